@@ -1,0 +1,1 @@
+"""Convolutional networks from scratch: NumPy to read, Numba to run, every gradient explained."""

@@ -1,0 +1,49 @@
+"""Errors that a person reads: one clear message and the exit code of the command line.
+
+Exit codes: 2 usage or config, 3 data, 4 checkpoint, 5 numbers (NaN, Inf, failed gradient check).
+"""
+
+import difflib
+
+
+class CnnError(Exception):
+    """Any mistake that has a clear message; ``exit_code`` is what the command line returns."""
+
+    exit_code = 2
+
+
+class ConfigError(CnnError, ValueError):
+    """A config file, a command-line option or a layer's argument is wrong."""
+
+
+class ShapeError(ConfigError):
+    """A layer received an array or an input shape that it cannot take."""
+
+
+class DataError(CnnError, ValueError):
+    """A data set is missing, truncated or inconsistent."""
+
+    exit_code = 3
+
+
+class MissingExtra(DataError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""
+
+
+class CheckpointError(CnnError, ValueError):
+    """A checkpoint cannot be read, or does not fit the network."""
+
+    exit_code = 4
+
+
+class NumericError(CnnError, ArithmeticError):
+    """NaN or Inf where a finite number belongs, or a gradient check that failed."""
+
+    exit_code = 5
+
+
+def did_you_mean(word, options):
+    """Return ``' Did you mean "x"?'`` for the option nearest to ``word``, or an empty string."""
+    lowered = {str(option).lower(): str(option) for option in options}
+    match = difflib.get_close_matches(str(word).lower(), lowered, n=1, cutoff=0.6)
+    return f' Did you mean "{lowered[match[0]]}"?' if match else ""

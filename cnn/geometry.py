@@ -1,0 +1,50 @@
+"""Sizes of windows: one place for the arithmetic that convolutions and pools share."""
+
+from cnn.errors import ConfigError, ShapeError
+
+
+def pair(value, name, minimum=1):
+    """Return ``value`` as (height, width); an int stands for both.
+
+    Raises ConfigError unless both are integers of at least ``minimum``.
+    """
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in values)
+    if len(values) != 2 or not whole or min(values) < minimum:
+        raise ConfigError(f"{name}: expected an integer >= {minimum} or a pair of them, found {value!r}")
+    return values
+
+
+def same_padding(kernel_size, dilation):
+    """Return ((top, bottom), (left, right)) that keeps the size at stride 1; the odd pixel goes last."""
+    total = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
+    return tuple((t // 2, t - t // 2) for t in total)
+
+
+def output_size(size, kernel, stride, padding, dilation=1):
+    """Return how many windows fit along one axis.
+
+        (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+
+    ``padding`` is (before, after) in pixels. Source: Dumoulin, Visin, arXiv:1603.07285, relationship 14.
+    """
+    return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def output_shape(height, width, kernel_size, stride, padding, dilation=(1, 1)):
+    """Return (H', W') of a window sliding over a plane.
+
+    Raises ShapeError when the window is larger than the padded plane.
+    """
+    sizes = tuple(
+        output_size(size, k, s, p, d)
+        for size, k, s, p, d in zip((height, width), kernel_size, stride, padding, dilation, strict=True)
+    )
+    if min(sizes) < 1:
+        padded = tuple(size + sum(p) for size, p in zip((height, width), padding, strict=True))
+        window = tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True))
+        raise ShapeError(
+            f"the window of {window[0]}x{window[1]} pixels is larger than its padded input "
+            f"of {padded[0]}x{padded[1]} pixels"
+        )
+    return sizes
