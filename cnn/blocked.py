@@ -1,17 +1,16 @@
 """BlockedArray: sixteen images side by side, so that one vector instruction serves one pixel of them all.
 
-Memory holds ``[B][C][H + 2h][W + 2h][16]`` with ``B = ceil(N / 16)``: the innermost axis ("lane") runs over
-images. A kernel written for one image then runs for sixteen at full vector width, whatever the number of
-channels, the width of the image or the size of the window; nothing is ever shuffled. A border of ``h`` zero
-pixels (the *halo*) lies around each plane, so that a padded convolution reads past the edge without a test.
+Memory holds ``[B][C][H][W][16]`` with ``B = ceil(N / 16)``: the innermost axis ("lane") runs over images.
+A kernel written for one image then runs for sixteen at full vector width, whatever the number of channels,
+the width of the image or the size of the window; nothing is ever shuffled. There is no border of zeros:
+windows are clipped where they are planned, once a geometry, so padding costs neither memory nor arithmetic.
 
 Promises that every kernel keeps:
 
-* halo cells are zero: kernels write interiors only;
 * tail lanes (images past N in the last block) are finite in activations and exactly zero in gradients,
   so sums over lanes of ``gradient * activation`` need no mask;
 * a buffer belongs to one BlockedArray and goes back to a pool when that array dies: a training step that
-  repeats the shapes of the step before allocates nothing, and finds its halos zero.
+  repeats the shapes of the step before allocates nothing.
 """
 
 import sys
@@ -37,25 +36,25 @@ def aligned_zeros(shape, dtype):
 
 
 class BlockedArray:
-    """An array of images (N, C, H, W) or features (N, F), kept as ``buffer`` [B][C][H + 2h][W + 2h][16].
+    """An array of images (N, C, H, W) or features (N, F), kept as ``buffer`` [B][C][H][W][16].
 
-    ``shape``, ``ndim``, ``size`` and ``dtype`` read as those of the plain array; features have H = W = 1 and
-    no halo. ``np.asarray(a)`` copies into a plain array. Treat it as immutable outside of kernels.
+    ``shape``, ``ndim``, ``size`` and ``dtype`` read as those of the plain array; features have H = W = 1.
+    ``np.asarray(a)`` copies into a plain array. Treat it as immutable outside of kernels.
 
     Parameters
     ----------
     buffer : float32 or float64 array as above, C-contiguous
     shape : (N, C, H, W) or (N, F)
-    halo : h, pixels of zeros on each side of a plane
     owner : BlockedArray whose memory ``buffer`` views, if any; it is kept alive
+    address : of the first byte, where the caller knows it (kernels take addresses)
     """
 
-    __slots__ = ("__weakref__", "_key", "_owner", "buffer", "halo", "shape")
+    __slots__ = ("__weakref__", "_key", "_owner", "address", "buffer", "shape")
 
-    def __init__(self, buffer, shape, halo=0, owner=None, _key=None):
+    def __init__(self, buffer, shape, owner=None, address=None, _key=None):
         self.buffer = buffer
         self.shape = shape
-        self.halo = halo
+        self.address = buffer.ctypes.data if address is None else address
         self._owner = owner
         self._key = _key
 
@@ -64,7 +63,7 @@ class BlockedArray:
         # 2 = the buffer's own reference and getrefcount's argument.
         key = self._key
         if key is not None and sys is not None and sys.getrefcount(self.buffer.base) <= 2:
-            _pool[key].append(self.buffer)
+            _pool[key].append((self.buffer, self.address))
 
     @property
     def dtype(self):
@@ -78,94 +77,76 @@ class BlockedArray:
     def size(self):
         return int(np.prod(self.shape))
 
-    @property
-    def interior(self):
-        """The pixels without the halo: a view [B][C][H][W][16]."""
-        h = self.halo
-        return self.buffer[:, :, h : self.buffer.shape[2] - h, h : self.buffer.shape[3] - h]
-
     def __len__(self):
         return self.shape[0]
 
     def __array__(self, dtype=None, copy=None):
         if copy is False:
             raise ValueError("a BlockedArray has another memory layout; a plain array needs a copy")
-        blocks, channels, height, width, lanes = self.interior.shape
+        blocks, channels, height, width, lanes = self.buffer.shape
         plain = np.empty((self.shape[0], channels, height, width), self.dtype if dtype is None else dtype)
         for block in range(blocks):
             images = plain[block * lanes : (block + 1) * lanes]
-            images[...] = self.interior[block].transpose(3, 0, 1, 2)[: len(images)]
+            images[...] = self.buffer[block].transpose(3, 0, 1, 2)[: len(images)]
         return plain.reshape(self.shape)
 
     def __repr__(self):
-        return f"BlockedArray(shape={self.shape}, dtype={self.dtype}, halo={self.halo})"
+        return f"BlockedArray(shape={self.shape}, dtype={self.dtype})"
 
 
-def empty(shape, dtype, halo=0):
-    """A BlockedArray to be written: its halo is zero, its interior holds whatever was there before."""
-    if len(shape) == 2:
-        n, channels, rows, columns, halo = shape[0], shape[1], 1, 1, 0
-    else:
-        n, channels, rows, columns = shape[0], shape[1], shape[2] + 2 * halo, shape[3] + 2 * halo
-    extents = (-(-n // LANES), channels, rows, columns, LANES)
-    key = (extents, np.dtype(dtype).char, halo)
+def empty(shape, dtype):
+    """A BlockedArray to be written: it holds whatever was there before."""
+    blocks = -(-shape[0] // LANES)
+    extents = (blocks, *shape[1:], LANES) if len(shape) == 4 else (blocks, shape[1], 1, 1, LANES)
+    key = (extents, np.dtype(dtype).char)
     try:
-        buffer = _pool[key].pop()
+        buffer, address = _pool[key].pop()
     except IndexError:
         buffer = aligned_zeros(extents, dtype)
-    return BlockedArray(buffer, tuple(shape), halo, _key=key)
+        address = buffer.ctypes.data
+    return BlockedArray(buffer, tuple(shape), None, address, key)
 
 
-def as_blocked(x, halo=0, dtype=None):
-    """``x`` in the blocked layout with a halo of at least ``halo`` pixels; ``x`` itself where that holds already.
+def as_blocked(x, dtype=None):
+    """``x`` in the blocked layout; ``x`` itself where that holds already.
 
     Takes a BlockedArray or a plain (N, C, H, W) or (N, F) array of any memory order; float64 stays, anything
     else becomes float32 unless ``dtype`` says otherwise.
     """
     if isinstance(x, BlockedArray):
-        if (len(x.shape) == 2 or x.halo >= halo) and (dtype is None or x.dtype == dtype):
+        if dtype is None or x.dtype == dtype:
             return x
-        result = empty(x.shape, x.dtype if dtype is None else dtype, halo)
-        result.interior[...] = x.interior
+        result = empty(x.shape, dtype)
+        result.buffer[...] = x.buffer
         return result
     x = np.asarray(x)
     if x.ndim not in (2, 4):
         raise ValueError(f"expected (N, C, H, W) or (N, F), got an array of shape {x.shape}")
     if dtype is None:
         dtype = np.float64 if x.dtype == np.float64 else np.float32
-    result = empty(x.shape, dtype, halo)
+    result = empty(x.shape, dtype)
     images = x if x.ndim == 4 else x[:, :, None, None]
-    for block in range(len(result.buffer)):
+    for block, target in enumerate(result.buffer):
         part = images[block * LANES : (block + 1) * LANES]
-        interior = result.interior[block]
-        interior[..., : len(part)] = part.transpose(1, 2, 3, 0)
-        interior[..., len(part) :] = 0
-    return result
-
-
-def without_halo(x):
-    """``x`` with halo 0; ``x`` itself where that holds already."""
-    if x.halo == 0:
-        return x
-    result = empty(x.shape, x.dtype)
-    result.buffer[...] = x.interior
+        target[..., : len(part)] = part.transpose(1, 2, 3, 0)
+        target[..., len(part) :] = 0
     return result
 
 
 def flat(x):
-    """(N, C, H, W) read as (N, C*H*W): shares the buffer of an array without halo, else copies once."""
+    """(N, C, H, W) read as (N, C*H*W): shares the buffer."""
     if x.ndim == 2:
         return x
-    x = without_halo(x)
     blocks, channels, height, width, lanes = x.buffer.shape
     features = channels * height * width
-    return BlockedArray(x.buffer.reshape(blocks, features, 1, 1, lanes), (x.shape[0], features), 0, x)
+    buffer = x.buffer.reshape(blocks, features, 1, 1, lanes)
+    return BlockedArray(buffer, (x.shape[0], features), x, x.address)
 
 
 def unflat(x, shape):
-    """(N, F) read as ``shape`` = (N, C, H, W) with C*H*W = F, without halo; shares the buffer."""
+    """(N, F) read as ``shape`` = (N, C, H, W) with C*H*W = F; shares the buffer."""
     buffer = x.buffer.reshape(len(x.buffer), *shape[1:], LANES)
-    return BlockedArray(buffer, tuple(shape), 0, x)
+    return BlockedArray(buffer, tuple(shape), x, x.address)
 
 
 def release_pool():
@@ -175,4 +156,4 @@ def release_pool():
 
 def pooled_bytes():
     """Bytes that lie in the pool, unused."""
-    return sum(buffer.nbytes for buffers in _pool.values() for buffer in buffers)
+    return sum(buffer.nbytes for buffers in _pool.values() for buffer, _ in buffers)

@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 
 from cnn import blocked
-from cnn.blocked import BlockedArray, as_blocked, empty, flat, unflat, without_halo
+from cnn.blocked import BlockedArray, as_blocked, empty, flat, unflat
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 3, 4, 7), (16, 2, 3, 3), (33, 4, 5, 2), (3, 7), (40, 1)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("halo", [0, 2])
-def test_round_trip_gives_the_same_array(shape, dtype, halo):
+def test_round_trip_gives_the_same_array(shape, dtype):
     x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    a = as_blocked(x, halo)
+    a = as_blocked(x)
     assert a.shape == shape
     assert a.ndim == x.ndim
     assert a.dtype == dtype
@@ -29,29 +28,24 @@ def test_any_memory_layout_is_read(order):
         "channels last": np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
         "every second": x[::2, :, ::2],
     }[order]
-    np.testing.assert_array_equal(np.asarray(as_blocked(view, 1)), view)
+    np.testing.assert_array_equal(np.asarray(as_blocked(view)), view)
 
 
-def test_halo_and_tail_lanes_of_a_packed_array_are_zero_even_in_a_reused_buffer():
+def test_tail_lanes_of_a_packed_array_are_zero_even_in_a_reused_buffer():
     x = np.ones((20, 3, 4, 4), np.float32)
     for _ in range(2):
-        a = as_blocked(x, 2)
+        a = as_blocked(x)
         assert a.buffer.sum() == x.sum()
-        a.interior[...] = 5
+        a.buffer[...] = 5
         del a
 
 
-def test_halo_is_at_least_what_was_asked_for():
-    a = as_blocked(np.ones((2, 1, 3, 3)), 1)
-    assert as_blocked(a, 1) is a
+def test_a_blocked_array_is_passed_through_or_changes_only_its_dtype():
+    a = as_blocked(np.random.default_rng(0).standard_normal((3, 2, 4, 4)))
     assert as_blocked(a) is a
-    b = as_blocked(a, 3)
-    assert b.halo == 3
-    np.testing.assert_array_equal(np.asarray(b), np.asarray(a))
-    c = without_halo(b)
-    assert c.halo == 0
-    assert without_halo(c) is c
-    np.testing.assert_array_equal(np.asarray(c), np.asarray(a))
+    b = as_blocked(a, np.float32)
+    assert b.dtype == np.float32
+    np.testing.assert_array_equal(np.asarray(b), np.asarray(a).astype(np.float32))
 
 
 def test_buffers_start_at_a_cache_line():
@@ -59,18 +53,16 @@ def test_buffers_start_at_a_cache_line():
         assert empty(shape, np.float32).buffer.ctypes.data % 64 == 0
 
 
-def test_a_dead_array_gives_its_buffer_to_the_next_of_the_same_shape_and_halo():
+def test_a_dead_array_gives_its_buffer_to_the_next_of_the_same_extents():
     blocked.release_pool()
-    a = empty((3, 2, 5, 5), np.float32, 1)
-    address = a.buffer.ctypes.data
+    a = empty((3, 2, 5, 5), np.float32)
+    address = a.address
     del a
     gc.collect()
-    assert blocked.pooled_bytes() == 2 * 7 * 7 * 16 * 4
-    wrong_halo = empty((3, 2, 7, 7), np.float32, 0)
-    assert wrong_halo.buffer.ctypes.data != address
-    again = empty((10, 2, 5, 5), np.float32, 1)
-    assert again.buffer.ctypes.data == address
-    assert blocked.pooled_bytes() == 0
+    assert blocked.pooled_bytes() == 2 * 5 * 5 * 16 * 4
+    assert empty((3, 2, 5, 5), np.float64).address != address
+    again = empty((10, 2, 5, 5), np.float32)
+    assert again.address == address == again.buffer.ctypes.data
 
 
 def test_a_buffer_that_is_still_viewed_is_not_reused():
@@ -92,7 +84,6 @@ def test_flat_shares_memory_and_keeps_its_owner_alive():
     assert f.buffer.ctypes.data == address
     np.testing.assert_array_equal(np.asarray(f), x.reshape(18, -1))
     np.testing.assert_array_equal(np.asarray(unflat(f, x.shape)), x)
-    np.testing.assert_array_equal(np.asarray(flat(as_blocked(x, 2))), x.reshape(18, -1))
 
 
 def test_a_shape_without_a_meaning_is_refused():
@@ -105,7 +96,7 @@ def test_a_view_instead_of_a_copy_is_refused():
         np.array(as_blocked(np.ones((2, 3))), copy=False)
 
 
-def test_repr_names_shape_and_halo():
-    assert repr(BlockedArray(np.zeros((1, 2, 5, 5, 16)), (2, 2, 3, 3), 1)) == (
-        "BlockedArray(shape=(2, 2, 3, 3), dtype=float64, halo=1)"
+def test_repr_names_shape_and_dtype():
+    assert repr(BlockedArray(np.zeros((1, 2, 3, 3, 16)), (2, 2, 3, 3))) == (
+        "BlockedArray(shape=(2, 2, 3, 3), dtype=float64)"
     )
