@@ -15,7 +15,7 @@ from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 from numba.misc.appdirs import AppDirs
 
-DISPATCHERS = []  # every kernel, in the order of definition
+KERNELS = []  # everything compiled or to be compiled, in the order of definition
 
 
 def source_hash():
@@ -83,5 +83,11 @@ class KernelCache(FunctionCache):
 
 def compile_report():
     """How many kernels this process took from the cache and how many it compiled: a dict with both counts."""
-    loaded = sum(sum(d.stats.cache_hits.values()) for d in DISPATCHERS)
-    return {"loaded": loaded, "compiled": sum(sum(d.stats.cache_misses.values()) for d in DISPATCHERS)}
+    report = {"loaded": 0, "compiled": 0}
+    for kernel in KERNELS:
+        if hasattr(kernel, "stats"):
+            report["loaded"] += sum(kernel.stats.cache_hits.values())
+            report["compiled"] += sum(kernel.stats.cache_misses.values())
+        else:  # a C callback is compiled once, when it is defined
+            report["loaded" if kernel._cache_hits else "compiled"] += 1
+    return report

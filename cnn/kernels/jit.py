@@ -1,29 +1,90 @@
-"""The one place that says how kernels are compiled."""
+"""How kernels are compiled and started: one place for flags, one compiled parallel loop for all of them.
+
+A kernel is a ``@task``: a function ``task(index, thread, params)`` that does the ``index``-th piece of the work
+alone; ``params`` is the address of a table of int64 (addresses and sizes). ``launch`` runs all pieces on all
+threads. Numba's ``parallel=True`` costs seconds of compilation for each function; here it is paid once.
+Pieces never share a cell they write, and their number depends on shapes only, not on the number of threads:
+that is why results are the same bits on any machine load and thread count.
+"""
 
 import numba
+import numpy as np
+from numba import types
+from numba.core.ccallback import CFunc
 
 from cnn.kernels import cache
+from cnn.kernels.simd import call_task
 
-# Sums may be reordered and multiply-adds fused. NaN, Inf and signed zeros of inputs keep their meaning:
-# "nnan" and "ninf" would let the compiler drop the very test that finds a diverging run.
-FASTMATH = frozenset({"reassoc", "contract", "nsz"})
+# Sums may be regrouped and contracted to fma; NaN and infinity keep their meaning.
+FLAGS = {"reassoc", "contract", "nsz"}
 
-# Only prange matters here; the array-expression passes cost compile time and find nothing.
+_task_type = ((types.int64,) * 3, types.void)
+
+
+# Only prange matters; the passes that look for array expressions cost compile time and find nothing here.
 _PARALLEL = {
     "prange": True, "comprehension": False, "reduction": False, "inplace_binop": False,
     "setitem": False, "numpy": False, "stencil": False, "fusion": False,
 }  # fmt: skip
 
 
-def jit(function=None, *, parallel=False, inline="never"):
-    """Compile ``function`` with the options that all kernels share; ``parallel`` makes prange use all threads."""
+def jit(function=None, *, parallel=False, **options):
+    """numba.njit with the flags and the cache of this package; ``parallel`` gives prange all threads."""
     if function is None:
-        return lambda f: jit(f, parallel=parallel, inline=inline)
-    options = {"fastmath": set(FASTMATH), "nogil": True, "inline": inline, "error_model": "numpy"}
+        return lambda f: jit(f, parallel=parallel, **options)
     if parallel:
         options["parallel"] = dict(_PARALLEL)
-    kernel = numba.njit(**options)(function)
+    kernel = numba.njit(fastmath=FLAGS, error_model="numpy", nogil=True, **options)(function)
     if not numba.config.DISABLE_JIT:
         kernel._cache = cache.KernelCache(function)
-        cache.DISPATCHERS.append(kernel)
+        cache.KERNELS.append(kernel)
     return kernel
+
+
+def task(function):
+    """Compile ``function(index, thread, params)`` (all int64) for ``launch``."""
+    kernel = CFunc(function, _task_type, locals={}, options={"fastmath": FLAGS, "error_model": "numpy"})
+    kernel._cache = cache.KernelCache(function)
+    kernel.compile()
+    cache.KERNELS.append(kernel)
+    return kernel
+
+
+@jit(parallel=True)
+def _launch(function, count, params):
+    address = params.ctypes.data
+    for index in numba.prange(count):
+        call_task(function, index, numba.get_thread_id(), address)
+
+
+@jit
+def _launch_alone(function, count, params):
+    address = params.ctypes.data
+    for index in range(count):
+        call_task(function, index, 0, address)
+
+
+def launch(function, count, params):
+    """Run the compiled task for index 0 ... count-1, spread over the threads."""
+    if count == 1:
+        _launch_alone(function.address, count, params)
+    else:
+        _launch(function.address, count, params)
+
+
+def scratch_threads():
+    """How many threads may ask for scratch memory at once."""
+    return numba.config.NUMBA_NUM_THREADS
+
+
+def table(values):
+    """A table of int64 for ``params``."""
+    return np.array(values, np.int64)
+
+
+CHUNK = 8192  # numbers that one piece of an elementwise task handles: enough to be worth handing out
+
+
+def chunks(size):
+    """How many pieces of CHUNK numbers cover ``size`` of them."""
+    return -(-size // CHUNK)

@@ -10,20 +10,17 @@ The compiler keeps vectors in registers and splits them to what the machine has 
 AVX-512 register of float32), so nothing depends on its loop vectoriser. Arithmetic with a plain number first
 gives the number the vector's dtype. Comparisons give a mask of sixteen booleans; with a NaN they are false.
 
-With NUMBA_DISABLE_JIT=1 a vector is a NumPy array of length 16 and the same kernels run as plain Python.
-
 How it works: ``VectorType`` tells Numba that such a value is LLVM's ``<16 x float>`` (or double, or i1 for
 masks); each ``@intrinsic`` below returns the type of its result and a function that emits the instruction.
 Reference: LLVM Language Reference Manual, "Vector Operations".
 """
 
-import math
 import operator
+import struct
 
-import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, config, types
-from numba.extending import intrinsic, lower_builtin, models, overload, register_model, type_callable
+from numba.core import cgutils, types
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 LANES = 16
 _I32 = ir.IntType(32)
@@ -53,7 +50,9 @@ class _VectorModel(models.PrimitiveModel):
 
 def _address(context, builder, array_type, array, index, element):
     """Pointer to array[index] as a pointer to ``element`` (an LLVM type)."""
-    data = context.make_array(array_type)(context, builder, value=array).data
+    data = array if isinstance(array_type, types.CPointer) else context.make_array(array_type)(
+        context, builder, value=array
+    ).data
     pointer = builder.gep(data, [index], source_etype=context.get_data_type(array_type.dtype))
     return builder.bitcast(pointer, element.as_pointer())
 
@@ -74,6 +73,50 @@ def _call(builder, name, arguments):
     signature = ir.FunctionType(kind, [kind] * len(arguments))
     function = cgutils.get_or_insert_function(builder.module, signature, f"{name}.{suffix}")
     return builder.call(function, arguments)
+
+
+# -- what a task receives: addresses and sizes as whole numbers --------------------------------------------
+
+_DTYPES = {1: types.uint8, 2: types.uint16, 4: types.float32, 8: types.float64}
+
+
+@intrinsic
+def integers(typingctx, address):
+    """The int64 numbers at an address, to be indexed."""
+    result = types.CPointer(types.int64)
+
+    def emit(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(result))
+
+    return result(types.int64), emit
+
+
+@intrinsic(prefer_literal=True)
+def pointer(typingctx, address, itemsize):
+    """The numbers at an address: uint8, uint16, float32, float64 for an item of 1, 2, 4, 8 bytes."""
+    if not isinstance(itemsize, types.IntegerLiteral):
+        return None
+    result = types.CPointer(_DTYPES[itemsize.literal_value])
+
+    def emit(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(result))
+
+    return result(types.int64, itemsize), emit
+
+
+@intrinsic
+def real(typingctx, bits):
+    """The float64 number that an int64 holds the bits of; see ``bits``."""
+
+    def emit(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.int64), emit
+
+
+def bits(number):
+    """A float as an int64 for the table of a task."""
+    return struct.unpack("q", struct.pack("d", number))[0]
 
 
 # -- memory -----------------------------------------------------------------------------------------------
@@ -103,32 +146,29 @@ def store(typingctx, array, index, value):
     return types.void(array, types.intp, value), emit
 
 
-def _bytes_type():
-    return ir.VectorType(ir.IntType(8), LANES)
-
-
 @intrinsic
 def load_equal(typingctx, array, index, number):
-    """Mask of array[index + lane] == number, for a flat uint8 array."""
+    """Mask of array[index + lane] == number, for an array of small unsigned integers."""
 
     def emit(context, builder, signature, arguments):
-        found = builder.load(_address(context, builder, array, *arguments[:2], _bytes_type()), align=1)
+        kind = ir.VectorType(context.get_value_type(array.dtype), LANES)
+        found = builder.load(_address(context, builder, array, *arguments[:2], kind), align=array.dtype.bitwidth // 8)
         return builder.icmp_unsigned("==", found, _splat(builder, arguments[2]))
 
-    return MASK(array, types.intp, types.uint8), emit
+    return MASK(array, types.intp, array.dtype), emit
 
 
 @intrinsic
-def store_where(typingctx, array, index, mask, number):
-    """Put ``number`` into a flat uint8 array at index + lane where the mask is true."""
+def store_integers(typingctx, array, index, value):
+    """array[index : index + 16] = value, whole numbers into an array of small unsigned integers."""
 
     def emit(context, builder, signature, arguments):
-        pointer = _address(context, builder, array, *arguments[:2], _bytes_type())
-        old = builder.load(pointer, align=1)
-        builder.store(builder.select(arguments[2], _splat(builder, arguments[3]), old), pointer, align=1)
+        kind = ir.VectorType(context.get_value_type(array.dtype), LANES)
+        whole = builder.fptoui(arguments[2], kind)
+        builder.store(whole, _address(context, builder, array, *arguments[:2], kind), align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, MASK, types.uint8), emit
+    return types.void(array, types.intp, value), emit
 
 
 # -- making and taking apart ------------------------------------------------------------------------------
