@@ -1,0 +1,52 @@
+"""Convolution on blocked arrays: picks the fast form for a geometry; same names as ``cnn.reference.conv``."""
+
+import numpy as np
+
+from cnn.blocked import as_blocked, empty
+from cnn.kernels import conv_direct
+
+
+def _common(*arrays):
+    return np.result_type(*[a.dtype for a in arrays])
+
+
+def _plain(array, dtype):
+    """A contiguous NumPy array of a dtype."""
+    return np.ascontiguousarray(array, dtype)
+
+
+def _out_size(size, kernel, stride, padding, dilation):
+    return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def conv2d_forward(x, weight, bias, stride, padding, dilation, groups):
+    """Return y[n,k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[n,c,i*sh-top+u*dh,j*sw-left+v*dw]."""
+    dtype = _common(x, weight)
+    x, weight = as_blocked(x, dtype), _plain(weight, dtype)
+    bias = None if bias is None else _plain(bias, dtype)
+    n, _, h, w = x.shape
+    k, _, kh, kw = weight.shape
+    oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
+    ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
+    y = empty((n, k, oh, ow), dtype)
+    conv_direct.forward(x, weight, bias, y, stride, padding, dilation, groups)
+    return y
+
+
+def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, groups):
+    """Return dx, the gradient of the loss by x."""
+    dtype = _common(dy, weight)
+    dy, weight = as_blocked(dy, dtype), _plain(weight, dtype)
+    dx = empty(tuple(input_shape), dtype)
+    conv_direct.backward_input(dy, weight, dx, stride, padding, dilation, groups)
+    return dx
+
+
+def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
+    """Add the gradient of the loss by the weight into ``dweight``."""
+    dtype = _common(dy, x)
+    dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
+    total = dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
+    conv_direct.backward_weight(dy, x, total, stride, padding, dilation, groups)
+    if total is not dweight:
+        dweight += total

@@ -1,0 +1,472 @@
+"""Direct convolution of any geometry on blocked arrays: gathers for forward and d-input, dots for d-weight.
+
+Forward and d-input are one kernel. Each output pixel gathers products over the taps of the window that meet a
+pixel inside of the other array: for forward those are x pixels, for d-input the dy pixels that x pixel went
+into (with stride 2, taps of one parity: no zeros are inserted and multiplied). Which taps those are depends
+on the row and the column separately and is worked out here in Python, once a geometry: a row table and a
+list of column segments. Padding, stride and dilation thus never reach the compiled code.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd
+
+import numpy as np
+
+from cnn.blocked import LANES, aligned_zeros
+from cnn.kernels.jit import launch, scratch_threads, table, task
+from cnn.kernels.simd import blocks, copy_lanes, dot_tile, numbers, outer_tile, peek
+
+L1_BYTES = 24 * 1024  # what a tile's loop should touch, of the 32 KiB that nearly every core has
+L2_BYTES = 256 * 1024  # what a strip of rows should touch, of 512 KiB or more
+
+
+def _forward_taps(size, out_size, kernel, stride, before, dilation):
+    """For each output index: [(tap, input index), ...] inside the input."""
+    return [
+        [(u, p) for u in range(kernel) if 0 <= (p := i * stride - before + u * dilation) < size]
+        for i in range(out_size)
+    ]
+
+
+def _backward_taps(size, out_size, kernel, stride, before, dilation):
+    """For each input index: [(tap, output index), ...] of the outputs that it went into."""
+    return [
+        [
+            (u, q // stride)
+            for u in range(kernel)
+            if (q := p + before - u * dilation) % stride == 0 and 0 <= q // stride < out_size
+        ]
+        for p in range(size)
+    ]
+
+
+@dataclass
+class Axis:
+    """The taps of one axis as arithmetic progressions: first tap, count and first input index a position."""
+
+    first: list
+    tap_step: int
+    index_step: int
+    phases: int
+
+    @classmethod
+    def forward(cls, size, out_size, kernel, stride, before, dilation):
+        taps = _forward_taps(size, out_size, kernel, stride, before, dilation)
+        return cls([(*(t[0] if t else (0, 0)), len(t)) for t in taps], 1, dilation, 1)
+
+    @classmethod
+    def backward(cls, size, out_size, kernel, stride, before, dilation):
+        taps = _backward_taps(size, out_size, kernel, stride, before, dilation)
+        common = gcd(stride, dilation)
+        first = [(*(t[0] if t else (0, 0)), len(t)) for t in taps]
+        return cls(first, stride // common, -dilation // common, stride)
+
+    def segments(self):
+        """Runs of positions with the same taps: (position, step, count, first tap, taps, index, index step)."""
+        runs = []
+        for phase in range(self.phases):
+            run = None
+            for position in range(phase, len(self.first), self.phases):
+                tap, index, count = self.first[position]
+                if run and run[3:5] == [tap, count] and (count == 0 or index - last == run[6] or run[2] == 1):
+                    if run[2] == 1:
+                        run[6] = index - last
+                    run[2] += 1
+                else:
+                    run = [position, self.phases, 1, tap, count, index, 0]
+                    runs.append(run)
+                last = index
+        return runs
+
+    def span(self, start, stop):
+        """The input indices that positions start ... stop-1 touch, as (lowest, highest + 1)."""
+        ends = []
+        for _, index, count in self.first[start:stop]:
+            if count:
+                ends += [index, index + (count - 1) * self.index_step]
+        return (min(ends), max(ends) + 1) if ends else (0, 0)
+
+
+@lru_cache(maxsize=None)
+def _gather_task(rows, pixels, size):
+    """The compiled gather for a register block."""
+
+    @task
+    def gather(index, thread, p):
+        x, w, bias, out, scratch = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
+        row_table, segments, segment_count, strips, strip_count = (
+            peek(p, 5),
+            peek(p, 6),
+            peek(p, 7),
+            peek(p, 8),
+            peek(p, 9),
+        )
+        groups, in_channels, out_channels = peek(p, 10), peek(p, 11), peek(p, 12)
+        in_plane, in_row, out_plane = peek(p, 13), peek(p, 14), peek(p, 15)
+        scratch_plane, scratch_bytes = peek(p, 16), peek(p, 17)
+        x_channel, w_channel = peek(p, 16), peek(p, 18)
+        x_tap_row, w_tap_row, x_tap, w_tap = peek(p, 19), peek(p, 20), peek(p, 21), peek(p, 22)
+        w_block, channels_inside, relu = peek(p, 23), peek(p, 24), peek(p, 25)
+        lowest = numbers(p + 26 * 8, size)[0]
+
+        strip = index % strip_count
+        group = index // strip_count % groups
+        block = index // strip_count // groups
+        first_row, last_row = peek(strips, 4 * strip), peek(strips, 4 * strip + 1)
+        low, high = peek(strips, 4 * strip + 2), peek(strips, 4 * strip + 3)
+        source = x + (block * groups + group) * in_channels * in_plane + low * in_row
+        if scratch_bytes:
+            # Planes whose size is a power of two would compete for the same few cache sets.
+            start = scratch + thread * scratch_bytes
+            for c in range(in_channels):
+                count = (high - low) * (in_row // (16 * size))
+                copy_lanes(source + c * in_plane, start + c * scratch_plane, count, 16 * size, 16 * size, size)
+            source = start
+        out += (block * groups + group) * out_channels * out_plane
+        row_blocks = (out_channels + rows - 1) // rows
+        for j in range(row_blocks):
+            # The last block is moved up to end with the last channel; it repeats a few with the same result.
+            channel = min(j * rows, out_channels - rows)
+            weights = w + (group * row_blocks + j) * w_block
+            shift = bias + (group * out_channels + channel) * size
+            target = out + channel * out_plane
+            for y in range(first_row, last_row):
+                y_out, y_in = peek(row_table, 4 * y), peek(row_table, 4 * y + 1) - low * in_row
+                y_w, y_taps = peek(row_table, 4 * y + 2), peek(row_table, 4 * y + 3)
+                for q in range(segment_count):
+                    s = segments + 56 * q
+                    count, to, out_step = peek(s, 0), target + y_out + peek(s, 1), peek(s, 2)
+                    at, in_step = source + y_in + peek(s, 3), peek(s, 4)
+                    tap_w, taps = weights + y_w + peek(s, 5), peek(s, 6)
+                    if channels_inside:
+                        loops = (
+                            y_taps, x_tap_row, w_tap_row, taps, x_tap, w_tap, in_channels, x_channel, w_channel
+                        )  # fmt: skip
+                    else:
+                        loops = (
+                            in_channels, x_channel, w_channel, y_taps, x_tap_row, w_tap_row, taps, x_tap, w_tap
+                        )  # fmt: skip
+                    done = 0
+                    while done < count:
+                        if pixels > 1 and count >= pixels:
+                            done = min(done, count - pixels)
+                            outer_tile(
+                                at + done * in_step, tap_w, shift, to + done * out_step, loops,
+                                in_step, out_plane, out_step, lowest, rows, pixels, size,
+                            )  # fmt: skip
+                            done += pixels
+                        else:
+                            outer_tile(
+                                at + done * in_step, tap_w, shift, to + done * out_step, loops,
+                                in_step, out_plane, out_step, lowest, rows, 1, size,
+                            )  # fmt: skip
+                            done += 1
+
+    return gather
+
+
+@lru_cache(maxsize=None)
+def _pack_task(size):
+    """Order weights as the gather reads them: [group][block of rows][...taps and channels...][rows]."""
+
+    @task
+    def pack(index, thread, p):
+        weight, packed = numbers(peek(p, 0), size), numbers(peek(p, 1), size)
+        rows, out_channels, channels, taps = peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5)
+        group_step, out_step, channel_step = peek(p, 6), peek(p, 7), peek(p, 8)
+        to_channel, to_tap = peek(p, 9), peek(p, 10)
+        row_blocks = (out_channels + rows - 1) // rows
+        group, j = index // row_blocks, index % row_blocks
+        first = group * group_step + min(j * rows, out_channels - rows) * out_step
+        start = index * channels * taps * rows
+        for c in range(channels):
+            for t in range(taps):
+                source, target = first + c * channel_step + t, start + c * to_channel + t * to_tap
+                for k in range(rows):
+                    packed[target + k] = weight[source + k * out_step]
+
+    return pack
+
+
+def row_block(count, outer):
+    """The register block (rows, pixels) that covers ``count`` rows with the least work."""
+
+    def cost(block):
+        rows, _ = block
+        return -(-count // rows) * (rows + 1)
+
+    return min((b for b in outer if b[0] <= count), key=cost)
+
+
+class GatherPlan:
+    """Everything about one geometry that the compiled gather needs; ``run`` fills in the addresses."""
+
+    def __init__(self, blocks_, groups, in_channels, out_channels, in_shape, out_shape, rows, columns, kernel, size):
+        """in_channels, out_channels: of one group; in_shape, out_shape: (h, w); rows, columns: Axis."""
+        pixel = LANES * size
+        kh, kw = kernel
+        taps = kh * kw
+        self.size = size
+        self.block = row_block(out_channels, blocks(size)[0])
+        block_rows = self.block[0]
+        row_blocks = -(-out_channels // block_rows)
+        in_row = in_shape[1] * pixel
+        in_plane = in_shape[0] * in_row
+        out_row = out_shape[1] * pixel
+        # Long inner loops are the cheap ones.
+        inside = in_channels > kw
+        w_tap, w_channel = (in_channels * block_rows, block_rows) if inside else (block_rows, taps * block_rows)
+        self.row_table = table(
+            [(y * out_row, index * in_row, tap * kw * w_tap * size, count) for y, (tap, index, count) in enumerate(rows.first)]
+        )
+        runs = [
+            (n, at * pixel, step * pixel, index * pixel, index_step * pixel, tap * w_tap * size, count)
+            for at, step, n, tap, count, index, index_step in columns.segments()
+        ]
+        self.segments = table(runs)
+        strips = self._strips(rows, out_shape[0], in_channels * in_row, blocks_ * groups)
+        self.strips = table(strips)
+        copied = in_channels > 4
+        plane = (max(high - low for _, _, low, high in strips) * in_shape[1] | 1) * pixel if copied else in_plane
+        scratch_bytes = (in_channels * plane + 8191) // 4096 * 4096 - 2048 if copied else 0
+        self.scratch = aligned_zeros((scratch_threads() * scratch_bytes + 64,), np.uint8)
+        self.packed = aligned_zeros((groups * row_blocks * in_channels * taps * block_rows * size + 64,), np.uint8)
+        self.no_bias = aligned_zeros((groups * out_channels * size,), np.uint8)
+        self.tasks = blocks_ * groups * len(strips)
+        self.params = table(
+            [
+                0, self.packed.ctypes.data, 0, 0, self.scratch.ctypes.data,
+                self.row_table.ctypes.data, self.segments.ctypes.data, len(runs), self.strips.ctypes.data, len(strips),
+                groups, in_channels, out_channels,
+                in_plane, in_row, out_shape[0] * out_row,
+                plane, scratch_bytes, w_channel * size,
+                rows.index_step * in_row, rows.tap_step * kw * w_tap * size,
+                columns.index_step * pixel, columns.tap_step * w_tap * size,
+                block_rows * in_channels * taps * size, int(inside), 0, 0,
+            ]
+        )  # fmt: skip
+        self.pack_params = table(
+            [0, self.packed.ctypes.data, block_rows, out_channels, in_channels, taps, 0, 0, 0, w_channel, w_tap]
+        )
+        self.pack_tasks = groups * row_blocks
+
+    @staticmethod
+    def _strips(rows, height, row_bytes, others):
+        """Cut the output rows so that the input of a strip stays in the L2 cache and there is work for all."""
+        pieces = 1
+        while pieces < height:
+            step = -(-height // pieces)
+            low, high = rows.span(0, step)
+            if (high - low) * row_bytes <= L2_BYTES and (pieces * others >= 16 or step <= 4):
+                break
+            pieces += 1
+        cuts = [height * i // pieces for i in range(pieces + 1)]
+        return [(a, b, *rows.span(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)]
+
+    def run(self, x, weight, steps, bias, out):
+        """Pack the weights, then gather; ``steps`` are the weight's (group, out, channel) strides in numbers."""
+        pack = self.pack_params
+        pack[0] = weight.ctypes.data
+        pack[6:9] = steps
+        launch(_pack_task(self.size), self.pack_tasks, pack)
+        params = self.params
+        params[0], params[3] = x.address, out.address
+        params[2] = self.no_bias.ctypes.data if bias is None else bias.ctypes.data
+        params[26:27].view(np.float32 if self.size == 4 else np.float64)[0] = -np.inf
+        launch(_gather_task(*self.block, self.size), self.tasks, params)
+
+
+@lru_cache(maxsize=256)
+def forward_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
+    n, c, h, w = x_shape
+    k, _, kh, kw = weight_shape
+    rows = Axis.forward(h, out_shape[0], kh, stride[0], padding[0][0], dilation[0])
+    columns = Axis.forward(w, out_shape[1], kw, stride[1], padding[1][0], dilation[1])
+    return GatherPlan(
+        -(-n // LANES), groups, c // groups, k // groups, (h, w), out_shape, rows, columns, (kh, kw), size
+    )
+
+
+@lru_cache(maxsize=256)
+def input_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
+    n, c, h, w = x_shape
+    k, _, kh, kw = weight_shape
+    rows = Axis.backward(h, out_shape[0], kh, stride[0], padding[0][0], dilation[0])
+    columns = Axis.backward(w, out_shape[1], kw, stride[1], padding[1][0], dilation[1])
+    return GatherPlan(
+        -(-n // LANES), groups, k // groups, c // groups, out_shape, (h, w), rows, columns, (kh, kw), size
+    )
+
+
+def forward(x, weight, bias, out, stride, padding, dilation, groups):
+    """out = weight * x + bias, all blocked arrays of one dtype; ``weight`` (K, C/groups, kh, kw) contiguous."""
+    k, c, kh, kw = weight.shape
+    size = x.dtype.itemsize
+    plan = forward_plan(x.shape, weight.shape, out.shape[2:], stride, padding, dilation, groups, size)
+    taps = kh * kw
+    plan.run(x, weight, (k // groups * c * taps, c * taps, taps), bias, out)
+
+
+def backward_input(dy, weight, dx, stride, padding, dilation, groups):
+    """dx = the transpose of ``forward`` applied to dy."""
+    k, c, kh, kw = weight.shape
+    size = dy.dtype.itemsize
+    plan = input_plan(dx.shape, weight.shape, dy.shape[2:], stride, padding, dilation, groups, size)
+    taps = kh * kw
+    plan.run(dy, weight, (k // groups * c * taps, taps, c * taps), None, dx)
+
+
+@lru_cache(maxsize=None)
+def _dot_task(rows, columns, size):
+    """The compiled d-weight for a register block."""
+
+    @task
+    def dots(index, thread, p):
+        dy, x, partial, scratch, scratch_bytes = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
+        image_blocks, parts, groups = peek(p, 5), peek(p, 6), peek(p, 7)
+        out_channels, in_channels = peek(p, 8), peek(p, 9)
+        tap_rows, tap_row_count, tap_columns, tap_column_count = peek(p, 10), peek(p, 11), peek(p, 12), peek(p, 13)
+        dy_plane, dy_row, x_plane, x_row = peek(p, 14), peek(p, 15), peek(p, 16), peek(p, 17)
+        x_down, x_right, strip_rows, height = peek(p, 18), peek(p, 19), peek(p, 20), peek(p, 21)
+        pixel = 16 * size
+        row_blocks = (out_channels + rows - 1) // rows
+        column_blocks = (in_channels + columns - 1) // columns
+        j = index % row_blocks
+        group = index // row_blocks % groups
+        part = index // row_blocks // groups
+        channel = min(j * rows, out_channels - rows)
+        taps = tap_row_count * tap_column_count
+        # sums[column block][tap][row][column]
+        start = scratch + thread * scratch_bytes
+        sums = numbers(start, size)
+        cells = rows * columns
+        for i in range(column_blocks * taps * cells):
+            sums[i] = 0
+        for block in range(image_blocks * part // parts, image_blocks * (part + 1) // parts):
+            g_block = dy + ((block * groups + group) * out_channels + channel) * dy_plane
+            x_block = x + (block * groups + group) * in_channels * x_plane
+            for top in range(0, height, strip_rows):
+                bottom = min(top + strip_rows, height)
+                for b in range(column_blocks):
+                    x_channel = x_block + min(b * columns, in_channels - columns) * x_plane
+                    for u in range(tap_row_count):
+                        # rows of dy that meet the input through this tap, and the input row of row 0
+                        first, last = max(top, peek(tap_rows, 3 * u)), min(bottom, peek(tap_rows, 3 * u + 1))
+                        x_tap = x_channel + peek(tap_rows, 3 * u + 2) * x_row
+                        for v in range(tap_column_count):
+                            left, right = peek(tap_columns, 3 * v), peek(tap_columns, 3 * v + 1)
+                            x_at = x_tap + peek(tap_columns, 3 * v + 2) * pixel
+                            if first < last and left < right:
+                                dot_tile(
+                                    g_block + first * dy_row + left * pixel, dy_plane,
+                                    x_at + first * x_down + left * x_right, x_plane,
+                                    (last - first, dy_row, x_down, right - left, pixel, x_right),
+                                    start + ((b * taps + u * tap_column_count + v) * cells) * size, columns * size,
+                                    rows, columns, size,
+                                )  # fmt: skip
+        result = numbers(partial, size)
+        for k in range(rows):
+            base = ((part * groups + group) * out_channels + channel + k) * in_channels * taps
+            for b in range(column_blocks):
+                first = min(b * columns, in_channels - columns)
+                for c in range(columns):
+                    for t in range(taps):
+                        result[base + (first + c) * taps + t] = sums[(b * taps + t) * cells + k * columns + c]
+
+    return dots
+
+
+@lru_cache(maxsize=None)
+def _add_task(size):
+    """target[i] += sum over parts of partial[part, i], in chunks of 1024."""
+
+    @task
+    def add(index, thread, p):
+        partial, target, parts, count = numbers(peek(p, 0), size), numbers(peek(p, 1), size), peek(p, 2), peek(p, 3)
+        for i in range(index * 1024, min(count, index * 1024 + 1024)):
+            total = partial[i]
+            for part in range(1, parts):
+                total += partial[part * count + i]
+            target[i] += total
+
+    return add
+
+
+def dot_block(out_channels, in_channels, sums):
+    """The register block (rows, columns) that covers all pairs of channels in the least time."""
+
+    def cost(block):
+        rows, columns = block
+        turn = max(rows * columns / 2, (rows + columns) / 2, 4 if rows * columns >= 8 else 2)
+        return -(-out_channels // rows) * -(-in_channels // columns) * turn
+
+    choices = [
+        (rows, columns)
+        for columns in (4, 3, 2, 1)
+        for rows in (sums // columns, sums // columns // 2, 2, 1)
+        if 1 <= rows <= out_channels and columns <= in_channels
+    ]
+    return min(choices, key=cost)
+
+
+class DotPlan:
+    """Everything about one d-weight geometry that the compiled dots need."""
+
+    def __init__(self, blocks_, groups, in_channels, out_channels, x_shape, dy_shape, kernel, stride, before, dilation, size):
+        pixel = LANES * size
+        self.size = size
+        rows, columns = blocks(size)[1]
+        self.block = rows, columns = dot_block(out_channels, in_channels, rows * columns)
+        row_blocks, column_blocks = -(-out_channels // rows), -(-in_channels // columns)
+        taps = kernel[0] * kernel[1]
+        spans = []
+        for axis in (0, 1):
+            met = _forward_taps(x_shape[axis], dy_shape[axis], kernel[axis], stride[axis], before[axis], dilation[axis])
+            span = []
+            for u in range(kernel[axis]):
+                inside = [i for i, pairs in enumerate(met) if any(tap == u for tap, _ in pairs)]
+                span.append((inside[0], inside[-1] + 1, u * dilation[axis] - before[axis]) if inside else (0, 0, 0))
+            spans.append(table(span))
+        self.tap_rows, self.tap_columns = spans
+        # Enough pieces for many threads; few enough that adding them up costs nothing.
+        self.parts = min(blocks_, max(1, -(-16 // (row_blocks * groups))))
+        self.tasks = self.parts * groups * row_blocks
+        self.count = groups * out_channels * in_channels * taps
+        strip = max(1, L1_BYTES // ((rows * dy_shape[1] + columns * x_shape[1] * stride[0]) * pixel))
+        self.partial = aligned_zeros((self.parts * self.count * size,), np.uint8)
+        scratch_bytes = (column_blocks * taps * rows * columns * size + 8191) // 4096 * 4096 - 2048
+        self.scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
+        self.params = table(
+            [
+                0, 0, self.partial.ctypes.data, self.scratch.ctypes.data, scratch_bytes,
+                blocks_, self.parts, groups, out_channels, in_channels,
+                self.tap_rows.ctypes.data, kernel[0], self.tap_columns.ctypes.data, kernel[1],
+                dy_shape[0] * dy_shape[1] * pixel, dy_shape[1] * pixel,
+                x_shape[0] * x_shape[1] * pixel, x_shape[1] * pixel,
+                stride[0] * x_shape[1] * pixel, stride[1] * pixel, strip, dy_shape[0],
+            ]
+        )  # fmt: skip
+        self.add_params = table([self.partial.ctypes.data, 0, self.parts, self.count])
+
+    def run(self, dy, x, dweight):
+        self.params[0], self.params[1] = dy.address, x.address
+        launch(_dot_task(*self.block, self.size), self.tasks, self.params)
+        self.add_params[1] = dweight.ctypes.data
+        launch(_add_task(self.size), -(-self.count // 1024), self.add_params)
+
+
+@lru_cache(maxsize=256)
+def weight_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
+    n, c, h, w = x_shape
+    k, _, kh, kw = weight_shape
+    before = padding[0][0], padding[1][0]
+    return DotPlan(
+        -(-n // LANES), groups, c // groups, k // groups, (h, w), out_shape, (kh, kw), stride, before, dilation, size
+    )
+
+
+def backward_weight(dy, x, dweight, stride, padding, dilation, groups):
+    """dweight[k,c,u,v] += sum of dy[n,k,i,j] * x[n,c,...]; ``dweight`` contiguous."""
+    size = x.dtype.itemsize
+    weight_plan(x.shape, dweight.shape, dy.shape[2:], stride, padding, dilation, groups, size).run(dy, x, dweight)
