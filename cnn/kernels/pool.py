@@ -1,0 +1,350 @@
+"""Pooling: the largest or the mean value of each window, sixteen images at a time.
+
+A maximum remembers which cell of its window won, as a small unsigned integer (row-major within the window).
+The number after the last cell says that ReLU, fused in front, let nothing through.
+"""
+
+import functools
+
+import numpy as np
+
+from cnn import blocked
+from cnn.geometry import output_shape
+from cnn.kernels import vector as v
+from cnn.kernels.jit import jit, launch, table, task
+
+
+@functools.cache
+def _max_2x2_task(itemsize):
+    """Windows of 2x2 that do not overlap: the common case, without any test at the border."""
+
+    @task
+    def forward(index, thread, params):
+        a = v.integers(params)
+        x, y, argmax = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], 1)
+        width, oh, ow, relu = a[4], a[5], a[6], a[7]
+        source, target = index * a[3] * width * 16, index * oh * ow * 16
+        for r in range(oh):
+            for q in range(ow):
+                i = source + (2 * r * width + 2 * q) * 16
+                best = v.load(x, i)
+                cell = v.zeros(x)
+                second = v.load(x, i + 16)
+                wins = _beats(second, best)
+                best, cell = v.select(wins, second, best), v.select(wins, 1.0, cell)
+                third = v.load(x, i + width * 16)
+                wins = _beats(third, best)
+                best, cell = v.select(wins, third, best), v.select(wins, 2.0, cell)
+                fourth = v.load(x, i + width * 16 + 16)
+                wins = _beats(fourth, best)
+                best, cell = v.select(wins, fourth, best), v.select(wins, 3.0, cell)
+                if relu:
+                    dead = v.at_least(0.0, best)
+                    best, cell = v.select(dead, 0.0, best), v.select(dead, 4.0, cell)
+                o = target + (r * ow + q) * 16
+                v.store(y, o, best)
+                v.store_integers(argmax, o, cell)
+
+    return forward
+
+
+@jit
+def _beats(value, best):
+    """Mask of: value is larger, or the first NaN; so the first of equals wins and a NaN stays visible."""
+    return v.either(v.greater(value, best), v.both(v.unordered(value, value), v.negated(v.unordered(best, best))))
+
+
+@functools.cache
+def _unpool_2x2_task(itemsize):
+    @task
+    def backward(index, thread, params):
+        a = v.integers(params)
+        dy, argmax, dx = v.pointer(a[0], itemsize), v.pointer(a[1], 1), v.pointer(a[2], itemsize)
+        height, width, oh, ow = a[3], a[4], a[5], a[6]
+        source, target = index * oh * ow * 16, index * height * width * 16
+        nothing = v.zeros(dx)
+        for r in range(oh):
+            for q in range(ow):
+                g = v.load(dy, source + (r * ow + q) * 16)
+                i = source + (r * ow + q) * 16
+                o = target + (2 * r * width + 2 * q) * 16
+                v.store(dx, o, v.select(v.load_equal(argmax, i, 0), g, nothing))
+                v.store(dx, o + 16, v.select(v.load_equal(argmax, i, 1), g, nothing))
+                v.store(dx, o + width * 16, v.select(v.load_equal(argmax, i, 2), g, nothing))
+                v.store(dx, o + width * 16 + 16, v.select(v.load_equal(argmax, i, 3), g, nothing))
+            for q in range(2 * ow, width):  # columns and rows that no window reaches
+                v.store(dx, target + (2 * r * width + q) * 16, nothing)
+                v.store(dx, target + ((2 * r + 1) * width + q) * 16, nothing)
+        for q in range(2 * oh * width, height * width):
+            v.store(dx, target + q * 16, nothing)
+
+    return backward
+
+
+@functools.cache
+def _max_task(itemsize, small):
+    @task
+    def forward(index, thread, params):
+        a = v.integers(params)
+        x, y, argmax = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], small)
+        height, width, oh, ow, kh, kw, sh, sw = a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]
+        ph, pw, relu = a[11], a[12], a[13]
+        source, target = index * height * width * 16, index * oh * ow * 16
+        for r in range(oh):
+            top, bottom = max(r * sh - ph, 0), min(r * sh - ph + kh, height)
+            for q in range(ow):
+                left, right = max(q * sw - pw, 0), min(q * sw - pw + kw, width)
+                best = v.load(x, source + (top * width + left) * 16)
+                cell = v.zeros(x) + ((top - r * sh + ph) * kw + left - q * sw + pw)
+                for u in range(top, bottom):
+                    for w in range(left, right):
+                        value = v.load(x, source + (u * width + w) * 16)
+                        wins = _beats(value, best)
+                        best = v.select(wins, value, best)
+                        cell = v.select(wins, (u - r * sh + ph) * kw + w - q * sw + pw, cell)
+                if relu:
+                    dead = v.at_least(0.0, best)
+                    best, cell = v.select(dead, 0.0, best), v.select(dead, kh * kw, cell)
+                o = target + (r * ow + q) * 16
+                v.store(y, o, best)
+                v.store_integers(argmax, o, cell)
+
+    return forward
+
+
+@functools.cache
+def _unpool_task(itemsize, small):
+    @task
+    def backward(index, thread, params):
+        a = v.integers(params)
+        dy, argmax, dx = v.pointer(a[0], itemsize), v.pointer(a[1], small), v.pointer(a[2], itemsize)
+        height, width, oh, ow, kh, kw, sh, sw = a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]
+        ph, pw = a[11], a[12]
+        source, target = index * oh * ow * 16, index * height * width * 16
+        for i in range(target, target + height * width * 16, 16):
+            v.store(dx, i, v.zeros(dx))
+        for r in range(oh):
+            for q in range(ow):
+                i = source + (r * ow + q) * 16
+                for lane in range(16):
+                    cell = int(argmax[i + lane])
+                    if cell < kh * kw:
+                        u, w = r * sh - ph + cell // kw, q * sw - pw + cell % kw
+                        dx[target + (u * width + w) * 16 + lane] += dy[i + lane]
+
+    return backward
+
+
+def max_pool2d_forward(x, kernel_size, stride, padding, relu=False):
+    """Return (y, argmax): the largest value of each window and which cell of the window it was.
+
+    Padding counts as -inf; of equal values the first in row-major order wins; a NaN wins over everything.
+    ``relu`` puts max(y, 0) in the same pass, with no gradient where y is not positive.
+    """
+    x = blocked.as_blocked(x)
+    n, c, height, width = x.shape
+    oh, ow = output_shape(height, width, kernel_size, stride, padding)
+    y = blocked.empty((n, c, oh, ow), x.dtype)
+    argmax = blocked.empty(y.shape, np.uint8 if kernel_size[0] * kernel_size[1] < 255 else np.uint16)
+    planes, size = y.buffer.shape[0] * c, x.dtype.itemsize
+    memory = [x.address, y.address, argmax.address, height, width, oh, ow]
+    if _is_2x2(kernel_size, stride, padding):
+        launch(_max_2x2_task(size), planes, table([*memory, relu]))
+    else:
+        values = table([*memory, *kernel_size, *stride, padding[0][0], padding[1][0], relu])
+        launch(_max_task(size, argmax.dtype.itemsize), planes, values)
+    return y, argmax
+
+
+def _is_2x2(kernel_size, stride, padding):
+    return kernel_size == stride == (2, 2) and padding == ((0, 0), (0, 0))
+
+
+def max_pool2d_backward(dy, argmax, input_shape, kernel_size, stride, padding):
+    """Return dx: each dy goes to the input that won its window; windows that overlap add up."""
+    dy = blocked.as_blocked(dy)
+    dx = blocked.empty(input_shape, dy.dtype)
+    memory = [dy.address, argmax.address, dx.address, *input_shape[2:], *dy.shape[2:]]
+    planes, size = dx.buffer.shape[0] * dx.shape[1], dx.dtype.itemsize
+    if _is_2x2(kernel_size, stride, padding):
+        launch(_unpool_2x2_task(size), planes, table(memory))
+    else:
+        values = table([*memory, *kernel_size, *stride, padding[0][0], padding[1][0]])
+        launch(_unpool_task(size, argmax.dtype.itemsize), planes, values)
+    return dx
+
+
+@functools.cache
+def _average_task(itemsize):
+    @task
+    def forward(index, thread, params):
+        a = v.integers(params)
+        x, y = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize)
+        height, width, oh, ow, kh, kw, sh, sw = a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
+        ph, pw, include = a[10], a[11], a[12]
+        source, target = index * height * width * 16, index * oh * ow * 16
+        for r in range(oh):
+            top, bottom = max(r * sh - ph, 0), min(r * sh - ph + kh, height)
+            for q in range(ow):
+                left, right = max(q * sw - pw, 0), min(q * sw - pw + kw, width)
+                mean = v.zeros(x)
+                for u in range(top, bottom):
+                    for w in range(left, right):
+                        mean = mean + v.load(x, source + (u * width + w) * 16)
+                cells = kh * kw if include else (bottom - top) * (right - left)
+                v.store(y, target + (r * ow + q) * 16, mean / cells)
+
+    return forward
+
+
+@functools.cache
+def _average_gradient_task(itemsize):
+    @task
+    def backward(index, thread, params):
+        a = v.integers(params)
+        dx, dy = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize)
+        height, width, oh, ow, kh, kw, sh, sw = a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
+        ph, pw, include = a[10], a[11], a[12]
+        target, source = index * height * width * 16, index * oh * ow * 16
+        for i in range(target, target + height * width * 16, 16):
+            v.store(dx, i, v.zeros(dx))
+        for r in range(oh):
+            top, bottom = max(r * sh - ph, 0), min(r * sh - ph + kh, height)
+            for q in range(ow):
+                left, right = max(q * sw - pw, 0), min(q * sw - pw + kw, width)
+                cells = kh * kw if include else (bottom - top) * (right - left)
+                share = v.load(dy, source + (r * ow + q) * 16) / cells
+                for u in range(top, bottom):
+                    for w in range(left, right):
+                        i = target + (u * width + w) * 16
+                        v.store(dx, i, v.load(dx, i) + share)
+
+    return backward
+
+
+def _average(kernel, image, pooled, kernel_size, stride, padding, count_include_pad):
+    sizes = [*image.shape[2:], *pooled.shape[2:], *kernel_size, *stride, padding[0][0], padding[1][0]]
+    values = table([image.address, pooled.address, *sizes, count_include_pad])
+    launch(kernel(image.dtype.itemsize), image.buffer.shape[0] * image.shape[1], values)
+
+
+def avg_pool2d_forward(x, kernel_size, stride, padding, count_include_pad):
+    """Return the mean of each window; padding counts as zeros, in the divisor only with count_include_pad."""
+    x = blocked.as_blocked(x)
+    y = blocked.empty((*x.shape[:2], *output_shape(*x.shape[2:], kernel_size, stride, padding)), x.dtype)
+    _average(_average_task, x, y, kernel_size, stride, padding, count_include_pad)
+    return y
+
+
+def avg_pool2d_backward(dy, input_shape, kernel_size, stride, padding, count_include_pad):
+    """Return dx: each dy, divided as in forward, goes to every cell of its window."""
+    dy = blocked.as_blocked(dy)
+    dx = blocked.empty(input_shape, dy.dtype)
+    _average(_average_gradient_task, dx, dy, kernel_size, stride, padding, count_include_pad)
+    return dx
+
+
+@functools.cache
+def _global_task(itemsize):
+    @task
+    def forward(index, thread, params):
+        a = v.integers(params)
+        x, y, pixels = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), a[2]
+        mean = v.zeros(x)
+        for i in range(index * pixels, (index + 1) * pixels):
+            mean = mean + v.load(x, i * 16)
+        v.store(y, index * 16, mean / pixels)
+
+    return forward
+
+
+@functools.cache
+def _global_gradient_task(itemsize):
+    @task
+    def backward(index, thread, params):
+        a = v.integers(params)
+        dy, dx, pixels = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), a[2]
+        share = v.load(dy, index * 16) / pixels
+        for i in range(index * pixels, (index + 1) * pixels):
+            v.store(dx, i * 16, share)
+
+    return backward
+
+
+@functools.cache
+def _global_max_task(itemsize):
+    @task
+    def forward(index, thread, params):
+        a = v.integers(params)
+        x, y, argmax, pixels = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize), a[3]
+        best, cell = v.load(x, index * pixels * 16), v.zeros(x)
+        for i in range(1, pixels):
+            value = v.load(x, (index * pixels + i) * 16)
+            wins = _beats(value, best)
+            best, cell = v.select(wins, value, best), v.select(wins, i, cell)
+        v.store(y, index * 16, best)
+        v.store(argmax, index * 16, cell)
+
+    return forward
+
+
+@functools.cache
+def _global_max_gradient_task(itemsize):
+    @task
+    def backward(index, thread, params):
+        a = v.integers(params)
+        dy, argmax, dx, pixels = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize), a[3]
+        for i in range(index * pixels, (index + 1) * pixels):
+            v.store(dx, i * 16, v.zeros(dx))
+        for lane in range(16):
+            i = index * 16 + lane
+            dx[(index * pixels + int(argmax[i])) * 16 + lane] = dy[i]
+
+    return backward
+
+
+def _planes(array):
+    """(planes of sixteen images, pixels in each) of a blocked (N, C, H, W)."""
+    blocks, channels, height, width, _ = array.buffer.shape
+    return blocks * channels, height * width
+
+
+def global_avg_pool_forward(x):
+    """Return y[n,c] = mean of x[n,c] over all positions."""
+    x = blocked.as_blocked(x)
+    y = blocked.empty(x.shape[:2], x.dtype)
+    planes, pixels = _planes(x)
+    launch(_global_task(x.dtype.itemsize), planes, table([x.address, y.address, pixels]))
+    return y
+
+
+def global_avg_pool_backward(dy, input_shape):
+    """Return dx[n,c,i,j] = dy[n,c] / (H * W)."""
+    dy = blocked.as_blocked(dy)
+    dx = blocked.empty(input_shape, dy.dtype)
+    planes, pixels = _planes(dx)
+    launch(_global_gradient_task(dx.dtype.itemsize), planes, table([dy.address, dx.address, pixels]))
+    return dx
+
+
+def global_max_pool_forward(x):
+    """Return (y, argmax): the largest value of each plane and its flat position; the first of equals wins.
+
+    The position is kept in the dtype of x, exact up to planes of 2**24 pixels.
+    """
+    x = blocked.as_blocked(x)
+    y, argmax = blocked.empty(x.shape[:2], x.dtype), blocked.empty(x.shape[:2], x.dtype)
+    planes, pixels = _planes(x)
+    values = table([x.address, y.address, argmax.address, pixels])
+    launch(_global_max_task(x.dtype.itemsize), planes, values)
+    return y, argmax
+
+
+def global_max_pool_backward(dy, argmax, input_shape):
+    """Return dx: dy[n,c] at the position that won, zero elsewhere."""
+    dy = blocked.as_blocked(dy, argmax.dtype)
+    dx = blocked.empty(input_shape, dy.dtype)
+    planes, pixels = _planes(dx)
+    values = table([dy.address, argmax.address, dx.address, pixels])
+    launch(_global_max_gradient_task(dx.dtype.itemsize), planes, values)
+    return dx
