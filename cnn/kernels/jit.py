@@ -1,0 +1,18 @@
+"""The one place that sets Numba's options."""
+
+import numba
+import numpy as np
+
+# Sums may be reordered and fused so that they vectorise. NaN and Inf keep their meaning: the flags
+# "nnan" and "ninf" would let the compiler answer False to isnan and hide a diverging run.
+_FASTMATH = {"reassoc", "contract", "nsz"}
+
+
+def jit(parallel=False):
+    """Return the decorator that compiles a kernel; ``prange`` loops use all threads with ``parallel``."""
+    return numba.njit(parallel=parallel, cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy")
+
+
+def contiguous(array):
+    """Return ``array`` as a C-contiguous NumPy array, so that each kernel compiles once for each dtype."""
+    return np.ascontiguousarray(np.asarray(array))
