@@ -42,8 +42,10 @@ from cnn.reference.pool import (
     max_pool2d_backward,
     max_pool2d_forward,
 )
+from cnn.reference.update import adam_update, rmsprop_update, sgd_update, squared_norm
 
 __all__ = [
+    "adam_update",
     "add",
     "add_channel",
     "avg_pool2d_backward",
@@ -73,7 +75,9 @@ __all__ = [
     "max_pool2d_forward",
     "relu_backward",
     "relu_forward",
+    "rmsprop_update",
     "scale",
+    "sgd_update",
     "sigmoid_backward",
     "sigmoid_forward",
     "silu_backward",
@@ -83,6 +87,7 @@ __all__ = [
     "softmax_cross_entropy_forward",
     "softmax_forward",
     "split",
+    "squared_norm",
     "tanh_backward",
     "tanh_forward",
     "unflatten",
