@@ -4,8 +4,8 @@ One call of a kernel updates all parameters at once, because they lie in one fla
 ``cnn/reference/update.py``; the kernels of both backends compute them.
 
 Weight decay leaves biases and the scales and shifts of normalisation alone (``Parameter.decay`` is False for
-them) unless ``decay_all``. SGD, Adam and RMSprop add it to the gradient; AdamW shrinks the weights themselves.
-``lr_scale`` of a parameter multiplies its learning rate; 0 freezes it.
+them) unless ``decay_all``. SGD, Adam and RMSprop add it to the gradient; AdamW shrinks the weights
+themselves. ``lr_scale`` of a parameter multiplies its learning rate; 0 freezes it.
 
 Clipping multiplies all gradients of a step by min(1, clip_norm / (norm + 1e-6)), where ``norm`` is the
 Euclidean norm of all of them together, as ``torch.nn.utils.clip_grad_norm_`` does. The norm is added up in
@@ -13,7 +13,8 @@ float64 in a fixed order; ``Parameter.grad`` keeps the gradient as it was before
 
 References
 ----------
-Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum in deep learning", ICML 2013.
+Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum in deep learning",
+ICML 2013.
 Kingma, Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980.
 Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
 Tieleman, Hinton, "Lecture 6.5: RMSprop", Coursera 2012.
@@ -64,14 +65,15 @@ class Optimizer:
         self.parameters = list(parameters)
         if not self.parameters:
             raise ConfigError("optimizer: there are no parameters to train")
+        if len({id(p) for p in self.parameters}) < len(self.parameters):
+            raise ConfigError("optimizer: a parameter is listed twice")
         self.lr = lr
         self.steps = 0
         self.clip_norm = None if clip_norm is None else _number("clip_norm", clip_norm)
         decay = _number("weight_decay", weight_decay)
         self._decay = np.array([decay if p.decay or decay_all else 0.0 for p in self.parameters])
         self._flat = flatten(self.parameters)
-        stops = np.cumsum([p.size for p in self.parameters])
-        self._edges = np.stack([np.append(0, stops[:-1]), stops], axis=1).astype(np.int64)
+        self._edges = np.array([(p.start, p.stop) for p in self.parameters], np.int64)
         self._buffers = {name: np.zeros_like(self._flat.data) for name in self.slots}
         self._unused = np.empty(0, self._flat.data.dtype)
 
@@ -89,9 +91,11 @@ class Optimizer:
 
         Returns the norm of the gradient before clipping when ``clip_norm`` is set, else None.
         """
+        if any(p.buffer is not self._flat for p in self.parameters):
+            raise RuntimeError("the parameters moved into another network after this optimizer was made")
         norm, grad_scale = None, 1.0
         if self.clip_norm is not None:
-            norm = math.sqrt(operations().squared_norm(self._flat.grad))
+            norm = math.sqrt(operations().squared_norm(self._flat.grad, self._edges))
             # np.minimum, unlike min, hands a NaN on: a broken gradient must not pass for a small one
             grad_scale = float(np.minimum(1.0, self.clip_norm / (norm + 1e-6)))
         self.steps += 1
@@ -182,7 +186,7 @@ class Adam(Optimizer):
         operations().adam_update(
             data, grad, self._buffers["mean"], self._buffers["square"], edges, rates, decay,
             *self.betas, self.eps, self.steps, self.decoupled, grad_scale,
-        )  # fmt: skip
+        )
 
 
 class AdamW(Adam):
@@ -234,7 +238,7 @@ class RMSprop(Optimizer):
         operations().rmsprop_update(
             data, grad, self._buffers["square"], velocity, edges, rates, decay,
             self.alpha, self.eps, self.momentum, grad_scale,
-        )  # fmt: skip
+        )
 
 
 OPTIMIZERS = {kind.__name__: kind for kind in (SGD, Adam, AdamW, RMSprop)}

@@ -27,7 +27,7 @@ def constant(t, steps, lr):
 
 
 def step(t, steps, lr, *, milestones=None, step_size=None, gamma=0.1):
-    """lr * gamma^(number of milestones at or before t); ``step_size`` stands for a milestone every so often."""
+    """lr * gamma^(number of milestones at or before t); ``step_size`` stands for one every so often."""
     if step_size is not None:
         passed = t // step_size
     else:
@@ -106,7 +106,7 @@ def make_schedule(type, lr, total_steps, steps_per_epoch=1, warmup_steps=0, **op
     _check_whole("steps_per_epoch", steps_per_epoch, 1)
     _check_whole("warmup_steps", warmup_steps, 0)
     if warmup_steps >= total_steps:
-        raise ConfigError(f"schedule: expected warm-up below {total_steps} steps in all, found {warmup_steps}")
+        raise ConfigError(f"schedule: warmup_steps: expected fewer than {total_steps}, found {warmup_steps}")
     options = _checked(type, options, lr, steps_per_epoch)
     function = SCHEDULES[type]
     # milestones are moments of the run, so only "step" counts the warm-up

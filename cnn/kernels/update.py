@@ -12,17 +12,24 @@ from cnn.kernels.jit import jit
 _PIECE = 8192  # elements: small enough to share LeNet's 61,706 out, large enough to hide the bookkeeping
 
 
+@jit()
+def _squares(part):
+    total = 0.0
+    for i in range(part.size):
+        value = np.float64(part[i])
+        total += value * value
+    return total
+
+
 @jit(parallel=True)
-def squared_norm(grad):
+def squared_norm(grad, edges):
     pieces = (grad.size + _PIECE - 1) // _PIECE
-    sums = np.empty(pieces, np.float64)
+    sums = np.zeros(pieces, np.float64)
     for k in prange(pieces):
-        part = grad[k * _PIECE : min((k + 1) * _PIECE, grad.size)]
-        total = 0.0
-        for i in range(part.size):
-            value = np.float64(part[i])
-            total += value * value
-        sums[k] = total
+        for p in range(edges.shape[0]):
+            a, b = max(edges[p, 0], k * _PIECE), min(edges[p, 1], (k + 1) * _PIECE)
+            if a < b:
+                sums[k] += _squares(grad[a:b])
     total = 0.0
     for k in range(pieces):
         total += sums[k]
@@ -54,7 +61,14 @@ def sgd_update(data, grad, velocity, edges, lr, weight_decay, momentum, nesterov
             a, b = max(edges[p, 0], k * _PIECE), min(edges[p, 1], (k + 1) * _PIECE)
             if a < b:
                 _sgd_part(
-                    data[a:b], grad[a:b], velocity[a:b], lr[p], weight_decay[p], momentum, nesterov, grad_scale
+                    data[a:b],
+                    grad[a:b],
+                    velocity[a:b],
+                    lr[p],
+                    weight_decay[p],
+                    momentum,
+                    nesterov,
+                    grad_scale,
                 )
 
 
@@ -82,9 +96,19 @@ def adam_update(
             a, b = max(edges[p, 0], k * _PIECE), min(edges[p, 1], (k + 1) * _PIECE)
             if a < b:
                 _adam_part(
-                    data[a:b], grad[a:b], mean[a:b], square[a:b], lr[p], weight_decay[p],
-                    beta1, beta2, eps, step, decoupled, grad_scale,
-                )  # fmt: skip
+                    data[a:b],
+                    grad[a:b],
+                    mean[a:b],
+                    square[a:b],
+                    lr[p],
+                    weight_decay[p],
+                    beta1,
+                    beta2,
+                    eps,
+                    step,
+                    decoupled,
+                    grad_scale,
+                )
 
 
 @jit()
@@ -112,6 +136,14 @@ def rmsprop_update(data, grad, square, velocity, edges, lr, weight_decay, alpha,
             a, b = max(edges[p, 0], k * _PIECE), min(edges[p, 1], (k + 1) * _PIECE)
             if a < b:
                 _rmsprop_part(
-                    data[a:b], grad[a:b], square[a:b], velocity[a:b], lr[p], weight_decay[p],
-                    alpha, eps, momentum, grad_scale,
-                )  # fmt: skip
+                    data[a:b],
+                    grad[a:b],
+                    square[a:b],
+                    velocity[a:b],
+                    lr[p],
+                    weight_decay[p],
+                    alpha,
+                    eps,
+                    momentum,
+                    grad_scale,
+                )

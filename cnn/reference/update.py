@@ -8,17 +8,17 @@ decay. ``grad_scale`` multiplies the gradient (the factor of norm clipping, else
 import numpy as np
 
 
-def squared_norm(grad):
-    """Return the sum of squares of ``grad``, added up in float64."""
-    return float(np.square(grad, dtype=np.float64).sum())
+def squared_norm(grad, edges):
+    """Return the sum of squares of the parameters' gradients, added up in float64."""
+    return sum(float(np.square(grad[start:stop], dtype=np.float64).sum()) for start, stop in edges)
 
 
 def sgd_update(data, grad, velocity, edges, lr, weight_decay, momentum, nesterov, grad_scale):
     """Gradient descent, with ``velocity`` where ``momentum`` is not 0 (otherwise it may be empty).
 
-        g = grad_scale * grad + weight_decay * data
-        velocity = momentum * velocity + g
-        data -= lr * velocity                           or, nesterov:  lr * (g + momentum * velocity)
+    g = grad_scale * grad + weight_decay * data
+    velocity = momentum * velocity + g
+    data -= lr * velocity                           or, nesterov:  lr * (g + momentum * velocity)
     """
     for (start, stop), rate, decay in zip(edges, lr, weight_decay, strict=True):
         part = slice(start, stop)
@@ -34,10 +34,10 @@ def adam_update(
 ):
     """Adam; ``decoupled`` makes it AdamW. ``step`` counts from 1.
 
-        g = grad_scale * grad + weight_decay * data     or, decoupled:  data *= 1 - lr * weight_decay
-        mean = beta1 * mean + (1 - beta1) * g
-        square = beta2 * square + (1 - beta2) * g²
-        data -= lr * mean / (1 - beta1^step) / (sqrt(square / (1 - beta2^step)) + eps)
+    g = grad_scale * grad + weight_decay * data     or, decoupled:  data *= 1 - lr * weight_decay
+    mean = beta1 * mean + (1 - beta1) * g
+    square = beta2 * square + (1 - beta2) * g²
+    data -= lr * mean / (1 - beta1^step) / (sqrt(square / (1 - beta2^step)) + eps)
     """
     for (start, stop), rate, decay in zip(edges, lr, weight_decay, strict=True):
         part = slice(start, stop)
@@ -55,10 +55,10 @@ def adam_update(
 def rmsprop_update(data, grad, square, velocity, edges, lr, weight_decay, alpha, eps, momentum, grad_scale):
     """RMSprop, with ``velocity`` where ``momentum`` is not 0 (otherwise it may be empty).
 
-        g = grad_scale * grad + weight_decay * data
-        square = alpha * square + (1 - alpha) * g²
-        velocity = momentum * velocity + g / (sqrt(square) + eps)
-        data -= lr * velocity
+    g = grad_scale * grad + weight_decay * data
+    square = alpha * square + (1 - alpha) * g²
+    velocity = momentum * velocity + g / (sqrt(square) + eps)
+    data -= lr * velocity
     """
     for (start, stop), rate, decay in zip(edges, lr, weight_decay, strict=True):
         part = slice(start, stop)
