@@ -40,9 +40,9 @@ class Network:
         return self.body.output_shape
 
     def build(self, input_shape, rng=None, dtype=np.float32):
-        """Create all parameters for inputs of ``input_shape`` (without the batch axis); return the output shape.
+        """Create all parameters for inputs of ``input_shape`` (without the batch axis).
 
-        The shapes of all layers are checked here; a ShapeError names the layer and both shapes.
+        Returns the output shape. The shapes of all layers are checked here; a ShapeError names the layer and both shapes.
         """
         self.body.build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
         flatten(self.parameters())
@@ -53,7 +53,9 @@ class Network:
         if not self.body.built:
             raise RuntimeError("Network: forward was called before build(input_shape)")
         if tuple(x.shape[1:]) != self.input_shape:
-            raise ShapeError(f"Network: expected images of shape {self.input_shape}, found {tuple(x.shape[1:])}")
+            raise ShapeError(
+                f"Network: expected images of shape {self.input_shape}, found {tuple(x.shape[1:])}"
+            )
         self.body._forget()  # last step's activations make room for this step's
         return self.body.forward(x, training)
 

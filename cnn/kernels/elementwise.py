@@ -20,7 +20,9 @@ def scale(x, factor):
 
 def concat(arrays):
     """Twin of ``cnn.reference.concat``."""
-    joined = np.empty((arrays[0].shape[0], sum(a.shape[1] for a in arrays), *arrays[0].shape[2:]), arrays[0].dtype)
+    joined = np.empty(
+        (arrays[0].shape[0], sum(a.shape[1] for a in arrays), *arrays[0].shape[2:]), arrays[0].dtype
+    )
     start = 0
     for array in arrays:
         joined[:, start : start + array.shape[1]] = array

@@ -86,12 +86,16 @@ class Residual(_Container):
     def _build(self, input_shape, rng, dtype):
         shapes = [branch.build(input_shape, rng, dtype) for branch in (self.body, self.shortcut)]
         if shapes[0] != shapes[1]:
-            raise ShapeError(f"{self.label}: body returns shape {shapes[0]}, shortcut {shapes[1]}; they must agree")
+            raise ShapeError(
+                f"{self.label}: body returns shape {shapes[0]}, shortcut {shapes[1]}; they must agree"
+            )
         return shapes[0]
 
     def forward(self, x, training=False):
         x = self._receive(x)
-        return self._keep(operations().add(self.body.forward(x, training), self.shortcut.forward(x, training)))
+        return self._keep(
+            operations().add(self.body.forward(x, training), self.shortcut.forward(x, training))
+        )
 
     def backward(self, dy):
         ops, dy = self._saved(dy)
@@ -121,7 +125,7 @@ class Concat(_Container):
     Szegedy et al., "Going Deeper with Convolutions", arXiv:1409.4842.
     """
 
-    def __init__(self, branches: list):
+    def __init__(self, branches: list[list]):
         if not isinstance(branches, (list, tuple)) or not branches:
             raise ConfigError("Concat branches: expected a list of at least one branch")
         self.branches = [b if isinstance(b, Sequential) else Sequential(_as_list(b)) for b in branches]
@@ -132,7 +136,9 @@ class Concat(_Container):
     def _build(self, input_shape, rng, dtype):
         shapes = [branch.build(input_shape, rng, dtype) for branch in self.branches]
         if len({shape[1:] for shape in shapes}) > 1:
-            raise ShapeError(f"{self.label}: branches return shapes {shapes}; they may differ in channels only")
+            raise ShapeError(
+                f"{self.label}: branches return shapes {shapes}; they may differ in channels only"
+            )
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
     def forward(self, x, training=False):

@@ -85,7 +85,9 @@ class Conv2d(Layer):
         self.groups = geometry.count(groups, "Conv2d groups")
         self.padding = _padding(padding, self.kernel_size, self.stride, self.dilation)
         if self.out_channels % self.groups:
-            raise ConfigError(f"Conv2d: groups={self.groups} does not divide out_channels={self.out_channels}")
+            raise ConfigError(
+                f"Conv2d: groups={self.groups} does not divide out_channels={self.out_channels}"
+            )
         self._inits = weight_init, bias_init
         self._with_bias = bias
         self.weight = self.bias = None
@@ -123,7 +125,10 @@ class Conv2d(Layer):
         return self.weight.size * self.output_shape[1] * self.output_shape[2]
 
     def _describe(self):
-        return f"{self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        return (
+            f"{self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}"
+        )
 
 
 class ConvTranspose2d(Layer):
@@ -243,7 +248,10 @@ class ConvTranspose2d(Layer):
         return self.weight.size * self.input_shape[1] * self.input_shape[2]
 
     def _describe(self):
-        return f"{self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        return (
+            f"{self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}"
+        )
 
 
 def _create(shape, out_channels, inits, with_bias, rng, dtype):

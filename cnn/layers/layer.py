@@ -130,10 +130,8 @@ class Layer:
             x = np.asarray(x).astype(dtype)
         wanted = _AXES.get(self.axes)
         if (wanted is not None and x.ndim != wanted) or x.ndim < 2:
-            raise ShapeError(
-                f"{self.label}: expected an input with axes "
-                f"({', '.join(self.axes if wanted else 'NF')}{'' if wanted else ', ...'}), found shape {x.shape}"
-            )
+            axes = ", ".join(self.axes) if wanted else "N, F, ..."
+            raise ShapeError(f"{self.label}: expected an input with axes ({axes}), found shape {x.shape}")
         if x.shape[0] < 1:
             raise ShapeError(f"{self.label}: expected at least one image, found shape {x.shape}")
         if parameters and x.shape[1] != self.input_shape[0]:
@@ -148,7 +146,7 @@ class Layer:
         return False
 
     def _keep(self, y, *values):
-        """Remember for backward: the operations in use, the shape and dtype of y, and ``values``; return y."""
+        """Remember the operations in use, the shape and dtype of y, and ``values`` for backward; return y."""
         self._cache = (operations(), y.shape, y.dtype, *values)
         return y
 
@@ -160,7 +158,9 @@ class Layer:
         if not hasattr(dy, "dtype"):
             dy = np.asarray(dy)
         if tuple(dy.shape) != tuple(shape):
-            raise ShapeError(f"{self.label}: backward expected dy of shape {tuple(shape)}, found {tuple(dy.shape)}")
+            raise ShapeError(
+                f"{self.label}: backward expected dy of shape {tuple(shape)}, found {tuple(dy.shape)}"
+            )
         if dy.dtype != dtype:
             dy = np.asarray(dy).astype(dtype)
         return ops, dy, *values

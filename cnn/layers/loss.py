@@ -65,7 +65,9 @@ class SoftmaxCrossEntropy:
         divisor = logits.shape[0]
         if self.class_weight is not None:
             if self.class_weight.shape != (classes,):
-                raise ShapeError(f"class_weight: expected {classes} numbers, found shape {self.class_weight.shape}")
+                raise ShapeError(
+                    f"class_weight: expected {classes} numbers, found shape {self.class_weight.shape}"
+                )
             rows = rows * self.class_weight
             if indices is not None:
                 divisor = self.class_weight[indices].sum()
@@ -153,7 +155,7 @@ def _as_float(values, kind):
 def _target_rows(targets, shape, dtype, kind):
     """Return (rows (N, C), class indices or None) of targets in either form."""
     targets = np.asarray(targets)
-    if targets.shape == tuple(shape) and not (targets.ndim == 1):
+    if targets.shape == tuple(shape) and targets.ndim != 1:
         return targets.astype(dtype), None
     if targets.shape != (shape[0],):
         raise ShapeError(
@@ -163,7 +165,8 @@ def _target_rows(targets, shape, dtype, kind):
         raise ShapeError(f"{kind}: expected integer class indices, found dtype {targets.dtype}")
     outside = np.flatnonzero((targets < 0) | (targets >= shape[1]))
     if outside.size:
+        first = outside[0]
         raise DataError(
-            f"{kind}: expected labels from 0 to {shape[1] - 1}, found {targets[outside[0]]} at image {outside[0]}"
+            f"{kind}: expected labels from 0 to {shape[1] - 1}, found {targets[first]} at image {first}"
         )
     return np.eye(shape[1], dtype=dtype)[targets], targets

@@ -37,7 +37,8 @@ class _BatchNorm(Layer):
             count = x.shape[0] * int(np.prod(x.shape[2:]))
             if count < 2:
                 raise ShapeError(
-                    f"{self.label}: expected more than one value per channel in training, found shape {x.shape}"
+                    f"{self.label}: expected more than one value per channel in training, "
+                    f"found shape {x.shape}"
                 )
             mean, var = ops.batch_norm_statistics(x)
             self._update_running(mean, var * (count / (count - 1)))
