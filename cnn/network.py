@@ -42,7 +42,7 @@ class Network:
     def build(self, input_shape, rng=None, dtype=np.float32):
         """Create all parameters for inputs of ``input_shape`` (without the batch axis).
 
-        Returns the output shape. The shapes of all layers are checked here; a ShapeError names the layer and both shapes.
+        Returns the output shape. All shapes are checked here; a ShapeError names the layer and both shapes.
         """
         self.body.build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
         flatten(self.parameters())
