@@ -15,6 +15,13 @@ def pair(value, name, minimum=1):
     return values
 
 
+def count(value, name, minimum=1):
+    """Return ``value``; raises ConfigError unless it is an integer of at least ``minimum``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ConfigError(f"{name}: expected an integer >= {minimum}, found {value!r}")
+    return value
+
+
 def same_padding(kernel_size, dilation):
     """Return ((top, bottom), (left, right)) that keeps the size at stride 1; the odd pixel goes last."""
     total = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]

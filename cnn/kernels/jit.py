@@ -88,3 +88,8 @@ CHUNK = 8192  # numbers that one piece of an elementwise task handles: enough to
 def chunks(size):
     """How many pieces of CHUNK numbers cover ``size`` of them."""
     return -(-size // CHUNK)
+
+
+def contiguous(array):
+    """``array`` as a C-contiguous NumPy array, so that a kernel compiles once for each dtype."""
+    return np.ascontiguousarray(array)

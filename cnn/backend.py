@@ -1,0 +1,66 @@
+"""Chooses who computes: NumPy to read (``reference``) or Numba to run (``numba``).
+
+Both offer the same functions; layers ask ``operations()`` for the current ones.
+"""
+
+import importlib
+import os
+from contextlib import contextmanager
+
+from cnn.errors import ConfigError, did_you_mean
+
+_MODULES = {"numba": "cnn.kernels", "reference": "cnn.reference"}
+_current = "numba"
+
+
+def backends():
+    """Return the names of the backends."""
+    return tuple(_MODULES)
+
+
+def current_backend():
+    """Return the name of the backend in use."""
+    return _current
+
+
+def set_backend(name):
+    """Use the backend of this name from now on; raises ConfigError on an unknown one."""
+    global _current
+    if name not in _MODULES:
+        known = ", ".join(_MODULES)
+        raise ConfigError(f'backend: expected one of {known}, found "{name}".{did_you_mean(name, _MODULES)}')
+    _current = name
+
+
+@contextmanager
+def use_backend(name):
+    """Use a backend inside a ``with`` block."""
+    before = _current
+    set_backend(name)
+    try:
+        yield
+    finally:
+        set_backend(before)
+
+
+def operations():
+    """Return the module that holds the current backend's functions."""
+    return importlib.import_module(_MODULES[_current])
+
+
+def get_threads():
+    """Return how many threads a kernel uses."""
+    import numba
+
+    return numba.get_num_threads()
+
+
+def set_threads(count):
+    """Let kernels use ``count`` threads; raises ConfigError unless 1 <= count <= cores."""
+    import numba
+
+    cores = numba.config.NUMBA_NUM_THREADS
+    if not 1 <= count <= cores:
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        raise ConfigError(f"threads: expected 1 to {cores} (this machine offers {available}), found {count}")
+    numba.set_num_threads(count)

@@ -1,0 +1,108 @@
+"""The ``cnn`` command: finds the command's module, parses, runs it, turns errors into lines and exit codes.
+
+Exit codes: 0 done; 1 a bug of this program; 2 usage or config; 3 data; 4 checkpoint; 5 numbers;
+130 and 143 interrupted (SIGINT, SIGTERM).
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+
+from cnn.commands import COMMANDS
+from cnn.errors import CnnError, ConfigError, did_you_mean
+
+_MAX_LINES = 3
+_USAGE, _BUG, _INTERRUPTED = 2, 1, 130
+
+
+def main(argv=None):
+    """Run one command line and return its exit code; ``argv=None`` stands for ``sys.argv[1:]``."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except SystemExit as error:  # argparse after --help
+        return error.code or 0
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", _INTERRUPTED, debug)
+    except CnnError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except MemoryError as error:
+        return _fail(f"not enough memory: {error or 'try a smaller data.batch_size'}", _USAGE, debug)
+    except OSError as error:
+        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", _USAGE, debug)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _fail(f"a bug of cnn, please report it with the output of --debug: {what}", _BUG, debug)
+
+
+def _run(argv):
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"cnn {version('cnn')}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise ConfigError(
+            f'found "{name}", expected a command: {", ".join(COMMANDS)}.{did_you_mean(name, COMMANDS)}'
+        )
+    module = importlib.import_module(f"cnn.commands.{name}")
+    parser = _Parser(prog=f"cnn {name}", description=module.__doc__, allow_abbrev=False)
+    module.add_arguments(parser)
+    common = parser.add_argument_group("for every command")
+    common.add_argument("--threads", type=int, metavar="N", help="cores to use (default: all)")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args, unknown = parser.parse_known_args(rest)
+    if unknown:
+        options = [option for action in parser._actions for option in action.option_strings]
+        raise ConfigError(
+            f'{parser.prog}: unknown argument "{unknown[0]}".{did_you_mean(unknown[0], options)}'
+        )
+    if args.threads is not None:
+        from cnn.backend import set_threads
+
+        set_threads(args.threads)
+    return module.run(args) or 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line instead of printing the whole usage."""
+
+    def error(self, message):
+        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def _overview():
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: cnn COMMAND ...",
+            "",
+            "Convolutional networks from scratch. `cnn train` trains the bundled sample in seconds.",
+            "",
+            *lines,
+            "",
+            "cnn COMMAND --help explains a command; cnn --version prints the version.",
+        ]
+    )
+
+
+def _fail(message, code, debug):
+    """Print at most three lines on stderr, after the traceback with ``--debug``; return the exit code."""
+    if debug:
+        traceback.print_exc()
+    lines = message.splitlines() or ["error"]
+    print("\n".join([f"cnn: {lines[0]}", *lines[1:_MAX_LINES]]), file=sys.stderr)
+    return code

@@ -1,0 +1,14 @@
+"""The commands of ``cnn``, one module each.
+
+A module has a docstring (the help), ``add_arguments(parser)`` and ``run(args)``, which returns an exit
+code or None. A new command is such a module and a line here.
+"""
+
+COMMANDS = {
+    "train": "train a network from a config; writes a run folder",
+    "evaluate": "loss, accuracy and a per-class table of a trained network",
+    "predict": "class probabilities for image files",
+    "summary": "layers, shapes, parameters, multiply-adds and memory of a config",
+    "gradcheck": "compare every gradient of a config with numerical ones",
+    "data": "fetch and verify a data set ahead of time",
+}

@@ -1,0 +1,67 @@
+"""Print loss, accuracy and a per-class table of a trained network."""
+
+from cnn.commands.common import add_set_argument, add_trained_argument
+
+
+def add_arguments(parser):
+    """Describe the command line."""
+    add_trained_argument(parser)
+    parser.add_argument(
+        "--split", choices=("test", "validation", "train"), default="test", help="default: test"
+    )
+    add_set_argument(parser)
+
+
+def run(args):
+    """Evaluate."""
+    import numpy as np
+
+    from cnn import experiment
+    from cnn.backend import use_backend
+    from cnn.errors import ConfigError, DataError
+
+    network, config, meta = experiment.load_trained(args.trained, args.set)
+    images = experiment.load_images(config)
+    if list(images.classes) != list(meta["classes"]):
+        raise DataError(
+            f"{args.trained}: trained on {len(meta['classes'])} classes ({', '.join(meta['classes'][:5])} ...), "
+            f"found others in {config.data.dataset}: {', '.join(images.classes[:5])} ..."
+        )
+    split = {"test": images.dataset.test, "validation": images.validation, "train": images.train}[args.split]
+    if len(split) == 0:
+        raise ConfigError("--split validation: there are no such images, the run had data.validation = 0")
+    batches = experiment.evaluation_batches(config, split, meta["mean"], meta["std"])
+    if batches.image_shape != network.input_shape:
+        raise DataError(
+            f"images of shape {batches.image_shape}, expected {network.input_shape} as in training"
+        )
+    with use_backend(config.train.backend), np.errstate(all="ignore"):
+        loss, accuracy, probabilities = experiment.evaluate(network, batches)
+    print(class_table(images.classes, split.labels, probabilities))
+    print(f"\n{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %")
+
+
+def class_table(classes, labels, probabilities):
+    """Return the table: for each class how many images, how many right, and what it was mistaken for.
+
+    recall = right / images of the class; precision = right / images that were given this class.
+    """
+    import numpy as np
+
+    confusion = np.zeros((len(classes), len(classes)), int)  # row: label, column: answer
+    np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+    width = max(5, *(len(name) for name in classes))
+    lines = [f"{'class':{width}}  images   right  recall  precision  most often mistaken for"]
+    for k, name in enumerate(classes):
+        total, right, answered = confusion[k].sum(), confusion[k, k], confusion[:, k].sum()
+        wrong = np.where(np.arange(len(classes)) == k, 0, confusion[k])
+        mistaken = f"{classes[wrong.argmax()]} ({wrong.max()})" if wrong.max() else ""
+        recall, precision = _percent(right, total), _percent(right, answered)
+        lines.append(
+            f"{name:{width}}  {total:6}  {right:6}  {recall:>6}  {precision:>9}  {mistaken}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def _percent(part, whole):
+    return f"{100 * part / whole:.1f}%" if whole else "-"

@@ -1,0 +1,62 @@
+"""Print class probabilities for image files.
+
+Each image is resized to the size of the training images (the whole image, bilinear) and made grey or RGB
+as they were; then it is normalised as in training. Nothing is inverted or cropped: digits for a network
+trained on MNIST must be white on black.
+"""
+
+from cnn.commands.common import add_trained_argument
+
+
+def add_arguments(parser):
+    """Describe the command line."""
+    add_trained_argument(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size and mode")
+    parser.add_argument(
+        "--top", type=int, default=3, metavar="K", help="classes to show for each (default: 3)"
+    )
+    parser.add_argument("--json", action="store_true", help="print all probabilities as JSON")
+
+
+def run(args):
+    """Predict."""
+    import json
+
+    import numpy as np
+
+    from cnn import experiment
+    from cnn.backend import use_backend
+    from cnn.data import Split
+    from cnn.errors import ConfigError
+
+    if args.top < 1:
+        raise ConfigError(f"--top: found {args.top}, expected at least 1")
+    network, config, meta = experiment.load_trained(args.trained)
+    pixels = np.stack([read_pixels(path, meta["image_shape"]) for path in args.images])
+    split = Split(pixels, np.zeros(len(pixels), np.int64))
+    batches = experiment.evaluation_batches(config, split, meta["mean"], meta["std"])
+    with use_backend(config.train.backend), np.errstate(all="ignore"):
+        _, _, probabilities = experiment.evaluate(network, batches)
+    rows = [dict(zip(meta["classes"], p.tolist(), strict=True)) for p in probabilities]
+    if args.json:
+        print(
+            json.dumps(
+                [{"image": i, "probabilities": r} for i, r in zip(args.images, rows, strict=True)], indent=2
+            )
+        )
+        return
+    width = max(map(len, args.images))
+    for path, row in zip(args.images, rows, strict=True):
+        best = sorted(row.items(), key=lambda item: -item[1])[: args.top]
+        print(f"{path:{width}}  " + "  ".join(f"{name} {100 * p:.1f} %" for name, p in best))
+
+
+def read_pixels(path, image_shape):
+    """Return an image file as (C, H, W) uint8 of the shape that the network was trained on."""
+    from cnn.data import read_image
+    from cnn.errors import ConfigError
+
+    channels, height, width = image_shape
+    if channels not in (1, 3):
+        raise ConfigError(f"the network takes images of {channels} channels, expected 1 (grey) or 3 (RGB)")
+    return read_image(path, (height, width), "L" if channels == 1 else "RGB")

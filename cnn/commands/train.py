@@ -1,0 +1,61 @@
+"""Train a network from a config and write a run folder; without CONFIG, the bundled sample."""
+
+import json
+
+from cnn.commands.common import add_config_arguments, read_config
+
+
+def add_arguments(parser):
+    """Describe the command line."""
+    add_config_arguments(parser)
+    parser.add_argument("--run", metavar="DIR", help="run folder (default: a new one, runs/<name>)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with --run DIR, or the newest runs/<name>"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="build and check everything, train nothing")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of configs, for editors")
+
+
+def run(args):
+    """Train."""
+    if args.schema:
+        from cnn.config import json_schema
+
+        print(json.dumps(json_schema(), indent=2))
+        return
+    from cnn import checkpoint, run_folder
+    from cnn.config import load_config, to_toml
+    from cnn.train import Trainer, check_same_experiment
+
+    if args.resume:
+        name = None if args.run else read_config(args).name
+        run = run_folder.find(args.run, name)
+        config = read_config(args, default=run.config)
+        began = (
+            checkpoint.load(run.last)[1]["config"] if run.last.exists() else load_config(run.config).plain()
+        )
+        check_same_experiment(config.plain(), began)
+        set_threads(args, config)
+        trainer = Trainer(config, run)
+        trainer.restore()
+        checkpoint.write_atomically(run.config, to_toml(config).encode())
+        trainer.fit()
+        return
+    config = read_config(args)
+    set_threads(args, config)
+    trainer = Trainer(config)
+    if args.dry_run:
+        print(trainer.describe())
+        print(trainer.network.summary(batch_size=config.data.batch_size))
+        return
+    trainer.run = run_folder.create(args.run, config.name)
+    checkpoint.write_atomically(trainer.run.config, to_toml(config).encode())
+    trainer.fit()
+
+
+def set_threads(args, config):
+    """Let the config choose the number of threads unless the command line did."""
+    from cnn import backend
+
+    if args.threads is None and config.train.threads is not None:
+        backend.set_threads(config.train.threads)

@@ -1,0 +1,22 @@
+"""Experiments in TOML: typed, complete, refused when a key or a value is wrong. Nothing is built here."""
+
+from cnn.config.load import (
+    bundled_config,
+    load_config,
+    parse_document,
+    resolve,
+    to_toml,
+)
+from cnn.config.models import Config, expand_blocks
+from cnn.config.schema import json_schema
+
+__all__ = [
+    "Config",
+    "bundled_config",
+    "expand_blocks",
+    "json_schema",
+    "load_config",
+    "parse_document",
+    "resolve",
+    "to_toml",
+]

@@ -1,0 +1,159 @@
+"""From a TOML file and ``--set`` overrides to a checked Config, and back to TOML."""
+
+import importlib.metadata
+import json
+import re
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from cnn.config import specs
+from cnn.config.models import Config, expand_blocks
+from cnn.config.report import describe, key_path, show
+from cnn.errors import ConfigError, did_you_mean
+
+_KEY = re.compile(r"([A-Za-z0-9_-]+)((?:\[\d+\])*)")
+_MAX_LINES = 3
+
+
+def load_config(path, overrides=()):
+    """Return the checked Config of a TOML file.
+
+    Parameters
+    ----------
+    path : str or Path
+    overrides : sequence of str
+        ``"train.epochs=5"``, ``"model.layers[0].out_channels=8"``: a key path and a TOML value. A value
+        that is not TOML counts as a bare string.
+
+    Raises ConfigError, at most three lines, each ``FILE: key path: found VALUE, expected ...``.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        hint = _nearby(path) if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}.{hint}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: found bytes that are not UTF-8, expected a TOML file") from error
+    return resolve(parse_document(text, path), path, overrides)
+
+
+def parse_document(text, source):
+    """Return the plain dict of a TOML text; ConfigError names the line of a syntax error."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+
+
+def resolve(document, source, overrides=()):
+    """Return the Config that a plain dict stands for; ``source`` names it in errors."""
+    document = {"name": re.sub(r"[^A-Za-z0-9._-]", "_", Path(source).stem), **document}
+    for override in overrides:
+        _override(document, override)
+    try:
+        # JSON mode is strict about types but lets an array stand for a tuple, as TOML has no tuples
+        config = Config.model_validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        raise _lines(source, overrides, describe(error, Config, document)) from None
+    errors = list(specs.check_augmentations(config.data.augment))
+    try:
+        expand_blocks(config.model.model_dump())
+        errors += specs.check_model(config.model)
+    except ConfigError as error:
+        errors.append(str(error))
+    if errors:
+        raise _lines(source, overrides, errors)
+    return config
+
+
+def to_toml(config):
+    """Return the resolved config as TOML: every default written out, ready to be trained again."""
+    import tomli_w
+
+    return tomli_w.dumps(config.plain())
+
+
+def bundled_config(name="sample.toml"):
+    """Return the path of a shipped config: in configs/ of a checkout, else where the wheel put it."""
+    checkout = Path(__file__).resolve().parents[2] / "configs" / name
+    if checkout.is_file():
+        return checkout
+    try:
+        files = importlib.metadata.files("cnn") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    installed = (Path(f.locate()).resolve() for f in files if f.parts[-2:] == ("configs", name))
+    for path in installed:
+        if path.is_file():
+            return path
+    raise ConfigError(f"{checkout}: the bundled config is missing; reinstall cnn")
+
+
+def _lines(source, overrides, errors):
+    """Return a ConfigError with one line an error, at most three; each names where the value came from."""
+
+    def origin(error):
+        return next(
+            (f"--set {o}" for o in overrides if error.startswith(o.partition("=")[0].strip())), source
+        )
+
+    shown = [f"{origin(error)}: {error}" for error in errors]
+    if len(shown) > _MAX_LINES:
+        shown[_MAX_LINES - 1 :] = [f"and {len(shown) - _MAX_LINES + 1} more mistakes"]
+    return ConfigError("\n".join(shown))
+
+
+def _nearby(path):
+    try:
+        names = [p.name for p in path.parent.iterdir() if p.suffix == ".toml"]
+    except OSError:
+        return ""
+    return did_you_mean(path.name, names)
+
+
+def _override(document, text):
+    """Set the value that ``key.path[2].name=value`` names, making missing tables on the way."""
+    path, equals, value = text.partition("=")
+    keys = _keys(path.strip())
+    if not equals or keys is None:
+        raise ConfigError(f"--set: found {show(text)}, expected KEY=VALUE such as train.epochs=5")
+    try:
+        value = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = value.strip()
+    *parents, last = keys
+    node = document
+    for i, key in enumerate(parents):
+        if isinstance(node, dict) and key not in node and isinstance(key, str):
+            node[key] = {}
+        node = _child(node, key, keys[: i + 1], text)
+    if isinstance(node, dict) and isinstance(last, str):
+        node[last] = value
+    else:
+        _child(node, last, keys, text)
+        node[last] = value
+
+
+def _keys(path):
+    """Return ["a", "b", 2, "c"] for "a.b[2].c", None for what is not a key path."""
+    keys = []
+    for part in path.split("."):
+        match = _KEY.fullmatch(part)
+        if not match:
+            return None
+        keys += [match[1], *(int(i) for i in re.findall(r"\d+", match[2]))]
+    return keys
+
+
+def _child(node, key, keys, text):
+    """Return node[key]; ConfigError when there is no such place to set."""
+    fits = (isinstance(node, list) and isinstance(key, int)) or (isinstance(node, dict) and key in node)
+    if not fits:
+        raise ConfigError(f"--set {text}: {key_path(keys)}: there is no such place in the config")
+    if isinstance(node, list) and key >= len(node):
+        last = len(node) - 1
+        raise ConfigError(f"--set {text}: {key_path(keys)}: found index {key}, expected 0 to {last}")
+    return node[key]

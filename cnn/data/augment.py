@@ -1,0 +1,270 @@
+"""Augmentation of whole batches of uint8 images, before they are normalised (so 0 is black).
+
+Names and argument names follow torchvision where it has them. Every class is stateless: what it does
+to a batch depends on its arguments, on the generator it is given, and for `AlternatingFlip` on the
+epoch and on which images these are.
+"""
+
+import inspect
+from typing import Literal
+
+import numpy as np
+
+from cnn.data import pixels as kernels
+from cnn.data.streams import index_bits
+from cnn.errors import ConfigError, did_you_mean
+from cnn.geometry import pair
+
+Mode = Literal["zero", "reflect"]
+
+
+class Augmentation:
+    """What every augmentation has: `apply`, `output_shape`, `for_evaluation`."""
+
+    def apply(self, images, rng, indices, epoch):
+        """Return the augmented batch (n, C, H', W') uint8; ``images`` may be changed in place.
+
+        ``rng`` is the batch's generator, ``indices`` (n,) which images of the split these are, and
+        ``epoch`` counts from 0.
+        """
+        raise NotImplementedError
+
+    def output_shape(self, shape):
+        """Return the shape (C, H', W') of an augmented image of ``shape`` (C, H, W).
+
+        Raises ConfigError when such images are too small.
+        """
+        return shape
+
+    def for_evaluation(self):
+        """Return what takes its place when no chance is wanted, or None for nothing."""
+        return None
+
+    def __repr__(self):
+        names = inspect.signature(type(self)).parameters
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+class RandomHorizontalFlip(Augmentation):
+    """Mirrors each image left to right with probability ``p``."""
+
+    def __init__(self, p: float = 0.5):
+        if not isinstance(p, (int, float)) or isinstance(p, bool) or not 0 <= p <= 1:
+            raise ConfigError(f"RandomHorizontalFlip: p: expected a probability from 0 to 1, found {p!r}")
+        self.p = p
+
+    def apply(self, images, rng, indices, epoch):
+        kernels.flip(images, rng.random(len(images)) < self.p)
+        return images
+
+
+class AlternatingFlip(Augmentation):
+    """Mirrors half of the images in even epochs and the other half in odd ones.
+
+        flipped(image, epoch) = (bit(image) + epoch) mod 2,   bit: a fixed pseudo-random bit of its index
+
+    So two epochs in a row show every image both ways, where independent coin flips would repeat half.
+
+    References
+    ----------
+    Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", arXiv:2404.00498.
+    """
+
+    def apply(self, images, rng, indices, epoch):
+        kernels.flip(images, (index_bits(indices) + epoch) % 2 == 1)
+        return images
+
+
+class RandomTranslate(Augmentation):
+    """Shifts each image by whole pixels, uniform in [-pixels, pixels] along either axis.
+
+    What comes in from outside is black (``mode="zero"``) or the image mirrored at its border pixel
+    (``mode="reflect"``, as in `numpy.pad`).
+    """
+
+    def __init__(self, pixels: int, mode: Mode = "zero"):
+        self.pixels = _integer(pixels, "RandomTranslate: pixels", 0)
+        self.mode = _mode(mode, "RandomTranslate")
+
+    def output_shape(self, shape):
+        _check_reach(self, shape, self.pixels)
+        return shape
+
+    def apply(self, images, rng, indices, epoch):
+        tops, lefts = rng.integers(-self.pixels, self.pixels + 1, (2, len(images)))
+        return _cut(images, tops, lefts, images.shape[2:], self.mode)
+
+
+class RandomCrop(Augmentation):
+    """Cuts a window of ``size`` at a uniformly random place of the image padded by ``padding`` pixels.
+
+    Parameters
+    ----------
+    size : int or (int, int), optional
+        (height, width) in pixels; left out, the image's own size. With a smaller size the images of
+        validation and test are cut at their centre (`CenterCrop`).
+    padding : int
+        Pixels added on all four sides before the cut.
+    mode : "zero" or "reflect"
+        What the padding shows: black, or the image mirrored at its border pixel.
+    """
+
+    def __init__(self, size: int | tuple[int, int] | None = None, padding: int = 0, mode: Mode = "zero"):
+        self.size = None if size is None else pair(size, "RandomCrop: size")
+        self.padding = _integer(padding, "RandomCrop: padding", 0)
+        self.mode = _mode(mode, "RandomCrop")
+        if self.size is None and self.padding == 0:
+            raise ConfigError("RandomCrop: expected size, padding or both, found neither")
+
+    def output_shape(self, shape):
+        _check_reach(self, shape, self.padding)
+        return _cropped(shape, self.size or shape[1:], self.padding, self)
+
+    def apply(self, images, rng, indices, epoch):
+        h, w = images.shape[2:]
+        oh, ow = self.size or (h, w)
+        tops = rng.integers(-self.padding, h + self.padding - oh + 1, len(images))
+        lefts = rng.integers(-self.padding, w + self.padding - ow + 1, len(images))
+        return _cut(images, tops, lefts, (oh, ow), self.mode)
+
+    def for_evaluation(self):
+        return None if self.size is None else CenterCrop(self.size)
+
+
+class CenterCrop(Augmentation):
+    """Cuts the middle ``size`` (an int or (height, width), in pixels); an odd margin is larger at the end.
+
+    An image that is smaller is padded with black.
+    """
+
+    def __init__(self, size: int | tuple[int, int]):
+        self.size = pair(size, "CenterCrop: size")
+
+    def output_shape(self, shape):
+        return (shape[0], *self.size)
+
+    def apply(self, images, rng, indices, epoch):
+        top, left = ((have - want) // 2 for have, want in zip(images.shape[2:], self.size, strict=True))
+        return _cut(images, np.full(len(images), top), np.full(len(images), left), self.size, "zero")
+
+    def for_evaluation(self):
+        return self
+
+
+class Cutout(Augmentation):
+    """Blackens a square of ``size`` pixels whose centre is uniform over the image; the border clips it.
+
+    The square covers rows cy - size//2 to cy - size//2 + size - 1, columns likewise.
+
+    References
+    ----------
+    DeVries, Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", arXiv:1708.04552.
+    """
+
+    def __init__(self, size: int):
+        self.size = _integer(size, "Cutout: size", 1)
+
+    def apply(self, images, rng, indices, epoch):
+        tops = rng.integers(0, images.shape[2], len(images)) - self.size // 2
+        lefts = rng.integers(0, images.shape[3], len(images)) - self.size // 2
+        kernels.blacken(images, tops, lefts, self.size)
+        return images
+
+
+_TYPES = {
+    kind.__name__: kind
+    for kind in (RandomHorizontalFlip, AlternatingFlip, RandomTranslate, RandomCrop, CenterCrop, Cutout)
+}
+
+
+def types():
+    """Return the augmentations by name, for configs: dict of str to class."""
+    return dict(_TYPES)
+
+
+def from_config(entries):
+    """Return the augmentations of a list of dicts such as ``{"type": "RandomTranslate", "pixels": 2}``.
+
+    Raises ConfigError naming the entry and the key: unknown type, unknown, missing or bad argument.
+    """
+    if not isinstance(entries, (list, tuple)):
+        raise ConfigError(f"augment: expected a list of tables, found {entries!r}")
+    return [_from_entry(entry, f"augment[{number}]") for number, entry in enumerate(entries)]
+
+
+def _from_entry(entry, where):
+    if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
+        raise ConfigError(f'{where}: expected a table like {{ type = "Cutout", size = 8 }}, found {entry!r}')
+    arguments = dict(entry)
+    name = arguments.pop("type")
+    if name not in _TYPES:
+        hint = did_you_mean(name, _TYPES)
+        raise ConfigError(f'{where}: unknown type "{name}", expected {", ".join(_TYPES)}.{hint}')
+    known = inspect.signature(_TYPES[name]).parameters
+    for key in arguments:
+        if key not in known:
+            expected = ", ".join(known) or "no argument"
+            raise ConfigError(
+                f'{where}: {name} has no argument "{key}", expected {expected}.{did_you_mean(key, known)}'
+            )
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in arguments:
+            raise ConfigError(f'{where}: {name} needs the argument "{key}"')
+    try:
+        return _TYPES[name](**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def for_evaluation(augmentations):
+    """Return the augmentations that validation and test images need: those that set the image size."""
+    chosen = (augmentation.for_evaluation() for augmentation in augmentations)
+    return [augmentation for augmentation in chosen if augmentation is not None]
+
+
+def output_shape(augmentations, shape):
+    """Return the shape (C, H', W') that images of ``shape`` (C, H, W) have after all augmentations.
+
+    Raises ConfigError when an augmentation does not fit the images.
+    """
+    for augmentation in augmentations:
+        shape = augmentation.output_shape(shape)
+    return shape
+
+
+def _integer(value, name, minimum):
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ConfigError(f"{name}: expected an integer >= {minimum}, found {value!r}")
+    return value
+
+
+def _mode(value, owner):
+    if value not in ("zero", "reflect"):
+        hint = did_you_mean(value, ("zero", "reflect"))
+        raise ConfigError(f'{owner}: mode: expected "zero" or "reflect", found {value!r}.{hint}')
+    return value
+
+
+def _check_reach(augmentation, shape, reach):
+    """A mirror image of H pixels ends after H - 1: reflecting further has no meaning."""
+    if augmentation.mode == "reflect" and reach >= min(shape[1:]):
+        raise ConfigError(
+            f'{augmentation}: mode "reflect" reaches at most {min(shape[1:]) - 1} pixels beyond '
+            f"images of {shape[1]}x{shape[2]} pixels"
+        )
+
+
+def _cropped(shape, size, padding, augmentation):
+    padded = shape[1] + 2 * padding, shape[2] + 2 * padding
+    if size[0] > padded[0] or size[1] > padded[1]:
+        raise ConfigError(
+            f"{augmentation}: the crop of {size[0]}x{size[1]} pixels is larger than the padded image "
+            f"of {padded[0]}x{padded[1]} pixels"
+        )
+    return (shape[0], *size)
+
+
+def _cut(images, tops, lefts, size, mode):
+    out = np.empty((*images.shape[:2], *size), np.uint8)
+    kernels.window(images, tops, lefts, mode == "reflect", out)
+    return out

@@ -1,0 +1,177 @@
+"""Batches of normalised images in a seeded order, augmented, prepared ahead by one background thread."""
+
+import queue
+import threading
+
+import numpy as np
+
+from cnn.data import augment as augmentations
+from cnn.data import pixels
+from cnn.data.streams import seeded_generator
+from cnn.errors import ConfigError, DataError
+
+
+class Batches:
+    """The batches of every epoch over one set of images.
+
+        x[i, c] = (augmented(images[order[i]])[c] / 255 - mean[c]) / std[c]
+
+    The order is a permutation drawn from (seed, epoch), the augmentation is drawn from
+    (seed, epoch, step). Nothing else enters, so an epoch resumed at any step goes on with the same bits.
+    Every image comes once an epoch; the last batch is smaller where the batch size does not divide.
+
+    Parameters
+    ----------
+    images : (N, C, H, W) uint8
+    labels : (N,) integers
+    batch_size : int
+    mean, std : (C,) or float
+        In units of 0..1 pixel values, from `cnn.data.normalization` of the training part.
+    augment : sequence of `cnn.data.augment.Augmentation`
+    seed : int
+    shuffle : bool
+        False keeps the order of ``images`` in every epoch.
+    drop_last : bool
+        Leave out the last batch when it is smaller. The images left out differ from epoch to epoch.
+    dtype : float32 or float64
+
+    Errors
+    ------
+    ConfigError for arguments out of range, DataError for arrays that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        images,
+        labels,
+        batch_size,
+        mean,
+        std,
+        augment=(),
+        seed=0,
+        shuffle=False,
+        drop_last=False,
+        dtype=np.float32,
+    ):
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
+            found = f"{images.dtype} {images.shape}"
+            raise DataError(f"Batches: expected uint8 images (N, C, H, W), N >= 1, found {found}")
+        if np.shape(labels) != (len(images),):
+            raise DataError(f"Batches: expected {len(images)} labels, found shape {np.shape(labels)}")
+        if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ConfigError(f"batch_size: expected an integer >= 1, found {batch_size!r}")
+        if drop_last and batch_size > len(images):
+            raise ConfigError(
+                f"batch_size: {batch_size} with drop_last leaves no batch of {len(images)} images"
+            )
+        self._images = np.ascontiguousarray(images)
+        self._labels = np.ascontiguousarray(labels, dtype=np.int64)
+        self._table = _normalization_table(mean, std, images.shape[1], dtype)
+        self.batch_size, self.drop_last = int(batch_size), drop_last
+        self.augment, self.seed, self.shuffle = tuple(augment), seed, shuffle
+        self.image_shape = augmentations.output_shape(self.augment, images.shape[1:])
+        seeded_generator(seed, "order", 0)  # a bad seed fails here, not in the first epoch
+
+    def __len__(self):
+        """Return the number of batches of an epoch."""
+        full, rest = divmod(len(self._images), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    @property
+    def images_per_epoch(self):
+        """How many images an epoch shows: all, unless drop_last leaves some out."""
+        return min(len(self) * self.batch_size, len(self._images))
+
+    def epoch(self, epoch, start_step=0, prefetch=False):
+        """Return an iterator over (x, labels) of one epoch, from batch ``start_step`` on.
+
+        x is (n, *image_shape) of the dtype asked for, labels (n,) int64; both are new arrays, the
+        consumer's to keep. With ``prefetch`` one background thread stays up to two batches ahead; the
+        bits are the same. The thread ends with the iterator, however that ends.
+
+        Raises ConfigError unless 0 <= epoch and 0 <= start_step <= len(self).
+        """
+        if epoch < 0:
+            raise ConfigError(f"epoch: expected an integer >= 0, found {epoch}")
+        if not 0 <= start_step <= len(self):
+            raise ConfigError(
+                f"start_step: expected 0 to {len(self)} (the batches of an epoch), found {start_step}"
+            )
+        batches = self._prepare(epoch, start_step)
+        return _ahead(batches, depth=2) if prefetch else batches
+
+    def _prepare(self, epoch, start_step):
+        order = self._order(epoch)
+        for step in range(start_step, len(self)):
+            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield self._batch(indices, epoch, step), self._labels[indices]
+
+    def _order(self, epoch):
+        if not self.shuffle:
+            return np.arange(len(self._images))
+        return seeded_generator(self.seed, "order", epoch).permutation(len(self._images))
+
+    def _batch(self, indices, epoch, step):
+        images, rows = self._images, indices
+        if self.augment:
+            images, rows = images[indices], np.arange(len(indices))
+            rng = seeded_generator(self.seed, "augment", epoch, step)
+            for augmentation in self.augment:
+                images = augmentation.apply(images, rng, indices, epoch)
+        x = np.empty((len(indices), *self.image_shape), self._table.dtype)
+        flat = images.reshape(*images.shape[:2], -1)
+        pixels.normalize(flat, rows, self._table, x.reshape(*x.shape[:2], -1))
+        return x
+
+
+def _normalization_table(mean, std, channels, dtype):
+    """Return (C, 256): what each pixel value becomes; worked out in float64, then rounded once."""
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ConfigError(f"dtype: expected float32 or float64, found {np.dtype(dtype)}")
+    parts = {}
+    for name, value in {"mean": mean, "std": std}.items():
+        value = np.asarray(value, np.float64)
+        if value.shape not in ((), (channels,)) or not np.isfinite(value).all():
+            raise ConfigError(f"{name}: expected {channels} finite numbers, one a channel, found {value}")
+        parts[name] = np.broadcast_to(value, channels)[:, None]
+    if (parts["std"] <= 0).any():
+        raise ConfigError(f"std: expected numbers above 0, found {np.asarray(std)}")
+    return ((np.arange(256) / 255 - parts["mean"]) / parts["std"]).astype(dtype)
+
+
+def _ahead(iterator, depth):
+    """Yield what ``iterator`` yields, prepared by a background thread up to ``depth`` items ahead.
+
+    An exception of the iterator is raised here, at its place in the sequence. Closing or dropping
+    this generator stops the thread and waits for it: at most one item is prepared in vain.
+    """
+    items = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def produce():
+        try:
+            for item in iterator:
+                items.put((item, None))
+                if stopped.is_set():
+                    return
+        except BaseException as error:  # the consumer raises it
+            items.put((None, error))
+        else:
+            items.put((None, StopIteration()))
+
+    thread = threading.Thread(target=produce, name="cnn-batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, end = items.get()
+            if isinstance(end, StopIteration):
+                return
+            if end is not None:
+                raise end
+            yield item
+    finally:
+        stopped.set()
+        # A producer waiting for room gets it here, sees the flag after that one put, and ends.
+        while not items.empty():
+            items.get_nowait()
+        thread.join()

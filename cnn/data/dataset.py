@@ -1,0 +1,129 @@
+"""What a data set is, and the checks that everything loaded has to pass."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnn.data.streams import seeded_generator
+from cnn.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels: ``images`` (N, C, H, W) uint8, ``labels`` (N,) int64."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, indices):
+        """Return a Split with copies of the chosen images, in the order of ``indices``."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A named classification data set; label k means ``classes[k]``."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+
+    @property
+    def input_shape(self):
+        """(C, H, W) of every image."""
+        return self.train.images.shape[1:]
+
+
+def make_dataset(name, classes, train, test, source):
+    """Return a Dataset from two pairs (images, labels) after checking them.
+
+    Images are (N, H, W) or (N, C, H, W) uint8, labels (N,) integers in [0, len(classes)).
+    Labels become int64, arrays C-contiguous.
+
+    Raises DataError naming ``source`` (a path, as a rule), what was expected and what was found.
+    """
+    splits = {
+        part: _checked_split(images, labels, len(classes), f"{source}, {part} part")
+        for part, (images, labels) in {"train": train, "test": test}.items()
+    }
+    shapes = {part: split.images.shape[1:] for part, split in splits.items()}
+    if shapes["train"] != shapes["test"]:
+        raise DataError(
+            f"{source}: expected training and test images of one shape (C, H, W), "
+            f"found {shapes['train']} and {shapes['test']}"
+        )
+    return Dataset(name, tuple(str(c) for c in classes), splits["train"], splits["test"])
+
+
+def _checked_split(images, labels, num_classes, where):
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DataError(
+            f"{where}: expected uint8 images (N, H, W) or (N, C, H, W), found {images.dtype} {images.shape}"
+        )
+    if images.ndim == 3:
+        images = images[:, None]
+    if 0 in images.shape:
+        raise DataError(f"{where}: expected at least one image with at least one pixel, found {images.shape}")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(f"{where}: expected integer labels (N,), found {labels.dtype} {labels.shape}")
+    if len(images) != len(labels):
+        raise DataError(
+            f"{where}: expected one label an image, found {len(images)} images and {len(labels)} labels"
+        )
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if wrong.size:
+        raise DataError(
+            f"{where}: expected labels 0 to {num_classes - 1}, "
+            f"found {labels[wrong[0]]} at index {wrong[0]} ({wrong.size} out of range)"
+        )
+    return Split(np.ascontiguousarray(images), np.ascontiguousarray(labels, dtype=np.int64))
+
+
+def split_validation(split, fraction, seed):
+    """Return (train, validation): ``round(fraction * N)`` images drawn at random go to validation.
+
+    The draw depends on ``seed`` and N alone and is not stratified. Both parts keep the order of
+    ``split``. ``fraction=0`` gives ``split`` itself and an empty validation part.
+
+    Raises ConfigError unless 0 <= fraction < 1 and both parts get an image (fraction > 0).
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"validation: expected a fraction from 0 to below 1, found {fraction!r}")
+    if fraction == 0:
+        return split, split.take(slice(0, 0))
+    total, count = len(split), round(fraction * len(split))
+    if not 0 < count < total:
+        raise ConfigError(
+            f"validation: {fraction} of {total} images would put {count} into validation "
+            f"and leave {total - count} to train on; both need at least one"
+        )
+    held_out = np.zeros(total, bool)
+    held_out[seeded_generator(seed, "validation").permutation(total)[:count]] = True
+    return split.take(~held_out), split.take(held_out)
+
+
+def normalization(images):
+    """Return (mean, std) of each channel over all images, in units of 0..1 pixel values.
+
+        mean[c] = average over n, h, w of images[n, c, h, w] / 255      std likewise, population form
+
+    Exact: computed in float64 from the histogram of the 256 pixel values. A channel that is constant
+    has std 1, so that it normalises to zero instead of dividing by it.
+
+    Shapes: images (N, C, H, W) uint8, N >= 1; mean and std (C,) float64.
+    """
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    for start in range(0, len(images), 1000):  # bincount widens to int64; blocks keep that small
+        for channel, count in enumerate(counts):
+            count += np.bincount(images[start : start + 1000, channel].ravel(), minlength=256)
+    share = counts / counts.sum(axis=1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = share @ values
+    variance = (share * (values - mean[:, None]) ** 2).sum(axis=1)
+    constant = (counts > 0).sum(axis=1) == 1
+    return mean, np.where(constant, 1.0, np.sqrt(variance))

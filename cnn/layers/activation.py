@@ -1,0 +1,197 @@
+"""Activations: functions of one number at a time, and Softmax over the channels."""
+
+from cnn.backend import operations
+from cnn.errors import ConfigError
+from cnn.layers.layer import Layer
+
+
+class ReLU(Layer):
+    """Lets positive values pass.
+
+        y = max(x, 0)                  dx = dy where x > 0, else 0
+
+    At x = 0, where the derivative does not exist, 0 is used, as in PyTorch.
+
+    Shapes
+    ------
+    x, y, dx, dy : any, the same
+
+    References
+    ----------
+    Nair, Hinton, "Rectified linear units improve restricted Boltzmann machines", ICML 2010.
+    """
+
+    def forward(self, x, training=False):
+        x = self._receive(x)
+        return self._keep(operations().relu_forward(x), x)
+
+    def backward(self, dy):
+        ops, dy, x = self._saved(dy)
+        return ops.relu_backward(dy, x)
+
+
+class LeakyReLU(Layer):
+    """Lets positive values pass and a fraction of the negative ones.
+
+        y = x where x > 0, else negative_slope * x
+        dx = dy where x > 0, else negative_slope * dy
+
+    Parameters
+    ----------
+    negative_slope : float
+
+    Shapes
+    ------
+    x, y, dx, dy : any, the same
+
+    References
+    ----------
+    Maas, Hannun, Ng, "Rectifier nonlinearities improve neural network acoustic models", ICML 2013.
+    """
+
+    def __init__(self, negative_slope: float = 0.01):
+        self.negative_slope = float(negative_slope)
+
+    def forward(self, x, training=False):
+        x = self._receive(x)
+        return self._keep(operations().leaky_relu_forward(x, self.negative_slope), x)
+
+    def backward(self, dy):
+        ops, dy, x = self._saved(dy)
+        return ops.leaky_relu_backward(dy, x, self.negative_slope)
+
+    def _describe(self):
+        return f"{self.negative_slope:g}"
+
+
+class Sigmoid(Layer):
+    """Squeezes values into (0, 1).
+
+        y = 1 / (1 + exp(-x))
+        dy/dx = exp(-x) / (1 + exp(-x))^2 = y (1 - y),          dx = dy * y * (1 - y)
+
+    Shapes
+    ------
+    x, y, dx, dy : any, the same
+    """
+
+    def forward(self, x, training=False):
+        y = operations().sigmoid_forward(self._receive(x))
+        return self._keep(y, y)
+
+    def backward(self, dy):
+        ops, dy, y = self._saved(dy)
+        return ops.sigmoid_backward(dy, y)
+
+
+class Tanh(Layer):
+    """Squeezes values into (-1, 1).
+
+        y = tanh(x)                    dx = dy * (1 - y^2)
+
+    Shapes
+    ------
+    x, y, dx, dy : any, the same
+
+    References
+    ----------
+    LeCun, Bottou, Orr, Mueller, "Efficient BackProp", 1998, section 4.4.
+    """
+
+    def forward(self, x, training=False):
+        y = operations().tanh_forward(self._receive(x))
+        return self._keep(y, y)
+
+    def backward(self, dy):
+        ops, dy, y = self._saved(dy)
+        return ops.tanh_backward(dy, y)
+
+
+class SiLU(Layer):
+    """A smooth ReLU (also called swish): the value times its sigmoid.
+
+        y = x * s,  s = 1 / (1 + exp(-x))
+        dx = dy * (s + x * s * (1 - s)) = dy * s * (1 + x * (1 - s))
+
+    Shapes
+    ------
+    x, y, dx, dy : any, the same
+
+    References
+    ----------
+    Hendrycks, Gimpel, arXiv:1606.08415; Ramachandran, Zoph, Le, arXiv:1710.05941.
+    """
+
+    def forward(self, x, training=False):
+        x = self._receive(x)
+        return self._keep(operations().silu_forward(x), x)
+
+    def backward(self, dy):
+        ops, dy, x = self._saved(dy)
+        return ops.silu_backward(dy, x)
+
+
+class GELU(Layer):
+    """A smooth ReLU: the value times the probability that a normal variable lies below it.
+
+        y = x * Phi(x),   Phi(x) = (1 + erf(x / sqrt 2)) / 2
+        dx = dy * (Phi(x) + x * phi(x)),   phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
+
+    With ``approximate="tanh"``, Phi(x) = (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2, and its derivative.
+
+    Parameters
+    ----------
+    approximate : "none" or "tanh"
+
+    Shapes
+    ------
+    x, y, dx, dy : any, the same
+
+    References
+    ----------
+    Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
+    """
+
+    def __init__(self, approximate: str = "none"):
+        if approximate not in ("none", "tanh"):
+            raise ConfigError(f'GELU approximate: expected "none" or "tanh", found {approximate!r}')
+        self.approximate = approximate
+
+    def forward(self, x, training=False):
+        x = self._receive(x)
+        return self._keep(operations().gelu_forward(x, self.approximate == "tanh"), x)
+
+    def backward(self, dy):
+        ops, dy, x = self._saved(dy)
+        return ops.gelu_backward(dy, x, self.approximate == "tanh")
+
+
+class Softmax(Layer):
+    """Turns scores into probabilities over the channels (axis 1).
+
+        S_i = exp(x_i - m) / sum over k of exp(x_k - m),     m = max over k of x_k (it cancels)
+
+    Backward, with the Jacobian of softmax. For i = j the quotient rule gives S_i - S_i^2, for i != j it
+    gives -S_i S_j; together dS_i/dx_j = S_i (delta_ij - S_j), hence
+
+        dx_j = sum over i of dy_i S_i (delta_ij - S_j) = S_j * (dy_j - sum over i of dy_i S_i)
+
+    Feeding it the gradient of the cross-entropy, dy_i = -t_i / S_i, gives dx_j = S_j * sum(t) - t_j: that
+    is p - y, which SoftmaxCrossEntropy computes in one step.
+
+    Shapes
+    ------
+    x, y, dx, dy : (N, C) or (N, C, H, W)
+
+    References
+    ----------
+    Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
+    """
+
+    def forward(self, x, training=False):
+        y = operations().softmax_forward(self._receive(x))
+        return self._keep(y, y)
+
+    def backward(self, dy):
+        ops, dy, y = self._saved(dy)
+        return ops.softmax_backward(dy, y)

@@ -1,0 +1,173 @@
+"""The contract that every layer keeps."""
+
+import numpy as np
+
+from cnn.backend import operations
+from cnn.errors import ShapeError
+
+_AXES = {"NCHW": 4, "NF": 2}
+
+
+class Layer:
+    """A differentiable function with parameters.
+
+        y = f(x; parameters)
+        backward(dy) returns dx = (df/dx)^T dy and adds (df/dparameter)^T dy to each Parameter.grad
+
+    ``build`` runs once, infers channel or feature counts and checks shapes before any data is read.
+    ``forward`` keeps what backward needs; ``backward`` leaves that alone, so one forward serves many
+    backwards. Arrays are (N, C, H, W) or (N, F), any memory layout, float32 or float64; what comes back
+    becomes NumPy through ``np.asarray``.
+
+    Errors
+    ------
+    ShapeError (a ValueError) : an array or shape that the layer cannot take.
+    RuntimeError : ``forward`` before ``build``, or ``backward`` before ``forward``.
+    """
+
+    #: Set by the network: where the layer stands, for example ``"3.body.0"``.
+    name = ""
+    #: Axes of the input: "NCHW", "NF" or "any".
+    axes = "any"
+
+    input_shape = None
+    output_shape = None
+    _cache = None
+
+    # -- what a new layer writes ---------------------------------------------------------------
+
+    def _build(self, input_shape, rng, dtype):
+        """Create parameters; return the output shape."""
+        return input_shape
+
+    def forward(self, x, training=False):
+        """Return y of shape (N, *output_shape)."""
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def backward(self, dy):
+        """Return dx for the last forward; add to the gradients of the parameters."""
+        raise TypeError(f"{type(self).__name__} defines no backward")
+
+    def parameters(self):
+        """Return the trainable parameters in a fixed order."""
+        return []
+
+    def buffers(self):
+        """Return the arrays that are state but are not trained, by name; they are updated in place."""
+        return {}
+
+    def children(self):
+        """Return (name, layer) of the layers inside."""
+        return []
+
+    def macs(self):
+        """Return the multiply-adds of one image's forward pass."""
+        return sum(layer.macs() for _, layer in self.children())
+
+    # -- what every layer shares ---------------------------------------------------------------
+
+    @property
+    def built(self):
+        """Whether ``build`` has run."""
+        return self.output_shape is not None
+
+    @property
+    def label(self):
+        """The layer for an error message: its type, and its place once a network has given it one."""
+        return f"{type(self).__name__} (layer {self.name})" if self.name else type(self).__name__
+
+    def build(self, input_shape, rng=None, dtype=np.float32):
+        """Create the parameters for inputs of ``input_shape`` (without the batch axis).
+
+        ``rng=None`` stands for ``np.random.default_rng(0)``. Returns the output shape. Raises ShapeError
+        when the shape does not fit.
+        """
+        input_shape = tuple(int(size) for size in input_shape)
+        wanted = _AXES.get(self.axes)
+        if wanted is not None and len(input_shape) != wanted - 1:
+            raise ShapeError(
+                f"{self.label}: expected an input of shape ({', '.join(self.axes[1:])}), found {input_shape}"
+                + (". Put Flatten() before it." if self.axes == "NF" else "")
+            )
+        if min(input_shape, default=0) < 1:
+            raise ShapeError(f"{self.label}: expected sizes of at least 1, found {input_shape}")
+        dtype = np.dtype(dtype)
+        if dtype not in (np.float32, np.float64):
+            raise ShapeError(f"{self.label}: expected dtype float32 or float64, found {dtype}")
+        self._forget()
+        try:
+            output_shape = self._build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
+        except ShapeError as error:
+            known = self.label in str(error) or any(child.label in str(error) for _, child in self.children())
+            if known or type(self).__name__ in str(error):
+                raise
+            raise ShapeError(f"{self.label}: {error}, input shape {input_shape}") from None
+        self.input_shape, self.output_shape = input_shape, output_shape
+        return output_shape
+
+    def _forget(self):
+        """Drop what forward kept."""
+        self._cache = None
+        for _, layer in self.children():
+            layer._forget()
+
+    def zero_grad(self):
+        """Set the gradients of all parameters to zero."""
+        for parameter in self.parameters():
+            parameter.grad[...] = 0
+
+    def _receive(self, x):
+        """Check the input of forward; bring it to the dtype of the parameters, if there are any."""
+        parameters = self.parameters()
+        if not self.built and (parameters or self._needs_build()):
+            raise RuntimeError(f"{self.label}: forward was called before build(input_shape)")
+        if not hasattr(x, "dtype"):
+            x = np.asarray(x)
+        dtype = parameters[0].dtype if parameters else x.dtype
+        if dtype not in (np.float32, np.float64):
+            dtype = np.dtype(np.float32)
+        if x.dtype != dtype:
+            x = np.asarray(x).astype(dtype)
+        wanted = _AXES.get(self.axes)
+        if (wanted is not None and x.ndim != wanted) or x.ndim < 2:
+            axes = ", ".join(self.axes) if wanted else "N, F, ..."
+            raise ShapeError(f"{self.label}: expected an input with axes ({axes}), found shape {x.shape}")
+        if x.shape[0] < 1:
+            raise ShapeError(f"{self.label}: expected at least one image, found shape {x.shape}")
+        if parameters and x.shape[1] != self.input_shape[0]:
+            what = "features" if x.ndim == 2 else "channels"
+            raise ShapeError(
+                f"{self.label}: built for {self.input_shape[0]} {what}, found an input of shape {x.shape}"
+            )
+        return x
+
+    def _needs_build(self):
+        """Whether forward is impossible before build, although there are no parameters."""
+        return False
+
+    def _keep(self, y, *values):
+        """Remember the operations in use, the shape and dtype of y, and ``values`` for backward; return y."""
+        self._cache = (operations(), y.shape, y.dtype, *values)
+        return y
+
+    def _saved(self, dy):
+        """Return (operations, dy, *values) of the last forward, dy being checked."""
+        if self._cache is None:
+            raise RuntimeError(f"{self.label}: backward was called before forward")
+        ops, shape, dtype, *values = self._cache
+        if not hasattr(dy, "dtype"):
+            dy = np.asarray(dy)
+        if tuple(dy.shape) != tuple(shape):
+            raise ShapeError(
+                f"{self.label}: backward expected dy of shape {tuple(shape)}, found {tuple(dy.shape)}"
+            )
+        if dy.dtype != dtype:
+            dy = np.asarray(dy).astype(dtype)
+        return ops, dy, *values
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self._describe()})"
+
+    def _describe(self):
+        """Return the constructor arguments in short, for repr and summary."""
+        return ""

@@ -1,0 +1,172 @@
+"""Losses: how wrong the network is, and the gradient that starts the backward pass."""
+
+import numpy as np
+
+from cnn.backend import operations
+from cnn.errors import ConfigError, DataError, ShapeError
+
+
+class SoftmaxCrossEntropy:
+    """Softmax and cross-entropy in one: the end of a classifier.
+
+        p_i = exp(z_i) / sum over k of exp(z_k),      L = - sum over k of y_k log p_k
+
+    Backward. The Jacobian of softmax is dp_k/dz_i = p_k (delta_ki - p_i). With dL/dp_k = -y_k / p_k,
+
+        dL/dz_i = sum over k of (-y_k / p_k) * p_k (delta_ki - p_i)
+                = -y_i + p_i * sum over k of y_k
+                = p_i - y_i                               when the y_k sum to one
+
+    For p = [0.1, 0.2, 0.25, 0.4, 0.05] and y = [0, 0, 1, 0, 0] that is [0.1, 0.2, -0.75, 0.4, 0.05]: every
+    class is pushed down by the probability it got, and the right class up by what it lacks.
+
+    Neither step divides by p or takes the logarithm of p, so logits of +-1000 give the exact loss and
+    gradient: log p_i = z_i - max z - log sum exp(z - max z).
+
+    Parameters
+    ----------
+    label_smoothing : float, 0 to 1
+        Mixes the target with the uniform distribution: y becomes (1 - s) y + s / C.
+    class_weight : C numbers or None
+        Multiplies y_k in the loss. With class indices, "mean" then divides by the sum of the weights of the
+        labels, as in PyTorch.
+    reduction : "mean" or "sum"
+        Over the images. "mean" puts the factor 1/N into the loss and hence into the gradient.
+
+    Shapes
+    ------
+    logits : (N, C);  targets : (N,) class indices, or (N, C) rows, which need not sum to one
+
+    Errors
+    ------
+    DataError : a label outside 0..C-1.  ShapeError : shapes that do not fit.
+
+    References
+    ----------
+    Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
+    Szegedy et al., "Rethinking the Inception architecture", arXiv:1512.00567 (label smoothing).
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, class_weight=None, reduction: str = "mean"):
+        if not 0 <= label_smoothing <= 1:
+            raise ConfigError(f"label_smoothing: expected a number from 0 to 1, found {label_smoothing!r}")
+        self.label_smoothing = float(label_smoothing)
+        self.class_weight = None if class_weight is None else np.asarray(class_weight, np.float64)
+        self.reduction = _check_reduction(reduction)
+        self._cache = None
+
+    def forward(self, logits, targets):
+        """Return the loss, a Python float."""
+        self._cache = None
+        logits = _as_float(logits, "SoftmaxCrossEntropy")
+        rows, indices = _target_rows(targets, logits.shape, logits.dtype, "SoftmaxCrossEntropy")
+        classes = logits.shape[1]
+        rows = rows * (1 - self.label_smoothing) + self.label_smoothing / classes
+        divisor = logits.shape[0]
+        if self.class_weight is not None:
+            if self.class_weight.shape != (classes,):
+                raise ShapeError(
+                    f"class_weight: expected {classes} numbers, found shape {self.class_weight.shape}"
+                )
+            rows = rows * self.class_weight
+            if indices is not None:
+                divisor = self.class_weight[indices].sum()
+        factor = 1 / divisor if self.reduction == "mean" else 1.0
+        rows = rows.astype(logits.dtype)
+        losses, probabilities = operations().softmax_cross_entropy_forward(logits, rows)
+        self._cache = operations(), probabilities, rows, factor
+        return float(np.asarray(losses, np.float64).sum() * factor)
+
+    def backward(self):
+        """Return dlogits (N, C) of the last forward: (p * sum(y) - y) / N."""
+        ops, probabilities, rows, factor = _saved(self._cache, "SoftmaxCrossEntropy")
+        return ops.softmax_cross_entropy_backward(probabilities, rows, factor)
+
+    @property
+    def probabilities(self):
+        """The softmax of the last forward's logits, (N, C)."""
+        return _saved(self._cache, "SoftmaxCrossEntropy")[1]
+
+
+class CrossEntropy:
+    """Cross-entropy of probabilities, for a network that ends with Softmax.
+
+        L = - sum over k of y_k log p_k            dL/dp_k = -y_k / p_k
+
+    Softmax and CrossEntropy together are SoftmaxCrossEntropy, and give the same p - y; but p may round to 0,
+    where the logarithm is infinite. Train with SoftmaxCrossEntropy; read this one.
+
+    Parameters
+    ----------
+    reduction : "mean" or "sum"
+        Over the images.
+
+    Shapes
+    ------
+    probabilities : (N, C);  targets : (N,) class indices, or (N, C) rows
+
+    References
+    ----------
+    Good, "Rational decisions", Journal of the Royal Statistical Society B, 1952.
+    """
+
+    def __init__(self, reduction: str = "mean"):
+        self.reduction = _check_reduction(reduction)
+        self._cache = None
+
+    def forward(self, probabilities, targets):
+        """Return the loss, a Python float."""
+        p = _as_float(probabilities, "CrossEntropy")
+        rows, _ = _target_rows(targets, p.shape, p.dtype, "CrossEntropy")
+        factor = 1 / p.shape[0] if self.reduction == "mean" else 1.0
+        with np.errstate(divide="ignore"):
+            # 0 log 0 is 0: a class that is not the target does not count, however improbable
+            losses = np.where(rows == 0, p * 0, -rows * np.log(p))
+        self._cache = p, rows, factor
+        return float(losses.sum(dtype=np.float64) * factor)
+
+    def backward(self):
+        """Return dprobabilities (N, C) of the last forward: -y / p / N."""
+        p, rows, factor = _saved(self._cache, "CrossEntropy")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(rows == 0, 0, -rows / p * factor).astype(p.dtype)
+
+
+def _check_reduction(reduction):
+    if reduction not in ("mean", "sum"):
+        raise ConfigError(f'reduction: expected "mean" or "sum", found {reduction!r}')
+    return reduction
+
+
+def _saved(cache, kind):
+    if cache is None:
+        raise RuntimeError(f"{kind}: backward was called before forward")
+    return cache
+
+
+def _as_float(values, kind):
+    """Return the network's output as a NumPy array (N, C)."""
+    values = np.asarray(values)
+    if values.ndim != 2 or values.shape[0] < 1:
+        raise ShapeError(f"{kind}: expected an input with axes (N, C), found shape {values.shape}")
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
+
+
+def _target_rows(targets, shape, dtype, kind):
+    """Return (rows (N, C), class indices or None) of targets in either form."""
+    targets = np.asarray(targets)
+    if targets.shape == tuple(shape) and targets.ndim != 1:
+        return targets.astype(dtype), None
+    if targets.shape != (shape[0],):
+        raise ShapeError(
+            f"{kind}: expected targets of shape ({shape[0]},) or {tuple(shape)}, found {targets.shape}"
+        )
+    if targets.dtype.kind not in "iu":
+        raise ShapeError(f"{kind}: expected integer class indices, found dtype {targets.dtype}")
+    outside = np.flatnonzero((targets < 0) | (targets >= shape[1]))
+    if outside.size:
+        first = outside[0]
+        raise DataError(
+            f"{kind}: expected labels from 0 to {shape[1] - 1}, found {targets[first]} at image {first}"
+        )
+    return np.eye(shape[1], dtype=dtype)[targets], targets

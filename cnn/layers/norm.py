@@ -1,0 +1,150 @@
+"""Batch normalisation."""
+
+import numpy as np
+
+from cnn.backend import operations
+from cnn.errors import ConfigError, ShapeError
+from cnn.layers.layer import Layer
+from cnn.layers.parameter import Parameter
+
+
+class _BatchNorm(Layer):
+    """Both batch normalisations: they differ in the axes of their input."""
+
+    def __init__(self, eps=1e-5, momentum=0.1, affine=True):
+        kind = type(self).__name__
+        if not eps > 0:
+            raise ConfigError(f"{kind} eps: expected a number above 0, found {eps!r}")
+        if not 0 <= momentum <= 1:
+            raise ConfigError(f"{kind} momentum: expected a number from 0 to 1, found {momentum!r}")
+        self.eps, self.momentum, self.affine = float(eps), float(momentum), affine
+        self.weight = self.bias = self.running_mean = self.running_var = None
+
+    def _build(self, input_shape, rng, dtype):
+        channels = input_shape[0]
+        self.running_mean, self.running_var = np.zeros(channels, dtype), np.ones(channels, dtype)
+        if self.affine:
+            self.weight = Parameter("weight", np.ones(channels, dtype), decay=False)
+            self.bias = Parameter("bias", np.zeros(channels, dtype), decay=False)
+        return input_shape
+
+    def _needs_build(self):
+        return True
+
+    def forward(self, x, training=False):
+        x, ops = self._receive(x), operations()
+        if training:
+            count = x.shape[0] * int(np.prod(x.shape[2:]))
+            if count < 2:
+                raise ShapeError(
+                    f"{self.label}: expected more than one value per channel in training, "
+                    f"found shape {x.shape}"
+                )
+            mean, var = ops.batch_norm_statistics(x)
+            self._update_running(mean, var * (count / (count - 1)))
+        else:
+            mean, var = self.running_mean, self.running_var
+        # in float64: a rounded 1/sqrt would be a third of the whole layer's float32 error
+        rstd = (1 / np.sqrt(var.astype(np.float64) + self.eps)).astype(x.dtype)
+        mean = mean.astype(x.dtype)  # a copy, which a later forward does not change
+        weight, bias = (self.weight.data, self.bias.data) if self.affine else (None, None)
+        return self._keep(ops.batch_norm_forward(x, mean, rstd, weight, bias), x, mean, rstd, training)
+
+    def _update_running(self, mean, var):
+        """Move the running statistics a step of ``momentum`` towards this batch's."""
+        for running, batch in ((self.running_mean, mean), (self.running_var, var)):
+            running += (self.momentum * (batch - running)).astype(running.dtype)
+
+    def backward(self, dy):
+        ops, dy, x, mean, rstd, training = self._saved(dy)
+        weight = self.weight.data if self.affine else None
+        dweight, dbias = (self.weight.grad, self.bias.grad) if self.affine else (None, None)
+        return ops.batch_norm_backward(dy, x, mean, rstd, weight, dweight, dbias, training)
+
+    def parameters(self):
+        return [self.weight, self.bias] if self.affine and self.weight else []
+
+    def buffers(self):
+        return {"running_mean": self.running_mean, "running_var": self.running_var} if self.built else {}
+
+    def _describe(self):
+        return f"eps={self.eps:g}, momentum={self.momentum:g}"
+
+
+class BatchNorm2d(_BatchNorm):
+    """Gives each channel mean 0 and variance 1 over the batch, then a learned scale and shift.
+
+        xhat[n,c,i,j] = (x[n,c,i,j] - mean[c]) * rstd[c],     rstd[c] = 1 / sqrt(var[c] + eps)
+        y[n,c,i,j]    = weight[c] * xhat[n,c,i,j] + bias[c]
+
+    In training, mean and var are those of the M = N*H*W values of channel c in this batch (var divides by
+    M), and the running statistics move by ``momentum`` towards them, var there divided by M - 1, as in
+    PyTorch. In evaluation the running statistics take their place.
+
+    Backward, for one channel, with g = dy * weight. x acts on y in three ways: directly, through the mean,
+    and through the variance:
+
+        dL/dxhat_k = g_k
+        dL/dvar    = sum_k g_k (x_k - mean) * (-1/2) rstd^3
+        dL/dmean   = -rstd * sum_k g_k                    (d var/d mean = 0, as sum_k (x_k - mean) = 0)
+        dx_k = g_k rstd + dL/dmean / M + dL/dvar * 2 (x_k - mean) / M
+             = rstd * (g_k - 1/M sum_m g_m - xhat_k * 1/M sum_m g_m xhat_m)
+
+        dweight[c] += sum over n,i,j of dy * xhat,        dbias[c] += sum over n,i,j of dy
+
+    In evaluation mean and var are constants, and dx = rstd * g.
+
+    Parameters
+    ----------
+    eps : float
+        Added to the variance; in units of x squared.
+    momentum : float, 0 to 1
+        Weight of the new batch in the running statistics.
+    affine : bool
+        Whether weight and bias exist. They start at 1 and 0; weight decay leaves them alone by default.
+
+    Shapes
+    ------
+    x, y, dx, dy : (N, C, H, W);  weight, bias, running_mean, running_var : (C,)
+
+    Errors
+    ------
+    ShapeError : in training, a batch with only one value per channel.
+
+    References
+    ----------
+    Ioffe, Szegedy, "Batch Normalization", arXiv:1502.03167.
+    """
+
+    axes = "NCHW"
+
+    def __init__(self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
+        super().__init__(eps, momentum, affine)
+
+
+class BatchNorm1d(_BatchNorm):
+    """BatchNorm2d for features: each feature gets mean 0 and variance 1 over the batch.
+
+        y[n,f] = weight[f] * (x[n,f] - mean[f]) / sqrt(var[f] + eps) + bias[f]
+        dx[n,f] = rstd[f] * (g[n,f] - 1/N sum_m g[m,f] - xhat[n,f] * 1/N sum_m g[m,f] xhat[m,f])
+
+    with g = dy * weight; the derivation is BatchNorm2d's with M = N.
+
+    Parameters
+    ----------
+    eps, momentum, affine
+        As in BatchNorm2d.
+
+    Shapes
+    ------
+    x, y, dx, dy : (N, F);  weight, bias, running_mean, running_var : (F,)
+
+    References
+    ----------
+    Ioffe, Szegedy, "Batch Normalization", arXiv:1502.03167.
+    """
+
+    axes = "NF"
+
+    def __init__(self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
+        super().__init__(eps, momentum, affine)

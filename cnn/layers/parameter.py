@@ -1,0 +1,93 @@
+"""Parameters, and the flat buffers in which all parameters of a network live."""
+
+import numpy as np
+
+from cnn.errors import ShapeError
+
+
+class FlatBuffer:
+    """One array of all values and one of all gradients, of which parameters are views.
+
+    One optimizer kernel call, one gradient norm and one all-reduce then serve a whole network.
+    """
+
+    def __init__(self, size, dtype):
+        self.data = np.zeros(size, dtype)
+        self.grad = np.zeros(size, dtype)
+
+
+class Parameter:
+    """A trainable array with its gradient.
+
+    Parameters
+    ----------
+    name : str
+        What the layer calls it, for example ``"weight"``.
+    data : array
+        Initial values; copied.
+    decay : bool
+        Whether weight decay applies. By default biases and normalisation parameters are left alone.
+
+    Assigning to ``data`` or ``grad`` copies into the array, so that views stay views.
+    """
+
+    def __init__(self, name, data, decay=True):
+        self.name = name
+        self.decay = decay
+        self.lr_scale = 1.0
+        self.shape, self.size, self.dtype = data.shape, data.size, data.dtype
+        self._place(FlatBuffer(data.size, data.dtype), 0, data, np.zeros_like(data))
+
+    def _place(self, buffer, start, data, grad):
+        """Move into ``buffer`` at ``start`` with these values."""
+        self.buffer, self.start, self.stop = buffer, start, start + self.size
+        self._data = buffer.data[start : self.stop].reshape(self.shape)
+        self._grad = buffer.grad[start : self.stop].reshape(self.shape)
+        self._data[...] = data
+        self._grad[...] = grad
+
+    @property
+    def data(self):
+        """The values: a view of the flat buffer."""
+        return self._data
+
+    @data.setter
+    def data(self, values):
+        self._copy(self._data, values, "data")
+
+    @property
+    def grad(self):
+        """The accumulated gradient: a view of the flat buffer."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, values):
+        self._copy(self._grad, values, "grad")
+
+    def _copy(self, target, values, what):
+        if np.shape(values) != self.shape:
+            raise ShapeError(f"{self.name}.{what}: expected shape {self.shape}, found {np.shape(values)}")
+        target[...] = values
+
+    def __repr__(self):
+        return f"Parameter({self.name!r}, shape={self.shape}, dtype={self.dtype}, decay={self.decay})"
+
+
+def flatten(parameters):
+    """Return the FlatBuffer that holds all ``parameters``; gather them into a new one if they are scattered.
+
+    Each parameter's ``start`` and ``stop`` say where it lies. Raises ShapeError when dtypes differ.
+    """
+    parameters = list(parameters)
+    dtypes = {p.dtype for p in parameters}
+    if len(dtypes) > 1:
+        raise ShapeError(f"parameters of one buffer need one dtype, found {sorted(map(str, dtypes))}")
+    buffers = {id(p.buffer): p.buffer for p in parameters}
+    if len(buffers) == 1:
+        return next(iter(buffers.values()))
+    buffer = FlatBuffer(sum(p.size for p in parameters), dtypes.pop() if dtypes else np.float32)
+    start = 0
+    for p in parameters:
+        p._place(buffer, start, p.data, p.grad)
+        start = p.stop
+    return buffer

@@ -1,0 +1,228 @@
+"""A network: a list of layers, walked forwards and backwards, with all parameters in one buffer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnn.errors import CheckpointError, ShapeError, did_you_mean
+from cnn.layers import Layer, Sequential, flatten
+
+
+class Network:
+    """A list of layers with one flat buffer of parameters and one of gradients.
+
+        forward:  x -> layer 0 -> layer 1 -> ... -> logits
+        backward: dx <- layer 0 <- layer 1 <- ... <- dlogits
+
+    Parameters
+    ----------
+    layers : list of Layer, or a Sequential
+    """
+
+    def __init__(self, layers):
+        self.body = layers if isinstance(layers, Sequential) else Sequential(layers)
+        for name, layer in self.walk():
+            layer.name = name
+
+    @property
+    def layers(self):
+        """The layers, as they were written."""
+        return self.body.layers
+
+    @property
+    def input_shape(self):
+        """(C, H, W) or (F,), known after build."""
+        return self.body.input_shape
+
+    @property
+    def output_shape(self):
+        """Shape of the output without the batch axis, known after build."""
+        return self.body.output_shape
+
+    def build(self, input_shape, rng=None, dtype=np.float32):
+        """Create all parameters for inputs of ``input_shape`` (without the batch axis).
+
+        Returns the output shape. All shapes are checked here; a ShapeError names the layer and both shapes.
+        """
+        self.body.build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
+        flatten(self.parameters())
+        return self.output_shape
+
+    def forward(self, x, training=False):
+        """Return the output for a batch ``x`` of shape (N, *input_shape)."""
+        if not self.body.built:
+            raise RuntimeError("Network: forward was called before build(input_shape)")
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise ShapeError(
+                f"Network: expected images of shape {self.input_shape}, found {tuple(x.shape[1:])}"
+            )
+        self.body._forget()  # last step's activations make room for this step's
+        return self.body.forward(x, training)
+
+    def backward(self, dy):
+        """Return dx for the last forward; add to the gradients of all parameters."""
+        return self.body.backward(dy)
+
+    def predict(self, x, batch_size=256):
+        """Return the output in evaluation mode as a NumPy array, computed batch by batch; keeps nothing."""
+        parts = [np.asarray(self.forward(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+        self.body._forget()
+        return np.concatenate(parts) if parts else np.empty((0, *self.output_shape), np.float32)
+
+    def parameters(self):
+        """Return all parameters, in the order of the layers."""
+        return self.body.parameters()
+
+    @property
+    def data(self):
+        """All parameters as one array: what ``parameters()`` returns are views of it."""
+        return self._flat("data")
+
+    @property
+    def grad(self):
+        """All gradients as one array."""
+        return self._flat("grad")
+
+    def _flat(self, what):
+        parameters = self.parameters()
+        buffer = flatten(parameters)
+        start = parameters[0].start if parameters else 0
+        return getattr(buffer, what)[start : parameters[-1].stop if parameters else 0]
+
+    def zero_grad(self):
+        """Set all gradients to zero."""
+        self.grad[...] = 0
+
+    def walk(self):
+        """Iterate over (name, layer), each container before what it holds; a name is like "3.body.0"."""
+        yield from _walk(self.body, "")
+
+    def state(self):
+        """Return every parameter and buffer by name, for example "0.weight"; the arrays are live views."""
+        entries = {}
+        for name, layer in self.walk():
+            if not layer.children():
+                entries.update({f"{name}.{p.name}": p.data for p in layer.parameters()})
+                entries.update({f"{name}.{key}": array for key, array in layer.buffers().items()})
+        return entries
+
+    def load_state(self, entries):
+        """Copy values into the entries of ``state()``; names and shapes must agree exactly.
+
+        Raises CheckpointError that names the first entry that does not fit; then nothing is changed.
+        """
+        own = self.state()
+        for name in own:
+            if name not in entries:
+                raise CheckpointError(f'the checkpoint lacks "{name}".{did_you_mean(name, entries)}')
+        for name, array in entries.items():
+            if name not in own:
+                raise CheckpointError(f'the network has no entry "{name}".{did_you_mean(name, own)}')
+            if array.shape != own[name].shape:
+                raise CheckpointError(f'"{name}": expected shape {own[name].shape}, found {array.shape}')
+        for name, array in entries.items():
+            own[name][...] = array
+
+    def summary(self, batch_size=1):
+        """Return a table of the layers: shapes, parameters, multiply-adds and activation memory."""
+        if not self.body.built:
+            raise RuntimeError("Network: summary needs build(input_shape) first")
+        itemsize = self.parameters()[0].dtype.itemsize if self.parameters() else 4
+        rows = []
+        for name, layer in self.walk():
+            leaf = not layer.children()
+            rows.append(
+                SummaryRow(
+                    name,
+                    type(layer).__name__,
+                    layer.output_shape,
+                    sum(p.size for p in layer.parameters()),
+                    layer.macs() * batch_size,
+                    int(np.prod(layer.output_shape)) * itemsize * batch_size if leaf else 0,
+                    leaf,
+                )
+            )
+        return Summary(self.input_shape, batch_size, rows)
+
+    def __repr__(self):
+        return f"Network([{self.body._describe()}])"
+
+
+def _walk(container, prefix):
+    for name, layer in container.children():
+        yield prefix + name, layer
+        if isinstance(layer, Layer):
+            yield from _walk(layer, f"{prefix}{name}.")
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One line of the table; macs and activation_bytes are those of a whole batch."""
+
+    name: str
+    type: str
+    output_shape: tuple
+    parameters: int
+    macs: int
+    activation_bytes: int
+    leaf: bool
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The layers of a network in numbers; ``str()`` gives a table."""
+
+    input_shape: tuple
+    batch_size: int
+    rows: list
+
+    def _total(self, what):
+        return sum(getattr(row, what) for row in self.rows if row.leaf)
+
+    @property
+    def parameters(self):
+        """Number of trainable values."""
+        return self._total("parameters")
+
+    @property
+    def macs(self):
+        """Multiply-adds of one forward pass of the batch."""
+        return self._total("macs")
+
+    @property
+    def activation_bytes(self):
+        """Bytes of all outputs of the batch, which training keeps for backward."""
+        return self._total("activation_bytes")
+
+    def __str__(self):
+        header = ("layer", "type", "output", "parameters", "MACs", "activations")
+        body = [
+            (
+                row.name,
+                row.type,
+                " x ".join(map(str, row.output_shape)),
+                f"{row.parameters:,}",
+                f"{row.macs:,}",
+                _bytes(row.activation_bytes) if row.leaf else "",
+            )
+            for row in self.rows
+        ]
+        total = ("total", "", "", f"{self.parameters:,}", f"{self.macs:,}", _bytes(self.activation_bytes))
+        widths = [max(len(line[i]) for line in (header, *body, total)) for i in range(len(header))]
+
+        def line(cells):
+            left = [cell.ljust(width) for cell, width in zip(cells[:3], widths[:3], strict=True)]
+            right = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
+            return "  ".join(left + right).rstrip()
+
+        rule = "-" * len(line(header))
+        title = f"input {' x '.join(map(str, self.input_shape))}, batch of {self.batch_size}"
+        return "\n".join([title, line(header), rule, *map(line, body), rule, line(total)])
+
+
+def _bytes(count):
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.1f} {unit}" if unit != "B" else f"{count} B"
+        count /= 1024
+    return f"{count:.1f} GiB"

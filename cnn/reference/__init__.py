@@ -1,0 +1,94 @@
+"""Every operation in plain NumPy, written to be read.
+
+These functions are the derivations turned into array expressions, and the oracle of the Numba kernels:
+the two share names and signatures but no code. Arrays are (N, C, H, W) or (N, F); ``stride``,
+``dilation`` and ``kernel_size`` are (height, width); ``padding`` is ((top, bottom), (left, right)).
+"""
+
+from cnn.reference.activation import (
+    gelu_backward,
+    gelu_forward,
+    leaky_relu_backward,
+    leaky_relu_forward,
+    relu_backward,
+    relu_forward,
+    sigmoid_backward,
+    sigmoid_forward,
+    silu_backward,
+    silu_forward,
+    softmax_backward,
+    softmax_forward,
+    tanh_backward,
+    tanh_forward,
+)
+from cnn.reference.conv import (
+    add_channel,
+    channel_sum,
+    conv2d_backward_input,
+    conv2d_backward_weight,
+    conv2d_forward,
+)
+from cnn.reference.elementwise import add, concat, dropout, flatten, scale, split, unflatten
+from cnn.reference.linear import linear_backward_input, linear_backward_weight, linear_forward
+from cnn.reference.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
+from cnn.reference.norm import batch_norm_backward, batch_norm_forward, batch_norm_statistics
+from cnn.reference.pool import (
+    avg_pool2d_backward,
+    avg_pool2d_forward,
+    global_avg_pool_backward,
+    global_avg_pool_forward,
+    global_max_pool_backward,
+    global_max_pool_forward,
+    max_pool2d_backward,
+    max_pool2d_forward,
+)
+from cnn.reference.update import adam_update, rmsprop_update, sgd_update, squared_norm
+
+__all__ = [
+    "adam_update",
+    "add",
+    "add_channel",
+    "avg_pool2d_backward",
+    "avg_pool2d_forward",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_statistics",
+    "channel_sum",
+    "concat",
+    "conv2d_backward_input",
+    "conv2d_backward_weight",
+    "conv2d_forward",
+    "dropout",
+    "flatten",
+    "gelu_backward",
+    "gelu_forward",
+    "global_avg_pool_backward",
+    "global_avg_pool_forward",
+    "global_max_pool_backward",
+    "global_max_pool_forward",
+    "leaky_relu_backward",
+    "leaky_relu_forward",
+    "linear_backward_input",
+    "linear_backward_weight",
+    "linear_forward",
+    "max_pool2d_backward",
+    "max_pool2d_forward",
+    "relu_backward",
+    "relu_forward",
+    "rmsprop_update",
+    "scale",
+    "sgd_update",
+    "sigmoid_backward",
+    "sigmoid_forward",
+    "silu_backward",
+    "silu_forward",
+    "softmax_backward",
+    "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_forward",
+    "softmax_forward",
+    "split",
+    "squared_norm",
+    "tanh_backward",
+    "tanh_forward",
+    "unflatten",
+]

@@ -1,0 +1,157 @@
+"""Learning-rate schedules: the rate of a step as a pure function of its number, so a resume needs no state.
+
+    schedule = make_schedule("cosine", lr=0.1, total_steps=1000, warmup_steps=50)
+    optimizer.lr = schedule(step)          # step = 0, 1, 2, ... before the step is taken
+
+With w warm-up steps the rate climbs evenly to the schedule's first value f:  f * (step + 1) / (w + 1) for
+step < w. Then the schedule runs over the remaining T = total_steps - w steps, t = step - w; past the end it
+keeps its last value. ``step`` alone counts its milestones from the start of the run, warm-up included.
+
+References
+----------
+Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", arXiv:1608.03983 (cosine).
+Smith, Topin, "Super-Convergence", arXiv:1708.07120 (one_cycle).
+Goyal et al., "Accurate, Large Minibatch SGD", arXiv:1706.02677 (warm-up).
+"""
+
+import inspect
+import math
+import numbers
+
+from cnn.errors import ConfigError, did_you_mean
+
+
+def constant(t, steps, lr):
+    """lr"""
+    return lr
+
+
+def step(t, steps, lr, *, milestones=None, step_size=None, gamma=0.1):
+    """lr * gamma^(number of milestones at or before t); ``step_size`` stands for one every so often."""
+    if step_size is not None:
+        passed = t // step_size
+    else:
+        passed = sum(t >= milestone for milestone in milestones)
+    return lr * gamma ** int(passed)
+
+
+def cosine(t, steps, lr, *, min_lr=0.0):
+    """min_lr + (lr - min_lr) * (1 + cos(pi * t / T)) / 2"""
+    return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * t / steps)) / 2
+
+
+def linear(t, steps, lr, *, min_lr=0.0):
+    """lr + (min_lr - lr) * t / T"""
+    return lr + (min_lr - lr) * t / steps
+
+
+def one_cycle(t, steps, lr, *, peak=0.3, start_factor=0.04, final_factor=4e-6, shape="cosine"):
+    """lr * start_factor, up to lr at step peak * T - 1, down to lr * final_factor at step T - 1.
+
+    ``shape`` of both flanks is "cosine" or "linear". The defaults are PyTorch's.
+    """
+    top, last = peak * steps - 1, steps - 1
+    if t <= top:
+        begin, end, part = start_factor * lr, lr, t / top if top > 0 else 1.0
+    else:
+        begin, end, part = lr, final_factor * lr, min(1.0, (t - top) / (last - top) if last > top else 1.0)
+    if shape == "cosine":
+        part = (1 - math.cos(math.pi * part)) / 2
+    return begin + (end - begin) * part
+
+
+SCHEDULES = {f.__name__: f for f in (constant, step, cosine, linear, one_cycle)}
+
+
+def schedule_options(type):
+    """Return the options that the schedule called ``type`` takes: name -> default."""
+    if type not in SCHEDULES:
+        hint = did_you_mean(type, SCHEDULES)
+        raise ConfigError(f"schedule: expected one of {', '.join(SCHEDULES)}; found {type!r}.{hint}")
+    signature = inspect.signature(SCHEDULES[type])
+    return {n: p.default for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def make_schedule(type, lr, total_steps, steps_per_epoch=1, warmup_steps=0, **options):
+    """Return a pure function step -> learning rate.
+
+    Parameters
+    ----------
+    type : str
+        "constant", "step", "cosine", "linear" or "one_cycle".
+    lr : float
+        The highest rate.
+    total_steps : int
+        Steps of the whole run, at least 1.
+    steps_per_epoch : int
+        Turns the ``milestones`` and ``step_size`` of "step", given in epochs, into steps.
+    warmup_steps : int
+        At least 0 and below ``total_steps``.
+    **options
+        step: ``milestones`` (list of epochs) or ``step_size`` (epochs), ``gamma`` 0.1.
+        cosine, linear: ``min_lr`` 0. one_cycle: ``peak`` 0.3 (fraction of the run), ``start_factor`` 0.04 and
+        ``final_factor`` 4e-6 (of lr), ``shape`` "cosine" or "linear".
+
+    Raises
+    ------
+    ConfigError
+        For an unknown type or option, or a value out of range.
+    """
+    known = schedule_options(type)
+    for name in options:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ConfigError(f'schedule "{type}": unknown option "{name}".{hint}')
+    _check_whole("total_steps", total_steps, 1)
+    _check_whole("steps_per_epoch", steps_per_epoch, 1)
+    _check_whole("warmup_steps", warmup_steps, 0)
+    if warmup_steps >= total_steps:
+        raise ConfigError(f"schedule: warmup_steps: expected fewer than {total_steps}, found {warmup_steps}")
+    options = _checked(type, options, lr, steps_per_epoch)
+    function = SCHEDULES[type]
+    # milestones are moments of the run, so only "step" counts the warm-up
+    offset = 0 if type == "step" else warmup_steps
+    steps = total_steps - offset
+
+    def schedule(step):
+        if step < warmup_steps:
+            return function(0, steps, lr, **options) * (step + 1) / (warmup_steps + 1)
+        return function(min(step - offset, steps), steps, lr, **options)
+
+    return schedule
+
+
+def _check_whole(name, value, low):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
+        raise ConfigError(f"schedule: {name}: expected a whole number of at least {low}, found {value!r}")
+
+
+def _is_number(value, low, high=math.inf):
+    numeric = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return numeric and low <= value <= high and math.isfinite(value)
+
+
+def _checked(type, options, lr, steps_per_epoch):
+    """Return ``options`` with epochs turned into steps; ConfigError for a value out of range."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if type == "step" and ("milestones" in given) == ("step_size" in given):
+        raise ConfigError('schedule "step": expected either milestones or step_size, in epochs')
+    for name, value in given.items():
+        if name == "min_lr":
+            fine, expected = _is_number(value, 0, lr), f"a number from 0 to lr = {lr:g}"
+        elif name == "shape":
+            fine, expected = value in ("cosine", "linear"), '"cosine" or "linear"'
+        elif name == "milestones":
+            fine = isinstance(value, (list, tuple)) and all(_is_number(v, 0) for v in value)
+            expected = "a list of epochs"
+        elif name == "step_size":
+            fine, expected = _is_number(value, 0) and value > 0, "a number of epochs above 0"
+        else:
+            fine, expected = _is_number(value, 0, 1), "a number from 0 to 1"
+        if not fine:
+            raise ConfigError(f'schedule "{type}": {name}: expected {expected}, found {value!r}')
+    if "milestones" in given:
+        given["milestones"] = [epoch * steps_per_epoch for epoch in given["milestones"]]
+    if "step_size" in given:
+        given["step_size"] *= steps_per_epoch
+    return given

@@ -1,0 +1,366 @@
+"""Training: epochs of steps, with checkpoints from which a killed run goes on bit for bit.
+
+    for each batch (x, labels) of each epoch:
+        loss = SoftmaxCrossEntropy(network(x), labels)
+        network.backward(dloss / dlogits)
+        parameters <- optimizer(parameters, gradients, schedule(step))
+
+Order, augmentation, dropout and the learning rate are functions of the seed and of counters, so the state
+to save is: parameters and buffers, the optimizer's buffers, the counters, the sums of the running epoch.
+"""
+
+import json
+import math
+import sys
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from cnn import checkpoint, experiment, plots
+from cnn.backend import get_threads, use_backend
+from cnn.errors import CheckpointError, ConfigError, NumericError
+from cnn.interruption import Interrupted, Interruption
+
+_CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
+_STATUS_SECONDS = 30  # without a terminal, a long epoch says this often that it lives
+_FREE_TO_CHANGE = (
+    "train.epochs",
+    "train.threads",
+    "train.checkpoint_every",
+    "train.checkpoint_minutes",
+    "data.root",
+)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; together with the arrays this is all that a resume needs."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # steps done in the running epoch
+    loss_sum: float = 0.0  # the running epoch: sum over images
+    correct: int = 0
+    seen: int = 0
+    epoch_seconds: float = 0.0  # of training steps in the running epoch
+    seconds: float = 0.0  # of training and validation in finished epochs
+    best: dict | None = None  # {"epoch", "loss", "accuracy"} on the validation images
+    history: list = field(default_factory=list)  # the rows of metrics.csv
+
+
+class Trainer:
+    """One run: builds everything from a config, trains, writes into a RunFolder.
+
+    Parameters
+    ----------
+    config : Config
+    run : RunFolder or None
+        None builds and checks everything but can write nothing (``--dry-run``).
+
+    Raises ConfigError, ShapeError or DataError when the parts do not fit; nothing has been written then.
+    """
+
+    def __init__(self, config, run=None):
+        self.config, self.run = config, run
+        self.images = experiment.load_images(config)
+        self.batches = experiment.training_batches(config, self.images)
+        self.network = experiment.build_network(config, self.batches.image_shape, len(self.images.classes))
+        self.loss = experiment.build_loss(config, len(self.images.classes))
+        self.optimizer = experiment.build_optimizer(config, self.network)
+        self.schedule = experiment.build_schedule(config, len(self.batches))
+        self.progress = Progress()
+
+    def describe(self):
+        """Return a line that says what is trained on what."""
+        data, epochs = self.images, self.config.train.epochs
+        return (
+            f"{self.config.name}: {self.network.data.size:,} parameters, {data.dataset.name}: "
+            f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.dataset.test):,} test "
+            f"images of {'x'.join(map(str, self.batches.image_shape))}; {epochs} epochs of {len(self.batches)} "
+            f"steps, {self.config.train.backend} backend, {get_threads()} threads, seed {self.config.seed}"
+        )
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def fit(self):
+        """Train from where ``progress`` stands to the end; return the result (also in result.json).
+
+        Raises NumericError when the loss is no longer a finite number, Interrupted after SIGINT or SIGTERM.
+        """
+        self.run.log(self.describe())
+        self.run.write_metrics(self.progress.history)  # a resume drops the rows after its checkpoint
+        self._saved_at = self._drawn_at = time.monotonic()
+        # the loop itself looks for NaN and Inf; NumPy's warnings would only repeat it
+        with (
+            use_backend(self.config.train.backend),
+            np.errstate(all="ignore"),
+            Interruption() as interruption,
+        ):
+            if self.progress.epoch < self.config.train.epochs:
+                self._warm_up()
+            with self._progress_bar() as bar:
+                while self.progress.epoch < self.config.train.epochs:
+                    self._train_epoch(bar, interruption)
+                    self._finish_epoch()
+            if self.progress.best is None:
+                self._save_best(None)
+            self._draw()
+            return self._test()
+
+    def _train_epoch(self, bar, interruption):
+        p, steps = self.progress, len(self.batches)
+        status_at = time.monotonic()
+        bar.set_description_str(f"epoch {p.epoch + 1}/{self.config.train.epochs}")
+        with closing(self.batches.epoch(p.epoch, start_step=p.step, prefetch=True)) as batches:
+            begin = time.perf_counter()
+            for x, labels in batches:
+                loss = self._step(x, labels)
+                now = time.perf_counter()
+                p.epoch_seconds, begin = p.epoch_seconds + now - begin, now
+                bar.set_postfix_str(self._running(loss), refresh=False)
+                bar.update(len(labels))
+                if interruption.signum:
+                    self._stop(interruption.signum)
+                if time.monotonic() - self._saved_at > 60 * self.config.train.checkpoint_minutes:
+                    self._save_last()
+                if bar.disable and time.monotonic() - status_at > _STATUS_SECONDS:
+                    status_at = time.monotonic()
+                    self.run.log(f"epoch {p.epoch + 1}, step {p.step}/{steps}: {self._running(loss)}")
+        if interruption.signum:
+            self._stop(interruption.signum)
+
+    def _step(self, x, labels):
+        """Take one step of the optimizer; return the loss before it."""
+        p = self.progress
+        self.optimizer.lr = self.schedule(p.epoch * len(self.batches) + p.step)
+        logits = np.asarray(self.network.forward(x, training=True))
+        loss = self.loss.forward(logits, labels)
+        if not math.isfinite(loss):
+            raise self._numeric_error(f"step {p.step + 1} of {len(self.batches)}: the loss is {loss}")
+        self.network.zero_grad()
+        self.network.backward(self.loss.backward())
+        self.optimizer.step()
+        p.step += 1
+        p.seen += len(labels)
+        p.loss_sum += loss * len(labels)
+        p.correct += int((logits.argmax(axis=1) == labels).sum())
+        return loss
+
+    def _finish_epoch(self):
+        """Validate, keep the best, add a row to the metrics, save."""
+        p, begin = self.progress, time.perf_counter()
+        loss, accuracy = self._validate()
+        if loss is not None and not math.isfinite(loss):
+            raise self._numeric_error(f"end of the epoch: the validation loss is {loss}")
+        p.seconds += p.epoch_seconds + time.perf_counter() - begin
+        row = {
+            "epoch": p.epoch + 1,
+            "step": (p.epoch + 1) * len(self.batches),
+            "lr": self.optimizer.lr,
+            "train_loss": p.loss_sum / p.seen,
+            "train_accuracy": p.correct / p.seen,
+            "val_loss": loss,
+            "val_accuracy": accuracy,
+            "images_per_second": round(p.seen / max(p.epoch_seconds, 1e-9), 1),
+            "seconds": round(p.seconds, 3),
+        }
+        p.history.append(row)
+        p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.epoch_seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
+        self.run.log(_epoch_line(row, self.config.train.epochs))
+        if self._is_best(row):
+            p.best = {"epoch": p.epoch, "loss": loss, "accuracy": accuracy}
+            self._save_best(p.best)
+        if p.epoch % self.config.train.checkpoint_every == 0 or p.epoch == self.config.train.epochs:
+            self._save_last()
+        self.run.write_metrics(p.history)
+        if time.monotonic() - self._drawn_at > _CURVES_SECONDS:
+            self._draw()
+
+    def _validate(self):
+        split = self.images.validation
+        if len(split) == 0:
+            return None, None
+        batches = experiment.evaluation_batches(self.config, split, self.images.mean, self.images.std)
+        return experiment.evaluate(self.network, batches)[:2]
+
+    def _is_best(self, row):
+        """Higher validation accuracy wins, then lower loss; without validation images the last epoch wins."""
+        if self.progress.best is None or row["val_accuracy"] is None:
+            return True
+        best = self.progress.best
+        return (row["val_accuracy"], -row["val_loss"]) > (best["accuracy"], -best["loss"])
+
+    def _warm_up(self):
+        """Compile what a step and an evaluation need, so that no timing contains it; change nothing."""
+        if self.config.train.backend == "reference":
+            return
+        self.run.log("preparing the kernels (the first run on a machine compiles them) ...")
+        begin = time.perf_counter()
+        state = {name: array.copy() for name, array in self.network.state().items()}
+        optimizer = {name: array.copy() for name, array in self.optimizer.state().items()}
+        x, labels = next(self.batches.epoch(0))
+        self.loss.forward(np.asarray(self.network.forward(x, training=True)), labels)
+        self.network.backward(self.loss.backward())
+        self.optimizer.step()
+        self.network.predict(x[:1])
+        self.network.zero_grad()
+        self.network.load_state(state)
+        self.optimizer.load_state(optimizer)
+        self.run.log(f"kernels ready after {time.perf_counter() - begin:.1f} s")
+
+    def _test(self):
+        """Judge the best weights on the test images, once; write and return the result."""
+        p, images = self.progress, self.images
+        tensors, meta = checkpoint.load(self.run.best)
+        self.network.load_state(checkpoint.section(tensors, "network"))
+        batches = experiment.evaluation_batches(self.config, images.dataset.test, images.mean, images.std)
+        loss, accuracy, _ = experiment.evaluate(self.network, batches)
+        result = {
+            "epoch": meta["epoch"],
+            "val_loss": p.best and p.best["loss"],
+            "val_accuracy": p.best and p.best["accuracy"],
+            "test_loss": loss,
+            "test_accuracy": accuracy,
+            "test_images": len(images.dataset.test),
+            "parameters": self.network.data.size,
+            "seconds": round(p.seconds, 3),
+        }
+        checkpoint.write_atomically(self.run.result, (json.dumps(result, indent=2) + "\n").encode())
+        why = "the best on the validation images" if len(images.validation) else "the last: validation = 0"
+        self.run.log(
+            f"test accuracy {100 * accuracy:.2f} %, loss {loss:.4f}, on {len(images.dataset.test):,} images "
+            f"with the weights of epoch {meta['epoch']} ({why}); {p.seconds:.1f} s of training; {self.run.path}"
+        )
+        return result
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def restore(self):
+        """Take over last.safetensors; without one (killed before the first) start from the beginning.
+
+        Raises CheckpointError when it cannot be read, does not fit, or when the data have changed.
+        """
+        if not self.run.last.exists():
+            self.run.log("no checkpoint yet: starting from the beginning")
+            return
+        tensors, meta = checkpoint.load(self.run.last)
+        for name, value in self._header().items():
+            if name not in ("config", "layers") and meta.get(name) != value:
+                raise CheckpointError(f"{self.run.last}: {name} of the data changed since the run began")
+        try:
+            progress = Progress(**meta["progress"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.run.last}: holds no state to resume ({error})") from error
+        self.network.load_state(checkpoint.section(tensors, "network"))
+        self.optimizer.load_state(checkpoint.section(tensors, "optimizer"))
+        self.progress = progress
+        self.run.log(f"resuming after epoch {progress.epoch}, step {progress.step}")
+
+    def _header(self):
+        """What every checkpoint says about itself."""
+        return {
+            "config": self.config.plain(),
+            "layers": experiment.layer_specs(self.config),
+            "classes": list(self.images.classes),
+            "input_shape": list(self.network.input_shape),
+            "image_shape": list(self.images.dataset.input_shape),
+            "mean": self.images.mean.tolist(),
+            "std": self.images.std.tolist(),
+        }
+
+    def _save_last(self):
+        if not np.isfinite(self.network.data).all():
+            raise self._numeric_error(f"step {self.progress.step}: a weight is not a finite number")
+        tensors = {f"network/{name}": array for name, array in self.network.state().items()}
+        tensors |= {f"optimizer/{name}": array for name, array in self.optimizer.state().items()}
+        header = {**self._header(), "epoch": self.progress.epoch, "progress": asdict(self.progress)}
+        checkpoint.save(self.run.last, tensors, header)
+        self._saved_at = time.monotonic()
+
+    def _save_best(self, score):
+        tensors = {f"network/{name}": array for name, array in self.network.state().items()}
+        checkpoint.save(
+            self.run.best, tensors, {**self._header(), "epoch": self.progress.epoch, "score": score}
+        )
+
+    def _stop(self, signum):
+        self._save_last()
+        self._draw()
+        p = self.progress
+        message = (
+            f"interrupted in epoch {p.epoch + 1}, step {p.step} of {len(self.batches)}, and saved; "
+            f"continue with: cnn train --resume --run {self.run.path}"
+        )
+        self.run.log("stopped by a signal")
+        raise Interrupted(message, signum)
+
+    # -- words -----------------------------------------------------------------------------------
+
+    def _numeric_error(self, what):
+        kept = (
+            "last.safetensors keeps the state of the last checkpoint"
+            if self.run.last.exists()
+            else "no checkpoint yet"
+        )
+        message = (
+            f"epoch {self.progress.epoch + 1}, {what} (lr {self.optimizer.lr:.3g}); lower optimizer.lr, "
+            f"add schedule.warmup_epochs or set optimizer.clip_norm = 1.0\n{self.run.path}: {kept}"
+        )
+        self.run.log("stopped: " + message.partition(";")[0])
+        return NumericError(message)
+
+    def _running(self, loss):
+        p = self.progress
+        return f"loss {loss:.3f} accuracy {100 * p.correct / p.seen:.1f} % lr {self.optimizer.lr:.2g}"
+
+    def _progress_bar(self):
+        """A bar over all images of all epochs, so that the rate is images/s; off without a terminal."""
+        p, an_epoch = self.progress, self.batches.images_per_epoch
+        return tqdm(
+            total=self.config.train.epochs * an_epoch,
+            initial=p.epoch * an_epoch + p.seen,
+            disable=not sys.stderr.isatty(),
+            file=sys.stderr,
+            unit=" images",
+            unit_scale=True,
+            dynamic_ncols=True,
+            leave=False,
+            bar_format="{desc} {percentage:3.0f} %|{bar}| {postfix} {rate_fmt} {remaining} left",
+        )
+
+    def _draw(self):
+        if self.progress.history:
+            best = self.progress.best if len(self.images.validation) else None
+            plots.curves(self.run.curves, self.progress.history, self.config.name, best and best["epoch"])
+        self._drawn_at = time.monotonic()
+
+
+def _epoch_line(row, epochs):
+    line = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.4f}  "
+    line += f"accuracy {100 * row['train_accuracy']:.2f} %  "
+    if row["val_loss"] is not None:
+        line += f"validation loss {row['val_loss']:.4f} accuracy {100 * row['val_accuracy']:.2f} %  "
+    return line + f"lr {row['lr']:.3g}  {row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s"
+
+
+def check_same_experiment(config, began):
+    """Raise ConfigError when ``config`` differs from ``began`` (plain dicts) in what shapes the result.
+
+    Free to change on a resume: how long, how many threads, how often to save, and where the data lie.
+    """
+    before, now = _flat(began), _flat(config)
+    for key in sorted(before.keys() | now.keys()):
+        if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key):
+            raise ConfigError(
+                f"--resume: {key}: found {now.get(key)!r}, expected {before.get(key)!r} as when the run began; "
+                "start a new run to change it"
+            )
+
+
+def _flat(value, path=""):
+    """Return {"optimizer.lr": 0.1, ...}."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {k: v for key, part in value.items() for k, v in _flat(part, f"{path}.{key}".lstrip(".")).items()}

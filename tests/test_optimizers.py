@@ -1,0 +1,291 @@
+"""Optimizers against PyTorch's, over many steps, and the promises that PyTorch does not make."""
+
+import numpy as np
+import pytest
+
+import cnn.backend
+from cnn.backend import use_backend
+from cnn.errors import CheckpointError, ConfigError
+from cnn.layers.parameter import Parameter, flatten
+from cnn.optimizers import SGD, Adam, AdamW, RMSprop, make_optimizer
+
+SHAPES = [(6, 3, 5, 5), (6,), (120, 70), (120,), (10, 120), (10,)]  # 10,186 elements: more than one piece
+BACKENDS = ("reference", "numba")
+
+CASES = {
+    "sgd": (SGD, "SGD", {}),
+    "sgd_decay": (SGD, "SGD", {"weight_decay": 0.01}),
+    "sgd_momentum": (SGD, "SGD", {"momentum": 0.9}),
+    "sgd_momentum_decay": (SGD, "SGD", {"momentum": 0.9, "weight_decay": 0.02}),
+    "sgd_nesterov": (SGD, "SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.02}),
+    "adam": (Adam, "Adam", {}),
+    "adam_options": (Adam, "Adam", {"betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.03}),
+    "adamw": (AdamW, "AdamW", {}),
+    "adamw_options": (AdamW, "AdamW", {"betas": (0.7, 0.99), "eps": 1e-2, "weight_decay": 0.3}),
+    "rmsprop": (RMSprop, "RMSprop", {}),
+    "rmsprop_options": (RMSprop, "RMSprop", {"alpha": 0.9, "eps": 1e-4, "weight_decay": 0.02}),
+    "rmsprop_momentum": (RMSprop, "RMSprop", {"momentum": 0.8, "weight_decay": 0.02}),
+}
+
+
+def make_parameters(dtype=np.float64, seed=0):
+    """Return parameters as a network has them: weights decay, biases do not."""
+    rng = np.random.default_rng(seed)
+    values = [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
+    return [Parameter(f"p{i}", value, decay=value.ndim > 1) for i, value in enumerate(values)]
+
+
+def gradients(parameters, step):
+    rng = np.random.default_rng([7, step])
+    return [rng.standard_normal(p.shape) for p in parameters]
+
+
+def follow_both(kind, name, options, dtype, steps=25, clip_norm=None, decay_all=False):
+    """Run our optimizer and PyTorch's side by side; return both lists of final parameters."""
+    torch = pytest.importorskip("torch")
+    ours = make_parameters(dtype)
+    theirs = [torch.tensor(p.data.copy(), requires_grad=True) for p in ours]
+    decay = options.get("weight_decay", {"AdamW": 0.01}.get(name, 0.0))
+    groups = [
+        {"params": [t], "weight_decay": decay if p.decay or decay_all else 0.0}
+        for p, t in zip(ours, theirs, strict=True)
+    ]
+    options = {"lr": 0.01, **options}
+    mine = kind(ours, **options, clip_norm=clip_norm, decay_all=decay_all)
+    other = getattr(torch.optim, name)(groups, **options)
+    for step in range(steps):
+        lr = 0.01 * (1 + step % 5)  # a schedule changes the rate between steps
+        mine.lr = lr
+        for group in other.param_groups:
+            group["lr"] = lr
+        for p, t, g in zip(ours, theirs, gradients(ours, step), strict=True):
+            p.grad = g
+            t.grad = torch.tensor(g.astype(dtype))
+        norm = mine.step()
+        if clip_norm is not None:
+            expected = torch.nn.utils.clip_grad_norm_(theirs, clip_norm)
+            assert norm == pytest.approx(expected.item(), rel=1e-12 if dtype == np.float64 else 1e-6)
+        other.step()
+    return [p.data for p in ours], [t.detach().numpy() for t in theirs]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "atol"), [(np.float64, 1e-12, 1e-13), (np.float32, 1e-4, 2e-6)], ids=["f64", "f32"]
+)
+def test_twenty_five_steps_are_those_of_pytorch(case, backend, dtype, rtol, atol):
+    with use_backend(backend):
+        ours, theirs = follow_both(*CASES[case], dtype)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", ["sgd_nesterov", "adam_options", "adamw_options", "rmsprop_momentum"])
+@pytest.mark.parametrize("clip_norm", [0.5, 90.0, 1e6])
+def test_clipped_steps_are_those_of_clip_grad_norm(case, clip_norm, backend):
+    with use_backend(backend):
+        ours, theirs = follow_both(*CASES[case], np.float64, clip_norm=clip_norm, decay_all=True)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, RMSprop])
+def test_weight_decay_leaves_biases_and_norms_alone_unless_asked(kind, backend):
+    moved = {}
+    for decay_all in (False, True):
+        parameters = make_parameters()
+        before = [p.data.copy() for p in parameters]
+        with use_backend(backend):
+            kind(parameters, lr=0.1, weight_decay=0.5, decay_all=decay_all).step()
+        moved[decay_all] = [
+            not np.array_equal(p.data, b) for p, b in zip(parameters, before, strict=True)
+        ]
+    assert moved[False] == [p.decay for p in parameters]
+    assert moved[True] == [True] * len(parameters)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, RMSprop])
+def test_lr_scale_multiplies_one_parameters_rate_and_zero_freezes_it(kind, backend):
+    parameters, doubled = make_parameters(), make_parameters()
+    doubled[2].lr_scale, doubled[0].lr_scale = 2.0, 0.0
+    start = [p.data.copy() for p in parameters]
+    with use_backend(backend):
+        for group in (parameters, doubled):
+            optimizer = kind(group, lr=0.01)
+            for p, g in zip(group, gradients(group, 0), strict=True):
+                p.grad = g
+            optimizer.step()
+    np.testing.assert_array_equal(doubled[0].data, start[0])
+    np.testing.assert_allclose(
+        doubled[2].data - start[2], 2 * (parameters[2].data - start[2]), rtol=1e-9, atol=1e-15
+    )
+    np.testing.assert_array_equal(doubled[4].data, parameters[4].data)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", CASES)
+def test_reference_and_numba_take_the_same_steps(case, dtype):
+    kind, _, options = CASES[case]
+    results = []
+    for backend in BACKENDS:
+        parameters = make_parameters(dtype)
+        with use_backend(backend):
+            optimizer = kind(parameters, **{"lr": 0.01, **options}, clip_norm=50.0)
+            for step in range(5):
+                for p, g in zip(parameters, gradients(parameters, step), strict=True):
+                    p.grad = g
+                optimizer.step()
+        results.append(flatten(parameters).data)
+    tolerance = {"rtol": 1e-12, "atol": 1e-14} if dtype == np.float64 else {"rtol": 1e-5, "atol": 2e-6}
+    np.testing.assert_allclose(*results, **tolerance)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_loaded_state_continues_bit_for_bit(case, backend):
+    kind, _, options = CASES[case]
+
+    def advance(optimizer, parameters, steps):
+        for step in steps:
+            optimizer.lr = 0.01 * (1 + step)
+            for p, g in zip(parameters, gradients(parameters, step), strict=True):
+                p.grad = g
+            optimizer.step()
+
+    with use_backend(backend):
+        whole = make_parameters()
+        straight = kind(whole, **{"lr": 0.01, **options})
+        advance(straight, whole, range(8))
+        half = make_parameters()
+        first = kind(half, **{"lr": 0.01, **options})
+        advance(first, half, range(4))
+        saved = {name: array.copy() for name, array in first.state().items()}
+        rest = make_parameters(seed=1)
+        for p, q in zip(rest, half, strict=True):
+            p.data = q.data
+        second = kind(rest, **{"lr": 0.5, **options})
+        second.load_state(saved)
+        assert second.lr == first.lr
+        advance(second, rest, range(4, 8))
+    for p, q in zip(whole, rest, strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
+    for name, array in straight.state().items():
+        np.testing.assert_array_equal(array, second.state()[name])
+
+
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
+    parameters = make_parameters()
+    optimizer = Adam(parameters)
+    optimizer.step()
+    state = {name: array.copy() for name, array in optimizer.state().items()}
+    with pytest.raises(CheckpointError, match=r'"squar".*Did you mean "square"'):
+        optimizer.load_state({**state, "squar": state["square"]})
+    with pytest.raises(CheckpointError, match='"mean" is missing'):
+        optimizer.load_state({k: v for k, v in state.items() if k != "mean"})
+    with pytest.raises(CheckpointError, match=r"expected shape .* found \(3,\)"):
+        optimizer.load_state({**state, "steps": np.array(9), "square": np.ones(3)})
+    assert optimizer.steps == 1
+
+
+def test_clipping_keeps_the_gradient_readable_and_reports_its_norm():
+    parameters = make_parameters()
+    for p in parameters:
+        p.grad = np.full(p.shape, 3.0)
+    count = sum(p.size for p in parameters)
+    norm = SGD(parameters, lr=0.1, clip_norm=1.0).step()
+    assert norm == pytest.approx(3 * np.sqrt(count), rel=1e-14)
+    assert all((p.grad == 3).all() for p in parameters)
+    assert SGD(parameters, lr=0.1).step() is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, RMSprop])
+def test_a_nan_gradient_stays_visible_in_norm_and_weights(kind, backend):
+    parameters = make_parameters()
+    parameters[2].grad[3, 4] = np.nan
+    with use_backend(backend):
+        norm = kind(parameters, lr=0.1, clip_norm=1.0).step()
+    assert np.isnan(norm)
+    assert np.isnan(parameters[2].data[3, 4])
+
+
+def test_an_optimizer_of_some_parameters_leaves_the_others_and_their_norm_alone():
+    parameters = make_parameters()
+    flatten(parameters)
+    for p in parameters:
+        p.grad = np.ones(p.shape)
+    before = [p.data.copy() for p in parameters]
+    norm = SGD(parameters[2:4], lr=0.1, clip_norm=1e9).step()
+    assert norm == pytest.approx(np.sqrt(parameters[2].size + parameters[3].size))
+    moved = [not np.array_equal(p.data, b) for p, b in zip(parameters, before, strict=True)]
+    assert moved == [False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, RMSprop])
+def test_the_bits_do_not_depend_on_the_number_of_threads(kind):
+    results = []
+    before = cnn.backend.get_threads()
+    try:
+        for threads in (1, before):
+            cnn.backend.set_threads(threads)
+            parameters = make_parameters(np.float32)
+            optimizer = kind(parameters, lr=0.01, clip_norm=5.0)
+            for step in range(3):
+                for p, g in zip(parameters, gradients(parameters, step), strict=True):
+                    p.grad = g
+                optimizer.step()
+            results.append(flatten(parameters).data.tobytes())
+    finally:
+        cnn.backend.set_threads(before)
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (SGD, {"lr": -0.1}, "lr: expected a finite number of at least 0, found -0.1"),
+        (SGD, {"lr": float("nan")}, "lr"),
+        (SGD, {"lr": float("inf")}, "lr"),
+        (SGD, {"lr": "0.1"}, "lr"),
+        (SGD, {"lr": 0.1, "momentum": 1.0}, "momentum: expected a finite number of at least 0 and below 1"),
+        (SGD, {"lr": 0.1, "nesterov": True}, "nesterov"),
+        (SGD, {"lr": 0.1, "weight_decay": -1}, "weight_decay"),
+        (SGD, {"lr": 0.1, "clip_norm": -1}, "clip_norm"),
+        (Adam, {"betas": (0.9, 1.0)}, "betas"),
+        (Adam, {"betas": 0.9}, "betas: expected two numbers"),
+        (Adam, {"eps": -1e-8}, "eps"),
+        (RMSprop, {"alpha": 1.5}, "alpha"),
+    ],
+)
+def test_bad_options_are_refused_by_name(kind, options, message):
+    with pytest.raises(ConfigError, match=message):
+        kind(make_parameters(), **options)
+
+
+def test_an_optimizer_needs_distinct_parameters():
+    with pytest.raises(ConfigError, match="no parameters"):
+        SGD([], lr=0.1)
+    p = make_parameters()[0]
+    with pytest.raises(ConfigError, match="twice"):
+        SGD([p, p], lr=0.1)
+
+
+def test_parameters_that_move_away_from_their_optimizer_are_noticed():
+    parameters = make_parameters()
+    optimizer = SGD(parameters, lr=0.1)
+    flatten([*parameters, Parameter("late", np.zeros(3))])
+    with pytest.raises(RuntimeError, match="moved into another network"):
+        optimizer.step()
+
+
+def test_make_optimizer_finds_optimizers_by_name():
+    optimizer = make_optimizer("AdamW", make_parameters(), lr=0.3, weight_decay=0.1)
+    assert type(optimizer) is AdamW
+    assert optimizer.lr == 0.3
+    with pytest.raises(ConfigError, match=r'Adamm.*Did you mean "Adam"'):
+        make_optimizer("Adamm", make_parameters())
