@@ -3,7 +3,30 @@
 import numpy as np
 
 from cnn.blocked import as_blocked, empty
-from cnn.kernels import conv_direct
+from cnn.kernels import conv_direct, conv_winograd
+
+_winograd = True
+
+
+def set_winograd(enabled):
+    """Let 3x3 convolutions with stride 1 in float32 use Winograd's form (the default) or not."""
+    global _winograd
+    _winograd = bool(enabled)
+
+
+def get_winograd():
+    """Whether Winograd's form may be used."""
+    return _winograd
+
+
+def _suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups):
+    """Whether 36 products a tile and the transforms are cheaper than 9 products a pixel."""
+    k, c, kh, kw = weight_shape
+    plain = (kh, kw) == (3, 3) and stride == dilation == (1, 1) and groups == 1
+    if not (_winograd and plain and dtype == np.float32 and min(k, c) >= 16):
+        return False
+    tiles = -(-out_size[0] // 4) * -(-out_size[1] // 4)
+    return tiles * 56 <= 9 * out_size[0] * out_size[1]
 
 
 def _common(*arrays):
@@ -29,7 +52,10 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups):
     oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
     y = empty((n, k, oh, ow), dtype)
-    conv_direct.forward(x, weight, bias, y, stride, padding, dilation, groups)
+    if _suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups):
+        conv_winograd.forward(x, weight, bias, y, padding)
+    else:
+        conv_direct.forward(x, weight, bias, y, stride, padding, dilation, groups)
     return y
 
 
@@ -38,7 +64,10 @@ def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, gr
     dtype = _common(dy, weight)
     dy, weight = as_blocked(dy, dtype), _plain(weight, dtype)
     dx = empty(tuple(input_shape), dtype)
-    conv_direct.backward_input(dy, weight, dx, stride, padding, dilation, groups)
+    if _suits_winograd(dtype, weight.shape, dx.shape[2:], stride, dilation, groups):
+        conv_winograd.backward_input(dy, weight, dx, padding)
+    else:
+        conv_direct.backward_input(dy, weight, dx, stride, padding, dilation, groups)
     return dx
 
 
@@ -47,6 +76,9 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     dtype = _common(dy, x)
     dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
     total = dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
-    conv_direct.backward_weight(dy, x, total, stride, padding, dilation, groups)
+    if _suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups):
+        conv_winograd.backward_weight(dy, x, total, padding)
+    else:
+        conv_direct.backward_weight(dy, x, total, stride, padding, dilation, groups)
     if total is not dweight:
         dweight += total
