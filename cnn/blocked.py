@@ -21,6 +21,8 @@ import numpy as np
 LANES = 16
 ALIGNMENT = 64
 
+_FLOATS = (np.float32, np.float64)
+
 _pool = defaultdict(list)
 
 
@@ -83,12 +85,13 @@ class BlockedArray:
     def __array__(self, dtype=None, copy=None):
         if copy is False:
             raise ValueError("a BlockedArray has another memory layout; a plain array needs a copy")
-        blocks, channels, height, width, lanes = self.buffer.shape
-        plain = np.empty((self.shape[0], channels, height, width), self.dtype if dtype is None else dtype)
-        for block in range(blocks):
-            images = plain[block * lanes : (block + 1) * lanes]
-            images[...] = self.buffer[block].transpose(3, 0, 1, 2)[: len(images)]
-        return plain.reshape(self.shape)
+        plain = np.empty(self.shape, self.dtype)
+        if self.dtype in _FLOATS:
+            _layout().unpack(self.buffer, self.address, plain)
+        else:  # winners of a max pool: looked at by people only
+            lanes = np.moveaxis(self.buffer, -1, 1).reshape(-1, *self.buffer.shape[1:-1])
+            plain[...] = lanes[: self.shape[0]].reshape(self.shape)
+        return plain if dtype is None else plain.astype(dtype, copy=False)
 
     def __repr__(self):
         return f"BlockedArray(shape={self.shape}, dtype={self.dtype})"
@@ -125,12 +128,15 @@ def as_blocked(x, dtype=None):
     if dtype is None:
         dtype = np.float64 if x.dtype == np.float64 else np.float32
     result = empty(x.shape, dtype)
-    images = x if x.ndim == 4 else x[:, :, None, None]
-    for block, target in enumerate(result.buffer):
-        part = images[block * LANES : (block + 1) * LANES]
-        target[..., : len(part)] = part.transpose(1, 2, 3, 0)
-        target[..., len(part) :] = 0
+    _layout().pack(np.ascontiguousarray(x, dtype), result.buffer, result.address)
     return result
+
+
+def _layout():
+    """The kernels that transpose; imported when first needed, since they stand on this module."""
+    from cnn.kernels import layout
+
+    return layout
 
 
 def flat(x):

@@ -1,8 +1,9 @@
 """Every operation as Numba kernels: the same names and signatures as ``cnn.reference``, other code.
 
-Arrays are (N, C, H, W) or (N, F); ``stride``, ``dilation`` and ``kernel_size`` are (height, width);
-``padding`` is ((top, bottom), (left, right)). Each public function is a thin NumPy wrapper that prepares
-contiguous arrays and calls one compiled loop nest.
+Arrays are (N, C, H, W) or (N, F), plain or blocked; what comes back is a ``cnn.blocked.BlockedArray``, which
+reads like the plain array (``np.asarray`` converts). ``stride``, ``dilation`` and ``kernel_size`` are
+(height, width); ``padding`` is ((top, bottom), (left, right)). Each public function checks nothing: it brings
+its arguments into the blocked layout and launches one compiled task.
 """
 
 from cnn.kernels.activation import (
@@ -21,14 +22,18 @@ from cnn.kernels.activation import (
     tanh_backward,
     tanh_forward,
 )
-from cnn.kernels.conv import (
+from cnn.kernels.conv import conv2d_backward_input, conv2d_backward_weight, conv2d_forward
+from cnn.kernels.elementwise import (
+    add,
     add_channel,
     channel_sum,
-    conv2d_backward_input,
-    conv2d_backward_weight,
-    conv2d_forward,
+    concat,
+    dropout,
+    flatten,
+    scale,
+    split,
+    unflatten,
 )
-from cnn.kernels.elementwise import add, concat, dropout, flatten, scale, split, unflatten
 from cnn.kernels.linear import linear_backward_input, linear_backward_weight, linear_forward
 from cnn.kernels.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from cnn.kernels.norm import batch_norm_backward, batch_norm_forward, batch_norm_statistics

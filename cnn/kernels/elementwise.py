@@ -6,7 +6,7 @@ import numpy as np
 
 from cnn import blocked
 from cnn.kernels import vector as v
-from cnn.kernels.jit import CHUNK, chunks, launch, table, task
+from cnn.kernels.jit import CHUNK, chunks, contiguous, launch, table, task
 
 
 @functools.cache
@@ -124,4 +124,61 @@ def dropout(x, p, key):
     features = y.buffer.size // len(y.buffer) // 16
     values = table([x.address, y.address, features, v.bits(keep), *(int(k) for k in key), threshold, y.buffer.size])
     launch(_dropout_task(x.dtype.itemsize), chunks(y.buffer.size), values)
+    return y
+
+
+@functools.cache
+def _channel_sum_task(itemsize):
+    @task
+    def total(index, thread, params):
+        a = v.integers(params)
+        dy, out, channels, height, width = v.pointer(a[0], itemsize), v.pointer(a[1], 8), a[2], a[3], a[4]
+        blocks, step = a[5], channels * height * width * 16
+        everything = 0.0
+        for block in range(blocks):
+            first = block * step + index * height * width * 16
+            plane = v.zeros(dy)
+            for r in range(height):
+                row = v.zeros(dy)
+                for q in range(width):
+                    row = row + v.load(dy, first + (r * width + q) * 16)
+                plane = plane + row
+            everything += float(v.total(plane))
+        out[index] = everything
+
+    return total
+
+
+def channel_sum(dy, dbias):
+    """Add dbias[k] += sum of dy over the batch and all positions: rows, then planes, then blocks in float64."""
+    dy = blocked.as_blocked(dy)
+    blocks, channels, height, width, _ = dy.buffer.shape
+    sums = np.empty(channels)
+    values = table([dy.address, sums.ctypes.data, channels, height, width, blocks])
+    launch(_channel_sum_task(dy.dtype.itemsize), channels, values)
+    dbias += sums.astype(dbias.dtype)
+
+
+@functools.cache
+def _add_channel_task(itemsize):
+    @task
+    def forward(index, thread, params):
+        a = v.integers(params)
+        x, bias, y = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize)
+        channels, pixels = a[3], a[4]
+        shift = bias[index % channels]
+        for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
+            v.store(y, i, v.load(x, i) + shift)
+
+    return forward
+
+
+def add_channel(x, bias):
+    """Return y[n,c,...] = x[n,c,...] + bias[c]."""
+    x = blocked.as_blocked(x)
+    y = blocked.empty(x.shape, x.dtype)
+    bias = contiguous(bias.astype(x.dtype, copy=False))
+    blocks, channels, height, width, _ = x.buffer.shape
+    values = table([x.address, bias.ctypes.data, y.address, channels, height * width])
+    launch(_add_channel_task(x.dtype.itemsize), blocks * channels, values)
     return y
