@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cnn.backend import current_backend
 from cnn.errors import CheckpointError, ShapeError, did_you_mean
 from cnn.layers import Layer, Sequential, flatten
 
@@ -56,12 +57,23 @@ class Network:
             raise ShapeError(
                 f"Network: expected images of shape {self.input_shape}, found {tuple(x.shape[1:])}"
             )
+        if self.body.steps is None and current_backend() == "numba":
+            from cnn import fused  # brings Numba, which the reference backend does without
+
+            fused.attach(self.body)
         self.body._forget()  # last step's activations make room for this step's
         return self.body.forward(x, training)
 
-    def backward(self, dy):
-        """Return dx for the last forward; add to the gradients of all parameters."""
-        return self.body.backward(dy)
+    def backward(self, dy, input_gradient=True):
+        """Return dx for the last forward; add to the gradients of all parameters.
+
+        Training has no use for dx: with ``input_gradient=False`` the first layer leaves it out and None
+        is returned.
+        """
+        if input_gradient:
+            return self.body.backward(dy)
+        self.body.backward_parameters(dy)
+        return None
 
     def predict(self, x, batch_size=256):
         """Return the output in evaluation mode as a NumPy array, computed batch by batch; keeps nothing."""

@@ -1,6 +1,6 @@
 """Layers made of layers: a list, a detour and a fork. Each backward is its forward walked the other way."""
 
-from cnn.backend import operations
+from cnn.backend import current_backend, operations
 from cnn.errors import ConfigError, ShapeError
 from cnn.layers.layer import Layer
 
@@ -29,6 +29,9 @@ class Sequential(_Container):
     x : what the first layer takes;  y : what the last layer returns
     """
 
+    #: What runs instead of the layers under the numba backend; see ``cnn.fused``.
+    steps = None
+
     def __init__(self, layers: list):
         self.layers = _check_layers(layers, "Sequential")
 
@@ -41,15 +44,32 @@ class Sequential(_Container):
         return input_shape
 
     def forward(self, x, training=False):
-        for layer in self.layers:
-            x = layer.forward(x, training)
-        return self._keep(x)
+        steps = self._current_steps()
+        for step in steps:
+            x = step.forward(x, training)
+        return self._keep(x, steps)
 
     def backward(self, dy):
-        _, dy = self._saved(dy)
-        for layer in reversed(self.layers):
-            dy = layer.backward(dy)
+        _, dy, steps = self._saved(dy)
+        for step in reversed(steps):
+            dy = step.backward(dy)
         return dy
+
+    def backward_parameters(self, dy):
+        _, dy, steps = self._saved(dy)
+        for step in reversed(steps[1:]):
+            dy = step.backward(dy)
+        if steps:
+            steps[0].backward_parameters(dy)
+
+    def _current_steps(self):
+        """The layers, or the fused steps that stand for them where a network planned any."""
+        return self.layers if self.steps is None or current_backend() != "numba" else self.steps
+
+    def _forget(self):
+        super()._forget()
+        for step in self.steps or ():
+            step._forget()
 
     def _describe(self):
         return ", ".join(map(repr, self.layers))

@@ -108,11 +108,15 @@ class Conv2d(Layer):
         y = operations().conv2d_forward(x, self.weight.data, bias, *self._geometry())
         return self._keep(y, x)
 
-    def backward(self, dy):
+    def backward_parameters(self, dy):
         ops, dy, x = self._saved(dy)
         ops.conv2d_backward_weight(dy, x, self.weight.grad, *self._geometry())
         if self.bias:
             ops.channel_sum(dy, self.bias.grad)
+
+    def backward(self, dy):
+        self.backward_parameters(dy)
+        ops, dy, x = self._saved(dy)
         return ops.conv2d_backward_input(dy, self.weight.data, x.shape, *self._geometry())
 
     def _geometry(self):

@@ -48,6 +48,10 @@ class Layer:
         """Return dx for the last forward; add to the gradients of the parameters."""
         raise TypeError(f"{type(self).__name__} defines no backward")
 
+    def backward_parameters(self, dy):
+        """Like ``backward``, where the gradient of the input is not needed: a layer may leave it out."""
+        self.backward(dy)
+
     def parameters(self):
         """Return the trainable parameters in a fixed order."""
         return []

@@ -65,11 +65,15 @@ class Linear(Layer):
         bias = self.bias.data if self.bias else None
         return self._keep(operations().linear_forward(x, self.weight.data, bias), x)
 
-    def backward(self, dy):
+    def backward_parameters(self, dy):
         ops, dy, x = self._saved(dy)
         ops.linear_backward_weight(dy, x, self.weight.grad)
         if self.bias:
             ops.channel_sum(dy, self.bias.grad)
+
+    def backward(self, dy):
+        self.backward_parameters(dy)
+        ops, dy, _ = self._saved(dy)
         return ops.linear_backward_input(dy, self.weight.data)
 
     def parameters(self):

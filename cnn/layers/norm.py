@@ -32,7 +32,13 @@ class _BatchNorm(Layer):
         return True
 
     def forward(self, x, training=False):
-        x, ops = self._receive(x), operations()
+        x = self._receive(x)
+        mean, rstd = self.statistics(x, training)
+        y = operations().batch_norm_forward(x, mean, rstd, *self.affine_arrays())
+        return self._keep(y, x, mean, rstd, training)
+
+    def statistics(self, x, training):
+        """Return (mean, rstd) to normalise ``x`` with; in training also move the running statistics."""
         if training:
             count = x.shape[0] * int(np.prod(x.shape[2:]))
             if count < 2:
@@ -40,15 +46,21 @@ class _BatchNorm(Layer):
                     f"{self.label}: expected more than one value per channel in training, "
                     f"found shape {x.shape}"
                 )
-            mean, var = ops.batch_norm_statistics(x)
+            mean, var = operations().batch_norm_statistics(x)
             self._update_running(mean, var * (count / (count - 1)))
         else:
             mean, var = self.running_mean, self.running_var
         # in float64: a rounded 1/sqrt would be a third of the whole layer's float32 error
         rstd = (1 / np.sqrt(var.astype(np.float64) + self.eps)).astype(x.dtype)
-        mean = mean.astype(x.dtype)  # a copy, which a later forward does not change
-        weight, bias = (self.weight.data, self.bias.data) if self.affine else (None, None)
-        return self._keep(ops.batch_norm_forward(x, mean, rstd, weight, bias), x, mean, rstd, training)
+        return mean.astype(x.dtype), rstd  # a copy of the mean, which a later forward does not change
+
+    def affine_arrays(self):
+        """Return (weight, bias), or (None, None)."""
+        return (self.weight.data, self.bias.data) if self.affine else (None, None)
+
+    def affine_gradients(self):
+        """Return the arrays that gradients of weight and bias are added to, or (None, None)."""
+        return (self.weight.grad, self.bias.grad) if self.affine else (None, None)
 
     def _update_running(self, mean, var):
         """Move the running statistics a step of ``momentum`` towards this batch's."""
@@ -57,9 +69,8 @@ class _BatchNorm(Layer):
 
     def backward(self, dy):
         ops, dy, x, mean, rstd, training = self._saved(dy)
-        weight = self.weight.data if self.affine else None
-        dweight, dbias = (self.weight.grad, self.bias.grad) if self.affine else (None, None)
-        return ops.batch_norm_backward(dy, x, mean, rstd, weight, dweight, dbias, training)
+        gradients = self.affine_gradients()
+        return ops.batch_norm_backward(dy, x, mean, rstd, self.affine_arrays()[0], *gradients, training)
 
     def parameters(self):
         return [self.weight, self.bias] if self.affine and self.weight else []

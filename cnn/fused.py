@@ -1,0 +1,241 @@
+"""Runs of layers computed in one pass over memory, under the numba backend.
+
+``plan(layers)`` returns what to execute instead of a list of layers: the same layers, except where neighbours
+are better done together. A step behaves as the layers it holds one after the other, owns no parameters and
+keeps less: what lies between its layers is never stored.
+
+    ConvReLU, LinearReLU    ReLU when the sums are stored; only the result is kept
+    ConvReLUPool            max(0, largest of the window); only the winners are kept
+    NormActivation          batch normalisation and the activation behind it; its input is computed again
+    ResidualReLU            body + shortcut and ReLU, with a batch normalisation that ends the body
+
+A network attaches a plan to each of its Sequentials; a layer used on its own never sees one.
+"""
+
+from cnn.kernels import activation, conv, elementwise, linear, norm, pool
+from cnn.layers import (
+    GELU,
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    LeakyReLU,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+    SiLU,
+)
+
+
+def plan(layers):
+    """Return the steps that stand for ``layers`` (a list), longest runs first."""
+    steps, position = [], 0
+    while position < len(layers):
+        for step in _STEPS:
+            run = layers[position : position + len(step.pattern)]
+            if len(run) == len(step.pattern) and step.fits(run):
+                steps.append(step(*run))
+                break
+        else:
+            run = layers[position : position + 1]
+            steps.append(run[0])
+        position += len(run)
+    return steps
+
+
+def attach(layer):
+    """Give every Sequential in ``layer`` its plan."""
+    if isinstance(layer, Sequential):
+        layer.steps = plan(layer.layers)
+    for _, child in layer.children():
+        attach(child)
+
+
+class _Step:
+    """Neighbouring layers done together; ``pattern`` is what they must be."""
+
+    pattern = ()
+
+    def __init__(self, *layers):
+        self.layers = layers
+        self.first = layers[0]
+        self._cache = None
+
+    @classmethod
+    def fits(cls, run):
+        # exact types: a subclass may compute something else
+        return all(type(layer) in types for layer, types in zip(run, cls.pattern, strict=True))
+
+    def _forget(self):
+        self._cache = None
+
+    def backward_parameters(self, dy):
+        """Add to the gradients of the parameters; the gradient of the input is not needed."""
+        self.backward(dy)
+
+
+class ConvReLU(_Step):
+    """Conv2d, ReLU."""
+
+    pattern = ((Conv2d,), (ReLU,))
+
+    def forward(self, x, training=False):
+        layer = self.first
+        x = layer._receive(x)
+        bias = layer.bias.data if layer.bias else None
+        y = activation.relu_forward(conv.conv2d_forward(x, layer.weight.data, bias, *layer._geometry()))
+        self._cache = x, y
+        return y
+
+    def backward_parameters(self, dy):
+        layer, (x, y) = self.first, self._cache
+        g = activation.relu_backward(dy, y)
+        conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
+        if layer.bias:
+            elementwise.channel_sum(g, layer.bias.grad)
+        return g
+
+    def backward(self, dy):
+        g = self.backward_parameters(dy)
+        layer, (x, _) = self.first, self._cache
+        return conv.conv2d_backward_input(g, layer.weight.data, x.shape, *layer._geometry())
+
+
+class LinearReLU(_Step):
+    """Linear, ReLU."""
+
+    pattern = ((Linear,), (ReLU,))
+
+    def forward(self, x, training=False):
+        layer = self.first
+        x = layer._receive(x)
+        y = activation.relu_forward(linear.linear_forward(x, layer.weight.data, layer.bias.data if layer.bias else None))
+        self._cache = x, y
+        return y
+
+    def backward_parameters(self, dy):
+        layer, (x, y) = self.first, self._cache
+        g = activation.relu_backward(dy, y)
+        linear.linear_backward_weight(g, x, layer.weight.grad)
+        if layer.bias:
+            elementwise.channel_sum(g, layer.bias.grad)
+        return g
+
+    def backward(self, dy):
+        return linear.linear_backward_input(self.backward_parameters(dy), self.first.weight.data)
+
+
+class ConvReLUPool(_Step):
+    """Conv2d, ReLU, MaxPool2d: the largest of what is positive; the winners say as well where nothing was."""
+
+    pattern = ((Conv2d,), (ReLU,), (MaxPool2d,))
+
+    def forward(self, x, training=False):
+        layer, window = self.first, self.layers[2]
+        x = layer._receive(x)
+        bias = layer.bias.data if layer.bias else None
+        sums = conv.conv2d_forward(x, layer.weight.data, bias, *layer._geometry())
+        y, argmax = pool.max_pool2d_forward(sums, *_window(window), relu=True)
+        self._cache = x, argmax, sums.shape
+        return y
+
+    def backward_parameters(self, dy):
+        layer, (x, argmax, shape) = self.first, self._cache
+        g = pool.max_pool2d_backward(dy, argmax, shape, *_window(self.layers[2]))
+        conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
+        if layer.bias:
+            elementwise.channel_sum(g, layer.bias.grad)
+        return g
+
+    def backward(self, dy):
+        g = self.backward_parameters(dy)
+        layer, x = self.first, self._cache[0]
+        return conv.conv2d_backward_input(g, layer.weight.data, x.shape, *layer._geometry())
+
+
+def _window(layer):
+    return layer.kernel_size, layer.stride, layer.padding
+
+
+_KINDS = {
+    ReLU: lambda layer: (activation.RELU, 0.0),
+    LeakyReLU: lambda layer: (activation.LEAKY_RELU, layer.negative_slope),
+    SiLU: lambda layer: (activation.SILU, 0.0),
+    GELU: lambda layer: (activation.GELU_TANH if layer.approximate == "tanh" else activation.GELU, 0.0),
+}
+
+
+class NormActivation(_Step):
+    """BatchNorm1d or BatchNorm2d, activation."""
+
+    pattern = ((BatchNorm1d, BatchNorm2d), tuple(_KINDS))
+
+    def __init__(self, first, second):
+        super().__init__(first, second)
+        self._kind = _KINDS[type(second)](second)
+
+    def forward(self, x, training=False):
+        layer = self.first
+        x = layer._receive(x)
+        mean, rstd = layer.statistics(x, training)
+        self._cache = x, mean, rstd, training
+        return norm.batch_norm_forward(x, mean, rstd, *layer.affine_arrays(), *self._kind)
+
+    def backward(self, dy):
+        layer, (x, mean, rstd, training) = self.first, self._cache
+        weight, bias = layer.affine_arrays()
+        gradients = layer.affine_gradients()
+        return norm.batch_norm_backward(dy, x, mean, rstd, weight, *gradients, training, bias, *self._kind)
+
+
+class ResidualReLU(_Step):
+    """Residual, ReLU; a batch normalisation at the end of the body adds the shortcut in its own pass."""
+
+    pattern = ((Residual,), (ReLU,))
+
+    def __init__(self, first, second):
+        super().__init__(first, second)
+        steps = plan(first.body.layers)
+        self._norm = steps.pop() if steps and type(steps[-1]) in (BatchNorm1d, BatchNorm2d) else None
+        self._steps = steps
+
+    def forward(self, x, training=False):
+        x = self.first._receive(x)
+        other = self.first.shortcut.forward(x, training)
+        for step in self._steps:
+            x = step.forward(x, training)
+        if self._norm is None:
+            y = activation.relu_forward(elementwise.add(x, other))
+            self._cache = y, None
+            return y
+        layer = self._norm
+        x = layer._receive(x)
+        mean, rstd = layer.statistics(x, training)
+        y = norm.batch_norm_forward(
+            x, mean, rstd, *layer.affine_arrays(), activation.RELU, 0.0, other
+        )
+        self._cache = y, (x, mean, rstd, training)
+        return y
+
+    def backward(self, dy):
+        y, saved = self._cache
+        g = activation.relu_backward(dy, y)
+        dx = g
+        if saved is not None:
+            x, mean, rstd, training = saved
+            weight, _ = self._norm.affine_arrays()
+            dx = norm.batch_norm_backward(
+                g, x, mean, rstd, weight, *self._norm.affine_gradients(), training
+            )
+        for step in reversed(self._steps):
+            dx = step.backward(dx)
+        return elementwise.add(dx, self.first.shortcut.backward(g))
+
+    def _forget(self):
+        self._cache = None
+        for step in self._steps:
+            step._forget()
+
+
+_STEPS = (ResidualReLU, NormActivation, ConvReLUPool, ConvReLU, LinearReLU)
