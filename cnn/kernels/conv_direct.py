@@ -95,34 +95,34 @@ def _gather_task(rows, pixels, size):
     @task
     def gather(index, thread, p):
         x, w, bias, out, scratch = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
-        row_table, segments, segment_count, strips, strip_count = (
-            peek(p, 5),
-            peek(p, 6),
-            peek(p, 7),
-            peek(p, 8),
-            peek(p, 9),
-        )
+        row_table, segments, strips, strip_count = peek(p, 5), peek(p, 6), peek(p, 8), peek(p, 9)
         groups, in_channels, out_channels = peek(p, 10), peek(p, 11), peek(p, 12)
-        in_plane, in_row, out_plane = peek(p, 13), peek(p, 14), peek(p, 15)
-        scratch_plane, scratch_bytes = peek(p, 16), peek(p, 17)
-        x_channel, w_channel = peek(p, 16), peek(p, 18)
-        x_tap_row, w_tap_row, x_tap, w_tap = peek(p, 19), peek(p, 20), peek(p, 21), peek(p, 22)
-        w_block, channels_inside, relu = peek(p, 23), peek(p, 24), peek(p, 25)
+        in_plane, in_row, in_pixel, out_plane = peek(p, 13), peek(p, 14), peek(p, 15), peek(p, 16)
+        scratch_plane, scratch_bytes = peek(p, 17), peek(p, 18)
+        x_channel, x_row = in_plane, in_row
+        w_channel, w_tap_row, w_tap, w_block = peek(p, 19), peek(p, 20), peek(p, 21), peek(p, 22)
+        row_step, x_tap, channels_inside = peek(p, 23), peek(p, 24), peek(p, 25)
         lowest = numbers(p + 26 * 8, size)[0]
 
-        strip = index % strip_count
+        strip = strips + index % strip_count * 64
         group = index // strip_count % groups
         block = index // strip_count // groups
-        first_row, last_row = peek(strips, 4 * strip), peek(strips, 4 * strip + 1)
-        low, high = peek(strips, 4 * strip + 2), peek(strips, 4 * strip + 3)
-        source = x + (block * groups + group) * in_channels * in_plane + low * in_row
+        first_row, last_row, low, high = peek(strip, 0), peek(strip, 1), peek(strip, 2), peek(strip, 3)
+        first_run, last_run, left, right = peek(strip, 4), peek(strip, 5), peek(strip, 6), peek(strip, 7)
+        source = x + (block * groups + group) * in_channels * in_plane + low * in_row + left * in_pixel
         if scratch_bytes:
             # Planes whose size is a power of two would compete for the same few cache sets.
+            x_channel, x_row = scratch_plane, (right - left) * 16 * size
             start = scratch + thread * scratch_bytes
             for c in range(in_channels):
-                count = (high - low) * (in_row // (16 * size))
-                copy_lanes(source + c * in_plane, start + c * scratch_plane, count, 16 * size, 16 * size, size)
+                from_, to = source + c * in_plane, start + c * scratch_plane
+                if x_row == in_row:
+                    copy_lanes(from_, to, (high - low) * (right - left), 16 * size, 16 * size, size)
+                else:
+                    for i in range(high - low):
+                        copy_lanes(from_ + i * in_row, to + i * x_row, right - left, in_pixel, 16 * size, size)
             source = start
+        x_tap_row = row_step * x_row
         out += (block * groups + group) * out_channels * out_plane
         row_blocks = (out_channels + rows - 1) // rows
         for j in range(row_blocks):
@@ -132,12 +132,12 @@ def _gather_task(rows, pixels, size):
             shift = bias + (group * out_channels + channel) * size
             target = out + channel * out_plane
             for y in range(first_row, last_row):
-                y_out, y_in = peek(row_table, 4 * y), peek(row_table, 4 * y + 1) - low * in_row
+                y_out, y_in = peek(row_table, 4 * y), (peek(row_table, 4 * y + 1) - low) * x_row
                 y_w, y_taps = peek(row_table, 4 * y + 2), peek(row_table, 4 * y + 3)
-                for q in range(segment_count):
-                    s = segments + 56 * q
+                for run in range(first_run, last_run):
+                    s = segments + 56 * run
                     count, to, out_step = peek(s, 0), target + y_out + peek(s, 1), peek(s, 2)
-                    at, in_step = source + y_in + peek(s, 3), peek(s, 4)
+                    at, in_step = source + y_in + peek(s, 3) - left * 16 * size, peek(s, 4)
                     tap_w, taps = weights + y_w + peek(s, 5), peek(s, 6)
                     if channels_inside:
                         loops = (
@@ -202,48 +202,54 @@ def row_block(count, outer):
 class GatherPlan:
     """Everything about one geometry that the compiled gather needs; ``run`` fills in the addresses."""
 
-    def __init__(self, blocks_, groups, in_channels, out_channels, in_shape, out_shape, rows, columns, kernel, size):
-        """in_channels, out_channels: of one group; in_shape, out_shape: (h, w); rows, columns: Axis."""
+    def __init__(self, images, groups, in_channels, out_channels, source, out_shape, rows, columns, kernel, size):
+        """images: blocks of sixteen; channels: of one group; out_shape: (h, w); rows, columns: Axis.
+
+        ``source`` is (h, w, bytes of a plane, of a row step, of a pixel step): the input as the taps count it.
+        """
         pixel = LANES * size
-        kh, kw = kernel
-        taps = kh * kw
+        taps = kernel[0] * kernel[1]
+        height, width, in_plane, in_row, in_pixel = source
+        out_row = out_shape[1] * pixel
         self.size = size
         self.block = row_block(out_channels, blocks(size)[0])
         block_rows = self.block[0]
         row_blocks = -(-out_channels // block_rows)
-        in_row = in_shape[1] * pixel
-        in_plane = in_shape[0] * in_row
-        out_row = out_shape[1] * pixel
         # Long inner loops are the cheap ones.
-        inside = in_channels > kw
+        inside = in_channels > kernel[1]
         w_tap, w_channel = (in_channels * block_rows, block_rows) if inside else (block_rows, taps * block_rows)
+        w_tap_row = kernel[1] * w_tap
         self.row_table = table(
-            [(y * out_row, index * in_row, tap * kw * w_tap * size, count) for y, (tap, index, count) in enumerate(rows.first)]
+            [(y * out_row, index, tap * w_tap_row * size, count) for y, (tap, index, count) in enumerate(rows.first)]
         )
-        runs = [
-            (n, at * pixel, step * pixel, index * pixel, index_step * pixel, tap * w_tap * size, count)
-            for at, step, n, tap, count, index, index_step in columns.segments()
-        ]
-        self.segments = table(runs)
-        strips = self._strips(rows, out_shape[0], in_channels * in_row, blocks_ * groups)
+        copied = in_channels > 4 or in_pixel != pixel
+        if taps == 1 and copied and out_shape[0] == 1:
+            runs, strips = self._pieces(out_shape[1], in_channels)
+        else:
+            runs = columns.segments()
+            strips = self._strips(rows, out_shape[0], in_channels * width * pixel, images * groups, len(runs), width)
+        self.segments = table(
+            [
+                (n, at * pixel, step * pixel, index * pixel, index_step * pixel, tap * w_tap * size, count)
+                for at, step, n, tap, count, index, index_step in runs
+            ]
+        )
         self.strips = table(strips)
-        copied = in_channels > 4
-        plane = (max(high - low for _, _, low, high in strips) * in_shape[1] | 1) * pixel if copied else in_plane
+        plane = (max((s[3] - s[2]) * (s[7] - s[6]) for s in strips) | 1) * pixel
         scratch_bytes = (in_channels * plane + 8191) // 4096 * 4096 - 2048 if copied else 0
         self.scratch = aligned_zeros((scratch_threads() * scratch_bytes + 64,), np.uint8)
         self.packed = aligned_zeros((groups * row_blocks * in_channels * taps * block_rows * size + 64,), np.uint8)
         self.no_bias = aligned_zeros((groups * out_channels * size,), np.uint8)
-        self.tasks = blocks_ * groups * len(strips)
+        self.tasks = images * groups * len(strips)
         self.params = table(
             [
                 0, self.packed.ctypes.data, 0, 0, self.scratch.ctypes.data,
-                self.row_table.ctypes.data, self.segments.ctypes.data, len(runs), self.strips.ctypes.data, len(strips),
-                groups, in_channels, out_channels,
-                in_plane, in_row, out_shape[0] * out_row,
-                plane, scratch_bytes, w_channel * size,
-                rows.index_step * in_row, rows.tap_step * kw * w_tap * size,
-                columns.index_step * pixel, columns.tap_step * w_tap * size,
-                block_rows * in_channels * taps * size, int(inside), 0, 0,
+                self.row_table.ctypes.data, self.segments.ctypes.data, 0, self.strips.ctypes.data, len(strips),
+                groups, in_channels, out_channels, in_plane, in_row, in_pixel, out_shape[0] * out_row,
+                plane, scratch_bytes,
+                w_channel * size, rows.tap_step * w_tap_row * size, columns.tap_step * w_tap * size,
+                block_rows * in_channels * taps * size,
+                rows.index_step, columns.index_step * pixel, int(inside), 0,
             ]
         )  # fmt: skip
         self.pack_params = table(
@@ -252,7 +258,16 @@ class GatherPlan:
         self.pack_tasks = groups * row_blocks
 
     @staticmethod
-    def _strips(rows, height, row_bytes, others):
+    def _pieces(count, channels):
+        """A 1x1 window over one long row: cut into pieces whose input stays in the L1 cache for all outputs."""
+        length = max(4, L1_BYTES // (channels * LANES * 4))
+        pieces = -(-count // length)
+        cuts = [count * i // pieces for i in range(pieces + 1)]
+        ends = list(zip(cuts, cuts[1:], strict=False))
+        return [(a, 1, b - a, 0, 1, a, 1) for a, b in ends], [(0, 1, 0, 1, i, i + 1, *e) for i, e in enumerate(ends)]
+
+    @staticmethod
+    def _strips(rows, height, row_bytes, others, runs, width):
         """Cut the output rows so that the input of a strip stays in the L2 cache and there is work for all."""
         pieces = 1
         while pieces < height:
@@ -262,7 +277,7 @@ class GatherPlan:
                 break
             pieces += 1
         cuts = [height * i // pieces for i in range(pieces + 1)]
-        return [(a, b, *rows.span(a, b)) for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [(a, b, *rows.span(a, b), 0, runs, 0, width) for a, b in zip(cuts, cuts[1:], strict=False)]
 
     def run(self, x, weight, steps, bias, out):
         """Pack the weights, then gather; ``steps`` are the weight's (group, out, channel) strides in numbers."""
@@ -281,22 +296,35 @@ class GatherPlan:
 def forward_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
     n, c, h, w = x_shape
     k, _, kh, kw = weight_shape
+    pixel = LANES * size
+    in_row, in_pixel = w * pixel, pixel
+    in_plane = h * in_row
+    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)) and c // groups > 4:
+        # The pixels that the stride passes over play no part; without stride the image is one long row.
+        h, w = out_shape
+        in_row, in_pixel = stride[0] * in_row, stride[1] * pixel
+        if stride == (1, 1):
+            h, w = 1, h * w
+            in_row = w * pixel
+        out_shape, stride = (h, w), (1, 1)
     rows = Axis.forward(h, out_shape[0], kh, stride[0], padding[0][0], dilation[0])
     columns = Axis.forward(w, out_shape[1], kw, stride[1], padding[1][0], dilation[1])
-    return GatherPlan(
-        -(-n // LANES), groups, c // groups, k // groups, (h, w), out_shape, rows, columns, (kh, kw), size
-    )
+    source = h, w, in_plane, in_row, in_pixel
+    return GatherPlan(-(-n // LANES), groups, c // groups, k // groups, source, out_shape, rows, columns, (kh, kw), size)
 
 
 @lru_cache(maxsize=256)
 def input_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
     n, c, h, w = x_shape
     k, _, kh, kw = weight_shape
-    rows = Axis.backward(h, out_shape[0], kh, stride[0], padding[0][0], dilation[0])
-    columns = Axis.backward(w, out_shape[1], kw, stride[1], padding[1][0], dilation[1])
-    return GatherPlan(
-        -(-n // LANES), groups, k // groups, c // groups, out_shape, (h, w), rows, columns, (kh, kw), size
-    )
+    oh, ow = out_shape
+    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)) and stride == (1, 1):
+        h, w, oh, ow = 1, h * w, 1, oh * ow
+    pixel = LANES * size
+    rows = Axis.backward(h, oh, kh, stride[0], padding[0][0], dilation[0])
+    columns = Axis.backward(w, ow, kw, stride[1], padding[1][0], dilation[1])
+    source = oh, ow, oh * ow * pixel, ow * pixel, pixel
+    return GatherPlan(-(-n // LANES), groups, k // groups, c // groups, source, (h, w), rows, columns, (kh, kw), size)
 
 
 def forward(x, weight, bias, out, stride, padding, dilation, groups):

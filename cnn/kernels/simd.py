@@ -66,7 +66,7 @@ def blocks(itemsize):
     parts = LANES // width(itemsize)
     sums = count * 3 // 4
     outer = []
-    for rows in (8, 6, 4, 3, 2, 1):
+    for rows in (8, 6, 3, 2, 1):
         pixels = min(6, sums // (rows * parts))
         if pixels:
             outer.append((rows, pixels))
@@ -190,6 +190,17 @@ class Vectors:
                 builder.store(self.at(value, step), slot)
 
 
+def multiply_all(v, left, right, sums):
+    """sums[i][j] += left[i] * right[j]; left and right are functions that write the load of an operand."""
+    if len(left) > len(right):
+        left, right, sums = right, left, list(zip(*sums, strict=True))
+    held = [load() for load in left]
+    for j, load in enumerate(right):
+        streaming = load()
+        for value, row in zip(held, sums, strict=True):
+            v.builder.store(v.fma(value, streaming, v.builder.load(row[j])), row[j])
+
+
 def literals(*values):
     """The Python values of literal types, or None while Numba still tries them as variables."""
     if all(isinstance(value, types.Literal) for value in values):
@@ -283,14 +294,12 @@ def outer_tile(
         na, xa, wa, nb, xb, wb, nc, xc, wc = cgutils.unpack_tuple(builder, loops, 9)
         with v.loop(na, (x, xa), (w, wa)) as (x1, w1), v.loop(nb, (x1, xb), (w1, wb)) as (x2, w2):
             with v.loop(nc, (x2, xc), (w2, wc)) as (x3, w3):
-                inputs = []
-                for j in range(pixels_):
-                    pixel = v.at(x3, v.times(x_step, j)) if j else x3
-                    inputs += [v.load(v.at(pixel, part * v.bytes)) for part in range(parts)]
-                for k in range(rows_):
-                    weight = v.broadcast(v.at(w3, k * size))
-                    for register, value in zip(sums[k], inputs, strict=True):
-                        builder.store(v.fma(weight, value, builder.load(register)), register)
+                # The smaller operand waits in registers while the other streams by: sums, operands and one
+                # register to load into must not exceed the file, or every turn spills to memory.
+                pixel = [v.at(x3, v.times(x_step, j)) if j else x3 for j in range(pixels_)]
+                load = [lambda i=i: v.load(v.at(pixel[i // parts], i % parts * v.bytes)) for i in range(pixels_ * parts)]
+                weigh = [lambda k=k: v.broadcast(v.at(w3, k * size)) for k in range(rows_)]
+                multiply_all(v, weigh, load, sums)
         lowest = v.splat(floor)
         for k in range(rows_):
             row = v.at(out, v.times(out_row, k)) if k else out
@@ -334,12 +343,10 @@ def dot_tile(typing_context, g, g_row, x, x_column, loops, out, out_row, rows, c
         with v.loop(na, (g, ga), (x, xa)) as (g1, x1), v.loop(nb, (g1, gb), (x1, xb)) as (g2, x2):
             for part in range(parts):
                 group = sums[part % sets]
-                gradients = [v.load(v.at(g2, v.times(g_row, k), part * v.bytes)) for k in range(rows_)]
-                for c in range(columns_):
-                    value = v.load(v.at(x2, v.times(x_column, c), part * v.bytes))
-                    for k in range(rows_):
-                        register = group[k][c]
-                        builder.store(v.fma(gradients[k], value, builder.load(register)), register)
+                offset = part * v.bytes
+                gradient = [lambda k=k, o=offset: v.load(v.at(g2, v.times(g_row, k), o)) for k in range(rows_)]
+                value = [lambda c=c, o=offset: v.load(v.at(x2, v.times(x_column, c), o)) for c in range(columns_)]
+                multiply_all(v, gradient, value, group)
         padded = 1 << (columns_ - 1).bit_length()
         for k in range(rows_):
             row = []
