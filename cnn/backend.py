@@ -64,3 +64,20 @@ def set_threads(count):
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         raise ConfigError(f"threads: expected 1 to {cores} (this machine offers {available}), found {count}")
     numba.set_num_threads(count)
+
+
+def compile_report():
+    """Return how many kernels were taken from the cache and how many compiled: {"loaded": n, "compiled": m}.
+
+    A start is warm when nothing was compiled.
+    """
+    from cnn.kernels.cache import compile_report
+
+    return compile_report()
+
+
+def when_compiling(callback):
+    """Call ``callback()`` once, when the first kernel that the cache lacks is about to be compiled."""
+    from cnn.kernels.cache import when_compiling
+
+    when_compiling(callback)

@@ -16,6 +16,12 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataC
 from numba.misc.appdirs import AppDirs
 
 KERNELS = []  # everything compiled or to be compiled, in the order of definition
+_waiting = []
+
+
+def when_compiling(callback):
+    """Call ``callback()`` once, just before the next kernel that the cache lacks is compiled."""
+    _waiting.append(callback)
 
 
 def source_hash():
@@ -73,6 +79,13 @@ class KernelCache(FunctionCache):
         super().__init__(function)
         stamp, base = self._impl.locator.get_source_stamp(), self._impl.filename_base
         self._cache_file = _File(self._cache_path, base, stamp)
+
+    def load_overload(self, sig, target_context):
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            while _waiting:
+                _waiting.pop()()
+        return found
 
     def save_overload(self, sig, data):
         try:

@@ -1,0 +1,280 @@
+"""Measure cnn against PyTorch on this machine's processor: the same work, in turns, numbers compared first.
+
+    python scripts/benchmark.py                       # everything: about half an hour
+    python scripts/benchmark.py --quick steps         # the training steps, roughly
+    python scripts/benchmark.py kernels inference --threads 1 --out results/
+
+Each framework runs in a process of its own, and they take turns. PyTorch is the better of NCHW and
+channels_last, eager and compiled (with --quick: eager only). A row gives medians and, in brackets, the
+smallest and largest median of the rounds; "ratio" is PyTorch's time over ours: above 1 we are faster.
+Writes benchmark.md and benchmark.json. Needs PyTorch.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmark_cases import CONVOLUTIONS, NETWORKS, STEPS, convolution_name
+
+HERE = Path(__file__).parent
+TOLERANCE = 2e-3  # of the norm: float32 sums in another order, through a whole network
+
+
+class Worker:
+    """A process that runs one framework."""
+
+    def __init__(self, framework, threads, cache=None):
+        # settings that hobble OpenBLAS, and with it NumPy, have no place in a comparison
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
+        environment |= {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
+        environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), environment.get("PYTHONPATH", "")])
+        if cache:
+            environment["NUMBA_CACHE_DIR"] = cache
+        command = [sys.executable, str(HERE / "benchmark_worker.py"), framework, str(threads)]
+        self.framework = framework
+        self.process = subprocess.Popen(
+            command, env=environment, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def ask(self, **request):
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"benchmark: the {self.framework} process died on {request}")
+        return json.loads(line)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def disagreement(ours, theirs):
+    """Largest difference of two sets of fingerprints, relative to the norm."""
+    return max(
+        max(abs(a - b) for a, b in zip(ours[key], theirs[key], strict=True)) / max(abs(theirs[key][0]), 1e-6)
+        for key in ours
+    )
+
+
+def compare(job, request, options):
+    """Run one job on both sides in turns; return a row of numbers."""
+    ours, theirs = Worker("cnn", options.threads), Worker("torch", options.threads)
+    try:
+        reply = ours.ask(make=job, variant="cnn", **request)
+        if "error" in reply:
+            raise SystemExit(f"benchmark: cnn failed on {job} {request}: {reply['error']}")
+        best, best_time, worst = None, float("inf"), 0.0
+        for variant in options.variants:
+            made = theirs.ask(make=job, variant=variant, **request)
+            if "error" in made:  # no C++ compiler for torch.compile, for example
+                continue
+            worst = max(worst, disagreement(reply["marks"], made["marks"]))
+            theirs.ask(time=0)
+            took = statistics.median(theirs.ask(time=options.seconds / 2)["times"])
+            if took < best_time:
+                best, best_time = variant, took
+        if best is None:
+            raise SystemExit(f"benchmark: PyTorch failed on {job} {request}: {made['error']}")
+        if worst > TOLERANCE:
+            raise SystemExit(f"benchmark: {job} {request}: the numbers differ by {worst:.1e} of their norm")
+        if variant != best:
+            theirs.ask(make=job, variant=best, **request)
+        for side in (ours, theirs):
+            side.ask(time=0)
+        rounds = {"cnn": [], "torch": []}
+        for _ in range(options.rounds):
+            rounds["cnn"].append(statistics.median(ours.ask(time=options.seconds)["times"]))
+            rounds["torch"].append(statistics.median(theirs.ask(time=options.seconds)["times"]))
+        row = {side: {"median": statistics.median(t), "min": min(t), "max": max(t)} for side, t in rounds.items()}
+        ratios = [b / a for a, b in zip(rounds["cnn"], rounds["torch"], strict=True)]
+        row["ratio"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+        row |= {"variant": best, "disagreement": worst}
+        row["memory"] = {side.framework: side.ask(memory=True)["memory"] for side in (ours, theirs)}
+        return row
+    finally:
+        ours.close()
+        theirs.close()
+
+
+def cells(row):
+    """The columns that all tables of times share."""
+    def show(side, factor=1e3, digits=2):  # noqa: ANN202
+        t = row[side]
+        middle, low, high = (f"{t[key] * factor:.{digits}f}" for key in ("median", "min", "max"))
+        return f"{middle} ({low}–{high})"
+
+    return [show("cnn"), show("torch"), row["variant"], show("ratio", 1)]
+
+
+HEADER = ["cnn, ms", "PyTorch, ms", "PyTorch as", "ratio"]
+
+
+def weights_file(options):
+    return str(Path(options.scratch) / "weights.npz")
+
+
+def kernels(options):
+    rows = []
+    for case in CONVOLUTIONS[:: 3 if options.quick else 1]:
+        c, k, size, plane, padding, stride, groups = case
+        out = (plane + 2 * padding - size) // stride + 1
+        work = 2 * options.batch * k * out * out * size * size * c // groups
+        for direction in ("forward", "d-input", "d-weight"):
+            row = compare("convolution", {"case": case, "batch": options.batch, "direction": direction}, options)
+            rate = f"{work / row['cnn']['median'] / 1e9:.0f}"
+            yield row | {"case": convolution_name(case), "direction": direction, "work": work}
+            rows.append([convolution_name(case), direction, *cells(row), rate])
+            progress(rows[-1])
+    return f"Convolutions, batch {options.batch}", ["shape", "direction", *HEADER, "cnn, GFLOP/s"], rows
+
+
+def steps(options):
+    rows = []
+    for name, batch in STEPS:
+        row = compare("step", {"name": name, "batch": batch, "weights": weights_file(options)}, options)
+        yield row | {"network": name, "batch": batch}
+        rows.append([name, batch, *cells(row), f"{batch / row['cnn']['median']:.0f}"])
+        progress(rows[-1])
+    return "Training steps", ["network", "batch", *HEADER, "cnn, images/s"], rows
+
+
+def inference(options):
+    rows = []
+    for name in NETWORKS:
+        for batch in (1, 64) if options.quick else (1, 64, 1024):
+            row = compare("inference", {"name": name, "batch": batch, "weights": weights_file(options)}, options)
+            yield row | {"network": name, "batch": batch}
+            rows.append([name, batch, *cells(row), f"{batch / row['cnn']['median']:.0f}"])
+            progress(rows[-1])
+    return "Inference", ["network", "batch", *HEADER, "cnn, images/s"], rows
+
+
+def memory(options):
+    rows = []
+    for name, batch in STEPS:
+        peak, base = {}, {}
+        for framework, variant in (("cnn", "cnn"), ("torch", "NCHW")):
+            worker = Worker(framework, options.threads)
+            base[framework] = worker.ask(memory=True)["memory"]
+            worker.ask(make="step", name=name, batch=batch, weights=weights_file(options), variant=variant)
+            worker.ask(time=2)
+            peak[framework] = worker.ask(memory=True)["memory"]
+            worker.close()
+        yield {"network": name, "batch": batch, "peak": peak, "base": base}
+        mib = [f"{peak[f] / 2**20:.0f} ({base[f] / 2**20:.0f})" for f in ("cnn", "torch")]
+        rows.append([name, batch, *mib, f"{peak['cnn'] / peak['torch']:.2f}"])
+        progress(rows[-1])
+    header = ["network", "batch", "cnn, MiB (before)", "PyTorch, MiB (before)", "cnn / PyTorch"]
+    return "Peak memory of the training process", header, rows
+
+
+def startup(options):
+    rows = []
+    for name, batch in STEPS[1:]:
+        times = {}
+        for label, framework, cache in (
+            ("cold", "cnn", tempfile.mkdtemp(dir=options.scratch)),
+            ("warm", "cnn", None),
+            ("torch", "torch", None),
+        ):
+            if label == "cold":
+                folder = cache
+            begin = time.perf_counter()
+            worker = Worker(framework, options.threads, folder if framework == "cnn" else None)
+            variant = "NCHW" if framework == "torch" else "cnn"
+            worker.ask(make="step", name=name, batch=batch, weights=weights_file(options), variant=variant)
+            times[label] = time.perf_counter() - begin
+            worker.close()
+        yield {"network": name, "batch": batch, "seconds": times}
+        rows.append([name, batch, *(f"{times[k]:.1f}" for k in ("cold", "warm", "torch"))])
+        progress(rows[-1])
+    header = ["network", "batch", "cnn, kernels not compiled yet, s", "cnn, s", "PyTorch (eager), s"]
+    return "From process start to the first gradients", header, rows
+
+
+SECTIONS = {f.__name__: f for f in (kernels, steps, inference, memory, startup)}
+
+
+def progress(row):
+    print("  " + " | ".join(map(str, row)), flush=True)
+
+
+def run_section(section, options):
+    """Return (title, header, rows, the raw numbers)."""
+    raw, work = [], SECTIONS[section](options)
+    while True:
+        try:
+            raw.append(next(work))
+        except StopIteration as end:
+            return *end.value, raw
+
+
+def table(title, header, rows):
+    lines = [f"## {title}", "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows), ""])
+
+
+def machine(options):
+    """One line about where this was measured."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as lines:
+            cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    versions = subprocess.run(
+        [sys.executable, "-c", "import torch, numba; print(torch.__version__, numba.__version__)"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    return f"{cpu}, {options.threads} threads, PyTorch {versions[0]}, Numba {versions[1]}, Python {platform.python_version()}"
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"any of {', '.join(SECTIONS)}; default all")
+    parser.add_argument("--quick", action="store_true", help="fewer shapes, short rounds, PyTorch eager only")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--batch", type=int, default=128, help="of the convolutions")
+    parser.add_argument("--rounds", type=int, help="turns of each side (default 7, with --quick 3)")
+    parser.add_argument("--seconds", type=float, help="length of a turn (default 1, with --quick 0.3)")
+    parser.add_argument("--eager", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder of benchmark.md and benchmark.json")
+    options = parser.parse_args(arguments)
+    for section in options.sections:
+        if section not in SECTIONS:
+            parser.error(f"unknown section {section!r}: expected any of {', '.join(SECTIONS)}")
+    options.sections = options.sections or list(SECTIONS)
+    options.rounds = options.rounds or (3 if options.quick else 7)
+    options.seconds = options.seconds or (0.3 if options.quick else 1.0)
+    eager = ["NCHW", "channels_last"]
+    options.variants = eager if options.quick or options.eager else [*eager, *(f"{v} compiled" for v in eager)]
+    return options
+
+
+def main():
+    options = parse()
+    with tempfile.TemporaryDirectory() as options.scratch:
+        head = machine(options)
+        print(head)
+        text, numbers = ["# Benchmark", "", head, ""], {"machine": head}
+        for section in options.sections:
+            print(section)
+            title, header, rows, numbers[section] = run_section(section, options)
+            text.append(table(title, header, rows))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "benchmark.md").write_text("\n".join(text))
+    (options.out / "benchmark.json").write_text(json.dumps(numbers, indent=1))
+    print("\n" + "\n".join(text))
+
+
+if __name__ == "__main__":
+    main()

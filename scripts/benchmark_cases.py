@@ -1,0 +1,95 @@
+"""What is measured: networks as ``cnn`` configs write them, convolutions as rows of numbers."""
+
+
+def _conv(out_channels, kernel_size=3, **options):
+    return {"type": "Conv2d", "out_channels": out_channels, "kernel_size": kernel_size, **options}
+
+
+def _linear(out_features, **options):
+    return {"type": "Linear", "out_features": out_features, **options}
+
+
+RELU, FLATTEN, NORM, POOL = {"type": "ReLU"}, {"type": "Flatten"}, {"type": "BatchNorm2d"}, {"type": "MaxPool2d", "kernel_size": 2}
+GELU = {"type": "GELU"}
+
+LENET = [
+    _conv(6, 5, padding=2), RELU, POOL, _conv(16, 5), RELU, POOL,
+    FLATTEN, _linear(120), RELU, _linear(84), RELU, _linear(10),
+]  # fmt: skip
+
+
+def _vgg():
+    layers = []
+    for channels in (64, 128, 256):
+        for _ in range(2):
+            layers += [_conv(channels, padding=1, bias=False), NORM, RELU]
+        layers.append(POOL)
+    return [*layers, FLATTEN, _linear(256), RELU, _linear(10)]
+
+
+def _resnet20():
+    layers = [_conv(16, padding=1, bias=False), NORM, RELU]
+    channels = 16
+    for stage in (16, 32, 64):
+        for block in range(3):
+            stride = 2 if stage > 16 and block == 0 else 1
+            body = [
+                _conv(stage, padding=1, stride=stride, bias=False), NORM, RELU,
+                _conv(stage, padding=1, bias=False), NORM,
+            ]  # fmt: skip
+            detour = {"type": "Residual", "body": body}
+            if stride != 1 or channels != stage:
+                detour["shortcut"] = [_conv(stage, 1, stride=stride, bias=False), NORM]
+            layers += [detour, RELU]
+            channels = stage
+    return [*layers, {"type": "GlobalAvgPool2d"}, _linear(10)]
+
+
+def _airbench():
+    layers = [_conv(24, 2), GELU]
+    for channels in (64, 256, 256):
+        layers += [_conv(channels, padding=1, bias=False), POOL, NORM, GELU]
+        layers += [_conv(channels, padding=1, bias=False), NORM, GELU]
+    return [*layers, {"type": "MaxPool2d", "kernel_size": 3}, FLATTEN, _linear(10, bias=False)]
+
+
+#: name: (layers, shape of one image)
+NETWORKS = {
+    "LeNet-5": (LENET, (1, 28, 28)),
+    "VGG-like": (_vgg(), (3, 32, 32)),
+    "ResNet-20": (_resnet20(), (3, 32, 32)),
+    "airbench-like": (_airbench(), (3, 32, 32)),
+}
+
+#: (network, batch) of the training steps
+STEPS = [("LeNet-5", 64), ("LeNet-5", 128), ("VGG-like", 128), ("ResNet-20", 128), ("airbench-like", 128)]
+
+#: (in channels, out channels, kernel, size, padding, stride, groups)
+CONVOLUTIONS = [
+    (1, 6, 5, 28, 2, 1, 1),
+    (6, 16, 5, 14, 0, 1, 1),
+    (3, 24, 2, 32, 0, 1, 1),
+    (3, 64, 3, 32, 1, 1, 1),
+    (16, 16, 3, 32, 1, 1, 1),
+    (24, 64, 3, 31, 1, 1, 1),
+    (32, 32, 3, 16, 1, 1, 1),
+    (64, 64, 3, 15, 1, 1, 1),
+    (64, 64, 3, 8, 1, 1, 1),
+    (64, 128, 3, 16, 1, 1, 1),
+    (128, 128, 3, 16, 1, 1, 1),
+    (64, 256, 3, 15, 1, 1, 1),
+    (256, 256, 3, 7, 1, 1, 1),
+    (64, 64, 1, 16, 0, 1, 1),
+    (256, 64, 1, 8, 0, 1, 1),
+    (16, 32, 3, 32, 1, 2, 1),
+    (32, 64, 1, 16, 0, 2, 1),
+    (64, 64, 3, 16, 1, 1, 64),
+    (32, 32, 3, 32, 1, 2, 32),
+]
+
+
+def convolution_name(case):
+    """Like "64→64 3x3, 16x16, stride 2, depthwise"."""
+    c, k, size, plane, padding, stride, groups = case
+    name = f"{c}→{k} {size}x{size} on {plane}x{plane}, padding {padding}"
+    return name + (f", stride {stride}" if stride > 1 else "") + (", depthwise" if groups > 1 else "")

@@ -1,0 +1,262 @@
+"""One framework in its own process: reads requests as JSON lines, answers as JSON lines.
+
+``benchmark_worker.py cnn`` and ``benchmark_worker.py torch`` do the same work on the same numbers. A request
+{"make": what, ...} prepares a job and answers with a fingerprint of its results; {"time": seconds} repeats the
+job and answers with the times of the single runs in seconds.
+"""
+
+import json
+import os
+import sys
+import time
+
+import numpy as np
+from benchmark_cases import NETWORKS
+
+
+def fingerprint(array):
+    """(norm, projection on a fixed random direction): equal arrays agree in both, others do not."""
+    array = np.asarray(array, np.float64).ravel()
+    direction = np.random.default_rng(array.size).standard_normal(array.size) / np.sqrt(array.size)
+    return [float(np.linalg.norm(array)), float(array @ direction)]
+
+
+def images(shape, batch):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((batch, *shape), dtype=np.float32), rng.integers(0, 10, batch)
+
+
+class Cnn:
+    """Our side."""
+
+    variants = ("cnn",)
+
+    def __init__(self, threads):
+        import cnn
+        from cnn import backend
+
+        self.cnn = cnn
+        backend.set_threads(threads)
+
+    def _network(self, name):
+        layers, shape = NETWORKS[name]
+        network = self.cnn.Network(self.cnn.layers.from_config(layers))
+        network.build(shape, rng=np.random.default_rng(0))
+        return network, shape
+
+    def step(self, name, batch, weights, variant):
+        from cnn.layers import SoftmaxCrossEntropy
+        from cnn.optimizers import SGD
+
+        network, shape = self._network(name)
+        x, labels = images(shape, batch)
+        loss, optimizer = SoftmaxCrossEntropy(), SGD(network.parameters(), lr=0.01, momentum=0.9)
+        np.savez(weights, *[p.data for p in network.parameters()])
+
+        def run():
+            value = loss.forward(network.forward(x, training=True), labels)
+            network.backward(loss.backward(), input_gradient=False)
+            optimizer.step()
+            network.zero_grad()
+            return value
+
+        value = loss.forward(network.forward(x, training=True), labels)
+        network.backward(loss.backward(), input_gradient=False)
+        marks = {"loss": [value, value]} | {
+            f"gradient {i}": fingerprint(p.grad) for i, p in enumerate(network.parameters())
+        }
+        network.zero_grad()
+        return run, marks
+
+    def inference(self, name, batch, weights, variant):
+        network, shape = self._network(name)
+        x, _ = images(shape, batch)
+        np.savez(weights, *[p.data for p in network.parameters()])
+        return lambda: np.asarray(network.forward(x)), {"logits": fingerprint(network.forward(x))}
+
+    def convolution(self, case, batch, direction, variant):
+        from cnn import backend, blocked
+
+        c, k, size, plane, padding, stride, groups = case
+        x, weight, bias, dy = operands(case, batch)
+        x, dy, ops = blocked.as_blocked(x), blocked.as_blocked(dy), backend.operations()
+        geometry = (stride, stride), ((padding, padding), (padding, padding)), (1, 1), groups
+        if direction == "forward":
+            run = lambda: ops.conv2d_forward(x, weight, bias, *geometry)  # noqa: E731
+        elif direction == "d-input":
+            run = lambda: ops.conv2d_backward_input(dy, weight, x.shape, *geometry)  # noqa: E731
+        else:
+            dweight = np.empty_like(weight)
+
+            def run():
+                dweight[...] = 0
+                ops.conv2d_backward_weight(dy, x, dweight, *geometry)
+                return dweight
+
+        return run, {direction: fingerprint(run())}
+
+
+def operands(case, batch):
+    """(x, weight, bias, dy) of a convolution, the same in both processes."""
+    c, k, size, plane, padding, stride, groups = case
+    rng = np.random.default_rng(1)
+    out = (plane + 2 * padding - size) // stride + 1
+    x = rng.standard_normal((batch, c, plane, plane), dtype=np.float32)
+    weight = rng.standard_normal((k, c // groups, size, size), dtype=np.float32)
+    bias = rng.standard_normal(k, dtype=np.float32)
+    return x, weight, bias, rng.standard_normal((batch, k, out, out), dtype=np.float32)
+
+
+class Torch:
+    """PyTorch: each of NCHW and channels_last, eager and compiled."""
+
+    variants = ("NCHW", "channels_last", "NCHW compiled", "channels_last compiled")
+
+    def __init__(self, threads):
+        import torch
+
+        self.torch = torch
+        torch.set_num_threads(threads)
+
+    def _format(self, variant):
+        torch = self.torch
+        return torch.channels_last if variant.startswith("channels_last") else torch.contiguous_format
+
+    def _module(self, spec):
+        nn, torch = self.torch.nn, self.torch
+        options = {key: value for key, value in spec.items() if key not in ("type", "body", "shortcut")}
+        kind = spec["type"]
+        if kind == "Residual":
+
+            class Residual(nn.Module):
+                def __init__(self, body, shortcut):
+                    super().__init__()
+                    self.body, self.shortcut = body, shortcut
+
+                def forward(self, x):
+                    return self.body(x) + self.shortcut(x)
+
+            return Residual(*(self._sequential(spec.get(part, [])) for part in ("body", "shortcut")))
+        if kind == "GlobalAvgPool2d":
+
+            class Mean(nn.Module):
+                def forward(self, x):
+                    return torch.mean(x, (2, 3))
+
+            return Mean()
+        lazy = kind in ("Conv2d", "Linear", "BatchNorm2d")
+        return getattr(nn, f"Lazy{kind}" if lazy else kind)(**options)
+
+    def _sequential(self, layers):
+        return self.torch.nn.Sequential(*map(self._module, layers))
+
+    def _network(self, name, weights, variant):
+        torch = self.torch
+        layers, shape = NETWORKS[name]
+        network = self._sequential(layers)
+        network(torch.zeros(2, *shape))
+        with torch.no_grad(), np.load(weights) as stored:
+            for p, array in zip(network.parameters(), stored.values(), strict=True):
+                p.copy_(torch.from_numpy(array))
+            for layer in network.modules():
+                if isinstance(layer, torch.nn.BatchNorm2d):
+                    layer.reset_running_stats()
+        return network.to(memory_format=self._format(variant)), shape
+
+    def step(self, name, batch, weights, variant):
+        torch = self.torch
+        network, shape = self._network(name, weights, variant)
+        x, labels = map(torch.from_numpy, images(shape, batch))
+        x = x.to(memory_format=self._format(variant))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+        compiled = torch.compile(network) if "compiled" in variant else network
+
+        def run():
+            optimizer.zero_grad(set_to_none=True)
+            value = torch.nn.functional.cross_entropy(compiled(x), labels)
+            value.backward()
+            optimizer.step()
+            return value.item()
+
+        value = torch.nn.functional.cross_entropy(compiled(x), labels)
+        value.backward()
+        marks = {"loss": [value.item()] * 2} | {
+            f"gradient {i}": fingerprint(p.grad.numpy()) for i, p in enumerate(network.parameters())
+        }
+        return run, marks
+
+    def inference(self, name, batch, weights, variant):
+        torch = self.torch
+        network, shape = self._network(name, weights, variant)
+        network.eval()
+        x = torch.from_numpy(images(shape, batch)[0]).to(memory_format=self._format(variant))
+        compiled = torch.compile(network) if "compiled" in variant else network
+
+        def run():
+            with torch.inference_mode():
+                return compiled(x)
+
+        return run, {"logits": fingerprint(run().numpy())}
+
+    def convolution(self, case, batch, direction, variant):
+        torch = self.torch
+        c, k, size, plane, padding, stride, groups = case
+        x, weight, bias, dy = map(torch.from_numpy, operands(case, batch))
+        layout = self._format(variant)
+        x, dy = x.to(memory_format=layout), dy.to(memory_format=layout)
+        if direction == "forward":
+
+            def run():
+                return torch.nn.functional.conv2d(x, weight, bias, stride, padding, 1, groups)
+        else:
+            mask = [direction == "d-input", direction == "d-weight", False]
+            sizes = [k], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups
+
+            def run():
+                return torch.ops.aten.convolution_backward(dy, x, weight, *sizes, mask)[mask.index(True)]
+
+        with torch.no_grad():
+            return run, {direction: fingerprint(run().contiguous().numpy())}
+
+
+def repeat(run, seconds):
+    """Times of single runs: at least three, for about ``seconds``."""
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def peak_memory():
+    """Largest resident set of this process so far, in bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main():
+    name, threads = sys.argv[1], int(sys.argv[2])
+    framework = {"cnn": Cnn, "torch": Torch}[name](threads)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever else prints, it does not get into the answers
+    run = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "make" in request:
+                run = None
+                run, marks = getattr(framework, request.pop("make"))(**request)
+                answer = {"marks": marks}
+            elif "time" in request:
+                answer = {"times": repeat(run, request["time"])}
+            else:
+                answer = {"memory": peak_memory()}
+        except Exception as error:  # the other side goes on; the driver reports it
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()
