@@ -3,7 +3,7 @@
 import numpy as np
 
 from cnn.blocked import as_blocked, empty
-from cnn.kernels import conv_direct, conv_winograd
+from cnn.kernels import conv_direct, conv_dots, conv_winograd
 
 _winograd = True
 
@@ -79,6 +79,6 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     if _suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups):
         conv_winograd.backward_weight(dy, x, total, padding)
     else:
-        conv_direct.backward_weight(dy, x, total, stride, padding, dilation, groups)
+        conv_dots.backward_weight(dy, x, total, stride, padding, dilation, groups)
     if total is not dweight:
         dweight += total

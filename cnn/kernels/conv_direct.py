@@ -1,6 +1,6 @@
-"""Direct convolution of any geometry on blocked arrays: gathers for forward and d-input, dots for d-weight.
+"""Direct convolution of any geometry on blocked arrays: forward and d-input (d-weight: conv_dots.py).
 
-Forward and d-input are one kernel. Each output pixel gathers products over the taps of the window that meet a
+Both are one kernel. Each output pixel gathers products over the taps of the window that meet a
 pixel inside of the other array: for forward those are x pixels, for d-input the dy pixels that x pixel went
 into (with stride 2, taps of one parity: no zeros are inserted and multiplied). Which taps those are depends
 on the row and the column separately and is worked out here in Python, once a geometry: a row table and a
@@ -15,13 +15,13 @@ import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.jit import launch, scratch_threads, table, task
-from cnn.kernels.simd import blocks, copy_lanes, dot_tile, numbers, outer_tile, peek
+from cnn.kernels.simd import blocks, copy_lanes, numbers, outer_tile, peek
 
 L1_BYTES = 24 * 1024  # what a tile's loop should touch, of the 32 KiB that nearly every core has
 L2_BYTES = 256 * 1024  # what a strip of rows should touch, of 512 KiB or more
 
 
-def _forward_taps(size, out_size, kernel, stride, before, dilation):
+def forward_taps(size, out_size, kernel, stride, before, dilation):
     """For each output index: [(tap, input index), ...] inside the input."""
     return [
         [(u, p) for u in range(kernel) if 0 <= (p := i * stride - before + u * dilation) < size]
@@ -52,7 +52,7 @@ class Axis:
 
     @classmethod
     def forward(cls, size, out_size, kernel, stride, before, dilation):
-        taps = _forward_taps(size, out_size, kernel, stride, before, dilation)
+        taps = forward_taps(size, out_size, kernel, stride, before, dilation)
         return cls([(*(t[0] if t else (0, 0)), len(t)) for t in taps], 1, dilation, 1)
 
     @classmethod
@@ -343,158 +343,3 @@ def backward_input(dy, weight, dx, stride, padding, dilation, groups):
     plan = input_plan(dx.shape, weight.shape, dy.shape[2:], stride, padding, dilation, groups, size)
     taps = kh * kw
     plan.run(dy, weight, (k // groups * c * taps, taps, c * taps), None, dx)
-
-
-@lru_cache(maxsize=None)
-def _dot_task(rows, columns, size):
-    """The compiled d-weight for a register block."""
-
-    @task
-    def dots(index, thread, p):
-        dy, x, partial, scratch, scratch_bytes = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
-        image_blocks, parts, groups = peek(p, 5), peek(p, 6), peek(p, 7)
-        out_channels, in_channels = peek(p, 8), peek(p, 9)
-        tap_rows, tap_row_count, tap_columns, tap_column_count = peek(p, 10), peek(p, 11), peek(p, 12), peek(p, 13)
-        dy_plane, dy_row, x_plane, x_row = peek(p, 14), peek(p, 15), peek(p, 16), peek(p, 17)
-        x_down, x_right, strip_rows, height = peek(p, 18), peek(p, 19), peek(p, 20), peek(p, 21)
-        pixel = 16 * size
-        row_blocks = (out_channels + rows - 1) // rows
-        column_blocks = (in_channels + columns - 1) // columns
-        j = index % row_blocks
-        group = index // row_blocks % groups
-        part = index // row_blocks // groups
-        channel = min(j * rows, out_channels - rows)
-        taps = tap_row_count * tap_column_count
-        # sums[column block][tap][row][column]
-        start = scratch + thread * scratch_bytes
-        sums = numbers(start, size)
-        cells = rows * columns
-        for i in range(column_blocks * taps * cells):
-            sums[i] = 0
-        for block in range(image_blocks * part // parts, image_blocks * (part + 1) // parts):
-            g_block = dy + ((block * groups + group) * out_channels + channel) * dy_plane
-            x_block = x + (block * groups + group) * in_channels * x_plane
-            for top in range(0, height, strip_rows):
-                bottom = min(top + strip_rows, height)
-                for b in range(column_blocks):
-                    x_channel = x_block + min(b * columns, in_channels - columns) * x_plane
-                    for u in range(tap_row_count):
-                        # rows of dy that meet the input through this tap, and the input row of row 0
-                        first, last = max(top, peek(tap_rows, 3 * u)), min(bottom, peek(tap_rows, 3 * u + 1))
-                        x_tap = x_channel + peek(tap_rows, 3 * u + 2) * x_row
-                        for v in range(tap_column_count):
-                            left, right = peek(tap_columns, 3 * v), peek(tap_columns, 3 * v + 1)
-                            x_at = x_tap + peek(tap_columns, 3 * v + 2) * pixel
-                            if first < last and left < right:
-                                dot_tile(
-                                    g_block + first * dy_row + left * pixel, dy_plane,
-                                    x_at + first * x_down + left * x_right, x_plane,
-                                    (last - first, dy_row, x_down, right - left, pixel, x_right),
-                                    start + ((b * taps + u * tap_column_count + v) * cells) * size, columns * size,
-                                    rows, columns, size,
-                                )  # fmt: skip
-        result = numbers(partial, size)
-        for k in range(rows):
-            base = ((part * groups + group) * out_channels + channel + k) * in_channels * taps
-            for b in range(column_blocks):
-                first = min(b * columns, in_channels - columns)
-                for c in range(columns):
-                    for t in range(taps):
-                        result[base + (first + c) * taps + t] = sums[(b * taps + t) * cells + k * columns + c]
-
-    return dots
-
-
-@lru_cache(maxsize=None)
-def _add_task(size):
-    """target[i] += sum over parts of partial[part, i], in chunks of 1024."""
-
-    @task
-    def add(index, thread, p):
-        partial, target, parts, count = numbers(peek(p, 0), size), numbers(peek(p, 1), size), peek(p, 2), peek(p, 3)
-        for i in range(index * 1024, min(count, index * 1024 + 1024)):
-            total = partial[i]
-            for part in range(1, parts):
-                total += partial[part * count + i]
-            target[i] += total
-
-    return add
-
-
-def dot_block(out_channels, in_channels, sums):
-    """The register block (rows, columns) that covers all pairs of channels in the least time."""
-
-    def cost(block):
-        rows, columns = block
-        turn = max(rows * columns / 2, (rows + columns) / 2, 4 if rows * columns >= 8 else 2)
-        return -(-out_channels // rows) * -(-in_channels // columns) * turn
-
-    choices = [
-        (rows, columns)
-        for columns in (4, 3, 2, 1)
-        for rows in (sums // columns, sums // columns // 2, 2, 1)
-        if 1 <= rows <= out_channels and columns <= in_channels
-    ]
-    return min(choices, key=cost)
-
-
-class DotPlan:
-    """Everything about one d-weight geometry that the compiled dots need."""
-
-    def __init__(self, blocks_, groups, in_channels, out_channels, x_shape, dy_shape, kernel, stride, before, dilation, size):
-        pixel = LANES * size
-        self.size = size
-        rows, columns = blocks(size)[1]
-        self.block = rows, columns = dot_block(out_channels, in_channels, rows * columns)
-        row_blocks, column_blocks = -(-out_channels // rows), -(-in_channels // columns)
-        taps = kernel[0] * kernel[1]
-        spans = []
-        for axis in (0, 1):
-            met = _forward_taps(x_shape[axis], dy_shape[axis], kernel[axis], stride[axis], before[axis], dilation[axis])
-            span = []
-            for u in range(kernel[axis]):
-                inside = [i for i, pairs in enumerate(met) if any(tap == u for tap, _ in pairs)]
-                span.append((inside[0], inside[-1] + 1, u * dilation[axis] - before[axis]) if inside else (0, 0, 0))
-            spans.append(table(span))
-        self.tap_rows, self.tap_columns = spans
-        # Enough pieces for many threads; few enough that adding them up costs nothing.
-        self.parts = min(blocks_, max(1, -(-16 // (row_blocks * groups))))
-        self.tasks = self.parts * groups * row_blocks
-        self.count = groups * out_channels * in_channels * taps
-        strip = max(1, L1_BYTES // ((rows * dy_shape[1] + columns * x_shape[1] * stride[0]) * pixel))
-        self.partial = aligned_zeros((self.parts * self.count * size,), np.uint8)
-        scratch_bytes = (column_blocks * taps * rows * columns * size + 8191) // 4096 * 4096 - 2048
-        self.scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
-        self.params = table(
-            [
-                0, 0, self.partial.ctypes.data, self.scratch.ctypes.data, scratch_bytes,
-                blocks_, self.parts, groups, out_channels, in_channels,
-                self.tap_rows.ctypes.data, kernel[0], self.tap_columns.ctypes.data, kernel[1],
-                dy_shape[0] * dy_shape[1] * pixel, dy_shape[1] * pixel,
-                x_shape[0] * x_shape[1] * pixel, x_shape[1] * pixel,
-                stride[0] * x_shape[1] * pixel, stride[1] * pixel, strip, dy_shape[0],
-            ]
-        )  # fmt: skip
-        self.add_params = table([self.partial.ctypes.data, 0, self.parts, self.count])
-
-    def run(self, dy, x, dweight):
-        self.params[0], self.params[1] = dy.address, x.address
-        launch(_dot_task(*self.block, self.size), self.tasks, self.params)
-        self.add_params[1] = dweight.ctypes.data
-        launch(_add_task(self.size), -(-self.count // 1024), self.add_params)
-
-
-@lru_cache(maxsize=256)
-def weight_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
-    n, c, h, w = x_shape
-    k, _, kh, kw = weight_shape
-    before = padding[0][0], padding[1][0]
-    return DotPlan(
-        -(-n // LANES), groups, c // groups, k // groups, (h, w), out_shape, (kh, kw), stride, before, dilation, size
-    )
-
-
-def backward_weight(dy, x, dweight, stride, padding, dilation, groups):
-    """dweight[k,c,u,v] += sum of dy[n,k,i,j] * x[n,c,...]; ``dweight`` contiguous."""
-    size = x.dtype.itemsize
-    weight_plan(x.shape, dweight.shape, dy.shape[2:], stride, padding, dilation, groups, size).run(dy, x, dweight)

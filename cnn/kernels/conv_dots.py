@@ -1,0 +1,264 @@
+"""The weight gradient of a direct convolution: dots of dy with x over pixels and images.
+
+    dweight[k, c, u, v] += sum over n, i, j of dy[n, k, i, j] * x[n, c, i*sh - top + u*dh, j*sw - left + v*dw]
+
+A register tile sums ``rows`` channels of dy against ``columns`` neighbours at once: input channels of one tap
+where there are several (the rows and columns of dy that meet the padding are then left out), taps of one row
+of the window where there are not (first layers, depthwise; x is then copied with its padding). Both operands
+are copied, a strip of rows at a time, to where they neither leave the cache nor collide in it.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from cnn.blocked import LANES, aligned_zeros
+from cnn.kernels.conv_direct import L1_BYTES, forward_taps
+from cnn.kernels.jit import launch, scratch_threads, table, task
+from cnn.kernels.simd import blocks, copy_lanes, dot_tile, numbers, peek
+from cnn.kernels.simd import width as width_of
+
+CHUNK_ROWS = 48  # output channels of one piece of work, at most
+
+
+@lru_cache(maxsize=None)
+def _dot_task(rows, columns, size):
+    """The compiled d-weight for a register block."""
+
+    @task
+    def dots(index, thread, p):
+        dy, x, partial, scratch, scratch_bytes = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
+        images, parts, groups, chunks = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8)
+        out_channels, in_channels, chunk_rows = peek(p, 9), peek(p, 10), peek(p, 11)
+        tap_rows, tap_row_count, tap_columns, tap_column_count = peek(p, 12), peek(p, 13), peek(p, 14), peek(p, 15)
+        height, width, in_height, in_width = peek(p, 16), peek(p, 17), peek(p, 18), peek(p, 19)
+        in_plane, in_row, in_pixel = peek(p, 20), peek(p, 21), peek(p, 22)
+        down, right_step, column_step = peek(p, 23), peek(p, 24), peek(p, 25)
+        strip_rows, column_chunk, copied = peek(p, 26), peek(p, 27), peek(p, 28)
+        x_plane, x_row, x_start, g_copied, x_at_scratch, g_at_scratch = (
+            peek(p, 29), peek(p, 30), peek(p, 31), peek(p, 32), peek(p, 33), peek(p, 34)
+        )  # fmt: skip
+        taps_across = peek(p, 35)
+        pixel = 16 * size
+        chunk = index % chunks
+        group = index // chunks % groups
+        part = index // chunks // groups
+        k0 = min(chunk * chunk_rows, out_channels)
+        k1 = min(k0 + chunk_rows, out_channels)
+        row_blocks = (k1 - k0 + rows - 1) // rows
+        # sums[row block][column block][tap][row][column]; a tile across taps has one of each row of taps
+        column_blocks = in_channels if taps_across else (in_channels + columns - 1) // columns
+        turns = 1 if taps_across else tap_column_count
+        cells = rows * columns
+        start = scratch + thread * scratch_bytes
+        sums = numbers(start, size)
+        for i in range(row_blocks * column_blocks * tap_row_count * turns * cells):
+            sums[i] = 0
+        xs, gs = start + x_at_scratch, start + g_at_scratch
+        channel_step = 1 if taps_across else columns
+        dy_row = width * pixel
+        for block in range(images * part // parts, images * (part + 1) // parts):
+            x_block = x + (block * groups + group) * in_channels * in_plane
+            for top in range(0, height, strip_rows):
+                bottom = min(top + strip_rows, height)
+                low = min(in_height, max(0, top * down + peek(tap_rows, 2)))
+                high = min(in_height, (bottom - 1) * down + peek(tap_rows, 3 * tap_row_count - 1) + 1)
+                for c in range(in_channels):
+                    source = x_block + c * in_plane + low * in_row
+                    target = xs + c * x_plane + x_start
+                    if copied * pixel == x_row == in_row:
+                        copy_lanes(source, target, (high - low) * copied, pixel, pixel, size)
+                    else:
+                        for y in range(low, high):
+                            copy_lanes(source, target, copied, in_pixel, pixel, size)
+                            source += in_row
+                            target += x_row
+                g_plane = height * dy_row
+                g_start = dy + ((block * groups + group) * out_channels + k0) * g_plane + top * dy_row
+                if g_copied:
+                    strip_plane = ((strip_rows * width) | 1) * pixel
+                    for k in range(k1 - k0):
+                        copy_lanes(g_start + k * g_plane, gs + k * strip_plane, (bottom - top) * width, pixel, pixel, size)
+                    g_start, g_plane = gs, strip_plane
+                for c0 in range(0, in_channels, column_chunk):
+                    c1 = min(c0 + column_chunk, in_channels)
+                    for j in range(row_blocks):
+                        g_block = g_start + min(j * rows, k1 - k0 - rows) * g_plane - top * dy_row
+                        for c in range(c0, c1, channel_step):
+                            x_channel = xs + (c if taps_across else min(c, in_channels - columns)) * x_plane
+                            out = start + (j * column_blocks + c // channel_step) * tap_row_count * turns * cells * size
+                            for u in range(tap_row_count):
+                                # rows of dy that meet the image through this tap, and the image row of row 0
+                                first, last = max(top, peek(tap_rows, 3 * u)), min(bottom, peek(tap_rows, 3 * u + 1))
+                                x_tap = x_channel + (peek(tap_rows, 3 * u + 2) - low + first * down) * x_row
+                                for v in range(turns):
+                                    left, right = peek(tap_columns, 3 * v), peek(tap_columns, 3 * v + 1)
+                                    if first < last and left < right:
+                                        loops = (
+                                            last - first, dy_row, down * x_row, right - left, pixel, right_step * pixel
+                                        )  # fmt: skip
+                                        if right - left == 1:
+                                            loops = (1, 0, 0, last - first, dy_row, down * x_row)
+                                        dot_tile(
+                                            g_block + first * dy_row + left * pixel, g_plane,
+                                            x_tap + (peek(tap_columns, 3 * v + 2) + left * right_step) * pixel,
+                                            column_step if taps_across else x_plane, loops,
+                                            out, columns * size, rows, columns, size,
+                                        )  # fmt: skip
+                                    out += cells * size
+        result = numbers(partial, size)
+        taps = tap_row_count * tap_column_count
+        at = 0
+        for j in range(row_blocks):
+            k = group * out_channels + k0 + min(j * rows, k1 - k0 - rows)
+            for b in range(column_blocks):
+                c = b if taps_across else min(b * columns, in_channels - columns)
+                for t in range(tap_row_count * turns):
+                    for r in range(rows):
+                        base = ((part * groups * out_channels + k + r) * in_channels + c) * taps
+                        for q in range(columns):
+                            result[base + (t * columns + q if taps_across else q * taps + t)] = sums[at]
+                            at += 1
+
+    return dots
+
+
+@lru_cache(maxsize=None)
+def _add_task(size):
+    """target[i] += sum over parts of partial[part, i], in chunks of 1024."""
+
+    @task
+    def add(index, thread, p):
+        partial, target, parts, count = numbers(peek(p, 0), size), numbers(peek(p, 1), size), peek(p, 2), peek(p, 3)
+        for i in range(index * 1024, min(count, index * 1024 + 1024)):
+            total = partial[i]
+            for part in range(1, parts):
+                total += partial[part * count + i]
+            target[i] += total
+
+    return add
+
+
+def dot_block(out_channels, in_channels, sums):
+    """The register block (rows, columns) that covers all pairs of channels in the least time."""
+
+    def cost(block):
+        rows, columns = block
+        turn = max(rows * columns / 2, (rows + columns) / 2, 4 if rows * columns >= 8 else 2)
+        return -(-out_channels // rows) * -(-in_channels // columns) * turn
+
+    choices = [(sums // 4, 4), (sums // 3, 3), (sums // 2, 2), (sums // 2, 1), (1, 4), (1, 1)]
+    choices = [block for block in choices if block[0] <= out_channels and block[1] <= in_channels]
+    return min(choices, key=cost)
+
+
+class DotPlan:
+    """Everything about one geometry that the compiled dots need; ``run`` fills in the addresses."""
+
+    def __init__(self, images, groups, in_channels, out_channels, source, dy_shape, kernel, stride, before, dilation, size):
+        """images: blocks of sixteen; channels: of one group; dy_shape: (h, w); the last four: (down, across).
+
+        ``source`` is (h, w, bytes of a plane, of a row step, of a pixel step): the input as the taps count it.
+        """
+        pixel = LANES * size
+        self.size = size
+        height, width, in_plane, in_row, in_pixel = source
+        sums = blocks(size)[1][0] * blocks(size)[1][1]
+        across = in_channels <= 2 and 2 <= kernel[1] <= width_of(size)
+        if across:
+            rows = max(1, sums // kernel[1])
+            self.block = rows, columns = rows if rows <= out_channels else 1, kernel[1]
+        else:
+            self.block = rows, columns = dot_block(out_channels, in_channels, sums)
+        spans = []
+        for axis in (0, 1):
+            met = forward_taps(source[axis], dy_shape[axis], kernel[axis], stride[axis], before[axis], dilation[axis])
+            span = []
+            for u in range(kernel[axis]):
+                inside = [i for i, pairs in enumerate(met) if any(tap == u for tap, _ in pairs)]
+                first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
+                span.append((first, last, u * dilation[axis] - before[axis]))
+            spans.append(span)
+        padded, x_start, copied = width, 0, width
+        if across:
+            padded = max((dy_shape[1] - 1) * stride[1] + (kernel[1] - 1) * dilation[1] + 1, before[1] + 1)
+            x_start, copied = before[1], min(width, padded - before[1])
+            spans[1] = [(0, dy_shape[1], 0)]
+        self.tap_rows, self.tap_columns = table(spans[0]), table(spans[1])
+
+        def strip_bytes(strip, channels):
+            in_rows = min((strip - 1) * stride[0] + (kernel[0] - 1) * dilation[0] + 1, height)
+            return channels * in_rows * padded * pixel, in_rows
+
+        strip = 1
+        while strip < dy_shape[0] and (
+            rows * (strip + 1) * dy_shape[1] * pixel + strip_bytes(strip + 1, 1 if across else columns)[0] <= L1_BYTES // 2
+        ):
+            strip += 1
+        one, in_rows = strip_bytes(strip, 1)
+        column_chunk = max(1, (L1_BYTES - rows * strip * dy_shape[1] * pixel) // one // columns) * columns
+        if across:
+            column_chunk = in_channels
+        # Enough pieces for many threads; few enough that adding them up costs nothing.
+        chunks = -(-out_channels // CHUNK_ROWS)
+        chunk_rows = -(-out_channels // chunks // rows) * rows
+        chunks = -(-out_channels // chunk_rows)
+        if out_channels - (chunks - 1) * chunk_rows < rows:  # a tile must fit the last chunk
+            chunk_rows, chunks = out_channels, 1
+        parts = min(images, max(1, -(-16 // (chunks * groups))))
+        self.tasks = parts * groups * chunks
+        taps = kernel[0] * kernel[1]
+        self.count = groups * out_channels * in_channels * taps
+        self.partial = aligned_zeros((parts * self.count * size,), np.uint8)
+        row_blocks, column_blocks = -(-chunk_rows // rows), in_channels if across else -(-in_channels // columns)
+        sum_count = row_blocks * column_blocks * (kernel[0] if across else taps) * rows * columns
+        sum_bytes = -(-sum_count * size // 64) * 64
+        x_plane = (in_rows * padded | 1) * pixel
+        g_copied = in_channels > 4
+        g_bytes = chunk_rows * (strip * dy_shape[1] | 1) * pixel if g_copied else 0
+        scratch_bytes = sum_bytes + in_channels * x_plane + g_bytes + 64
+        self.scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
+        self.params = table(
+            [
+                0, 0, self.partial.ctypes.data, self.scratch.ctypes.data, scratch_bytes,
+                images, parts, groups, chunks, out_channels, in_channels, chunk_rows,
+                self.tap_rows.ctypes.data, kernel[0], self.tap_columns.ctypes.data, kernel[1],
+                *dy_shape, height, width, in_plane, in_row, in_pixel,
+                stride[0], stride[1], dilation[1] * pixel, strip, column_chunk, copied,
+                x_plane, padded * pixel, x_start * pixel, int(g_copied), sum_bytes, sum_bytes + in_channels * x_plane,
+                int(across),
+            ]
+        )  # fmt: skip
+        self.add_params = table([self.partial.ctypes.data, 0, parts, self.count])
+
+    def run(self, dy, x, dweight):
+        self.params[0], self.params[1] = dy.address, x.address
+        launch(_dot_task(*self.block, self.size), self.tasks, self.params)
+        self.add_params[1] = dweight.ctypes.data
+        launch(_add_task(self.size), -(-self.count // 1024), self.add_params)
+
+
+@lru_cache(maxsize=256)
+def weight_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
+    n, c, h, w = x_shape
+    k, _, kh, kw = weight_shape
+    pixel = LANES * size
+    in_plane, in_row, in_pixel = h * w * pixel, w * pixel, pixel
+    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)):
+        # The pixels that the stride passes over play no part; without stride the image is one long column.
+        h, w = out_shape
+        in_row, in_pixel = stride[0] * in_row, stride[1] * pixel
+        if stride == (1, 1):
+            h, w, in_row = h * w, 1, pixel
+        out_shape, stride = (h, w), (1, 1)
+    before = padding[0][0], padding[1][0]
+    source = h, w, in_plane, in_row, in_pixel
+    return DotPlan(
+        -(-n // LANES), groups, c // groups, k // groups, source, out_shape, (kh, kw), stride, before, dilation, size
+    )
+
+
+def backward_weight(dy, x, dweight, stride, padding, dilation, groups):
+    """dweight[k,c,u,v] += sum of dy[n,k,i,j] * x[n,c,...]; ``dweight`` contiguous."""
+    size = x.dtype.itemsize
+    weight_plan(x.shape, dweight.shape, dy.shape[2:], stride, padding, dilation, groups, size).run(dy, x, dweight)
