@@ -24,7 +24,8 @@ from pathlib import Path
 from benchmark_cases import CONVOLUTIONS, NETWORKS, STEPS, convolution_name
 
 HERE = Path(__file__).parent
-TOLERANCE = 2e-3  # of the norm: float32 sums in another order, through a whole network
+# of the norm: where the sign of a ReLU input is a rounding error, two float32 networks part a little
+TOLERANCE = 2e-2
 
 
 class Worker:
