@@ -15,7 +15,8 @@ import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.jit import launch, scratch_threads, table, task
-from cnn.kernels.simd import blocks, copy_lanes, numbers, outer_tile, peek
+from cnn.kernels.simd import blocks, call, copy_lanes, numbers, peek
+from cnn.kernels.tiles import outer_run
 
 L1_BYTES = 24 * 1024  # what a tile's loop should touch, of the 32 KiB that nearly every core has
 L2_BYTES = 256 * 1024  # what a strip of rows should touch, of 512 KiB or more
@@ -89,20 +90,20 @@ class Axis:
 
 
 @lru_cache(maxsize=None)
-def _gather_task(rows, pixels, size):
-    """The compiled gather for a register block."""
+def _gather_task(size):
+    """The compiled gather; ``tile`` is the address of ``tiles.outer_run`` for its register block."""
 
     @task
     def gather(index, thread, p):
         x, w, bias, out, scratch = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
-        row_table, segments, strips, strip_count = peek(p, 5), peek(p, 6), peek(p, 8), peek(p, 9)
+        row_table, segments, tile, strips, strip_count = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9)
+        rows = peek(p, 27)
         groups, in_channels, out_channels = peek(p, 10), peek(p, 11), peek(p, 12)
         in_plane, in_row, in_pixel, out_plane = peek(p, 13), peek(p, 14), peek(p, 15), peek(p, 16)
         scratch_plane, scratch_bytes = peek(p, 17), peek(p, 18)
         x_channel, x_row = in_plane, in_row
         w_channel, w_tap_row, w_tap, w_block = peek(p, 19), peek(p, 20), peek(p, 21), peek(p, 22)
         row_step, x_tap, channels_inside = peek(p, 23), peek(p, 24), peek(p, 25)
-        lowest = numbers(p + 26 * 8, size)[0]
 
         strip = strips + index % strip_count * 64
         group = index // strip_count % groups
@@ -139,29 +140,13 @@ def _gather_task(rows, pixels, size):
                     count, to, out_step = peek(s, 0), target + y_out + peek(s, 1), peek(s, 2)
                     at, in_step = source + y_in + peek(s, 3) - left * 16 * size, peek(s, 4)
                     tap_w, taps = weights + y_w + peek(s, 5), peek(s, 6)
+                    shared = (at, tap_w, shift, to, count, in_step, out_plane, out_step, p + 26 * 8)
+                    channels, down = (in_channels, x_channel, w_channel), (y_taps, x_tap_row, w_tap_row)
+                    across = (taps, x_tap, w_tap)
                     if channels_inside:
-                        loops = (
-                            y_taps, x_tap_row, w_tap_row, taps, x_tap, w_tap, in_channels, x_channel, w_channel
-                        )  # fmt: skip
+                        call(tile, shared + down + across + channels)
                     else:
-                        loops = (
-                            in_channels, x_channel, w_channel, y_taps, x_tap_row, w_tap_row, taps, x_tap, w_tap
-                        )  # fmt: skip
-                    done = 0
-                    while done < count:
-                        if pixels > 1 and count >= pixels:
-                            done = min(done, count - pixels)
-                            outer_tile(
-                                at + done * in_step, tap_w, shift, to + done * out_step, loops,
-                                in_step, out_plane, out_step, lowest, rows, pixels, size,
-                            )  # fmt: skip
-                            done += pixels
-                        else:
-                            outer_tile(
-                                at + done * in_step, tap_w, shift, to + done * out_step, loops,
-                                in_step, out_plane, out_step, lowest, rows, 1, size,
-                            )  # fmt: skip
-                            done += 1
+                        call(tile, shared + channels + down + across)
 
     return gather
 
@@ -244,12 +229,12 @@ class GatherPlan:
         self.params = table(
             [
                 0, self.packed.ctypes.data, 0, 0, self.scratch.ctypes.data,
-                self.row_table.ctypes.data, self.segments.ctypes.data, 0, self.strips.ctypes.data, len(strips),
+                self.row_table.ctypes.data, self.segments.ctypes.data, outer_run(*self.block, size), self.strips.ctypes.data, len(strips),
                 groups, in_channels, out_channels, in_plane, in_row, in_pixel, out_shape[0] * out_row,
                 plane, scratch_bytes,
                 w_channel * size, rows.tap_step * w_tap_row * size, columns.tap_step * w_tap * size,
                 block_rows * in_channels * taps * size,
-                rows.index_step, columns.index_step * pixel, int(inside), 0,
+                rows.index_step, columns.index_step * pixel, int(inside), 0, block_rows,
             ]
         )  # fmt: skip
         self.pack_params = table(
@@ -289,7 +274,7 @@ class GatherPlan:
         params[0], params[3] = x.address, out.address
         params[2] = self.no_bias.ctypes.data if bias is None else bias.ctypes.data
         params[26:27].view(np.float32 if self.size == 4 else np.float64)[0] = -np.inf
-        launch(_gather_task(*self.block, self.size), self.tasks, params)
+        launch(_gather_task(self.size), self.tasks, params)
 
 
 @lru_cache(maxsize=256)

@@ -15,15 +15,16 @@ import numpy as np
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_direct import L1_BYTES, forward_taps
 from cnn.kernels.jit import launch, scratch_threads, table, task
-from cnn.kernels.simd import blocks, copy_lanes, dot_tile, numbers, peek
+from cnn.kernels.simd import blocks, call, copy_lanes, numbers, peek
 from cnn.kernels.simd import width as width_of
+from cnn.kernels.tiles import dot
 
 CHUNK_ROWS = 48  # output channels of one piece of work, at most
 
 
 @lru_cache(maxsize=None)
-def _dot_task(rows, columns, size):
-    """The compiled d-weight for a register block."""
+def _dot_task(size):
+    """The compiled d-weight; ``tile`` is the address of ``tiles.dot`` for its register block."""
 
     @task
     def dots(index, thread, p):
@@ -38,7 +39,7 @@ def _dot_task(rows, columns, size):
         x_plane, x_row, x_start, g_copied, x_at_scratch, g_at_scratch = (
             peek(p, 29), peek(p, 30), peek(p, 31), peek(p, 32), peek(p, 33), peek(p, 34)
         )  # fmt: skip
-        taps_across = peek(p, 35)
+        taps_across, tile, rows, columns = peek(p, 35), peek(p, 36), peek(p, 37), peek(p, 38)
         pixel = 16 * size
         chunk = index % chunks
         group = index // chunks % groups
@@ -56,6 +57,7 @@ def _dot_task(rows, columns, size):
             sums[i] = 0
         xs, gs = start + x_at_scratch, start + g_at_scratch
         channel_step = 1 if taps_across else columns
+        x_column = column_step if taps_across else x_plane
         dy_row = width * pixel
         for block in range(images * part // parts, images * (part + 1) // parts):
             x_block = x + (block * groups + group) * in_channels * in_plane
@@ -94,17 +96,14 @@ def _dot_task(rows, columns, size):
                                 for v in range(turns):
                                     left, right = peek(tap_columns, 3 * v), peek(tap_columns, 3 * v + 1)
                                     if first < last and left < right:
-                                        loops = (
-                                            last - first, dy_row, down * x_row, right - left, pixel, right_step * pixel
-                                        )  # fmt: skip
+                                        g_at = g_block + first * dy_row + left * pixel
+                                        x_at = x_tap + (peek(tap_columns, 3 * v + 2) + left * right_step) * pixel
+                                        ends = (g_at, g_plane, x_at, x_column, out, columns * size)
+                                        steps = (last - first, dy_row, down * x_row)
                                         if right - left == 1:
-                                            loops = (1, 0, 0, last - first, dy_row, down * x_row)
-                                        dot_tile(
-                                            g_block + first * dy_row + left * pixel, g_plane,
-                                            x_tap + (peek(tap_columns, 3 * v + 2) + left * right_step) * pixel,
-                                            column_step if taps_across else x_plane, loops,
-                                            out, columns * size, rows, columns, size,
-                                        )  # fmt: skip
+                                            call(tile, (*ends, 1, 0, 0, *steps))
+                                        else:
+                                            call(tile, (*ends, *steps, right - left, pixel, right_step * pixel))
                                     out += cells * size
         result = numbers(partial, size)
         taps = tap_row_count * tap_column_count
@@ -166,10 +165,11 @@ class DotPlan:
         sums = blocks(size)[1][0] * blocks(size)[1][1]
         across = in_channels <= 2 and 2 <= kernel[1] <= width_of(size)
         if across:
-            rows = max(1, sums // kernel[1])
-            self.block = rows, columns = rows if rows <= out_channels else 1, kernel[1]
+            columns = kernel[1]
+            rows = max(1, sums // columns)
+            rows = rows if rows <= out_channels else 1
         else:
-            self.block = rows, columns = dot_block(out_channels, in_channels, sums)
+            rows, columns = dot_block(out_channels, in_channels, sums)
         spans = []
         for axis in (0, 1):
             met = forward_taps(source[axis], dy_shape[axis], kernel[axis], stride[axis], before[axis], dilation[axis])
@@ -226,14 +226,14 @@ class DotPlan:
                 *dy_shape, height, width, in_plane, in_row, in_pixel,
                 stride[0], stride[1], dilation[1] * pixel, strip, column_chunk, copied,
                 x_plane, padded * pixel, x_start * pixel, int(g_copied), sum_bytes, sum_bytes + in_channels * x_plane,
-                int(across),
+                int(across), dot(rows, columns, size), rows, columns,
             ]
         )  # fmt: skip
         self.add_params = table([self.partial.ctypes.data, 0, parts, self.count])
 
     def run(self, dy, x, dweight):
         self.params[0], self.params[1] = dy.address, x.address
-        launch(_dot_task(*self.block, self.size), self.tasks, self.params)
+        launch(_dot_task(self.size), self.tasks, self.params)
         self.add_params[1] = dweight.ctypes.data
         launch(_add_task(self.size), -(-self.count // 1024), self.add_params)
 

@@ -24,7 +24,8 @@ from numba.extending import intrinsic
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_direct import row_block
 from cnn.kernels.jit import launch, scratch_threads, table, task
-from cnn.kernels.simd import INT64, Vectors, blocks, dot_tile, numbers, outer_tile, peek, width
+from cnn.kernels.simd import INT64, Vectors, blocks, call, numbers, peek, width
+from cnn.kernels.tiles import dot, outer_run
 
 SIZE = 4  # bytes of a float32
 PIXEL = LANES * SIZE
@@ -237,7 +238,7 @@ def _pack_task():
 
 
 @lru_cache(maxsize=None)
-def _forward_task(rows, pixels):
+def _forward_task():
     @task
     def forward(index, thread, p):
         x, u, bias, y, scratch, scratch_bytes = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5)
@@ -246,7 +247,8 @@ def _forward_task(rows, pixels):
         height, width, above, left = peek(p, 12), peek(p, 13), peek(p, 14), peek(p, 15)
         out_height, out_width = peek(p, 16), peek(p, 17)
         block_bytes, u_step, v_step, m_step, zeros = peek(p, 18), peek(p, 19), peek(p, 20), peek(p, 21), peek(p, 22)
-        lowest, nothing = numbers(p + 23 * 8, 4)[0], zeros
+        lowest = numbers(p + 23 * 8, 4)[0]
+        multiply, rows = peek(p, 25), peek(p, 26)
         first, last = index * group, min(index * group + group, tiles)
         nowhere = scratch + thread * scratch_bytes
         v = nowhere + 64
@@ -263,27 +265,12 @@ def _forward_task(rows, pixels):
                 to += row
         row_blocks = (out_channels + rows - 1) // rows
         count = last - first
-        loops = (1, 0, 0, 1, 0, 0, channels, row, rows * 4)
         for xi in range(36):
             for j in range(row_blocks):
                 weights = u + xi * u_step + j * block_bytes
-                source = v + xi * v_step
                 target = m + xi * m_step + min(j * rows, out_channels - rows) * row
-                done = 0
-                while done < count:
-                    if pixels > 1 and count >= pixels:
-                        done = min(done, count - pixels)
-                        outer_tile(
-                            source + done * 64, weights, nothing, target + done * 64, loops,
-                            64, row, 64, np.float32(-np.inf), rows, pixels, 4,
-                        )  # fmt: skip
-                        done += pixels
-                    else:
-                        outer_tile(
-                            source + done * 64, weights, nothing, target + done * 64, loops,
-                            64, row, 64, np.float32(-np.inf), rows, 1, 4,
-                        )  # fmt: skip
-                        done += 1
+                ends = (v + xi * v_step, weights, zeros, target, last - first, 64, row, 64, p + 24 * 8)
+                call(multiply, (*ends, 1, 0, 0, 1, 0, 0, channels, row, rows * 4))
         for t in range(first, last):
             block, tile = t // per_image, t % per_image
             top, side = tile // tiles_across * 4, tile % tiles_across * 4
@@ -307,7 +294,7 @@ class ForwardPlan:
     """One geometry of forward or d-input."""
 
     def __init__(self, blocks_, channels, out_channels, in_shape, out_shape, above, left):
-        self.block = rows, _ = row_block(out_channels, blocks(SIZE)[0])
+        block = rows, _ = row_block(out_channels, blocks(SIZE)[0])
         row_blocks = -(-out_channels // rows)
         down, across = -(-out_shape[0] // 4), -(-out_shape[1] // 4)
         tiles = blocks_ * down * across
@@ -325,9 +312,10 @@ class ForwardPlan:
             [
                 0, self.u.ctypes.data, 0, 0, self.scratch.ctypes.data, scratch_bytes,
                 group, tiles, down, across, channels, out_channels, *in_shape, above, left, *out_shape,
-                block_bytes, u_step, v_step, m_step, self.zeros.ctypes.data, 0,
+                block_bytes, u_step, v_step, m_step, self.zeros.ctypes.data, 0, 0, outer_run(*block, SIZE), rows,
             ]
         )  # fmt: skip
+        self.params[24:25].view(np.float32)[0] = -np.inf
         nine_bytes = 9 * block_bytes + 64
         self.nine = aligned_zeros((threads * nine_bytes,), np.uint8)
         self.pack_tasks = row_blocks
@@ -343,7 +331,7 @@ class ForwardPlan:
         params[0], params[3] = x.address, out.address
         params[2] = self.zeros.ctypes.data if bias is None else bias.ctypes.data
         params[23:24].view(np.float32)[0] = floor
-        launch(_forward_task(*self.block), self.tasks, params)
+        launch(_forward_task(), self.tasks, params)
 
 
 def tile_group(channels, out_channels):
@@ -378,7 +366,7 @@ SUM_BYTES = 8 << 20  # of partial sums, unless fewer than two pieces were left
 
 
 @lru_cache(maxsize=None)
-def _dot_task(rows, columns):
+def _dot_task():
     @task
     def dots(index, thread, p):
         dy, x, sums, scratch, scratch_bytes = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
@@ -387,6 +375,7 @@ def _dot_task(rows, columns):
         height, width, above, left = peek(p, 13), peek(p, 14), peek(p, 15), peek(p, 16)
         out_height, out_width, g_step, v_step, zeros = peek(p, 17), peek(p, 18), peek(p, 19), peek(p, 20), peek(p, 21)
         s_row, s_step, s_bytes = peek(p, 22), peek(p, 23), peek(p, 24)
+        multiply, rows, columns = peek(p, 25), peek(p, 26), peek(p, 27)
         chunk, part = index % chunks, index // chunks
         k0, k1 = out_channels * chunk // chunks, out_channels * (chunk + 1) // chunks
         g = scratch + thread * scratch_bytes
@@ -413,16 +402,14 @@ def _dot_task(rows, columns):
                     gradient_tile(image, top, side, out_height, out_width, out_width * 64, zeros, to, g_step)
                     image += out_height * out_width * 64
                     to += row
-            loops = (1, 0, 0, last - first, 64, 64)
             for xi in range(36):
                 for c0 in range(0, channels, COLUMN_CHUNK):
                     for k in range(0, k1 - k0, rows):
                         # Tiles may overhang: what falls behind the last channel is not read again.
                         for c in range(c0, min(c0 + COLUMN_CHUNK, channels), columns):
-                            dot_tile(
-                                g + xi * g_step + k * row, row, v + xi * v_step + c * row, row, loops,
-                                sums + xi * s_step + k * s_row + c * 4, s_row, rows, columns, 4,
-                            )  # fmt: skip
+                            ends = (g + xi * g_step + k * row, row, v + xi * v_step + c * row, row)
+                            to = sums + xi * s_step + k * s_row + c * 4
+                            call(multiply, (*ends, to, s_row, 1, 0, 0, last - first, 64, 64))
 
     return dots
 
@@ -456,7 +443,7 @@ class DotPlan:
     """One geometry of d-weight."""
 
     def __init__(self, blocks_, channels, out_channels, in_shape, out_shape, above, left):
-        self.block = rows, columns = blocks(SIZE)[1]
+        rows, columns = blocks(SIZE)[1]
         down, across = -(-out_shape[0] // 4), -(-out_shape[1] // 4)
         tiles = blocks_ * down * across
         group = min(tiles, DOT_GROUP)
@@ -478,7 +465,7 @@ class DotPlan:
             [
                 0, 0, self.sums.ctypes.data, self.scratch.ctypes.data, scratch_bytes, group, tiles, down, across,
                 channels, out_channels, chunks, parts, *in_shape, above, left, *out_shape,
-                g_step, v_step, self.zeros.ctypes.data, s_row, s_step, s_bytes,
+                g_step, v_step, self.zeros.ctypes.data, s_row, s_step, s_bytes, dot(rows, columns, SIZE), rows, columns,
             ]
         )  # fmt: skip
         self.nine = aligned_zeros((threads * 9 * s_row,), np.uint8)
@@ -492,7 +479,7 @@ class DotPlan:
 
     def run(self, dy, x, dweight):
         self.params[0], self.params[1] = dy.address, x.address
-        launch(_dot_task(*self.block), self.tasks, self.params)
+        launch(_dot_task(), self.tasks, self.params)
         self.unpack_params[10] = dweight.ctypes.data
         launch(_unpack_task(), self.out_channels, self.unpack_params)
 

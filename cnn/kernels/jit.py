@@ -16,7 +16,7 @@ from numba import types
 from numba.core.ccallback import CFunc
 
 from cnn.kernels import cache
-from cnn.kernels.simd import call_task
+from cnn.kernels.simd import call
 
 # Sums may be regrouped and contracted to fma; NaN and infinity keep their meaning.
 FLAGS = {"reassoc", "contract", "nsz"}
@@ -42,8 +42,6 @@ def _prefer_openmp():
 
 _prefer_openmp()
 
-_task_type = ((types.int64,) * 3, types.void)
-
 
 # Only prange matters; the passes that look for array expressions cost compile time and find nothing here.
 _PARALLEL = {
@@ -66,8 +64,12 @@ def jit(function=None, *, parallel=False, **options):
 
 
 def task(function):
-    """Compile ``function(index, thread, params)`` (all int64) for ``launch``."""
-    kernel = CFunc(function, _task_type, locals={}, options={"fastmath": FLAGS, "error_model": "numpy"})
+    """Compile a function of int64 without result: ``function(index, thread, params)`` for ``launch``.
+
+    Tasks call others by address (``simd.call``), so that what they have in common is compiled once.
+    """
+    signature = (types.int64,) * function.__code__.co_argcount, types.void
+    kernel = CFunc(function, signature, locals={}, options={"fastmath": FLAGS, "error_model": "numpy"})
     kernel._cache = cache.KernelCache(function)
     kernel.compile()
     cache.KERNELS.append(kernel)
@@ -78,19 +80,22 @@ def task(function):
 def _launch(function, count, params):
     address = params.ctypes.data
     for index in numba.prange(count):
-        call_task(function, index, numba.get_thread_id(), address)
+        call(function, (index, numba.get_thread_id(), address))
 
 
 @jit
 def _launch_alone(function, count, params):
     address = params.ctypes.data
     for index in range(count):
-        call_task(function, index, 0, address)
+        call(function, (index, 0, address))
 
 
 def launch(function, count, params):
     """Run the compiled task for index 0 ... count-1, spread over the threads."""
-    if count == 1:
+    if numba.config.DISABLE_JIT:  # then the loop is Python, and only tasks are machine code
+        for index in range(count):
+            function.ctypes(index, 0, params.ctypes.data)
+    elif count == 1:
         _launch_alone(function.address, count, params)
     else:
         _launch(function.address, count, params)

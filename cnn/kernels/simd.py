@@ -234,15 +234,17 @@ def numbers(typing_context, address, itemsize):
 
 
 @intrinsic
-def call_task(typing_context, function, index, thread, params):
-    """Call the compiled ``function(index, thread, params)`` that lies at an address."""
+def call(typing_context, function, arguments):
+    """Call the compiled function at an address with a tuple of int64."""
+    count = len(arguments)
 
-    def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.VoidType(), [INT64, INT64, INT64])
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+    def generate(context, builder, signature, values):
+        function, packed = values
+        kind = ir.FunctionType(ir.VoidType(), [INT64] * count)
+        builder.call(builder.inttoptr(function, kind.as_pointer()), cgutils.unpack_tuple(builder, packed, count))
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), generate
+    return types.void(types.int64, arguments), generate
 
 
 @intrinsic(prefer_literal=True)
