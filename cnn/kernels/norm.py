@@ -1,8 +1,9 @@
 """Batch normalisation, alone or in one pass with the activation that follows it.
 
 Statistics: each plane (sixteen images of a channel) is summed row by row in its own dtype, then centred on
-its own mean and summed again while it lies in the cache; planes are combined in float64 with the parallel
-formula of Chan, Golub and LeVeque (1979), which does not cancel. Lanes past the batch are left out.
+its own mean and summed again while it lies in the cache, with a correction for what rounding left in that
+mean; planes are combined in float64 with the parallel formula of Chan, Golub and LeVeque (1979), which does
+not cancel. Lanes past the batch are left out.
 
     mean = sum n_p mean_p / sum n_p
     var * sum n_p = sum M2_p + sum n_p (mean_p - mean)^2
@@ -34,15 +35,18 @@ def _statistics_task(itemsize):
             whole = whole + row
         values = lanes * height * width
         mean = v.total(v.select(valid, whole, 0.0)) / values
-        whole = v.zeros(x)
+        rest, squares = v.zeros(x), v.zeros(x)
         for r in range(height):
-            row = v.zeros(x)
+            row, row_squares = v.zeros(x), v.zeros(x)
             for q in range(width):
                 centred = v.load(x, first + (r * width + q) * 16) - mean
-                row = v.fma(centred, centred, row)
-            whole = whole + row
-        out[2 * index] = mean
-        out[2 * index + 1] = v.total(v.select(valid, whole, 0.0))
+                row = row + centred
+                row_squares = v.fma(centred, centred, row_squares)
+            rest = rest + row
+            squares = squares + row_squares
+        correction = v.total(v.select(valid, rest, 0.0)) / values  # what rounding the mean left
+        out[2 * index] = float(mean) + correction
+        out[2 * index + 1] = v.total(v.select(valid, squares, 0.0)) - values * correction * correction
 
     return statistics
 
