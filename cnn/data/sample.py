@@ -29,12 +29,12 @@ def sample_path():
 
 
 def _installed_path():
-    try:
-        files = importlib.metadata.files("cnn") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = (Path(file.locate()) for file in files if file.name == FILE_NAME)
-    return next((path.resolve() for path in found if path.is_file()), None)
+    for installation in importlib.metadata.distributions(name="cnn"):
+        for file in installation.files or ():
+            path = Path(file.locate())
+            if file.name == FILE_NAME and path.is_file():
+                return path.resolve()
+    return None
 
 
 def load_sample():
