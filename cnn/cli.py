@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 
+import cnn
 from cnn.commands import COMMANDS
 from cnn.errors import CnnError, ConfigError, did_you_mean
 
@@ -48,9 +49,7 @@ def _run(argv):
         print(_overview())
         return 0
     if argv[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"cnn {version('cnn')}")
+        print(f"cnn {cnn.__version__}")
         return 0
     name, *rest = argv
     if name not in COMMANDS:
