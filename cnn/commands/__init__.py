@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "train a network from a config; writes a run folder",
     "evaluate": "loss, accuracy and a per-class table of a trained network",
     "predict": "class probabilities for image files",
+    "explain": "one HTML page with every number of one image, and the sum that made it",
     "summary": "layers, shapes, parameters, multiply-adds and memory of a config",
     "gradcheck": "compare every gradient of a config with numerical ones",
     "data": "fetch and verify a data set ahead of time",
