@@ -19,7 +19,7 @@ import safetensors.numpy
 from cnn.data.dataset import make_dataset
 from cnn.errors import DataError
 
-FORMAT = "1"
+FORMAT = 1
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 log = logging.getLogger("cnn.data")
@@ -73,19 +73,20 @@ def read(name, path):
     """
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {})["cnn"])
             arrays = {key: file.get_tensor(key) for key in _ARRAYS}
-        classes = json.loads(header["classes"])
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        version, fingerprint, classes = header["format"], header["fingerprint"], header["classes"]
+        expected = header["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise DataError(f"{path}: expected a data cache, found a damaged file ({error})") from error
-    if header.get("format") != FORMAT:
-        raise DataError(f"{path}: expected data cache format {FORMAT}, found {header.get('format')}")
+    if version != FORMAT:
+        raise DataError(f"{path}: expected data cache format {FORMAT}, found {version}")
     checksum = _checksum(arrays)
-    if header.get("sha256") != checksum:
-        raise DataError(f"{path}: damaged, expected SHA-256 {header.get('sha256')}, found {checksum}")
+    if expected != checksum:
+        raise DataError(f"{path}: damaged, expected SHA-256 {expected}, found {checksum}")
     train = arrays["train_images"], arrays["train_labels"]
     test = arrays["test_images"], arrays["test_labels"]
-    return header.get("fingerprint", ""), make_dataset(name, classes, train, test, path)
+    return fingerprint, make_dataset(name, classes, train, test, path)
 
 
 def write(path, dataset, fingerprint):
@@ -101,7 +102,7 @@ def write(path, dataset, fingerprint):
     }
     header = {
         "format": FORMAT,
-        "classes": json.dumps(dataset.classes),
+        "classes": dataset.classes,
         "fingerprint": fingerprint,
         "sha256": _checksum(arrays),
     }
@@ -109,7 +110,7 @@ def write(path, dataset, fingerprint):
     try:
         temporary.touch()
         permissions = temporary.stat().st_mode  # as the umask wants; safetensors would keep others out
-        safetensors.numpy.save_file(arrays, temporary, metadata=header)
+        safetensors.numpy.save_file(arrays, temporary, metadata={"cnn": json.dumps(header)})
         temporary.chmod(permissions)
         os.replace(temporary, path)
     except safetensors.SafetensorError as error:  # a full disk, for one, arrives as this

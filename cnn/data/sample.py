@@ -44,7 +44,7 @@ def load_sample():
     """
     path = sample_path()
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             train = arrays["train_images"], arrays["train_labels"]
             test = arrays["test_images"], arrays["test_labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
