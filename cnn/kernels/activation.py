@@ -62,11 +62,11 @@ def _sigmoid(x):
 
 
 def _relu(x, a):
-    return x if not x <= 0 else x * 0  # a NaN stays
+    return a if x <= 0 else x  # a is 0 in the dtype of x; a NaN stays
 
 
 def _relu_slope(dy, x, a):
-    return dy if not x <= 0 else dy * 0
+    return a if x <= 0 else dy
 
 
 def _leaky_relu(x, a):
