@@ -1,8 +1,11 @@
 """A data set and a network so small that a whole run takes a second; helpers for the command line."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
+from cnn.backend import get_threads, set_threads
 from cnn.cli import main
 
 CONFIG = """
@@ -63,18 +66,22 @@ def write_images(root, train=40, test=10):
 
 def write_config(path, root):
     """Write CONFIG for the images in ``root``."""
-    path.write_text(CONFIG.replace("ROOT", root.as_posix()))
+    path.write_text(CONFIG.replace("ROOT", Path(root).as_posix()))
     return path
 
 
 def run(capsys, *argv):
     """Run a command line; return (exit code, stdout, stderr)."""
     capsys.readouterr()
+    threads = get_threads()
     code = main([str(a) for a in argv])
+    set_threads(threads)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
 def files(folder):
     """Return {name: bytes} of every file below a folder."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
