@@ -36,7 +36,7 @@ def main(argv=None):
     except CnnError as error:
         return _fail(str(error), error.exit_code, debug)
     except MemoryError as error:
-        return _fail(f"not enough memory: {error or 'try a smaller data.batch_size'}", _USAGE, debug)
+        return _fail(f"not enough memory: {str(error) or 'try a smaller data.batch_size'}", _USAGE, debug)
     except OSError as error:
         return _fail(f"{error.filename or 'system'}: {error.strerror or error}", _USAGE, debug)
     except Exception as error:
