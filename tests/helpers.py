@@ -47,13 +47,13 @@ def layout(array, rng):
         return np.ascontiguousarray(array)
     if kind == 1:
         return np.asfortranarray(array)
-    if kind == 2:
+    if kind == 2 and array.ndim > 1:
         return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
     if kind == 3:
         flip = tuple(slice(None, None, -1) for _ in array.shape)
         return np.ascontiguousarray(array[flip])[flip]
     gaps = tuple(slice(None, None, 2) for _ in array.shape)
-    spacious = np.full([2 * size for size in array.shape], 1e30, array.dtype)
+    spacious = np.full([2 * size for size in array.shape], 99, array.dtype)
     spacious[gaps] = array
     return spacious[gaps]
 
