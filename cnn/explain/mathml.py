@@ -32,9 +32,20 @@ _ACCENTS = {"hat": "^", "bar": "¯"}
 
 
 def to_mathml(tex: str, block: bool = True) -> str:
-    """One formula as a ``<math>`` element; ValueError names what the small grammar does not know."""
+    """One formula as a ``<math>`` element; two backslashes start a new line.
+
+    Raises ValueError naming what the small grammar does not know.
+    """
     parser = _Parser(tex)
-    body = parser.row(stop=None)
+    lines = [parser.row(stop=None)]
+    while parser.peek() == "\\\\":
+        parser.take()
+        lines.append(parser.row(stop=None))
+    if parser.peek() is not None:
+        raise ValueError(f"unexpected {parser.peek()!r} in {tex}")
+    body = lines[0]
+    if len(lines) > 1:
+        body = f'<mtable class="lines">{"".join(f"<mtr><mtd>{line}</mtd></mtr>" for line in lines)}</mtable>'
     return f'<math display="{"block" if block else "inline"}">{body}</math>'
 
 
@@ -124,7 +135,7 @@ class _Parser:
         if name in _LIMITS:
             return _LIMITS[name], True
         if name in _NAMES:
-            return f"<mi>{name}</mi>", False
+            return f"<mi>{name}</mi><mo>\u2061</mo>", False
         if name in _ACCENTS:
             return f'<mover accent="true">{self.group()}<mo>{_ACCENTS[name]}</mo></mover>', False
         if name == "frac":

@@ -21,7 +21,7 @@ function chart({ series, yLog = false, xLabel, yLabel, label, cursor = null, yRa
   if (y0 === y1) (y0 -= 1), (y1 += 1);
   const X = (x) => left + ((Math.log10(x) - x0) / (x1 - x0 || 1)) * (width - left - right);
   const Y = (y) => top + (1 - ((yLog ? Math.log10(y) : y) - y0) / (y1 - y0)) * (height - top - bottom);
-  const clamp = (v) => Math.max(top - 400, Math.min(height + 400, v));
+  const far = (v) => Math.max(-1e4, Math.min(1e4, v));
   const parts = [];
   for (let k = Math.ceil(x0); k <= Math.floor(x1); k += Math.max(1, Math.ceil((x1 - x0) / 8))) {
     parts.push(s("line", { class: "grid", x1: X(10 ** k), x2: X(10 ** k), y1: top, y2: height - bottom }),
@@ -34,12 +34,12 @@ function chart({ series, yLog = false, xLabel, yLabel, label, cursor = null, yRa
       s("text", { class: "tick", x: left - 8, y: at + 4, "text-anchor": "end" }, yLog ? `10${superscript(y)}` : number(y, 3)));
   }
   for (const one of usable) {
-    parts.push(s("polyline", { class: `line ${one.style}`, points: one.points.map(([x, y]) => `${X(x).toFixed(1)},${clamp(Y(y)).toFixed(1)}`).join(" ") }));
+    parts.push(s("polyline", { "clip-path": "url(#plot-area)", class: `line ${one.style}`, points: one.points.map(([x, y]) => `${X(x).toFixed(1)},${far(Y(y)).toFixed(1)}`).join(" ") }));
     for (const [x, y, mark] of one.points) if (mark) parts.push(s("circle", { class: `kink ${one.style}`, cx: X(x), cy: Y(y), r: 4.5 }));
   }
   if (cursor) parts.push(s("line", { class: "cursor", x1: X(cursor), x2: X(cursor), y1: top, y2: height - bottom }));
   parts.push(s("text", { class: "tick", x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle" }, xLabel));
-  const clip = s("clipPath", { id: `clip-${label.length}-${xLabel.length}` }, s("rect", { x: left, y: top, width: width - left - right, height: height - top - bottom }));
+  const clip = s("clipPath", { id: "plot-area" }, s("rect", { x: left, y: top, width: width - left - right, height: height - top - bottom }));
   return h("figure", { class: "chart" },
     h("figcaption", {}, h("span", { class: "fine" }, yLabel), usable.map((one) => h("span", { class: `key ${one.style}` }, one.name))),
     s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, s("defs", {}, clip), parts));

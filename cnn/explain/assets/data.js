@@ -47,10 +47,10 @@ for (const node of nodes) {
   node.inputs.forEach((k, slot) => nodes[k].consumers.push({ node, slot }));
 }
 
-// Parameters and buffers of a node as plain arrays: what the engine computes with.
+// What the engine computes with besides the inputs, as plain arrays: parameters, buffers, and the truth for the loss.
 function parametersOf(node) {
-  const values = {};
-  for (const name of [...node.parameters, ...node.buffers]) values[name] = node.tensors[name].data;
+  const values = {}, truth = node === lossNode ? ["target"] : [];
+  for (const name of [...node.parameters, ...node.buffers, ...truth]) values[name] = node.tensors[name].data;
   return values;
 }
 

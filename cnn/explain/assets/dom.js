@@ -67,3 +67,6 @@ function tensorTitle(node, tensor) {
 
 const cellTitle = (c) => (tensorOf(c.node, c.tensor).data.length === 1 && c.node === lossNode ? tensorTitle(c.node, c.tensor)
   : symbolOf(tensorTitle(c.node, c.tensor), positionOf(c)));
+
+// Probabilities and the loss carry no sign.
+const neverNegative = (c) => c.node === lossNode && /^(y|p|target)$/.test(c.tensor);

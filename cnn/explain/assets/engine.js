@@ -21,8 +21,8 @@ function runForward(change = new Map(), base = null) {
 
 const lossOf = (values) => values[lossNode.id][0];
 
-// Gradients of the loss, or of logit number `logit`, along a forward run.
-function runBackward(values, logit = null) {
+// Gradients of the loss, or of logit number `logit`, along a forward run; `truth` replaces the target of the loss.
+function runBackward(values, { logit = null, truth = {} } = {}) {
   const dys = [], grads = [];
   const add = (k, dx) => (dys[k] = dys[k] ? dys[k].map((v, q) => v + dx[q]) : dx);
   for (const node of [...nodes].reverse()) {
@@ -32,7 +32,7 @@ function runBackward(values, logit = null) {
       add(node.inputs[0], Float64Array.from(xs[0], (_, k) => (k === logit ? 1 : 0)));
       continue;
     }
-    const { dx, grads: own } = layerBackward(node, xs, values[node.id], dys[node.id], parametersOf(node));
+    const { dx, grads: own } = layerBackward(node, xs, values[node.id], dys[node.id], { ...parametersOf(node), ...(node === lossNode ? truth : {}) });
     grads[node.id] = own;
     node.inputs.forEach((k, slot) => add(k, dx[slot]));
   }

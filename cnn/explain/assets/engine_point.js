@@ -187,15 +187,14 @@ layerKinds.Concat = {
 
 // L = -sum_k y_k log p_k with p = softmax(z): dL/dz = p * sum(y) - y, divided by N = 1 image.
 layerKinds.Loss = {
-  forward(node, [z]) {
-    const { max, sum } = softmaxOf(z), target = node.tensors.target.data;
+  forward(node, [z], { target }) {
+    const { max, sum } = softmaxOf(z);
     let loss = 0;
     for (let k = 0; k < z.length; k++) if (target[k]) loss -= target[k] * (z[k] - max - Math.log(sum));
     return Float64Array.of(loss);
   },
-  backward(node, [z]) {
-    const { p } = softmaxOf(z), target = node.tensors.target.data;
-    const total = target.reduce((a, b) => a + b, 0);
+  backward(node, [z], y, dy, { target }) {
+    const { p } = softmaxOf(z), total = target.reduce((a, b) => a + b, 0);
     return { dx: [p.map((v, k) => v * total - target[k])], grads: {} };
   },
 };

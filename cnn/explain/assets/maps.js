@@ -139,14 +139,13 @@ class ValueMap {
     pen.drawImage(this.base, 0, 0);
     pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     const key = `${this.node.id}/${this.tensor}`;
-    const outline = (index, colour, width) => {
-      const [x, y] = this.place(index);
-      pen.strokeStyle = colour;
-      pen.lineWidth = width;
+    this.drawRelated(pen, marks.related.get(key) ?? new Set(), palette.related);
+    if (marks.selected?.key === key) {
+      const [x, y] = this.place(marks.selected.index);
+      pen.strokeStyle = palette.mark;
+      pen.lineWidth = 2.5;
       pen.strokeRect(x - 0.5, y - 0.5, this.size, this.size);
-    };
-    for (const index of marks.related.get(key) ?? []) outline(index, palette.related, 1.5);
-    if (marks.selected?.key === key) outline(marks.selected.index, palette.mark, 2.5);
+    }
     if (this.focused) {
       const [x, y] = this.place(this.cursor);
       pen.setLineDash([3, 2]);
@@ -155,6 +154,22 @@ class ValueMap {
       pen.strokeRect(x - 2, y - 2, this.size + 3, this.size + 3);
       pen.setLineDash([]);
     }
+  }
+
+  // The border around cells that belong together, not around each of them.
+  drawRelated(pen, related, colour) {
+    const places = new Map([...related].map((index) => [this.place(index).join(), this.place(index)]));
+    pen.strokeStyle = colour;
+    pen.lineWidth = 2;
+    pen.beginPath();
+    for (const [x, y] of places.values()) {
+      const n = this.size, free = (dx, dy) => !places.has(`${x + dx * n},${y + dy * n}`);
+      if (free(0, -1)) (pen.moveTo(x, y), pen.lineTo(x + n, y));
+      if (free(0, 1)) (pen.moveTo(x, y + n), pen.lineTo(x + n, y + n));
+      if (free(-1, 0)) (pen.moveTo(x, y), pen.lineTo(x, y + n));
+      if (free(1, 0)) (pen.moveTo(x + n, y), pen.lineTo(x + n, y + n));
+    }
+    pen.stroke();
   }
 
   pick(index) {

@@ -1,18 +1,20 @@
 // Two experiments in float64: the finite difference of one weight, and one step of gradient descent.
 
 const trainable = nodes.filter((node) => node.parameters.length);
-const lab = { node: trainable[0], tensor: trainable[0]?.parameters[0], index: null, logH: -4, curve: null, logRate: null, step: null };
-let chain = null; // the network in float64: { values, grads, squares }
+const lab = { node: trainable[0], tensor: trainable[0]?.parameters[0], index: null, logH: -4, curve: null, logRate: null, step: null, aim: null };
+const chains = new Map();
 
-// The chain is run once; experiments start from it.
-function floatChain() {
-  if (!chain) {
-    const values = runForward(), { grads, dys } = runBackward(values);
+// The network in float64, run once for each aim: the truth (null), another class to teach instead, or all ("even").
+function floatChain(aim = null) {
+  if (!chains.has(aim)) {
+    const { data } = lossNode.tensors.target;
+    const truth = aim === null ? {} : { target: Float64Array.from(data, (_, k) => (aim === "even" ? 1 / data.length : Number(k === aim))) };
+    const values = runForward(new Map([[lossNode, truth]])), { grads } = runBackward(values, { truth });
     let squares = 0;
     for (const own of grads) for (const grad of Object.values(own ?? {})) for (const g of grad) squares += g * g;
-    chain = { values, grads, dys, squares };
+    chains.set(aim, { values, grads, squares, truth });
   }
-  return chain;
+  return chains.get(aim);
 }
 
 function lossWith(node, tensor, index, delta) {
@@ -88,11 +90,11 @@ const finiteDifferenceAt = (logH) => finiteDifference(lab.node, lab.tensor, lab.
 
 function differenceResult() {
   const r = finiteDifferenceAt(lab.logH);
-  const line = (key, value, id, digits = 9) => [h("dt", {}, t(key)), h("dd", { class: "num", id, "data-value": String(value) }, signed(value, digits))];
+  const line = (key, value, id, text = number(value, 9)) => [h("dt", {}, t(key)), h("dd", { class: "num", id, "data-value": String(value) }, text)];
   return [
-    ...line("fd.step", r.step, "fd-step", 3), ...line("fd.plus", r.plus, "fd-plus"), ...line("fd.minus", r.minus, "fd-minus"),
-    ...line("fd.numeric", r.numeric, "fd-numeric"), ...line("fd.analytic", r.analytic, "fd-analytic"),
-    ...line("fd.error", r.error, "fd-error", 2),
+    ...line("fd.step", r.step, "fd-step", number(r.step, 3)), ...line("fd.plus", r.plus, "fd-plus"), ...line("fd.minus", r.minus, "fd-minus"),
+    ...line("fd.numeric", r.numeric, "fd-numeric", signed(r.numeric, 9)), ...line("fd.analytic", r.analytic, "fd-analytic", signed(r.analytic, 9)),
+    ...line("fd.error", r.error, "fd-error", number(r.error, 2)),
     h("dt", {}, t("fd.kinks")), h("dd", { class: "num", id: "fd-kinks", "data-value": String(r.kinks) }, r.kinks ? t("fd.crossed", { n: r.kinks }) : t("fd.smooth")),
   ];
 }
@@ -109,7 +111,7 @@ function differenceChart() {
 
 // L(w − lr·g) − L(w) for all parameters at once, and what the gradient alone predicts.
 function descend(rate) {
-  const { values, grads, squares } = floatChain(), change = new Map();
+  const { values, grads, squares, truth } = floatChain(lab.aim), change = new Map([[lossNode, truth]]);
   for (const node of trainable) {
     const moved = {};
     for (const name of node.parameters) {
@@ -123,7 +125,7 @@ function descend(rate) {
 
 // From steps too small to matter to steps a hundred thousand times longer than the one that would end at L = 0.
 function rateRange() {
-  const { values, squares } = floatChain(), natural = Math.log10(Math.max(lossOf(values), 1e-12) / Math.max(squares, 1e-300));
+  const { values, squares } = floatChain(lab.aim), natural = Math.log10(Math.max(lossOf(values), 1e-12) / Math.max(squares, 1e-300));
   return [Math.floor(natural) - 3, Math.floor(natural) + 4];
 }
 
@@ -137,21 +139,31 @@ function stepCard() {
     byId("sgd-result").replaceChildren(...stepResult());
     byId("sgd-chart").replaceChildren(stepChart());
   } });
+  const truth = manifest.about.label, target = lossNode.tensors.target.data;
+  const aim = h("select", { id: "sgd-class", onchange: (event) => {
+    const chosen = event.target.value;
+    Object.assign(lab, { aim: chosen === "even" ? chosen : Number(chosen) === truth ? null : Number(chosen), step: null, logRate: null });
+    byId("content").replaceChildren(renderExperiments());
+    byId("sgd-class").focus();
+  } }, h("option", { value: "even", selected: lab.aim === "even" }, t("sgd.even")),
+  [...target.keys()].map((k) => h("option", { value: k, selected: k === (lab.aim ?? truth) }, k === truth ? t("sgd.truth", { name: className(k) }) : className(k))));
   return h("section", { class: "sheet" }, h("div", { class: "sheet-head" }, h("h2", {}, t("sgd.title"))),
     h("p", { class: "lead" }, t("sgd.lead")),
-    h("div", { class: "form" }, h("div", { class: "wide" }, h("label", { for: "sgd-rate" }, t("sgd.rate")), slider)),
+    h("div", { class: "form" }, h("div", {}, h("label", { for: "sgd-class" }, t("sgd.class")), aim),
+      h("div", { class: "wide" }, h("label", { for: "sgd-rate" }, t("sgd.rate")), slider)),
     h("dl", { class: "result columns", id: "sgd-result" }, stepResult()),
     h("div", { id: "sgd-chart" }, stepChart()),
     h("p", { class: "fine" }, t("sgd.reading")));
 }
 
 function stepResult() {
-  const r = descend(10 ** lab.logRate), loss = lossOf(floatChain().values);
-  const line = (key, value, id, digits = 7) => [h("dt", {}, t(key)), h("dd", { class: `num ${signClass(value)}`, id, "data-value": String(value) }, signed(value, digits))];
-  const verdict = r.actual > 0 ? "sgd.overshot" : r.actual < 0.5 * r.predicted ? "sgd.good" : "sgd.curved";
+  const r = descend(10 ** lab.logRate), loss = lossOf(floatChain(lab.aim).values);
+  const line = (key, value, id, plus = false) => [h("dt", {}, t(key)),
+    h("dd", { class: `num ${plus ? signClass(value) : ""}`, id, "data-value": String(value) }, number(value, 7, plus))];
+  const verdict = r.actual > 0 ? "sgd.overshot" : loss + r.actual < 1e-3 * loss ? "sgd.floor" : r.actual < 0.5 * r.predicted ? "sgd.good" : "sgd.curved";
   return [
-    ...line("sgd.lr", r.rate, "sgd-lr", 4), ...line("sgd.norm", floatChain().squares, "sgd-norm"),
-    ...line("sgd.predicted", r.predicted, "sgd-predicted"), ...line("sgd.actual", r.actual, "sgd-actual"),
+    ...line("sgd.lr", r.rate, "sgd-lr"), ...line("sgd.norm", floatChain(lab.aim).squares, "sgd-norm"),
+    ...line("sgd.predicted", r.predicted, "sgd-predicted", true), ...line("sgd.actual", r.actual, "sgd-actual", true),
     ...line("sgd.after", loss + r.actual, "sgd-after"),
     h("dt", {}, t("sgd.verdict")), h("dd", { id: "sgd-verdict" }, t(verdict)),
   ];
@@ -159,11 +171,10 @@ function stepResult() {
 
 function stepChart() {
   const actual = lab.step.map((r) => [r.rate, r.actual]), predicted = lab.step.map((r) => [r.rate, r.predicted]);
-  const loss = lossOf(floatChain().values), rise = Math.max(...actual.map(([, y]) => y).filter(Number.isFinite));
+  const loss = lossOf(floatChain(lab.aim).values), rise = Math.max(...actual.map(([, y]) => y).filter(Number.isFinite));
   const bottom = -1.3 * Math.max(loss, 1e-12), top = Math.max(Math.min(rise, 3 * Math.max(loss, 1e-12)), 0.3 * loss);
-  const inside = (points) => points.filter(([, y]) => y >= bottom * 1.6 && y <= top * 1.6);
   return chart({
-    series: [{ name: t("sgd.predicted"), style: "second", points: inside(predicted) }, { name: t("sgd.actual"), style: "first", points: inside(actual) }],
+    series: [{ name: t("sgd.predicted"), style: "second", points: predicted }, { name: t("sgd.actual"), style: "first", points: actual }],
     xLabel: t("sgd.lr"), yLabel: t("sgd.change"), label: t("sgd.chart"), cursor: 10 ** lab.logRate, yRange: [bottom, top],
   });
 }

@@ -42,7 +42,7 @@ function lossOfImage() {
     h("th", { scope: "row" }, className(k), target[k] > 0.5 ? h("span", { class: "badge" }, t("loss.truth")) : null),
     h("td", {}, numberButton(cell(before, "y", k))),
     h("td", {}, plainNumber(z[k] - max)),
-    h("td", {}, plainNumber(Math.exp(z[k] - max))),
+    h("td", { class: "num" }, number(Math.exp(z[k] - max))),
     h("td", {}, numberButton(cell(lossNode, "p", k))),
     h("td", {}, number(target[k])),
     h("td", {}, numberButton(cell(before, "dy", k)))));
@@ -52,7 +52,7 @@ function lossOfImage() {
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("loss.title") }, h("table", { class: "losstable", id: "losstable" },
       h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name.startsWith("loss.") ? t(name) : name)))),
       h("tbody", {}, rows),
-      h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "Σ"), h("td", {}), h("td", {}), h("td", { class: "num", id: "sum-exp", "data-value": String(sum) }, signed(sum)),
+      h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "Σ"), h("td", {}), h("td", {}), h("td", { class: "num", id: "sum-exp", "data-value": String(sum) }, number(sum)),
         h("td", { class: "num", id: "sum-p", "data-value": String(p.reduce((a, b) => a + b, 0)) }, number(p.reduce((a, b) => a + b, 0))), h("td", { class: "num" }, number(target.reduce((a, b) => a + b, 0))),
         h("td", { class: "num", id: "sum-gradient", "data-value": String(sumOfGradient) }, signed(sumOfGradient, 2)))))),
     shown.length < z.length ? h("p", { class: "fine" }, t("loss.top", { n: shown.length, all: z.length })) : null,

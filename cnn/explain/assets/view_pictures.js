@@ -45,7 +45,7 @@ function heat(share) {
 
 // |∂z/∂x|, the largest over the channels of each pixel.
 function saliency(logit) {
-  const [C, H, W] = nodes[0].shape, dx = runBackward(floatChain().values, logit).dys[0];
+  const [C, H, W] = nodes[0].shape, dx = runBackward(floatChain().values, { logit }).dys[0];
   return Float64Array.from({ length: H * W }, (_, k) => {
     let best = 0;
     for (let c = 0; c < C; c++) best = Math.max(best, Math.abs(dx[c * H * W + k]));
@@ -55,7 +55,7 @@ function saliency(logit) {
 
 // ReLU(Σ_k α_k A_k) with α_k the mean of ∂z/∂A_k over the map (Selvaraju et al., arXiv:1610.02391).
 function gradCam(node, logit) {
-  const [C, H, W] = node.shape, a = floatChain().values[node.id], da = runBackward(floatChain().values, logit).dys[node.id];
+  const [C, H, W] = node.shape, a = floatChain().values[node.id], da = runBackward(floatChain().values, { logit }).dys[node.id];
   const map = new Float64Array(H * W), alphas = channelSums(da, C).map((v) => v / (H * W));
   for (let c = 0; c < C; c++) for (let k = 0; k < H * W; k++) map[k] += alphas[c] * a[c * H * W + k];
   return { map: map.map((v) => Math.max(0, v)), alphas };

@@ -39,7 +39,10 @@ function renderRow(node) {
           ? h("a", { class: "quiet", href: "#/loss" }, t("row.losscard"))
           : h("button", {
             class: "quiet more", "aria-expanded": String(open), "aria-controls": `details-${node.id}`,
-            "aria-label": `${open ? t("row.less") : t("row.more")}: ${nodeTitle(node)}`, onclick: () => toggleRow(node),
+            "aria-label": `${open ? t("row.less") : t("row.more")}: ${nodeTitle(node)}`, onclick: () => {
+              toggleRow(node);
+              byId(`row-${node.id}`).querySelector(".more").focus({ preventScroll: true });
+            },
           }, open ? t("row.less") : t("row.more")),
       ),
       node === lossNode ? lossLine() : [mapFigure(node, mainTensor(node)), open ? renderDetails(node) : null],
@@ -54,11 +57,13 @@ function refreshRow(node) {
   paintVisible();
 }
 
+// One row is open at a time, which keeps the page small; the row that was clicked stays where it is on screen.
 function toggleRow(node, open = !opened.has(node.id)) {
+  const top = byId(`row-${node.id}`).getBoundingClientRect().top, others = [...opened].filter((id) => id !== node.id);
+  opened.clear();
   if (open) opened.add(node.id);
-  else opened.delete(node.id);
-  refreshRow(node);
-  byId(`row-${node.id}`)?.querySelector(".more")?.focus({ preventScroll: true });
+  for (const id of [...others, node.id]) refreshRow(nodes[id]);
+  scrollBy({ top: byId(`row-${node.id}`).getBoundingClientRect().top - top, behavior: "instant" });
 }
 
 function lossLine() {
@@ -109,11 +114,11 @@ function mapFigure(node, tensor) {
 
 // A number that opens its own explanation.
 function numberButton(c, digits = 4) {
-  const value = valueAt(c);
+  const value = valueAt(c), text = neverNegative(c) ? number(value, digits) : signed(value, digits);
   return h("a", {
-    class: `num ${signClass(value)}`, href: `#/network/${cellKey(c)}`, "data-value": String(value),
-    "aria-label": `${cellTitle(c)}, ${nodeTitle(c.node)} = ${signed(value, digits)}`,
-  }, signed(value, digits));
+    class: `num ${neverNegative(c) ? "" : signClass(value)}`, href: `#/network/${cellKey(c)}`, "data-value": String(value),
+    "aria-label": `${cellTitle(c)}, ${nodeTitle(c.node)} = ${text}`,
+  }, text);
 }
 
 function renderDetails(node) {
@@ -147,9 +152,10 @@ function reveal(c) {
   if (c.node !== lossNode && (gradient || c.tensor === "y") && mainTensor(c.node) !== c.tensor && !opened.has(c.node.id)) {
     setDirection(gradient ? "backward" : "forward");
   } else if (!/^(y|dy|dx\d|p|target)$/.test(c.tensor) && !opened.has(c.node.id)) {
-    opened.add(c.node.id);
-    refreshRow(c.node);
+    toggleRow(c.node, true);
   }
+  const row = byId(`row-${c.node.id}`), box = row?.getBoundingClientRect();
+  if (box && (box.bottom < 40 || box.top > innerHeight - 80)) row.scrollIntoView({ block: "nearest" });
 }
 
 function setDirection(direction) {
