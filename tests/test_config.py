@@ -71,6 +71,7 @@ def test_the_bundled_config_is_the_sample():
         ('name="fast"', "fast"),
         ("train.backend=reference", "reference"),
         ("model.layers[1].bias=false", False),
+        ("model.layers[-1].out_features=3", 3),
         ("schedule.type=cosine", "cosine"),
         ("loss.class_weight=[1, 2]", [1.0, 2.0]),
     ],
@@ -78,7 +79,7 @@ def test_the_bundled_config_is_the_sample():
 def test_set_overrides_a_key(override, value):
     node = resolved(override).plain()
     for key in override.partition("=")[0].strip().replace("[", ".").replace("]", "").split("."):
-        node = node[int(key) if key.isdecimal() else key]
+        node = node[int(key) if key.lstrip("-").isdecimal() else key]
     assert node == value
     assert type(node) is type(value)
 
