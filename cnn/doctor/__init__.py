@@ -1,4 +1,4 @@
-"""The doctor: looks at the data, at the first step and at a short rehearsal before hours are spent on training.
+"""The doctor: examines the data, the first step and a short rehearsal before hours go into training.
 
 ``examine(config)`` returns a Report of Findings. Each has a verdict (OK, WARN, FAIL), the number that was
 measured, what was expected and one line of advice. Everything is drawn from the config's seed, so a verdict

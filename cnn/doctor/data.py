@@ -48,7 +48,7 @@ def _classes(config, images):
             WARN,
             f'class {wrong} is called "{names[wrong]}"',
             "names that are numbers in numerical order",
-            "folders sort as text (1, 10, 2): name them 01, 02, ... or label k will not mean class k elsewhere",
+            "folders sort as text (1, 10, 2): name them 01, 02, ... or label k is not class k elsewhere",
             wrong,
         )
     if weights is not None and len(weights) == len(counts) and np.ptp(counts) and np.ptp(weights):
@@ -87,7 +87,8 @@ def _test_histogram(images):
     """Half the sum of |train share - test share|: the share of images that would have to change class."""
     classes = len(images.classes)
     shares = [
-        np.bincount(split.labels, minlength=classes) / len(split) for split in (images.train, images.dataset.test)
+        np.bincount(split.labels, minlength=classes) / len(split)
+        for split in (images.train, images.dataset.test)
     ]
     moved = float(np.abs(shares[0] - shares[1]).sum() / 2)
     chance = np.sqrt(shares[0] * (1 - shares[0]) / len(images.dataset.test)).sum() / 2
@@ -98,7 +99,7 @@ def _test_histogram(images):
 
 
 def _labels_and_pixels(config, images):
-    """Nearest neighbours among the training images: do they share labels more often than chance would have it?
+    """Nearest neighbours among the training images: do they share labels more often than by chance?
 
     z = (hits - n q) / sqrt(n q (1 - q)),  q = how often two random labels are equal
     """
@@ -115,9 +116,11 @@ def _labels_and_pixels(config, images):
     deviation = np.sqrt(max(chance * (1 - chance), 1e-9) / len(asked))
     z = float((same.mean() - chance) / deviation)
     enough = len(asked) >= 300
-    verdict = OK if z > 4 or not enough and z > 0 else FAIL if z < 2 and enough else WARN
+    verdict = OK if z > 4 or (not enough and z > 0) else FAIL if z < 2 and enough else WARN
     measured = f"neighbours agree {100 * same.mean():.1f} % (chance {100 * chance:.1f} %)"
-    advice = "similar images do not share labels: look at some of them; were images and labels shuffled apart?"
+    advice = (
+        "similar images do not share labels: look at some of them; were images and labels shuffled apart?"
+    )
     return finding("labels fit images", verdict, measured, "clearly above chance", advice, z)
 
 
@@ -162,7 +165,7 @@ def _leak(source, target, keys):
 
 def _blank(train):
     flat = train.images.reshape(len(train), -1)
-    blank = np.flatnonzero((flat.min(axis=1) == flat.max(axis=1)))
+    blank = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
     share = len(blank) / len(train)
     first = f"; the first is number {blank[0]}" if len(blank) else ""
     advice = f"images of one colour teach nothing: failed reads or crops{first}"
@@ -175,14 +178,22 @@ def _channels(train):
     constant = [c for c in range(sample.shape[1]) if sample[:, c].min() == sample[:, c].max()]
     constant = [c for c in constant if train.images[:, c].min() == train.images[:, c].max()]
     if constant:
-        measured = f"channel {', '.join(map(str, constant))} is {int(train.images[0, constant[0], 0, 0])} everywhere"
+        measured = (
+            f"channel {', '.join(map(str, constant))} is {int(train.images[0, constant[0], 0, 0])} everywhere"
+        )
         advice = "a channel without information: a reading mistake, or an empty alpha channel"
-        return finding("channels", FAIL, measured, "pixels that differ in every channel", advice, len(constant))
-    if sample.shape[1] > 1 and all(np.array_equal(sample[:, 0], sample[:, c]) for c in range(1, sample.shape[1])):
+        return finding(
+            "channels", FAIL, measured, "pixels that differ in every channel", advice, len(constant)
+        )
+    if sample.shape[1] > 1 and all(
+        np.array_equal(sample[:, 0], sample[:, c]) for c in range(1, sample.shape[1])
+    ):
         measured = f"{sample.shape[1]} equal channels"
         advice = 'grey images stored as colour: data.mode = "L" reads one channel and trains faster'
         return finding("channels", WARN, measured, "channels that differ", advice, sample.shape[1])
-    return finding("channels", OK, f"{sample.shape[1]}", "pixels that differ in every channel", "", sample.shape[1])
+    return finding(
+        "channels", OK, f"{sample.shape[1]}", "pixels that differ in every channel", "", sample.shape[1]
+    )
 
 
 def _normalised(config, images, split):
@@ -192,8 +203,11 @@ def _normalised(config, images, split):
     batches = experiment.evaluation_batches(config, chosen, images.mean, images.std)
     totals = np.zeros((3, chosen.images.shape[1]))
     for x, _ in batches.epoch(0):
-        totals += [x.sum(axis=(0, 2, 3), dtype=np.float64), np.square(x).sum(axis=(0, 2, 3), dtype=np.float64),
-                   np.full(x.shape[1], x[:, 0].size)]
+        totals += [
+            x.sum(axis=(0, 2, 3), dtype=np.float64),
+            np.square(x).sum(axis=(0, 2, 3), dtype=np.float64),
+            np.full(x.shape[1], x[:, 0].size),
+        ]
     mean = totals[0] / totals[2]
     return mean, np.sqrt(np.maximum(totals[1] / totals[2] - mean**2, 0))
 
@@ -214,5 +228,7 @@ def _test_pixels(config, images):
     ratio = float(np.exp(np.abs(np.log(std + 1e-12)).max()))
     verdict = max(grade(off, 0.5, 3.0), grade(ratio, 2.0, 6.0), key=(OK, WARN, FAIL).index)
     measured = f"mean {mean[np.abs(mean).argmax()]:.2f}, std {std[np.abs(np.log(std + 1e-12)).argmax()]:.2f}"
-    advice = "test images look different under the training normalisation: inverted, other range, other source?"
+    advice = (
+        "test images look different under the training normalisation: inverted, other range, other source?"
+    )
     return finding("test pixels", verdict, measured, "mean near 0, std near 1", advice, off)

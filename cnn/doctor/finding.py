@@ -62,7 +62,7 @@ class Report:
         return {verdict: sum(f.verdict == verdict for f in self.findings) for verdict in VERDICTS}
 
     def to_json(self):
-        """Return the report as dicts, lists, strings and numbers (NaN and Inf as strings, which JSON lacks)."""
+        """Return the report as plain data (NaN and Inf as strings, which JSON lacks)."""
         rows = [asdict(f) for f in self.findings]
         for row in rows:
             if row["value"] is not None and not math.isfinite(row["value"]):
@@ -77,6 +77,8 @@ class Report:
             lines.append(f"{f.verdict:4}  {f.check:{name}}  {f.measured:{measured}}  expected {f.expected}")
             if f.advice:
                 indent = " " * 6
-                lines += textwrap.wrap(f"-> {f.advice}", _WIDTH, initial_indent=indent, subsequent_indent=indent)
+                lines += textwrap.wrap(
+                    f"-> {f.advice}", _WIDTH, initial_indent=indent, subsequent_indent=indent
+                )
         counts = self.counts()
         return "\n".join([*lines, "", ", ".join(f"{counts[v]} {v}" for v in VERDICTS)])

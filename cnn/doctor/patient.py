@@ -14,7 +14,7 @@ BATCH, FEW = 128, 32  # images for the statistics, and for the short training ru
 
 @dataclass(frozen=True)
 class Vitals:
-    """One layer in one step: statistics of its output y, of the gradient dy that reached it, and of its weights.
+    """One layer in one step: its output y, the gradient dy that reached it, its weights.
 
     ``dead`` and ``saturated`` are shares of units and of values (None where the layer has no such thing);
     ``gradients`` holds the norm of each parameter's gradient divided by the norm of the parameter.
@@ -24,7 +24,6 @@ class Vitals:
     kind: str
     finite: bool
     spread: float  # standard deviation of y
-    varies: bool  # whether y differs from image to image
     dead: float | None
     saturated: float | None
     dy_finite: bool
@@ -41,10 +40,14 @@ class Patient:
         self.config, self.images = config, images
         self.classes = len(images.classes)
         chosen = _choose(images.train, BATCH, config.seed)
-        self.batches = experiment.evaluation_batches(config, chosen, images.mean, images.std, batch_size=BATCH)
+        self.batches = experiment.evaluation_batches(
+            config, chosen, images.mean, images.std, batch_size=BATCH
+        )
         self.x, self.labels = next(self.batches.epoch(0))
         self.network = (
-            experiment.build_network(config, self.batches.image_shape, self.classes) if network is None else network
+            experiment.build_network(config, self.batches.image_shape, self.classes)
+            if network is None
+            else network
         )
         different = np.unique(self.x.reshape(len(self.x), -1), axis=0, return_index=True)[1]
         few = np.sort(different)[:FEW]
@@ -137,7 +140,6 @@ def _output_statistics(layer, y):
     return {
         "finite": bool(np.isfinite(y).all()),
         "spread": float(y.std(dtype=np.float64)),
-        "varies": len(y) < 2 or bool((y != y[:1]).any()),
         "dead": dead,
         "saturated": saturated,
     }
