@@ -11,7 +11,7 @@ def add_arguments(parser):
         "--backend", choices=("both", "reference", "numba"), default="both", help="default: both"
     )
     parser.add_argument("--json", metavar="F", help="write all comparisons to this file as well")
-    parser.add_argument("--seed", type=int, default=0, help="of the images, entries and directions (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of images, entries and directions (default 0)")
     parser.add_argument("--images", type=int, default=3, metavar="N", help="batch size (default 3)")
     parser.add_argument(
         "--entries", type=int, default=6, metavar="K", help="sampled entries of each tensor (default 6)"

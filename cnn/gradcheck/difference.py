@@ -119,7 +119,7 @@ def judge(line, analytic, h, analytic_at, jittered):
     for smaller in (h / 10, h / 100, h / 1000):
         if _agree(line, analytic, smaller, error / 20):
             return numeric, ROUNDING if _falls_with_square(line, analytic, error, h) else KINK
-    if _is_tie(line, error, h):
+    if _is_tie(line, h):
         for x in jittered:
             near, claimed = line.at(x), analytic_at(x)
             if any(_agree(near, claimed, step, error / 20, beside=True) for step in (h / 10, h, h / 100)):
@@ -146,7 +146,7 @@ def _falls_with_square(line, analytic, error, h):
     return all(0.8 < share < 1.25 for share in shares)
 
 
-def _is_tie(line, error, h):
-    """Whether the slope jumps at t = 0 itself, and by enough to explain ``error``."""
-    bends = [line.bend(step) for step in (h, h / 100)]
-    return all(abs(bend) > max(10 * noise, 0.05 * error) for bend, noise in bends)
+def _is_tie(line, h):
+    """Whether the slope jumps at t = 0 itself: the bend of a smooth function would shrink with the step."""
+    wide, (bend, noise) = line.bend(h), line.bend(h / 100)
+    return abs(bend) > max(10 * noise, 0.1 * abs(wide[0]))

@@ -33,8 +33,8 @@ def explain(gradient, indices, numeric, sizes):
     if telling.sum() >= 4:
         for text, candidate in _displaced(gradient):
             near = np.abs(candidate.reshape(-1)[indices] - numeric) <= 1e-4 * np.abs(numeric).max()
-            # rows and columns at the border may wrap around
-            if near[telling].mean() >= 0.75:
+            # what a shift pushed over the border is lost
+            if near[telling].mean() >= 0.5:
                 return text
     wrong = np.abs(analytic - numeric) > 1e-5 * np.abs(numeric).max()
     missing = wrong & (analytic == 0)

@@ -10,7 +10,7 @@ from cnn.gradcheck.difference import Frozen, Line, judge
 from cnn.gradcheck.hints import explain
 from cnn.gradcheck.report import BUG, Entry
 
-_MORE = 24  # entries measured beside those of the check, once a tensor is wrong, to find out how
+_MORE = 10  # entries measured beside those of the check, once a tensor is wrong, to find out how
 
 
 def check_layer(
@@ -58,7 +58,8 @@ def check_layer(
     kind = kind or type(layer).__name__
     kept = [(p, p.data.copy(), p.grad.copy()) for p in layer.parameters()]
     frozen = Frozen(layer, training)
-    check = _Check(frozen, np.array(x, np.float64), rng, (name or layer.name or kind, kind), backend)
+    labels = (name or layer.name or kind, kind)
+    check = _Check(frozen, np.array(x, np.float64, order="C"), rng, labels, backend)
     check.entries, check.directions, check.step = entries, directions, step
     tensors = [(f"{prefix}{p.name}", p) for prefix, leaf in _leaves(layer) for p in leaf.parameters()]
     try:
@@ -191,15 +192,8 @@ class _Check:
         for number in range(1, self.directions + 1):
             v = self.rng.standard_normal(gradient.shape)
             results.append((f"direction {number}", *self._compare(target, gradient, v)))
-        wrong_entries = [r for r in results[: len(indices)] if r[3] == BUG]
-        hint = ""
-        if any(kind == BUG for _, _, _, kind in results):
-            if not wrong_entries:
-                found = self._search(target, gradient)
-                if found is not None:
-                    results.insert(0, (_index(found, gradient.shape), *self._entry(target, gradient, found)))
-                    indices = [found]
-            hint = self._explain(target, gradient, indices)
+        wrong = [r for r in results if r[3] == BUG]
+        hint = self._diagnose(target, gradient, indices, results) if wrong else ""
         for where, analytic, numeric, kind in results:
             self.add(tensor, where, analytic, numeric, kind, hint if kind == BUG else "")
 
@@ -234,6 +228,19 @@ class _Check:
             yield self.x + 0.1 * spread(self.x) * self.rng.standard_normal(self.x.shape)
 
     # -- what is wrong -----------------------------------------------------------------------------
+
+    def _diagnose(self, target, gradient, indices, results):
+        """Return a hint; when only directions are wrong, find a wrong entry and add it to ``results``."""
+        if self.frozen.layer.children():
+            # its own layers give the better hint, and each forward of a container is long
+            numeric = np.array([numeric for _, _, numeric, _ in results[: len(indices)]])
+            return explain(gradient, indices, numeric, self._sizes())
+        if all(kind != BUG for _, _, _, kind in results[: len(indices)]):
+            found = self._search(target, gradient)
+            if found is not None:
+                results.insert(0, (_index(found, gradient.shape), *self._entry(target, gradient, found)))
+                indices = [found]
+        return self._explain(target, gradient, indices)
 
     def _search(self, target, gradient):
         """Return the flat index of one wrong entry, by halving a wrong direction; None if it gets lost."""

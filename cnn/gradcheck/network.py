@@ -140,13 +140,13 @@ def _move(network, x, rng):
 
 def _record(network, x, training):
     """Return ({layer name: its input}, output) of one forward pass."""
-    inputs = {}
+    inputs, before = {}, [(layer, vars(layer).get("forward")) for _, layer in network.walk()]
 
     def listen(name, layer):
         forward = layer.forward
 
         def recorder(x, training=False):
-            inputs[name] = np.array(x)
+            inputs[name] = np.array(x, order="C")
             return forward(x, training)
 
         layer.forward = recorder  # shadows the method on this object alone
@@ -158,7 +158,9 @@ def _record(network, x, training):
         with use_backend("reference"):
             output = frozen.forward(x)
     finally:
-        for _, layer in network.walk():
+        for layer, own in before:
             del layer.forward
+            if own is not None:
+                layer.forward = own
         frozen.restore()
     return inputs, output
