@@ -145,7 +145,10 @@ def test_a_run_folder_stands_for_best_then_last(tmp_path):
     ("changes", "message"),
     [
         ({"layers": [{"type": "Linear", "out_features": 3}]}, "expected an input of shape"),
-        ({"layers": [{"type": "Flatten"}, {"type": "Linear", "out_features": 3}]}, "lacks|expected shape|no entry"),
+        (
+            {"layers": [{"type": "Flatten"}, {"type": "Linear", "out_features": 3}]},
+            "lacks|expected shape|no entry",
+        ),
         ({"layers": [{"type": "Conv9d"}]}, "Conv9d"),
         ({"input_shape": [1, 2, 2]}, "larger than its padded input"),
     ],
