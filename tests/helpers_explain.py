@@ -1,4 +1,4 @@
-"""A network with every kind of layer, its numbers by an independent route, and a browser to read the page in."""
+"""A network with every kind of layer, its numbers by another route, and a browser to read the page in."""
 
 import shutil
 from pathlib import Path
@@ -54,9 +54,17 @@ def everything():
 
 
 def make_network(dtype=np.float32):
-    """Return that network, built, with parameters and statistics that are neither 0 nor 1; always the same."""
+    """Return that network, built, always with the same parameters and statistics, none of them 0 or 1."""
     network = cnn.Network(everything())
     network.build(SHAPE, rng=np.random.default_rng(1), dtype=dtype)
+    if dtype == np.float64:
+        network.load_state(
+            {
+                name: value.astype(np.float64) if value.dtype.kind == "f" else value
+                for name, value in make_network().state().items()
+            }
+        )
+        return network
     rng = np.random.default_rng(2)
     for parameter in network.parameters():
         parameter.data = (parameter.data + 0.2 * rng.standard_normal(parameter.shape)).astype(np.float32)
@@ -86,8 +94,8 @@ def make_page(nodes, title="everything", classes=CLASSES):
     return build_page(nodes, title, classes, about)
 
 
-def expected_numbers(nodes, training=False):
-    """Return {(node id, tensor): array} in float64, each layer run by the NumPy reference on the stored inputs.
+def expected_numbers(nodes):
+    """Return {(node id, tensor): array} in float64: the reference, layer by layer, on the stored inputs.
 
     Holds y of every node, dy wherever some layer sends a gradient, and the gradients of all parameters.
     """
@@ -110,7 +118,7 @@ def expected_numbers(nodes, training=False):
                 dxs = np.split(node.stored["dy"].astype(np.float64)[None], cuts, axis=1)
             else:
                 layer = leaves[node.name]
-                mode = training and node.kind.startswith("BatchNorm")
+                mode = node.attributes.get("training", False)
                 found[node.id, "y"] = np.array(layer.forward(xs[0], training=mode))[0]
                 layer.zero_grad()
                 dxs = [np.array(layer.backward(node.stored["dy"].astype(np.float64)[None]))]
@@ -187,11 +195,20 @@ class Reader:
                     location.hash = place;
                     await new Promise((go) => addEventListener("hashchange", go, { once: true }));
                 }
-                const number = (id) => document.getElementById(id) ? Number(document.getElementById(id).dataset.value) : null;
-                return [number("value"), number("computed"), document.querySelectorAll("#terms tbody tr").length];
+                const number = (id) => Number(document.getElementById(id)?.dataset.value ?? NaN);
+                const rows = document.querySelectorAll("#terms tbody tr").length;
+                return [number("value"), number("computed"), rows];
             }""",
             cell,
         )
+
+    def wait(self, condition):
+        """Wait until a JavaScript expression holds; Playwright's own way needs eval, which is forbidden."""
+        for _ in range(400):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(25)
+        raise AssertionError(f"never became true: {condition}")
 
     def value(self, selector):
         """Return the full-precision number behind an element."""

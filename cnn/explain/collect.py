@@ -128,14 +128,16 @@ class _Tape:
             raise ConfigError(f"explain: the page has no explanation for layers of type {kind}")
         buffers = {name: value.copy() for name, value in layer.buffers().items() if value.dtype.kind == "f"}
         normalises = isinstance(layer, layers.BatchNorm1d | layers.BatchNorm2d)
-        y = layer.forward(x, training=self.training and normalises)
+        # one value a channel has no variance to speak of: there even training mode keeps the running ones
+        batch = self.training and normalises and x.ndim == 4 and x.shape[2] * x.shape[3] > 1
+        y = layer.forward(x, training=batch)
         at = self._add(layer.name, kind, [source], y, lambda dy: [layer.backward(dy)])
         node = self.nodes[at]
         for name in (*_GEOMETRY, *_SETTINGS):
             if hasattr(layer, name):
                 node.attributes[name] = getattr(layer, name)
         if normalises:
-            node.attributes["training"] = self.training
+            node.attributes["training"] = batch
             for name, value in buffers.items():
                 layer.buffers()[name][...] = value
                 node.stored[name] = np.array(value, np.float32)

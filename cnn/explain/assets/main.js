@@ -12,7 +12,7 @@ function renderNetwork() {
       }, `${side === "forward" ? "↓" : "↑"} ${t(`switch.${side}`)}`))),
       h("p", { class: "legend" }, h("span", { class: "swatch neg", "aria-hidden": "true" }), t("legend.negative"), h("span", { class: "swatch zero", "aria-hidden": "true" }), "0", h("span", { class: "swatch pos", "aria-hidden": "true" }), t("legend.positive"))),
     renderRows()),
-    h("aside", { id: "inspector", class: "inspector", "aria-label": t("inspect.title"), tabindex: -1 }, emptyInspector()));
+    h("aside", { id: "inspector", class: "inspector", "aria-label": t("inspect.title"), tabindex: -1, onkeydown: leaveInspector }, emptyInspector()));
 }
 
 function renderPage() {

@@ -22,12 +22,12 @@ function tileShape(shape) {
 }
 
 class ValueMap {
-  // options: cellSize (CSS pixels, chosen by default), onpick, label, from/count (tiles shown)
+  // options: cellSize (CSS pixels, chosen by default), width (room for tiles), scale (value of the full colour)
   constructor(node, tensor, options = {}) {
     Object.assign(this, { node, tensor, options });
     this.values = tensorOf(node, tensor).data;
     this.shape = tensorOf(node, tensor).shape;
-    this.cursor = options.start ?? 0;
+    this.cursor = 0;
     this.canvas = h("canvas", {
       class: "map", tabindex: 0, role: "application", "aria-roledescription": t("map.role"),
       onclick: (e) => this.click(e), onkeydown: (e) => this.key(e), onpointermove: (e) => this.hover(e),
@@ -172,10 +172,9 @@ class ValueMap {
     pen.stroke();
   }
 
-  pick(index) {
+  pick(index, byKeyboard = false) {
     this.cursor = index;
-    if (this.options.onpick) this.options.onpick(index);
-    else openCell(cell(this.node, this.tensor, index));
+    openCell(cell(this.node, this.tensor, index), byKeyboard);
   }
 
   point(event) {
@@ -203,7 +202,7 @@ class ValueMap {
       ArrowRight: 1, ArrowLeft: -1, ArrowDown: this.columns, ArrowUp: -this.columns,
       PageDown: plane, PageUp: -plane, Home: -this.cursor, End: this.values.length - 1 - this.cursor,
     };
-    if (event.key === "Enter" || event.key === " ") this.pick(this.cursor);
+    if (event.key === "Enter" || event.key === " ") this.pick(this.cursor, true);
     else if (event.key in steps) {
       const next = this.cursor + steps[event.key];
       if (next >= 0 && next < this.values.length) this.cursor = next;

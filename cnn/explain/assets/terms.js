@@ -13,7 +13,9 @@ function factor(node, tensor, index, symbol) {
 const constant = (symbol, value) => ({ symbol, value });
 const product = (...factors) => ({ factors, value: factors.reduce((v, f) => v * f.value, 1) });
 const total = (terms) => terms.reduce((sum, t) => sum + t.value, 0);
-const sumOf = (equation, terms, extra = {}) => ({ form: "sum", equation, terms, total: total(terms), ...extra });
+const sumOf = (equation, terms, extra = {}) => ({
+  form: "sum", equation, terms, total: total(terms), ...extra, note: terms.length ? extra.note : "note.unread",
+});
 
 // The cells a layer reads and writes: slot k of its input, its output, the gradient arriving from above.
 const inputAt = (node, index, slot = 0) => factor(nodes[node.inputs[slot]], "y", index, "x");

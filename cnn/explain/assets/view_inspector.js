@@ -3,7 +3,10 @@
 const trail = []; // keys of the cells visited, oldest first
 let trailAt = -1;
 
-function openCell(c) {
+let focusWanted = false; // a cell opened by keyboard takes the focus along; Escape brings it back to the map
+
+function openCell(c, byKeyboard = false) {
+  focusWanted = byKeyboard;
   location.hash = `#/network/${cellKey(c)}`;
 }
 
@@ -22,11 +25,20 @@ function showCell(c) {
   reveal(c);
   const made = explain(c);
   markCells(c, made);
-  const panel = byId("inspector");
+  const panel = byId("inspector"), inside = panel.contains(document.activeElement);
   panel.replaceChildren(...renderInspector(c, made));
   panel.scrollTop = 0;
+  if (inside || focusWanted) panel.focus({ preventScroll: true });
+  focusWanted = false;
   document.documentElement.dataset.inspecting = "yes";
   announce(`${cellTitle(c)}, ${nodeTitle(c.node)} = ${signed(valueAt(c), 5)}`);
+}
+
+function leaveInspector(event) {
+  if (event.key !== "Escape") return;
+  const key = marks.selected?.key, map = (maps.get(key) ?? []).find((one) => one.canvas.isConnected);
+  closeInspector();
+  (map?.canvas ?? byId("tab-network")).focus();
 }
 
 function closeInspector() {
@@ -134,12 +146,12 @@ function termTable(made, caption, id = "terms") {
   const { shown, rest } = largestTerms(made.terms), widest = Math.max(...shown.map((term) => Math.abs(term.value)), 1e-300);
   const row = (term) => h("tr", { class: term.wins === true ? "wins" : term.wins === false ? "lost" : null },
     h("td", {}, h("span", { class: "factors" }, term.factors.flatMap((f, k) => (k ? [h("span", { class: "times" }, "×"), factorSpan(f)] : [factorSpan(f)])))),
-    h("td", { class: `num ${signClass(term.value)}` }, term.wins === true ? "★ " : "", signed(term.value)),
+    h("td", { class: `num ${signClass(term.value)}`, "data-value": String(term.value) }, term.wins === true ? "★ " : "", signed(term.value)),
     h("td", { class: "bar", "aria-hidden": "true" }, weightBar(term.value / widest)));
   const body = shown.map(row);
   if (rest) {
     body.push(h("tr", { class: "others" }, h("td", {}, t("terms.rest", { n: rest.count.toLocaleString("en") })),
-      h("td", { class: `num ${signClass(rest.value)}`, "data-rest": String(rest.value) }, signed(rest.value)), h("td", {})));
+      h("td", { class: `num ${signClass(rest.value)}`, "data-value": String(rest.value) }, signed(rest.value)), h("td", {})));
   }
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
     h("table", { class: "terms", id }, h("caption", {}, caption, h("span", { class: "count" }, t("terms.count", { n: made.terms.length.toLocaleString("en") }))),
