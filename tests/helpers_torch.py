@@ -28,7 +28,9 @@ def check(layer, oracle, x, rng, dtype=np.float64, training=False, backends=help
     leaf = tensor(x, grad=True)
     leaves = {p.name: tensor(p.data, grad=True) for p in layer.parameters()}
     expected = oracle(leaf, **leaves)
-    assert tuple(expected.shape[1:]) == output_shape, f"build returned {output_shape}, PyTorch {expected.shape}"
+    assert tuple(expected.shape[1:]) == output_shape, (
+        f"build returned {output_shape}, PyTorch {expected.shape}"
+    )
     dy = rng.standard_normal(tuple(expected.shape)).astype(dtype)
     expected.backward(tensor(dy))
     for backend in backends:

@@ -88,7 +88,9 @@ def test_every_module_has_a_floor():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_downwards(path):
     for name in units_imported(path):
-        assert FLOORS[name] < FLOORS[unit(path)], f"{unit(path)} (floor {FLOORS[unit(path)]}) imports cnn.{name}"
+        assert FLOORS[name] < FLOORS[unit(path)], (
+            f"{unit(path)} (floor {FLOORS[unit(path)]}) imports cnn.{name}"
+        )
 
 
 def test_the_reference_shares_no_code_with_the_kernels():
@@ -112,7 +114,9 @@ def test_import_cnn_is_light():
     """What a command does not need it does not wait for."""
     heavy = {"torch", "torchvision", "matplotlib", "pydantic", "PIL", "tqdm", "safetensors", "scipy"}
     code = "import sys, cnn; print(*{name.split('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert "cnn" in loaded
     assert heavy.isdisjoint(loaded)
 
@@ -155,7 +159,9 @@ def test_public_names_are_documented(path):
     assert list(undocumented(ast.parse(path.read_text("utf-8")))) == []
 
 
-@pytest.mark.parametrize("name", ["Conv2d", "MaxPool2d", "BatchNorm2d", "Linear", "Residual", "Dropout", "GELU"])
+@pytest.mark.parametrize(
+    "name", ["Conv2d", "MaxPool2d", "BatchNorm2d", "Linear", "Residual", "Dropout", "GELU"]
+)
 def test_a_layers_docstring_has_equation_shapes_and_source(name):
     import cnn.layers
 

@@ -69,7 +69,9 @@ def test_output_shape_has_height_first():
 
 
 def test_a_window_larger_than_its_input_is_refused_with_both_sizes():
-    with pytest.raises(ShapeError, match="the window of 5x7 pixels is larger than its padded input of 6x6 pixels"):
+    with pytest.raises(
+        ShapeError, match="the window of 5x7 pixels is larger than its padded input of 6x6 pixels"
+    ):
         output_shape(4, 6, (3, 4), (1, 1), ((1, 1), (0, 0)), (2, 2))
 
 
@@ -80,9 +82,13 @@ def test_pair_takes_one_integer_or_two(value):
     assert all(type(v) is int for v in found)
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.0, "3", None, True, (3,), (1, 2, 3), (1, 0), (1, 2.0), (), {3, 4}])
+@pytest.mark.parametrize(
+    "value", [0, -1, 1.0, "3", None, True, (3,), (1, 2, 3), (1, 0), (1, 2.0), (), {3, 4}]
+)
 def test_pair_refuses_anything_else_by_name(value):
-    with pytest.raises(ConfigError, match="^Conv2d stride: expected an integer >= 1 or a pair of them, found"):
+    with pytest.raises(
+        ConfigError, match=r"^Conv2d stride: expected an integer >= 1 or a pair of them, found"
+    ):
         pair(value, "Conv2d stride")
 
 
@@ -96,5 +102,5 @@ def test_count_takes_integers_only():
     assert count(np.int64(5), "groups") == 5
     assert type(count(np.int64(5), "groups")) is int
     for value in (0, 2.0, "2", None, True, (2,)):
-        with pytest.raises(ConfigError, match="^groups: expected an integer >= 1, found"):
+        with pytest.raises(ConfigError, match=r"^groups: expected an integer >= 1, found"):
             count(value, "groups")

@@ -410,7 +410,10 @@ def test_a_new_layer_must_define_forward_and_backward():
 def test_from_config_builds_what_a_config_describes():
     residual, concat, pool = from_config(
         [
-            {"type": "Residual", "body": [{"type": "Conv2d", "out_channels": 4, "kernel_size": [3, 3], "padding": 1}]},
+            {
+                "type": "Residual",
+                "body": [{"type": "Conv2d", "out_channels": 4, "kernel_size": [3, 3], "padding": 1}],
+            },
             {"type": "Concat", "branches": [[{"type": "Scale", "factor": 2}], []]},
             {"type": "MaxPool2d", "kernel_size": [2, 3]},
         ]
@@ -421,7 +424,7 @@ def test_from_config_builds_what_a_config_describes():
 
 
 def test_from_config_names_an_unknown_type_and_argument():
-    with pytest.raises(ConfigError, match='layer type: found "Conv2D", .* Did you mean "Conv2d"'):
+    with pytest.raises(ConfigError, match=r'layer type: found "Conv2D", .* Did you mean "Conv2d"'):
         from_config([{"type": "Conv2D"}])
     with pytest.raises(ConfigError, match="Dropout: got an unexpected keyword argument 'q'"):
         from_config([{"type": "Dropout", "q": 1}])

@@ -101,7 +101,9 @@ def draw_transposed(rng):
     channels, outputs = groups * int(rng.integers(1, 4)), groups * int(rng.integers(1, 4))
     kernel, stride = (tuple(int(v) for v in rng.integers(1, high, 2)) for high in (6, 4))
     dilation = tuple(int(d) for d in rng.choice([1, 1, 2], 2))
-    padding = tuple(int(rng.integers(0, (d * (k - 1)) // 2 + 1)) for k, d in zip(kernel, dilation, strict=True))
+    padding = tuple(
+        int(rng.integers(0, (d * (k - 1)) // 2 + 1)) for k, d in zip(kernel, dilation, strict=True)
+    )
     arguments = {
         "out_channels": outputs,
         "kernel_size": kernel,
@@ -199,11 +201,14 @@ def test_a_convolution_takes_planes_of_other_sizes_than_it_was_built_for(backend
         ({"out_channels": 2, "kernel_size": 3, "groups": 0}, "groups"),
         ({"out_channels": 3, "kernel_size": 3, "groups": 2}, "groups=2 does not divide out_channels=3"),
         ({"out_channels": 2, "kernel_size": 3, "padding": "full"}, 'expected pixels, "same" or "valid"'),
-        ({"out_channels": 2, "kernel_size": 3, "padding": "same", "stride": 2}, 'padding="same" needs stride 1'),
+        (
+            {"out_channels": 2, "kernel_size": 3, "padding": "same", "stride": 2},
+            'padding="same" needs stride 1',
+        ),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_was_expected(arguments, message):
-    with pytest.raises(ConfigError, match="^Conv2d") as caught:
+    with pytest.raises(ConfigError, match=r"^Conv2d") as caught:
         Conv2d(**arguments)
     assert message in str(caught.value)
 
@@ -216,7 +221,11 @@ def test_output_padding_must_be_less_than_stride():
 @pytest.mark.parametrize(
     ("layer", "shape", "message"),
     [
-        (Conv2d(4, 5), (3, 4, 9), r"Conv2d: the window of 5x5 .* input of 4x9 pixels, input shape \(3, 4, 9\)"),
+        (
+            Conv2d(4, 5),
+            (3, 4, 9),
+            r"Conv2d: the window of 5x5 .* input of 4x9 pixels, input shape \(3, 4, 9\)",
+        ),
         (Conv2d(4, 3, groups=2), (3, 9, 9), "Conv2d: groups=2 does not divide the 3 input channels"),
         (Conv2d(4, 3), (27,), r"Conv2d: expected an input of shape \(C, H, W\), found \(27,\)"),
         (ConvTranspose2d(4, 3, groups=2), (3, 9, 9), "ConvTranspose2d: groups=2 does not divide the 3"),

@@ -62,7 +62,9 @@ def test_flatten_is_row_major_so_that_it_agrees_with_pytorchs_weights(backend):
 
 
 def test_linear_on_images_asks_for_flatten():
-    with pytest.raises(ShapeError, match=r"Linear: expected an input of shape \(F\), found \(3, 4, 4\). Put Flatten"):
+    with pytest.raises(
+        ShapeError, match=r"Linear: expected an input of shape \(F\), found \(3, 4, 4\). Put Flatten"
+    ):
         Linear(3).build((3, 4, 4))
 
 

@@ -143,7 +143,9 @@ def test_a_batch_of_one_value_per_channel_is_refused_in_training_only(backend):
     layer.build((3,))
     x = np.ones((1, 3), np.float32)
     assert np.asarray(layer.forward(x)).shape == (1, 3)
-    with pytest.raises(ShapeError, match=r"BatchNorm1d: expected more than one value per channel .* \(1, 3\)"):
+    with pytest.raises(
+        ShapeError, match=r"BatchNorm1d: expected more than one value per channel .* \(1, 3\)"
+    ):
         layer.forward(x, training=True)
     np.testing.assert_array_equal(layer.running_mean, 0)
 
@@ -209,7 +211,7 @@ def test_another_dtype_is_brought_to_that_of_build(affine, backend, rng):
 def test_wrong_arguments_are_refused():
     with pytest.raises(ConfigError, match="BatchNorm2d eps: expected a number above 0, found 0"):
         BatchNorm2d(eps=0)
-    with pytest.raises(ConfigError, match="BatchNorm1d momentum: expected a number from 0 to 1, found 1.5"):
+    with pytest.raises(ConfigError, match=r"BatchNorm1d momentum: expected a number from 0 to 1, found 1.5"):
         BatchNorm1d(momentum=1.5)
 
 

@@ -19,7 +19,8 @@ def draw_window(rng):
     if rng.random() < 0.75:
         arguments["stride"] = tuple(int(s) for s in rng.integers(1, 5, 2))
     height, width = (
-        int(max(1, k - 2 * p) + extra) for k, p, extra in zip(kernel, padding, rng.integers(0, 9, 2), strict=True)
+        int(max(1, k - 2 * p) + extra)
+        for k, p, extra in zip(kernel, padding, rng.integers(0, 9, 2), strict=True)
     )
     return arguments, (int(rng.choice([1, 1, 2, 3, 16, 17])), int(rng.integers(1, 5)), height, width)
 
@@ -28,7 +29,9 @@ def draw_window(rng):
 def test_max_pool2d_is_that_of_pytorch(chunk):
     for (arguments, shape), rng in geometries("max", draw_window, chunk):
         with naming("MaxPool2d", arguments, "input", shape):
-            check(MaxPool2d(**arguments), lambda x, a=arguments: F.max_pool2d(x, **a), values(shape, rng), rng)
+            check(
+                MaxPool2d(**arguments), lambda x, a=arguments: F.max_pool2d(x, **a), values(shape, rng), rng
+            )
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
@@ -36,7 +39,9 @@ def test_avg_pool2d_is_that_of_pytorch(chunk):
     for (arguments, shape), rng in geometries("avg", draw_window, chunk):
         arguments = arguments | {"count_include_pad": bool(rng.random() < 0.5)}
         with naming("AvgPool2d", arguments, "input", shape):
-            check(AvgPool2d(**arguments), lambda x, a=arguments: F.avg_pool2d(x, **a), values(shape, rng), rng)
+            check(
+                AvgPool2d(**arguments), lambda x, a=arguments: F.avg_pool2d(x, **a), values(shape, rng), rng
+            )
 
 
 def draw_planes(rng):
@@ -61,7 +66,13 @@ def test_pools_in_float32(chunk):
             check(MaxPool2d(**arguments), lambda x, a=arguments: F.max_pool2d(x, **a), x, rng, np.float32)
             check(AvgPool2d(**arguments), lambda x, a=arguments: F.avg_pool2d(x, **a), x, rng, np.float32)
             check(GlobalAvgPool2d(), lambda x: x.mean(dim=(2, 3)), x, rng, np.float32)
-            check(GlobalMaxPool2d(), lambda x: x.amax(dim=(2, 3)), rng.permuted(x + rng.random(shape)), rng, np.float32)
+            check(
+                GlobalMaxPool2d(),
+                lambda x: x.amax(dim=(2, 3)),
+                rng.permuted(x + rng.random(shape)),
+                rng,
+                np.float32,
+            )
 
 
 @pytest.mark.parametrize(("pool", "oracle"), [(MaxPool2d, F.max_pool2d), (AvgPool2d, F.avg_pool2d)])
@@ -103,7 +114,9 @@ def test_minus_infinity_ties_with_padding_and_still_wins(backend):
     np.testing.assert_array_equal(dx, [[[[1.0, 2.0], [3.0, 4.0]]]])
 
 
-@pytest.mark.parametrize("layer", [MaxPool2d(3, stride=1, padding=1), MaxPool2d(2), GlobalMaxPool2d()], ids=str)
+@pytest.mark.parametrize(
+    "layer", [MaxPool2d(3, stride=1, padding=1), MaxPool2d(2), GlobalMaxPool2d()], ids=str
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_nan_stays_visible_and_receives_the_gradient(layer, dtype, backend, rng):
     x = rng.standard_normal((17, 3, 6, 6)).astype(dtype)
@@ -148,7 +161,9 @@ def test_a_wrong_window_is_refused(pool):
         pool(0)
     with pytest.raises(ConfigError, match=f"{kind} stride: expected an integer >= 1"):
         pool(2, stride=0)
-    with pytest.raises(ShapeError, match=rf"{kind}: the window of 5x5 .* 4x9 pixels, input shape \(2, 4, 9\)"):
+    with pytest.raises(
+        ShapeError, match=rf"{kind}: the window of 5x5 .* 4x9 pixels, input shape \(2, 4, 9\)"
+    ):
         pool(5).build((2, 4, 9))
     with pytest.raises(ShapeError, match=rf"{kind}: expected an input of shape \(C, H, W\), found \(8,\)"):
         pool(2).build((8,))

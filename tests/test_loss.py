@@ -21,7 +21,13 @@ def draw(rng):
     if rng.random() < 0.5:
         arguments["class_weight"] = rng.uniform(0.1, 3, classes)
     kind = str(rng.choice(["index", "index", "row", "any row"]))
-    return arguments, int(rng.choice([1, 2, 5, 16, 17, 33])), classes, kind, float(rng.choice([0.1, 1, 10, 300]))
+    return (
+        arguments,
+        int(rng.choice([1, 2, 5, 16, 17, 33])),
+        classes,
+        kind,
+        float(rng.choice([0.1, 1, 10, 300])),
+    )
 
 
 def check_loss(case, rng, dtype):
@@ -84,7 +90,9 @@ def test_softmax_and_cross_entropy_together_are_softmax_cross_entropy(chunk):
                 softmax, last = Softmax(), CrossEntropy(reduction=arguments["reduction"])
                 value = last.forward(softmax.forward(logits), targets)
                 assert value == pytest.approx(together.forward(logits, targets), rel=1e-12)
-                assert_gradient(softmax.backward(last.backward()), together.backward(), np.float64, "dx", 1e-2)
+                assert_gradient(
+                    softmax.backward(last.backward()), together.backward(), np.float64, "dx", 1e-2
+                )
 
 
 def test_backward_is_the_gradient_of_the_number_that_forward_returned(backend, rng):
@@ -173,7 +181,7 @@ def test_a_failed_forward_leaves_no_old_gradient_behind():
         ({"label_smoothing": 1.5}, "label_smoothing: expected a number from 0 to 1, found 1.5"),
         ({"label_smoothing": -0.1}, "label_smoothing: expected a number from 0 to 1"),
         ({"label_smoothing": float("nan")}, "label_smoothing: expected a number from 0 to 1"),
-        ({"reduction": "none"}, "reduction: expected \"mean\" or \"sum\", found 'none'"),
+        ({"reduction": "none"}, 'reduction: expected "mean" or "sum", found \'none\''),
         ({"class_weight": [1.0, -1.0]}, "class_weight: expected numbers of at least 0, found -1.0"),
         ({"class_weight": [1.0, float("nan")]}, "class_weight: expected numbers of at least 0, found nan"),
         ({"class_weight": [[1.0], [1.0]]}, r"class_weight: expected a list of numbers, found shape \(2, 1\)"),

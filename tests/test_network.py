@@ -90,7 +90,18 @@ def test_nested_layers_are_named_by_their_place():
     assert names == [
         *("0", "1", "1.body", "1.body.0", "1.body.1", "1.body.2", "1.shortcut"),
         *("2", "2.branches.0", "2.branches.0.0", "2.branches.1", "2.branches.1.0", "2.branches.1.1"),
-        *("2.branches.2", "3", "3.0", "3.1", "3.1.body", "3.1.body.0", "3.1.shortcut", "3.1.shortcut.0", "4", "5"),
+        *(
+            "2.branches.2",
+            "3",
+            "3.0",
+            "3.1",
+            "3.1.body",
+            "3.1.body.0",
+            "3.1.shortcut",
+            "3.1.shortcut.0",
+            "4",
+            "5",
+        ),
     ]
     for name, layer in network.walk():
         assert layer.name == name
@@ -103,7 +114,13 @@ def test_state_has_every_parameter_and_every_statistic_as_live_views(rng):
         *("0.weight", "0.bias", "1.body.0.weight", "1.body.0.bias"),
         *("1.body.1.weight", "1.body.1.bias", "1.body.1.running_mean", "1.body.1.running_var"),
         *("2.branches.0.0.weight", "2.branches.0.0.bias", "2.branches.1.1.weight", "2.branches.1.1.bias"),
-        *("3.0.state", "3.1.body.0.weight", "3.1.body.0.bias", "3.1.shortcut.0.weight", "3.1.shortcut.0.bias"),
+        *(
+            "3.0.state",
+            "3.1.body.0.weight",
+            "3.1.body.0.bias",
+            "3.1.shortcut.0.weight",
+            "3.1.shortcut.0.bias",
+        ),
         *("5.weight", "5.bias"),
     ]
     before = {name: array.copy() for name, array in state.items()}
@@ -127,9 +144,9 @@ def test_a_state_that_does_not_fit_changes_nothing():
     network = build(nested())
     good = {name: array.copy() for name, array in network.state().items()}
     other = {name: array + 1 for name, array in good.items()}
-    with pytest.raises(CheckpointError, match='lacks "0.bias"'):
+    with pytest.raises(CheckpointError, match=r'lacks "0.bias"'):
         network.load_state({name: array for name, array in other.items() if name != "0.bias"})
-    with pytest.raises(CheckpointError, match='no entry "0.biass". Did you mean "0.bias"'):
+    with pytest.raises(CheckpointError, match=r'no entry "0.biass". Did you mean "0.bias"'):
         network.load_state({**other, "0.biass": np.zeros(4)})
     with pytest.raises(CheckpointError, match=r'"5.weight": expected shape \(3, 5\), found \(5, 3\)'):
         network.load_state({**other, "5.weight": other["5.weight"].T})
@@ -191,9 +208,13 @@ def test_build_and_forward_errors_name_the_layer_and_the_shapes():
     layers = [Conv2d(4, 3), Sequential([MaxPool2d(2), Conv2d(4, 9)])]
     with pytest.raises(ShapeError, match=r"Conv2d \(layer 1\.1\): the window of 9x9 .* \(4, 3, 3\)"):
         build(layers)
-    with pytest.raises(ShapeError, match=r"Linear \(layer 1\): expected an input of shape \(F\), found \(4, 6, 6\)"):
+    with pytest.raises(
+        ShapeError, match=r"Linear \(layer 1\): expected an input of shape \(F\), found \(4, 6, 6\)"
+    ):
         build([Conv2d(4, 3), Linear(3)])
-    with pytest.raises(ShapeError, match=r"Residual \(layer 0\): body returns shape \(3, 8, 8\), shortcut \(2, 8, 8\)"):
+    with pytest.raises(
+        ShapeError, match=r"Residual \(layer 0\): body returns shape \(3, 8, 8\), shortcut \(2, 8, 8\)"
+    ):
         build([Residual([Conv2d(3, 1)])])
     with pytest.raises(ShapeError, match=r"Concat \(layer 0\): branches return shapes .*channels only"):
         build([Concat([[Conv2d(3, 3)], []])])
@@ -207,7 +228,7 @@ def test_build_and_forward_errors_name_the_layer_and_the_shapes():
 def test_one_layer_object_cannot_stand_in_two_places():
     shared = ReLU()
     for layers in ([shared, shared], [shared, Residual([shared])], [Concat([[shared], [shared]])]):
-        with pytest.raises(ConfigError, match="stands in the list twice|one ReLU stands at two places"):
+        with pytest.raises(ConfigError, match=r"stands in the list twice|one ReLU stands at two places"):
             cnn.Network(layers)
     with pytest.raises(ConfigError, match="Sequential: expected layers, found 'ReLU'"):
         cnn.Network(["ReLU"])
@@ -256,7 +277,16 @@ def test_a_small_network_learns_64_random_images_by_heart(backend):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((64, 1, 12, 12)).astype(np.float32)
     labels = rng.integers(0, 10, 64)
-    layers = [Conv2d(8, 3, padding=1), ReLU(), MaxPool2d(2), Flatten(), Linear(32), BatchNorm1d(), ReLU(), Linear(10)]
+    layers = [
+        Conv2d(8, 3, padding=1),
+        ReLU(),
+        MaxPool2d(2),
+        Flatten(),
+        Linear(32),
+        BatchNorm1d(),
+        ReLU(),
+        Linear(10),
+    ]
     network = build(layers, (1, 12, 12))
     assert overfit(network, x, labels, 60, 0.5) == 0
 

@@ -57,7 +57,13 @@ def resnet():
         Residual([Conv2d(8, 3, padding=1), BatchNorm2d(), ReLU(), Conv2d(8, 3, padding=1), BatchNorm2d()]),
         ReLU(),
         Residual(
-            [Conv2d(12, 3, stride=2, padding=1), BatchNorm2d(), ReLU(), Conv2d(12, 3, padding=1), BatchNorm2d()],
+            [
+                Conv2d(12, 3, stride=2, padding=1),
+                BatchNorm2d(),
+                ReLU(),
+                Conv2d(12, 3, padding=1),
+                BatchNorm2d(),
+            ],
             shortcut=[Conv2d(12, 1, stride=2), BatchNorm2d()],
         ),
         ReLU(),
@@ -105,7 +111,9 @@ def torch_inception():
             [],
         ),
         nn.MaxPool2d(2),
-        TorchConcat([TorchResidual([nn.Conv2d(14, 14, 3, padding=1, groups=2)])], [nn.Conv2d(14, 3, 5, padding=2)]),
+        TorchConcat(
+            [TorchResidual([nn.Conv2d(14, 14, 3, padding=1, groups=2)])], [nn.Conv2d(14, 3, 5, padding=2)]
+        ),
         *(nn.Flatten(), nn.Linear(17 * 36, 10)),
     ]
 

@@ -38,7 +38,8 @@ def random_window(rng):
     kernel = tuple(int(k) for k in rng.integers(1, 6, 2))
     pads = tuple(int(rng.integers(0, k // 2 + 1)) for k in kernel)
     plane = tuple(
-        int(max(1, k - 2 * p) + extra) for k, p, extra in zip(kernel, pads, rng.integers(0, 9, 2), strict=True)
+        int(max(1, k - 2 * p) + extra)
+        for k, p, extra in zip(kernel, pads, rng.integers(0, 9, 2), strict=True)
     )
     shape = (int(rng.integers(1, 19)), 2 * int(rng.integers(1, 4)), *plane)
     return shape, kernel, tuple(int(s) for s in rng.integers(1, 4, 2)), tuple((p, p) for p in pads)
@@ -91,7 +92,8 @@ def conv2d_forward(ops, draw, window):
 
 def conv2d_backward_input(ops, draw, window):
     return [
-        ops.conv2d_backward_input(draw(*y), draw(*weight), x, *call) for x, weight, y, call in conv_cases(window)
+        ops.conv2d_backward_input(draw(*y), draw(*weight), x, *call)
+        for x, weight, y, call in conv_cases(window)
     ]
 
 
@@ -150,7 +152,13 @@ def _global_max_pool(ops, draw, window):
 
 def _linear(ops, draw, window):
     n, features = window[0][0], int(np.prod(window[0][1:]))
-    x, weight, bias, dy, dweight = draw(n, features), draw(7, features), draw(7), draw(n, 7), draw(7, features)
+    x, weight, bias, dy, dweight = (
+        draw(n, features),
+        draw(7, features),
+        draw(7),
+        draw(n, 7),
+        draw(7, features),
+    )
     ops.linear_backward_weight(dy, x, dweight)
     forward = [ops.linear_forward(x, weight, bias), ops.linear_forward(x, weight, None)]
     return [*forward, ops.linear_backward_input(dy, weight), dweight]
@@ -174,7 +182,7 @@ def _batch_norm(ops, draw, window):
 
 
 def activation(name, of_output=False, arguments=((),)):
-    """Return the case of a pair ``name``_forward(x, *arguments), ``name``_backward(dy, x or y, *arguments)."""
+    """Return the case of the pair ``name``_forward(x, ...) and ``name``_backward(dy, x or y, ...)."""
 
     def case(ops, draw, window):
         found = []
