@@ -40,12 +40,11 @@ class Patient:
         self.config, self.images = config, images
         self.classes = len(images.classes)
         chosen = _choose(images.train, BATCH, config.seed)
-        self.batches = experiment.evaluation_batches(
-            config, chosen, images.mean, images.std, batch_size=BATCH
-        )
-        self.x, self.labels = next(self.batches.epoch(0))
+        batches = experiment.evaluation_batches(config, chosen, images.mean, images.std)
+        self.x = np.concatenate([x for x, _ in batches.epoch(0)])
+        self.labels = chosen.labels
         self.network = (
-            experiment.build_network(config, self.batches.image_shape, self.classes)
+            experiment.build_network(config, batches.image_shape, self.classes)
             if network is None
             else network
         )

@@ -107,18 +107,18 @@ def _learning_rate(patient, before, after, attempts):
 
 def _updates(ratios):
     """The length of a step in units of the weights it changes: about 1e-3 is usual."""
-    expected = "about 1e-3, from 1e-5 to 1e-1"
+    expected = "about 1e-3, from 1e-5 to 0.2"
     if not ratios:
         return finding("update to weight", OK, "no weights", expected, "")
     low, high = min(ratios, key=ratios.get), max(ratios, key=ratios.get)
     if not all(map(math.isfinite, ratios.values())):
         return finding("update to weight", FAIL, "NaN or Inf", expected, "lower optimizer.lr", math.nan)
-    verdict = grade(ratios[high], 0.1, 1.0)
+    verdict = grade(ratios[high], 0.2, 1.0)
     if verdict == OK and ratios[low] < 1e-5:
         verdict = WARN
     advice = (
         f"a step changes layer {high} by {100 * ratios[high]:.0f} % of its length: lower optimizer.lr"
-        if ratios[high] > 0.1
+        if ratios[high] > 0.2
         else f"layer {low} hardly moves: raise optimizer.lr, or see gradients"
     )
     measured = f"{ratios[low]:.1e} (layer {low}) to {ratios[high]:.1e} (layer {high})"
