@@ -101,8 +101,8 @@ def load_network(run_or_checkpoint):
     """Return (network, meta) of a run folder or of a checkpoint file.
 
     The network is built and holds the saved parameters and buffers. ``meta`` has ``config`` (as resolved),
-    ``layers``, ``classes``, ``image_shape`` (C, H, W) of the data, ``input_shape`` of the network (another one
-    when images are cropped), ``mean`` and ``std`` (one number a channel).
+    ``layers``, ``classes``, ``image_shape`` (C, H, W) of the data, ``input_shape`` of the network (another
+    one when images are cropped), ``mean`` and ``std`` (one number a channel).
     Raises CheckpointError when the file cannot be read or does not fit the network it describes.
     """
     from cnn.layers import from_config

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 
+import cnn
 from cnn.commands import COMMANDS
 from cnn.errors import CnnError, ConfigError, did_you_mean
 
@@ -35,7 +36,7 @@ def main(argv=None):
     except CnnError as error:
         return _fail(str(error), error.exit_code, debug)
     except MemoryError as error:
-        return _fail(f"not enough memory: {error or 'try a smaller data.batch_size'}", _USAGE, debug)
+        return _fail(f"not enough memory: {str(error) or 'try a smaller data.batch_size'}", _USAGE, debug)
     except OSError as error:
         return _fail(f"{error.filename or 'system'}: {error.strerror or error}", _USAGE, debug)
     except Exception as error:
@@ -48,9 +49,7 @@ def _run(argv):
         print(_overview())
         return 0
     if argv[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"cnn {version('cnn')}")
+        print(f"cnn {cnn.__version__}")
         return 0
     name, *rest = argv
     if name not in COMMANDS:

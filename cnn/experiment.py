@@ -112,8 +112,9 @@ def training_batches(config, images):
     )
 
 
-def evaluation_batches(config, split, mean, std, batch_size=500):
+def evaluation_batches(config, split, mean, std):
     """Return the Batches of a split in its own order, free of chance."""
+    batch_size = max(64, config.data.batch_size)  # needs no more memory than training does
     changes = augment.for_evaluation(augment.from_config(config.data.augment))
     return Batches(split.images, split.labels, batch_size, mean, std, augment=changes)
 

@@ -1,5 +1,7 @@
 """Sizes of windows: one place for the arithmetic that convolutions and pools share."""
 
+import numbers
+
 from cnn.errors import ConfigError, ShapeError
 
 
@@ -9,17 +11,20 @@ def pair(value, name, minimum=1):
     Raises ConfigError unless both are integers of at least ``minimum``.
     """
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in values)
-    if len(values) != 2 or not whole or min(values) < minimum:
+    if len(values) != 2 or not all(map(_is_integer, values)) or min(values) < minimum:
         raise ConfigError(f"{name}: expected an integer >= {minimum} or a pair of them, found {value!r}")
-    return values
+    return int(values[0]), int(values[1])
 
 
 def count(value, name, minimum=1):
     """Return ``value``; raises ConfigError unless it is an integer of at least ``minimum``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+    if not _is_integer(value) or value < minimum:
         raise ConfigError(f"{name}: expected an integer >= {minimum}, found {value!r}")
-    return value
+    return int(value)
+
+
+def _is_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def same_padding(kernel_size, dilation):

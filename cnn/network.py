@@ -1,11 +1,12 @@
 """A network: a list of layers, walked forwards and backwards, with all parameters in one buffer."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from cnn.backend import current_backend
-from cnn.errors import CheckpointError, ShapeError, did_you_mean
+from cnn.errors import CheckpointError, ConfigError, ShapeError, did_you_mean
 from cnn.layers import Layer, Sequential, flatten
 
 
@@ -22,8 +23,14 @@ class Network:
 
     def __init__(self, layers):
         self.body = layers if isinstance(layers, Sequential) else Sequential(layers)
+        places = {}
         for name, layer in self.walk():
-            layer.name = name
+            if id(layer) in places:
+                raise ConfigError(
+                    f"Network: one {type(layer).__name__} stands at two places, {places[id(layer)]} and {name}; "
+                    "make a new one for each"
+                )
+            places[id(layer)] = layer.name = name
 
     @property
     def layers(self):
@@ -53,6 +60,8 @@ class Network:
         """Return the output for a batch ``x`` of shape (N, *input_shape)."""
         if not self.body.built:
             raise RuntimeError("Network: forward was called before build(input_shape)")
+        if not hasattr(x, "shape"):
+            x = np.asarray(x)
         if tuple(x.shape[1:]) != self.input_shape:
             raise ShapeError(
                 f"Network: expected images of shape {self.input_shape}, found {tuple(x.shape[1:])}"
@@ -142,7 +151,7 @@ class Network:
         itemsize = self.parameters()[0].dtype.itemsize if self.parameters() else 4
         rows = []
         for name, layer in self.walk():
-            leaf = not layer.children()
+            own = 0 if isinstance(layer, Sequential) else math.prod(layer.output_shape)  # its last layer's
             rows.append(
                 SummaryRow(
                     name,
@@ -150,8 +159,8 @@ class Network:
                     layer.output_shape,
                     sum(p.size for p in layer.parameters()),
                     layer.macs() * batch_size,
-                    int(np.prod(layer.output_shape)) * itemsize * batch_size if leaf else 0,
-                    leaf,
+                    own * itemsize * batch_size,
+                    not layer.children(),
                 )
             )
         return Summary(self.input_shape, batch_size, rows)
@@ -189,6 +198,7 @@ class Summary:
     rows: list
 
     def _total(self, what):
+        """Add up the leaves; a container's row repeats what its layers have."""
         return sum(getattr(row, what) for row in self.rows if row.leaf)
 
     @property
@@ -204,7 +214,7 @@ class Summary:
     @property
     def activation_bytes(self):
         """Bytes of all outputs of the batch, which training keeps for backward."""
-        return self._total("activation_bytes")
+        return sum(row.activation_bytes for row in self.rows)
 
     def __str__(self):
         header = ("layer", "type", "output", "parameters", "MACs", "activations")
@@ -215,7 +225,7 @@ class Summary:
                 " x ".join(map(str, row.output_shape)),
                 f"{row.parameters:,}",
                 f"{row.macs:,}",
-                _bytes(row.activation_bytes) if row.leaf else "",
+                _bytes(row.activation_bytes) if row.activation_bytes else "",
             )
             for row in self.rows
         ]

@@ -74,12 +74,12 @@ class Trainer:
 
     def describe(self):
         """Return a line that says what is trained on what."""
-        data, epochs = self.images, self.config.train.epochs
+        data, train = self.images, self.config.train
         return (
-            f"{self.config.name}: {self.network.data.size:,} parameters, {data.dataset.name}: "
-            f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.dataset.test):,} test "
-            f"images of {'x'.join(map(str, self.batches.image_shape))}; {epochs} epochs of {len(self.batches)} "
-            f"steps, {self.config.train.backend} backend, {get_threads()} threads, seed {self.config.seed}"
+            f"{self.config.name}: {self.network.data.size:,} parameters; {data.dataset.name}: "
+            f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.dataset.test):,} "
+            f"test images of {'x'.join(map(str, self.batches.image_shape))}; {train.epochs} epochs of "
+            f"{len(self.batches)} steps, seed {self.config.seed}, {train.backend}, {get_threads()} threads"
         )
 
     # -- the loop --------------------------------------------------------------------------------
@@ -230,8 +230,8 @@ class Trainer:
         checkpoint.write_atomically(self.run.result, (json.dumps(result, indent=2) + "\n").encode())
         why = "the best on the validation images" if len(images.validation) else "the last: validation = 0"
         self.run.log(
-            f"test accuracy {100 * accuracy:.2f} %, loss {loss:.4f}, on {len(images.dataset.test):,} images "
-            f"with the weights of epoch {meta['epoch']} ({why}); {p.seconds:.1f} s of training; {self.run.path}"
+            f"test accuracy {100 * accuracy:.2f} %, loss {loss:.4f}, on {len(images.dataset.test):,} images, "
+            f"weights of epoch {meta['epoch']} ({why}); trained for {p.seconds:.1f} s; see {self.run.path}"
         )
         return result
 
@@ -354,7 +354,7 @@ def check_same_experiment(config, began):
     for key in sorted(before.keys() | now.keys()):
         if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key):
             raise ConfigError(
-                f"--resume: {key}: found {now.get(key)!r}, expected {before.get(key)!r} as when the run began; "
+                f"--resume: {key}: found {now.get(key)!r}, expected {before.get(key)!r} as the run began; "
                 "start a new run to change it"
             )
 

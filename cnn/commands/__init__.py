@@ -8,7 +8,9 @@ COMMANDS = {
     "train": "train a network from a config; writes a run folder",
     "evaluate": "loss, accuracy and a per-class table of a trained network",
     "predict": "class probabilities for image files",
+    "explain": "one HTML page with every number of one image, and the sum that made it",
     "summary": "layers, shapes, parameters, multiply-adds and memory of a config",
+    "doctor": "examine a config before training: data, initial loss, learning rate, gradients",
     "gradcheck": "compare every gradient of a config with numerical ones",
     "data": "fetch and verify a data set ahead of time",
 }

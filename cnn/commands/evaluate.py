@@ -24,8 +24,8 @@ def run(args):
     images = experiment.load_images(config)
     if list(images.classes) != list(meta["classes"]):
         raise DataError(
-            f"{args.trained}: trained on {len(meta['classes'])} classes ({', '.join(meta['classes'][:5])} ...), "
-            f"found others in {config.data.dataset}: {', '.join(images.classes[:5])} ..."
+            f"{config.data.dataset}: found the classes {', '.join(images.classes[:5])} ..., "
+            f"expected those of training: {', '.join(meta['classes'][:5])} ..."
         )
     split = {"test": images.dataset.test, "validation": images.validation, "train": images.train}[args.split]
     if len(split) == 0:

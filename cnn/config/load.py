@@ -13,7 +13,7 @@ from cnn.config.models import Config, expand_blocks
 from cnn.config.report import describe, key_path, show
 from cnn.errors import ConfigError, did_you_mean
 
-_KEY = re.compile(r"([A-Za-z0-9_-]+)((?:\[\d+\])*)")
+_KEY = re.compile(r"([A-Za-z0-9_-]+)((?:\[-?\d+\])*)")
 _MAX_LINES = 3
 
 
@@ -24,8 +24,8 @@ def load_config(path, overrides=()):
     ----------
     path : str or Path
     overrides : sequence of str
-        ``"train.epochs=5"``, ``"model.layers[0].out_channels=8"``: a key path and a TOML value. A value
-        that is not TOML counts as a bare string.
+        ``"train.epochs=5"``, ``"model.layers[0].out_channels=8"``: a key path and a TOML value. ``[-1]``
+        is the last of a list; a value that is not TOML counts as a bare string.
 
     Raises ConfigError, at most three lines, each ``FILE: key path: found VALUE, expected ...``.
     """
@@ -144,7 +144,7 @@ def _keys(path):
         match = _KEY.fullmatch(part)
         if not match:
             return None
-        keys += [match[1], *(int(i) for i in re.findall(r"\d+", match[2]))]
+        keys += [match[1], *(int(i) for i in re.findall(r"-?\d+", match[2]))]
     return keys
 
 
@@ -153,7 +153,7 @@ def _child(node, key, keys, text):
     fits = (isinstance(node, list) and isinstance(key, int)) or (isinstance(node, dict) and key in node)
     if not fits:
         raise ConfigError(f"--set {text}: {key_path(keys)}: there is no such place in the config")
-    if isinstance(node, list) and key >= len(node):
+    if isinstance(node, list) and not -len(node) <= key < len(node):
         last = len(node) - 1
         raise ConfigError(f"--set {text}: {key_path(keys)}: found index {key}, expected 0 to {last}")
     return node[key]

@@ -3,5 +3,17 @@
 from cnn.data import augment
 from cnn.data.batches import Batches
 from cnn.data.dataset import Dataset, Split, normalization, split_validation
+from cnn.data.image_file import read_image
+from cnn.data.load import NAMES, load_dataset
 
-__all__ = ["Batches", "Dataset", "Split", "augment", "normalization", "split_validation"]
+__all__ = [
+    "NAMES",
+    "Batches",
+    "Dataset",
+    "Split",
+    "augment",
+    "load_dataset",
+    "normalization",
+    "read_image",
+    "split_validation",
+]

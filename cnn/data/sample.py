@@ -29,12 +29,12 @@ def sample_path():
 
 
 def _installed_path():
-    try:
-        files = importlib.metadata.files("cnn") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = (Path(file.locate()) for file in files if file.name == FILE_NAME)
-    return next((path.resolve() for path in found if path.is_file()), None)
+    for installation in importlib.metadata.distributions(name="cnn"):
+        for file in installation.files or ():
+            path = Path(file.locate())
+            if file.name == FILE_NAME and path.is_file():
+                return path.resolve()
+    return None
 
 
 def load_sample():
@@ -44,7 +44,7 @@ def load_sample():
     """
     path = sample_path()
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             train = arrays["train_images"], arrays["train_labels"]
             test = arrays["test_images"], arrays["test_labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -42,8 +42,12 @@ def _out_size(size, kernel, stride, padding, dilation):
     return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def conv2d_forward(x, weight, bias, stride, padding, dilation, groups):
-    """Return y[n,k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[n,c,i*sh-top+u*dh,j*sw-left+v*dw]."""
+def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=False):
+    """Return y[n,k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[n,c,i*sh-top+u*dh,j*sw-left+v*dw].
+
+    ``relu``: max(0, y) instead, where a NaN stays.
+    """
+    floor = 0 if relu else -np.inf
     dtype = _common(x, weight)
     x, weight = as_blocked(x, dtype), _plain(weight, dtype)
     bias = None if bias is None else _plain(bias, dtype)
@@ -53,9 +57,9 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups):
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
     y = empty((n, k, oh, ow), dtype)
     if _suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups):
-        conv_winograd.forward(x, weight, bias, y, padding)
+        conv_winograd.forward(x, weight, bias, y, padding, floor)
     else:
-        conv_direct.forward(x, weight, bias, y, stride, padding, dilation, groups)
+        conv_direct.forward(x, weight, bias, y, stride, padding, dilation, groups, floor)
     return y
 
 
@@ -75,7 +79,9 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     """Add the gradient of the loss by the weight into ``dweight``."""
     dtype = _common(dy, x)
     dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
-    total = dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
+    total = (
+        dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
+    )
     if _suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups):
         conv_winograd.backward_weight(dy, x, total, padding)
     else:

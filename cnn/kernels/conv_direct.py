@@ -8,7 +8,8 @@ list of column segments. Padding, stride and dilation thus never reach the compi
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import pairwise
 from math import gcd
 
 import numpy as np
@@ -64,10 +65,10 @@ class Axis:
         return cls(first, stride // common, -dilation // common, stride)
 
     def segments(self):
-        """Runs of positions with the same taps: (position, step, count, first tap, taps, index, index step)."""
+        """Runs of positions with equal taps: (position, step, count, first tap, taps, index, index step)."""
         runs = []
         for phase in range(self.phases):
-            run = None
+            run, last = None, 0
             for position in range(phase, len(self.first), self.phases):
                 tap, index, count = self.first[position]
                 if run and run[3:5] == [tap, count] and (count == 0 or index - last == run[6] or run[2] == 1):
@@ -89,14 +90,20 @@ class Axis:
         return (min(ends), max(ends) + 1) if ends else (0, 0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _gather_task(size):
     """The compiled gather; ``tile`` is the address of ``tiles.outer_run`` for its register block."""
 
     @task
     def gather(index, thread, p):
         x, w, bias, out, scratch = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
-        row_table, segments, tile, strips, strip_count = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9)
+        row_table, segments, tile, strips, strip_count = (
+            peek(p, 5),
+            peek(p, 6),
+            peek(p, 7),
+            peek(p, 8),
+            peek(p, 9),
+        )
         rows = peek(p, 27)
         groups, in_channels, out_channels = peek(p, 10), peek(p, 11), peek(p, 12)
         in_plane, in_row, in_pixel, out_plane = peek(p, 13), peek(p, 14), peek(p, 15), peek(p, 16)
@@ -121,7 +128,9 @@ def _gather_task(size):
                     copy_lanes(from_, to, (high - low) * (right - left), 16 * size, 16 * size, size)
                 else:
                     for i in range(high - low):
-                        copy_lanes(from_ + i * in_row, to + i * x_row, right - left, in_pixel, 16 * size, size)
+                        copy_lanes(
+                            from_ + i * in_row, to + i * x_row, right - left, in_pixel, 16 * size, size
+                        )
             source = start
         x_tap_row = row_step * x_row
         out += (block * groups + group) * out_channels * out_plane
@@ -144,14 +153,14 @@ def _gather_task(size):
                     channels, down = (in_channels, x_channel, w_channel), (y_taps, x_tap_row, w_tap_row)
                     across = (taps, x_tap, w_tap)
                     if channels_inside:
-                        call(tile, shared + down + across + channels)
+                        call(tile, (*shared, *down, *across, *channels, size))
                     else:
-                        call(tile, shared + channels + down + across)
+                        call(tile, (*shared, *channels, *down, *across, size))
 
     return gather
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pack_task(size):
     """Order weights as the gather reads them: [group][block of rows][...taps and channels...][rows]."""
 
@@ -187,14 +196,16 @@ def row_block(count, outer):
 class GatherPlan:
     """Everything about one geometry that the compiled gather needs; ``run`` fills in the addresses."""
 
-    def __init__(self, images, groups, in_channels, out_channels, source, out_shape, rows, columns, kernel, size):
+    def __init__(
+        self, images, groups, in_channels, out_channels, source, out_shape, rows, columns, kernel, size
+    ):
         """images: blocks of sixteen; channels: of one group; out_shape: (h, w); rows, columns: Axis.
 
-        ``source`` is (h, w, bytes of a plane, of a row step, of a pixel step): the input as the taps count it.
+        ``source`` is (h, w, bytes of a plane, of a row step, of a pixel step): the input as taps count it.
         """
         pixel = LANES * size
         taps = kernel[0] * kernel[1]
-        height, width, in_plane, in_row, in_pixel = source
+        _, width, in_plane, in_row, in_pixel = source
         out_row = out_shape[1] * pixel
         self.size = size
         self.block = row_block(out_channels, blocks(size)[0])
@@ -202,17 +213,24 @@ class GatherPlan:
         row_blocks = -(-out_channels // block_rows)
         # Long inner loops are the cheap ones.
         inside = in_channels > kernel[1]
-        w_tap, w_channel = (in_channels * block_rows, block_rows) if inside else (block_rows, taps * block_rows)
+        w_tap, w_channel = (
+            (in_channels * block_rows, block_rows) if inside else (block_rows, taps * block_rows)
+        )
         w_tap_row = kernel[1] * w_tap
         self.row_table = table(
-            [(y * out_row, index, tap * w_tap_row * size, count) for y, (tap, index, count) in enumerate(rows.first)]
+            [
+                (y * out_row, index, tap * w_tap_row * size, count)
+                for y, (tap, index, count) in enumerate(rows.first)
+            ]
         )
         copied = in_channels > 4 or in_pixel != pixel
         if taps == 1 and copied and out_shape[0] == 1:
             runs, strips = self._pieces(out_shape[1], in_channels)
         else:
             runs = columns.segments()
-            strips = self._strips(rows, out_shape[0], in_channels * width * pixel, images * groups, len(runs), width)
+            strips = self._strips(
+                rows, out_shape[0], in_channels * width * pixel, images * groups, len(runs), width
+            )
         self.segments = table(
             [
                 (n, at * pixel, step * pixel, index * pixel, index_step * pixel, tap * w_tap * size, count)
@@ -223,13 +241,17 @@ class GatherPlan:
         plane = (max((s[3] - s[2]) * (s[7] - s[6]) for s in strips) | 1) * pixel
         scratch_bytes = (in_channels * plane + 8191) // 4096 * 4096 - 2048 if copied else 0
         self.scratch = aligned_zeros((scratch_threads() * scratch_bytes + 64,), np.uint8)
-        self.packed = aligned_zeros((groups * row_blocks * in_channels * taps * block_rows * size + 64,), np.uint8)
+        self.packed = aligned_zeros(
+            (groups * row_blocks * in_channels * taps * block_rows * size + 64,), np.uint8
+        )
         self.no_bias = aligned_zeros((groups * out_channels * size,), np.uint8)
         self.tasks = images * groups * len(strips)
+        tile = outer_run(*self.block, size)
         self.params = table(
             [
                 0, self.packed.ctypes.data, 0, 0, self.scratch.ctypes.data,
-                self.row_table.ctypes.data, self.segments.ctypes.data, outer_run(*self.block, size), self.strips.ctypes.data, len(strips),
+                self.row_table.ctypes.data, self.segments.ctypes.data, tile,
+                self.strips.ctypes.data, len(strips),
                 groups, in_channels, out_channels, in_plane, in_row, in_pixel, out_shape[0] * out_row,
                 plane, scratch_bytes,
                 w_channel * size, rows.tap_step * w_tap_row * size, columns.tap_step * w_tap * size,
@@ -238,22 +260,36 @@ class GatherPlan:
             ]
         )  # fmt: skip
         self.pack_params = table(
-            [0, self.packed.ctypes.data, block_rows, out_channels, in_channels, taps, 0, 0, 0, w_channel, w_tap]
+            [
+                0,
+                self.packed.ctypes.data,
+                block_rows,
+                out_channels,
+                in_channels,
+                taps,
+                0,
+                0,
+                0,
+                w_channel,
+                w_tap,
+            ]
         )
         self.pack_tasks = groups * row_blocks
 
     @staticmethod
     def _pieces(count, channels):
-        """A 1x1 window over one long row: cut into pieces whose input stays in the L1 cache for all outputs."""
+        """A 1x1 window over one long row, cut into pieces whose input stays in the L1 cache."""
         length = max(4, L1_BYTES // (channels * LANES * 4))
         pieces = -(-count // length)
         cuts = [count * i // pieces for i in range(pieces + 1)]
-        ends = list(zip(cuts, cuts[1:], strict=False))
-        return [(a, 1, b - a, 0, 1, a, 1) for a, b in ends], [(0, 1, 0, 1, i, i + 1, *e) for i, e in enumerate(ends)]
+        ends = list(pairwise(cuts))
+        return [(a, 1, b - a, 0, 1, a, 1) for a, b in ends], [
+            (0, 1, 0, 1, i, i + 1, *e) for i, e in enumerate(ends)
+        ]
 
     @staticmethod
     def _strips(rows, height, row_bytes, others, runs, width):
-        """Cut the output rows so that the input of a strip stays in the L2 cache and there is work for all."""
+        """Cut the output rows so that the input of a strip stays in the L2 cache, with work for all."""
         pieces = 1
         while pieces < height:
             step = -(-height // pieces)
@@ -262,10 +298,10 @@ class GatherPlan:
                 break
             pieces += 1
         cuts = [height * i // pieces for i in range(pieces + 1)]
-        return [(a, b, *rows.span(a, b), 0, runs, 0, width) for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [(a, b, *rows.span(a, b), 0, runs, 0, width) for a, b in pairwise(cuts)]
 
-    def run(self, x, weight, steps, bias, out):
-        """Pack the weights, then gather; ``steps`` are the weight's (group, out, channel) strides in numbers."""
+    def run(self, x, weight, steps, bias, out, floor=-np.inf):
+        """Pack the weights, then gather; ``steps``: the weight's (group, out, channel) strides in numbers."""
         pack = self.pack_params
         pack[0] = weight.ctypes.data
         pack[6:9] = steps
@@ -273,7 +309,7 @@ class GatherPlan:
         params = self.params
         params[0], params[3] = x.address, out.address
         params[2] = self.no_bias.ctypes.data if bias is None else bias.ctypes.data
-        params[26:27].view(np.float32 if self.size == 4 else np.float64)[0] = -np.inf
+        params[26:27].view(np.float32 if self.size == 4 else np.float64)[0] = floor
         launch(_gather_task(self.size), self.tasks, params)
 
 
@@ -295,7 +331,9 @@ def forward_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, gr
     rows = Axis.forward(h, out_shape[0], kh, stride[0], padding[0][0], dilation[0])
     columns = Axis.forward(w, out_shape[1], kw, stride[1], padding[1][0], dilation[1])
     source = h, w, in_plane, in_row, in_pixel
-    return GatherPlan(-(-n // LANES), groups, c // groups, k // groups, source, out_shape, rows, columns, (kh, kw), size)
+    return GatherPlan(
+        -(-n // LANES), groups, c // groups, k // groups, source, out_shape, rows, columns, (kh, kw), size
+    )
 
 
 @lru_cache(maxsize=256)
@@ -309,16 +347,18 @@ def input_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, grou
     rows = Axis.backward(h, oh, kh, stride[0], padding[0][0], dilation[0])
     columns = Axis.backward(w, ow, kw, stride[1], padding[1][0], dilation[1])
     source = oh, ow, oh * ow * pixel, ow * pixel, pixel
-    return GatherPlan(-(-n // LANES), groups, k // groups, c // groups, source, (h, w), rows, columns, (kh, kw), size)
+    return GatherPlan(
+        -(-n // LANES), groups, k // groups, c // groups, source, (h, w), rows, columns, (kh, kw), size
+    )
 
 
-def forward(x, weight, bias, out, stride, padding, dilation, groups):
-    """out = weight * x + bias, all blocked arrays of one dtype; ``weight`` (K, C/groups, kh, kw) contiguous."""
+def forward(x, weight, bias, out, stride, padding, dilation, groups, floor=-np.inf):
+    """out = max(floor, weight * x + bias): arrays of one dtype, blocked; the weight contiguous."""
     k, c, kh, kw = weight.shape
     size = x.dtype.itemsize
     plan = forward_plan(x.shape, weight.shape, out.shape[2:], stride, padding, dilation, groups, size)
     taps = kh * kw
-    plan.run(x, weight, (k // groups * c * taps, c * taps, taps), bias, out)
+    plan.run(x, weight, (k // groups * c * taps, c * taps, taps), bias, out, floor)
 
 
 def backward_input(dy, weight, dx, stride, padding, dilation, groups):

@@ -8,7 +8,7 @@ of the window where there are not (first layers, depthwise; x is then copied wit
 are copied, a strip of rows at a time, to where they neither leave the cache nor collide in it.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from cnn.kernels.tiles import dot
 CHUNK_ROWS = 48  # output channels of one piece of work, at most
 
 
-@lru_cache(maxsize=None)
+@cache
 def _dot_task(size):
     """The compiled d-weight; ``tile`` is the address of ``tiles.dot`` for its register block."""
 
@@ -31,8 +31,13 @@ def _dot_task(size):
         dy, x, partial, scratch, scratch_bytes = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
         images, parts, groups, chunks = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8)
         out_channels, in_channels, chunk_rows = peek(p, 9), peek(p, 10), peek(p, 11)
-        tap_rows, tap_row_count, tap_columns, tap_column_count = peek(p, 12), peek(p, 13), peek(p, 14), peek(p, 15)
-        height, width, in_height, in_width = peek(p, 16), peek(p, 17), peek(p, 18), peek(p, 19)
+        tap_rows, tap_row_count, tap_columns, tap_column_count = (
+            peek(p, 12),
+            peek(p, 13),
+            peek(p, 14),
+            peek(p, 15),
+        )
+        height, width, in_height = peek(p, 16), peek(p, 17), peek(p, 18)
         in_plane, in_row, in_pixel = peek(p, 20), peek(p, 21), peek(p, 22)
         down, right_step, column_step = peek(p, 23), peek(p, 24), peek(p, 25)
         strip_rows, column_chunk, copied = peek(p, 26), peek(p, 27), peek(p, 28)
@@ -71,7 +76,7 @@ def _dot_task(size):
                     if copied * pixel == x_row == in_row:
                         copy_lanes(source, target, (high - low) * copied, pixel, pixel, size)
                     else:
-                        for y in range(low, high):
+                        for _ in range(low, high):
                             copy_lanes(source, target, copied, in_pixel, pixel, size)
                             source += in_row
                             target += x_row
@@ -80,7 +85,14 @@ def _dot_task(size):
                 if g_copied:
                     strip_plane = ((strip_rows * width) | 1) * pixel
                     for k in range(k1 - k0):
-                        copy_lanes(g_start + k * g_plane, gs + k * strip_plane, (bottom - top) * width, pixel, pixel, size)
+                        copy_lanes(
+                            g_start + k * g_plane,
+                            gs + k * strip_plane,
+                            (bottom - top) * width,
+                            pixel,
+                            pixel,
+                            size,
+                        )
                     g_start, g_plane = gs, strip_plane
                 for c0 in range(0, in_channels, column_chunk):
                     c1 = min(c0 + column_chunk, in_channels)
@@ -88,22 +100,36 @@ def _dot_task(size):
                         g_block = g_start + min(j * rows, k1 - k0 - rows) * g_plane - top * dy_row
                         for c in range(c0, c1, channel_step):
                             x_channel = xs + (c if taps_across else min(c, in_channels - columns)) * x_plane
-                            out = start + (j * column_blocks + c // channel_step) * tap_row_count * turns * cells * size
+                            out = (
+                                start
+                                + (j * column_blocks + c // channel_step)
+                                * tap_row_count
+                                * turns
+                                * cells
+                                * size
+                            )
                             for u in range(tap_row_count):
                                 # rows of dy that meet the image through this tap, and the image row of row 0
-                                first, last = max(top, peek(tap_rows, 3 * u)), min(bottom, peek(tap_rows, 3 * u + 1))
+                                first, last = (
+                                    max(top, peek(tap_rows, 3 * u)),
+                                    min(bottom, peek(tap_rows, 3 * u + 1)),
+                                )
                                 x_tap = x_channel + (peek(tap_rows, 3 * u + 2) - low + first * down) * x_row
                                 for v in range(turns):
                                     left, right = peek(tap_columns, 3 * v), peek(tap_columns, 3 * v + 1)
                                     if first < last and left < right:
                                         g_at = g_block + first * dy_row + left * pixel
-                                        x_at = x_tap + (peek(tap_columns, 3 * v + 2) + left * right_step) * pixel
+                                        x_at = (
+                                            x_tap + (peek(tap_columns, 3 * v + 2) + left * right_step) * pixel
+                                        )
                                         ends = (g_at, g_plane, x_at, x_column, out, columns * size)
                                         steps = (last - first, dy_row, down * x_row)
                                         if right - left == 1:
                                             call(tile, (*ends, 1, 0, 0, *steps))
                                         else:
-                                            call(tile, (*ends, *steps, right - left, pixel, right_step * pixel))
+                                            call(
+                                                tile, (*ends, *steps, right - left, pixel, right_step * pixel)
+                                            )
                                     out += cells * size
         result = numbers(partial, size)
         taps = tap_row_count * tap_column_count
@@ -122,13 +148,18 @@ def _dot_task(size):
     return dots
 
 
-@lru_cache(maxsize=None)
+@cache
 def _add_task(size):
     """target[i] += sum over parts of partial[part, i], in chunks of 1024."""
 
     @task
     def add(index, thread, p):
-        partial, target, parts, count = numbers(peek(p, 0), size), numbers(peek(p, 1), size), peek(p, 2), peek(p, 3)
+        partial, target, parts, count = (
+            numbers(peek(p, 0), size),
+            numbers(peek(p, 1), size),
+            peek(p, 2),
+            peek(p, 3),
+        )
         for i in range(index * 1024, min(count, index * 1024 + 1024)):
             total = partial[i]
             for part in range(1, parts):
@@ -154,10 +185,23 @@ def dot_block(out_channels, in_channels, sums):
 class DotPlan:
     """Everything about one geometry that the compiled dots need; ``run`` fills in the addresses."""
 
-    def __init__(self, images, groups, in_channels, out_channels, source, dy_shape, kernel, stride, before, dilation, size):
+    def __init__(
+        self,
+        images,
+        groups,
+        in_channels,
+        out_channels,
+        source,
+        dy_shape,
+        kernel,
+        stride,
+        before,
+        dilation,
+        size,
+    ):
         """images: blocks of sixteen; channels: of one group; dy_shape: (h, w); the last four: (down, across).
 
-        ``source`` is (h, w, bytes of a plane, of a row step, of a pixel step): the input as the taps count it.
+        ``source`` is (h, w, bytes of a plane, of a row step, of a pixel step): the input as taps count it.
         """
         pixel = LANES * size
         self.size = size
@@ -172,7 +216,9 @@ class DotPlan:
             rows, columns = dot_block(out_channels, in_channels, sums)
         spans = []
         for axis in (0, 1):
-            met = forward_taps(source[axis], dy_shape[axis], kernel[axis], stride[axis], before[axis], dilation[axis])
+            met = forward_taps(
+                source[axis], dy_shape[axis], kernel[axis], stride[axis], before[axis], dilation[axis]
+            )
             span = []
             for u in range(kernel[axis]):
                 inside = [i for i, pairs in enumerate(met) if any(tap == u for tap, _ in pairs)]
@@ -192,7 +238,8 @@ class DotPlan:
 
         strip = 1
         while strip < dy_shape[0] and (
-            rows * (strip + 1) * dy_shape[1] * pixel + strip_bytes(strip + 1, 1 if across else columns)[0] <= L1_BYTES // 2
+            rows * (strip + 1) * dy_shape[1] * pixel + strip_bytes(strip + 1, 1 if across else columns)[0]
+            <= L1_BYTES // 2
         ):
             strip += 1
         one, in_rows = strip_bytes(strip, 1)
@@ -210,7 +257,10 @@ class DotPlan:
         taps = kernel[0] * kernel[1]
         self.count = groups * out_channels * in_channels * taps
         self.partial = aligned_zeros((parts * self.count * size,), np.uint8)
-        row_blocks, column_blocks = -(-chunk_rows // rows), in_channels if across else -(-in_channels // columns)
+        row_blocks, column_blocks = (
+            -(-chunk_rows // rows),
+            in_channels if across else -(-in_channels // columns),
+        )
         sum_count = row_blocks * column_blocks * (kernel[0] if across else taps) * rows * columns
         sum_bytes = -(-sum_count * size // 64) * 64
         x_plane = (in_rows * padded | 1) * pixel
@@ -225,7 +275,8 @@ class DotPlan:
                 self.tap_rows.ctypes.data, kernel[0], self.tap_columns.ctypes.data, kernel[1],
                 *dy_shape, height, width, in_plane, in_row, in_pixel,
                 stride[0], stride[1], dilation[1] * pixel, strip, column_chunk, copied,
-                x_plane, padded * pixel, x_start * pixel, int(g_copied), sum_bytes, sum_bytes + in_channels * x_plane,
+                x_plane, padded * pixel, x_start * pixel, int(g_copied),
+                sum_bytes, sum_bytes + in_channels * x_plane,
                 int(across), dot(rows, columns, size), rows, columns,
             ]
         )  # fmt: skip
@@ -254,11 +305,23 @@ def weight_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, gro
     before = padding[0][0], padding[1][0]
     source = h, w, in_plane, in_row, in_pixel
     return DotPlan(
-        -(-n // LANES), groups, c // groups, k // groups, source, out_shape, (kh, kw), stride, before, dilation, size
+        -(-n // LANES),
+        groups,
+        c // groups,
+        k // groups,
+        source,
+        out_shape,
+        (kh, kw),
+        stride,
+        before,
+        dilation,
+        size,
     )
 
 
 def backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     """dweight[k,c,u,v] += sum of dy[n,k,i,j] * x[n,c,...]; ``dweight`` contiguous."""
     size = x.dtype.itemsize
-    weight_plan(x.shape, dweight.shape, dy.shape[2:], stride, padding, dilation, groups, size).run(dy, x, dweight)
+    weight_plan(x.shape, dweight.shape, dy.shape[2:], stride, padding, dilation, groups, size).run(
+        dy, x, dweight
+    )

@@ -2,217 +2,41 @@
 
 A tile of 4x4 outputs y depends on 6x6 inputs x. With the constant matrices B, G, A of Lavin and Gray
 
-    y  = A^T [ sum over c of (G w G^T) o (B^T x B) ] A            forward; d-input is forward with w turned by 180 degrees
-    dw = G^T [ sum over tiles and images of (A dy A^T) o (B^T x B) ] G
+    y  = A^T [ sum over c of (G w G^T) o (B^T x B) ] A                     forward
+    dw = G^T [ sum over tiles and images of (A dy A^T) o (B^T x B) ] G     d-weight
 
-and o multiplies numbers of equal position: 36 independent matrix products over channels, done by the register
-tiles of the direct form. Tiles are taken in groups whose transforms fit the cache. Pixels outside of the image
-are read from a line of zeros and written to a line nobody reads, so edges need no second copy of the code.
-The transforms lose about three bits: float32 only, relative error below 2e-5.
+where o multiplies numbers of equal position: 36 independent matrix products over channels, done by the same
+register tiles as the direct form. d-input is forward with w turned by 180 degrees. Tiles are taken in groups
+whose transforms fit the cache. Pixels outside of the image are read from a line of zeros and written to one
+that nobody reads, so edges need no second copy of the code. The transforms lose about three bits: float32
+only, relative error below 2e-5.
 
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_direct import row_block
 from cnn.kernels.jit import launch, scratch_threads, table, task
-from cnn.kernels.simd import INT64, Vectors, blocks, call, numbers, peek, width
+from cnn.kernels.simd import blocks, call, numbers, peek, width
 from cnn.kernels.tiles import dot, outer_run
+from cnn.kernels.winograd_tiles import (
+    PIXEL,
+    SIZE,
+    gradient_tile,
+    input_tile,
+    output_tile,
+    weights_back,
+    weights_forth,
+)
 
-SIZE = 4  # bytes of a float32
-PIXEL = LANES * SIZE
-
-
-# --- The five one-dimensional transforms, on lists of vectors -------------------------------------------------
-
-
-def _input_6(v, x):
-    """B^T x"""
-    a, b = v.fma(v.const(-4), x[2], x[4]), v.fma(v.const(-4), x[1], x[3])
-    c, d = v.sub(x[4], x[2]), v.sub(x[3], x[1])
-    return [
-        v.fma(v.const(4), x[0], v.fma(v.const(-5), x[2], x[4])),
-        v.add(a, b),
-        v.sub(a, b),
-        v.fma(v.const(2), d, c),
-        v.fma(v.const(-2), d, c),
-        v.fma(v.const(4), x[1], v.fma(v.const(-5), x[3], x[5])),
-    ]
+# --- Weights: (out, in, 3, 3) to U[36][block of rows][channel][rows] ------------------------------
 
 
-def _output_4(v, m):
-    """A^T m"""
-    s1, d1, s2, d2 = v.add(m[1], m[2]), v.sub(m[1], m[2]), v.add(m[3], m[4]), v.sub(m[3], m[4])
-    return [
-        v.add(v.add(m[0], s1), s2),
-        v.fma(v.const(2), d2, d1),
-        v.fma(v.const(4), s2, s1),
-        v.add(v.fma(v.const(8), d2, d1), m[5]),
-    ]
-
-
-def _gradient_6(v, g):
-    """A g"""
-    even, odd = v.add(g[0], g[2]), v.add(g[1], g[3])
-    even2, odd2 = v.fma(v.const(4), g[2], g[0]), v.fma(v.const(8), g[3], v.add(g[1], g[1]))
-    return [g[0], v.add(even, odd), v.sub(even, odd), v.add(even2, odd2), v.sub(even2, odd2), g[3]]
-
-
-def _weight_6(v, w):
-    """G w"""
-    even, odd = v.mul(v.const(-1 / 6), v.add(w[0], w[2])), v.mul(v.const(-1 / 6), w[1])
-    even2 = v.fma(v.const(1 / 6), w[2], v.mul(v.const(1 / 24), w[0]))
-    odd2 = v.mul(v.const(1 / 12), w[1])
-    return [
-        v.mul(v.const(1 / 4), w[0]),
-        v.add(even, odd),
-        v.sub(even, odd),
-        v.add(even2, odd2),
-        v.sub(even2, odd2),
-        w[2],
-    ]
-
-
-def _weight_3(v, s):
-    """G^T s"""
-    low, high = v.mul(v.const(1 / 6), v.add(s[1], s[2])), v.add(s[3], s[4])
-    return [
-        v.sub(v.fma(v.const(1 / 24), high, v.mul(v.const(1 / 4), s[0])), low),
-        v.fma(v.const(1 / 6), v.sub(s[2], s[1]), v.mul(v.const(1 / 12), v.sub(s[3], s[4]))),
-        v.add(v.sub(v.mul(v.const(1 / 6), high), low), s[5]),
-    ]
-
-
-def _both_ways(v, transform, load, count):
-    """Transform a tile by columns, then by rows; load(i, j) gives its vectors; returns rows of the result."""
-    columns = [transform(v, [load(i, j) for i in range(count)]) for j in range(count)]
-    return [transform(v, [column[i] for column in columns]) for i in range(len(columns[0]))]
-
-
-# --- The same in two dimensions, from memory to memory --------------------------------------------------------
-
-
-def _pixel_addresses(v, image, top, left, height, width_, row_bytes, outside, count):
-    """Addresses of a tile's pixels, those outside of the image replaced by ``outside``."""
-    builder = v.builder
-
-    def axis(start, size, step):
-        places = [v.at(start, i) for i in range(count)]
-        inside = [builder.icmp_unsigned("<", place, size) for place in places]
-        return inside, [builder.mul(place, step) for place in places]
-
-    rows_in, row_at = axis(top, height, row_bytes)
-    columns_in, column_at = axis(left, width_, ir.Constant(INT64, PIXEL))
-    return [
-        [
-            builder.select(builder.and_(rows_in[i], columns_in[j]), v.at(image, row_at[i], column_at[j]), outside)
-            for j in range(count)
-        ]
-        for i in range(count)
-    ]
-
-
-def _image_to_tile(transform, count):
-    @intrinsic
-    def to_tile(typing_context, image, top, left, height, width, row_bytes, zeros, out, step):
-        def generate(context, builder, signature, arguments):
-            image, top, left, height, width_, row_bytes, zeros, out, step = arguments
-            v = Vectors(builder, types.float32)
-            pixels = _pixel_addresses(v, image, top, left, height, width_, row_bytes, zeros, count)
-            steps = [builder.mul(step, ir.Constant(INT64, i)) for i in range(36)]
-            parts = ir.Constant(INT64, LANES // v.lanes)
-            with v.loop(parts, (ir.Constant(INT64, 0), v.bytes)) as (part,):
-                result = _both_ways(v, transform, lambda i, j: v.load(v.at(pixels[i][j], part)), count)
-                start = v.at(out, part)
-                for i, value in enumerate(value for row in result for value in row):
-                    v.store(value, v.at(start, steps[i]))
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 9), generate
-
-    return to_tile
-
-
-input_tile = _image_to_tile(_input_6, 6)
-gradient_tile = _image_to_tile(_gradient_6, 4)
-
-
-@intrinsic
-def output_tile(typing_context, tile, step, bias, floor, image, top, left, height, width, row_bytes, nowhere):
-    """image = max(floor, bias + A^T tile A), four by four pixels."""
-
-    def generate(context, builder, signature, arguments):
-        tile, step, bias, floor, image, top, left, height, width_, row_bytes, nowhere = arguments
-        v = Vectors(builder, types.float32)
-        pixels = _pixel_addresses(v, image, top, left, height, width_, row_bytes, nowhere, 4)
-        steps = [builder.mul(step, ir.Constant(INT64, i)) for i in range(36)]
-        shift, lowest = v.broadcast(bias), v.splat(floor)
-        parts = ir.Constant(INT64, LANES // v.lanes)
-        with v.loop(parts, (ir.Constant(INT64, 0), v.bytes)) as (part,):
-            start = v.at(tile, part)
-            result = _both_ways(v, _output_4, lambda i, j: v.load(v.at(start, steps[6 * i + j])), 6)
-            for i in range(4):
-                for j in range(4):
-                    v.store(v.max(v.add(result[i][j], shift), lowest), v.at(pixels[i][j], part))
-        return context.get_dummy_value()
-
-    i = types.int64
-    return types.void(i, i, i, types.float32, *[i] * 7), generate
-
-
-@intrinsic
-def weights_forth(typing_context, source, source_step, target, target_step, count):
-    """36 vectors G w G^T from 9 vectors w, ``count`` times along neighbouring numbers."""
-
-    def generate(context, builder, signature, arguments):
-        source, source_step, target, target_step, count = arguments
-        v = Vectors(builder, types.float32)
-        with v.loop(count, (source, v.bytes), (target, v.bytes)) as (s, t):
-            result = _both_ways(
-                v, _weight_6, lambda i, j: v.load(v.at(s, builder.mul(source_step, ir.Constant(INT64, 3 * i + j)))), 3
-            )
-            for i, value in enumerate(value for row in result for value in row):
-                v.store(value, v.at(t, builder.mul(target_step, ir.Constant(INT64, i))))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 5), generate
-
-
-@intrinsic
-def weights_back(typing_context, source, source_step, parts, part_step, target, target_step, count):
-    """9 vectors G^T s G from 36 vectors s, each the sum of ``parts``, ``count`` times along neighbouring numbers."""
-
-    def generate(context, builder, signature, arguments):
-        source, source_step, parts, part_step, target, target_step, count = arguments
-        v = Vectors(builder, types.float32)
-        sums = v.variables(36)
-        with v.loop(count, (source, v.bytes), (target, v.bytes)) as (s, t):
-            for register in sums:
-                builder.store(v.const(0), register)
-            with v.loop(parts, (s, part_step)) as (here,):
-                for i, register in enumerate(sums):
-                    value = v.load(v.at(here, builder.mul(source_step, ir.Constant(INT64, i))))
-                    builder.store(v.add(builder.load(register), value), register)
-            result = _both_ways(v, _weight_3, lambda i, j: builder.load(sums[6 * i + j]), 6)
-            for i, value in enumerate(value for row in result for value in row):
-                v.store(value, v.at(t, builder.mul(target_step, ir.Constant(INT64, i))))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 7), generate
-
-
-# --- Weights: (out, in, 3, 3) to U[36][block of rows][channel][rows] ------------------------------------------
-
-
-@lru_cache(maxsize=None)
+@cache
 def _pack_task():
     lanes = width(SIZE)
 
@@ -220,7 +44,13 @@ def _pack_task():
     def pack(index, thread, p):
         weight, u, scratch, scratch_bytes = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3)
         rows, out_channels, channels = peek(p, 4), peek(p, 5), peek(p, 6)
-        out_step, channel_step, turned, block_bytes, u_step = peek(p, 7), peek(p, 8), peek(p, 9), peek(p, 10), peek(p, 11)
+        out_step, channel_step, turned, block_bytes, u_step = (
+            peek(p, 7),
+            peek(p, 8),
+            peek(p, 9),
+            peek(p, 10),
+            peek(p, 11),
+        )
         source = numbers(weight + min(index * rows, out_channels - rows) * out_step * 4, 4)
         nine = numbers(scratch + thread * scratch_bytes, 4)
         count = (channels * rows + lanes - 1) // lanes
@@ -229,24 +59,39 @@ def _pack_task():
                 at = c * channel_step + k * out_step
                 for t in range(9):
                     nine[t * count * lanes + c * rows + k] = source[at + (8 - t if turned else t)]
-        weights_forth(scratch + thread * scratch_bytes, count * lanes * 4, u + index * block_bytes, u_step, count)
+        weights_forth(
+            scratch + thread * scratch_bytes, count * lanes * 4, u + index * block_bytes, u_step, count
+        )
 
     return pack
 
 
-# --- Forward and d-input --------------------------------------------------------------------------------------
+# --- Forward and d-input --------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def _forward_task():
     @task
     def forward(index, thread, p):
-        x, u, bias, y, scratch, scratch_bytes = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5)
+        x, u, bias, y, scratch, scratch_bytes = (
+            peek(p, 0),
+            peek(p, 1),
+            peek(p, 2),
+            peek(p, 3),
+            peek(p, 4),
+            peek(p, 5),
+        )
         group, tiles, tiles_down, tiles_across = peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9)
         channels, out_channels = peek(p, 10), peek(p, 11)
         height, width, above, left = peek(p, 12), peek(p, 13), peek(p, 14), peek(p, 15)
         out_height, out_width = peek(p, 16), peek(p, 17)
-        block_bytes, u_step, v_step, m_step, zeros = peek(p, 18), peek(p, 19), peek(p, 20), peek(p, 21), peek(p, 22)
+        block_bytes, u_step, v_step, m_step, zeros = (
+            peek(p, 18),
+            peek(p, 19),
+            peek(p, 20),
+            peek(p, 21),
+            peek(p, 22),
+        )
         lowest = numbers(p + 23 * 8, 4)[0]
         multiply, rows = peek(p, 25), peek(p, 26)
         first, last = index * group, min(index * group + group, tiles)
@@ -259,25 +104,34 @@ def _forward_task():
             block, tile = t // per_image, t % per_image
             top, side = tile // tiles_across * 4 - above, tile % tiles_across * 4 - left
             image, to = x + block * channels * height * width * 64, v + (t - first) * 64
-            for c in range(channels):
+            for _ in range(channels):
                 input_tile(image, top, side, height, width, width * 64, zeros, to, v_step)
                 image += height * width * 64
                 to += row
         row_blocks = (out_channels + rows - 1) // rows
-        count = last - first
         for xi in range(36):
             for j in range(row_blocks):
                 weights = u + xi * u_step + j * block_bytes
                 target = m + xi * m_step + min(j * rows, out_channels - rows) * row
                 ends = (v + xi * v_step, weights, zeros, target, last - first, 64, row, 64, p + 24 * 8)
-                call(multiply, (*ends, 1, 0, 0, 1, 0, 0, channels, row, rows * 4))
+                call(multiply, (*ends, 1, 0, 0, 1, 0, 0, channels, row, rows * 4, 4))
         for t in range(first, last):
             block, tile = t // per_image, t % per_image
             top, side = tile // tiles_across * 4, tile % tiles_across * 4
             image, at = y + block * out_channels * out_height * out_width * 64, m + (t - first) * 64
             for k in range(out_channels):
                 output_tile(
-                    at, m_step, bias + k * 4, lowest, image, top, side, out_height, out_width, out_width * 64, nowhere
+                    at,
+                    m_step,
+                    bias + k * 4,
+                    lowest,
+                    image,
+                    top,
+                    side,
+                    out_height,
+                    out_width,
+                    out_width * 64,
+                    nowhere,
                 )
                 image += out_height * out_width * 64
                 at += row
@@ -286,7 +140,7 @@ def _forward_task():
 
 
 def _lines(count):
-    """Bytes of ``count`` pixels, made an odd number of cache lines: 36 streams of a round size would collide."""
+    """Bytes of ``count`` pixels, an odd number of cache lines: 36 streams of a round size would collide."""
     return (count | 1) * PIXEL
 
 
@@ -312,7 +166,8 @@ class ForwardPlan:
             [
                 0, self.u.ctypes.data, 0, 0, self.scratch.ctypes.data, scratch_bytes,
                 group, tiles, down, across, channels, out_channels, *in_shape, above, left, *out_shape,
-                block_bytes, u_step, v_step, m_step, self.zeros.ctypes.data, 0, 0, outer_run(*block, SIZE), rows,
+                block_bytes, u_step, v_step, m_step, self.zeros.ctypes.data, 0, 0,
+                outer_run(*block, SIZE), rows,
             ]
         )  # fmt: skip
         self.params[24:25].view(np.float32)[0] = -np.inf
@@ -320,7 +175,20 @@ class ForwardPlan:
         self.nine = aligned_zeros((threads * nine_bytes,), np.uint8)
         self.pack_tasks = row_blocks
         self.pack_params = table(
-            [0, self.u.ctypes.data, self.nine.ctypes.data, nine_bytes, rows, out_channels, channels, 0, 0, 0, block_bytes, u_step]
+            [
+                0,
+                self.u.ctypes.data,
+                self.nine.ctypes.data,
+                nine_bytes,
+                rows,
+                out_channels,
+                channels,
+                0,
+                0,
+                0,
+                block_bytes,
+                u_step,
+            ]
         )
 
     def run(self, x, weight, out_step, channel_step, turned, bias, out, floor=-np.inf):
@@ -345,10 +213,10 @@ def forward_plan(x_shape, out_shape, above, left):
     return ForwardPlan(-(-n // LANES), c, out_shape[1], (h, w), out_shape[2:], above, left)
 
 
-def forward(x, weight, bias, out, padding):
-    """out = weight * x + bias for a 3x3 weight, stride 1, float32."""
+def forward(x, weight, bias, out, padding, floor=-np.inf):
+    """out = max(floor, weight * x + bias) for a 3x3 weight, stride 1, float32."""
     plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0])
-    plan.run(x, weight, weight.shape[1] * 9, 9, 0, bias, out)
+    plan.run(x, weight, weight.shape[1] * 9, 9, 0, bias, out, floor)
 
 
 def backward_input(dy, weight, dx, padding):
@@ -357,7 +225,7 @@ def backward_input(dy, weight, dx, padding):
     plan.run(dy, weight, 9, weight.shape[1] * 9, 1, None, dx)
 
 
-# --- d-weight -------------------------------------------------------------------------------------------------
+# --- d-weight -------------------------------------------------------------------------------------
 
 ROW_CHUNK = 64  # output channels of one piece
 COLUMN_CHUNK = 16  # input channels whose tiles stay in the L1 cache while the rows pass
@@ -365,7 +233,7 @@ DOT_GROUP = 12  # tiles summed at once: longer sums waste less on adding lanes, 
 SUM_BYTES = 8 << 20  # of partial sums, unless fewer than two pieces were left
 
 
-@lru_cache(maxsize=None)
+@cache
 def _dot_task():
     @task
     def dots(index, thread, p):
@@ -373,7 +241,13 @@ def _dot_task():
         group, tiles, tiles_down, tiles_across = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8)
         channels, out_channels, chunks, parts = peek(p, 9), peek(p, 10), peek(p, 11), peek(p, 12)
         height, width, above, left = peek(p, 13), peek(p, 14), peek(p, 15), peek(p, 16)
-        out_height, out_width, g_step, v_step, zeros = peek(p, 17), peek(p, 18), peek(p, 19), peek(p, 20), peek(p, 21)
+        out_height, out_width, g_step, v_step, zeros = (
+            peek(p, 17),
+            peek(p, 18),
+            peek(p, 19),
+            peek(p, 20),
+            peek(p, 21),
+        )
         s_row, s_step, s_bytes = peek(p, 22), peek(p, 23), peek(p, 24)
         multiply, rows, columns = peek(p, 25), peek(p, 26), peek(p, 27)
         chunk, part = index % chunks, index // chunks
@@ -393,12 +267,15 @@ def _dot_task():
                 block, tile = t // per_image, t % per_image
                 top, side = tile // tiles_across * 4, tile % tiles_across * 4
                 image, to = x + block * channels * height * width * 64, v + (t - first) * 64
-                for c in range(channels):
+                for _ in range(channels):
                     input_tile(image, top - above, side - left, height, width, width * 64, zeros, to, v_step)
                     image += height * width * 64
                     to += row
-                image, to = dy + (block * out_channels + k0) * out_height * out_width * 64, g + (t - first) * 64
-                for k in range(k0, k1):
+                image, to = (
+                    dy + (block * out_channels + k0) * out_height * out_width * 64,
+                    g + (t - first) * 64,
+                )
+                for _ in range(k0, k1):
                     gradient_tile(image, top, side, out_height, out_width, out_width * 64, zeros, to, g_step)
                     image += out_height * out_width * 64
                     to += row
@@ -414,7 +291,7 @@ def _dot_task():
     return dots
 
 
-@lru_cache(maxsize=None)
+@cache
 def _unpack_task():
     lanes = width(SIZE)
 
@@ -449,7 +326,7 @@ class DotPlan:
         group = min(tiles, DOT_GROUP)
         groups = -(-tiles // group)
         chunks = -(-out_channels // ROW_CHUNK)
-        chunk_rows = -(-(-(-out_channels // chunks)) // rows) * rows
+        chunk_rows = -(-(out_channels // chunks + 1) // rows) * rows
         s_row = -(-channels // LANES) * PIXEL
         s_step = chunk_rows * s_row + 64
         s_bytes = 36 * s_step
@@ -463,17 +340,19 @@ class DotPlan:
         self.zeros = aligned_zeros((64,), np.uint8)
         self.params = table(
             [
-                0, 0, self.sums.ctypes.data, self.scratch.ctypes.data, scratch_bytes, group, tiles, down, across,
+                0, 0, self.sums.ctypes.data, self.scratch.ctypes.data, scratch_bytes,
+                group, tiles, down, across,
                 channels, out_channels, chunks, parts, *in_shape, above, left, *out_shape,
-                g_step, v_step, self.zeros.ctypes.data, s_row, s_step, s_bytes, dot(rows, columns, SIZE), rows, columns,
+                g_step, v_step, self.zeros.ctypes.data, s_row, s_step, s_bytes,
+                dot(rows, columns, SIZE), rows, columns,
             ]
         )  # fmt: skip
         self.nine = aligned_zeros((threads * 9 * s_row,), np.uint8)
         self.out_channels = out_channels
         self.unpack_params = table(
             [
-                self.sums.ctypes.data, self.nine.ctypes.data, 9 * s_row, channels, out_channels, chunks, parts,
-                s_row, s_step, s_bytes, 0,
+                self.sums.ctypes.data, self.nine.ctypes.data, 9 * s_row, channels, out_channels, chunks,
+                parts, s_row, s_step, s_bytes, 0,
             ]
         )  # fmt: skip
 

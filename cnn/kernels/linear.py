@@ -1,63 +1,146 @@
-"""The fully connected layer as plain loops: no BLAS, whose threads would fight Numba's."""
+"""The fully connected layer on blocked arrays, by the register tiles of convolution: no packing, no BLAS.
+
+    y[n, k]   = bias[k] + sum over f of weight[k, f] * x[n, f]
+    dx[n, f]  = sum over k of weight[k, f] * dy[n, k]
+    dw[k, f] += sum over n of dy[n, k] * x[n, f]
+
+A feature of sixteen images is one pixel. Weights are read where they lie: a tile of six rows streams six rows
+of the matrix forward, and six neighbours of each row backward, while all blocks of images pass by.
+"""
+
+from functools import cache, lru_cache
 
 import numpy as np
-from numba import prange
 
-from cnn.kernels.jit import contiguous, jit
+from cnn.blocked import aligned_zeros, as_blocked, empty
+from cnn.kernels.conv_direct import row_block
+from cnn.kernels.jit import launch, table, task
+from cnn.kernels.simd import blocks, call, peek
+from cnn.kernels.tiles import dot, outer_run
 
-
-@jit(parallel=True)
-def _forward(x, weight, bias, y):
-    for n in prange(x.shape[0]):
-        row = x[n]
-        for o in range(weight.shape[0]):
-            w = weight[o]
-            total = bias[o]
-            for i in range(row.size):
-                total += row[i] * w[i]
-            y[n, o] = total
+FEATURE_CHUNK = 16  # input features whose images stay in the L1 cache while the gradients pass
 
 
-@jit(parallel=True)
-def _backward_input(dy, weight, dx):
-    for n in prange(dy.shape[0]):
-        target = dx[n]
-        for o in range(weight.shape[0]):
-            w, factor = weight[o], dy[n, o]
-            for i in range(target.size):
-                target[i] += factor * w[i]
+@cache
+def _product_task():
+    """out[n, r] = bias[r] + sum over c of weight[r, c] * x[n, c] for one block of rows r."""
+
+    @task
+    def product(index, thread, p):
+        x, weight, bias, out, tile = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
+        rows, out_features, features, images, size = (
+            peek(p, 5),
+            peek(p, 6),
+            peek(p, 7),
+            peek(p, 8),
+            peek(p, 9),
+        )
+        row_step, column_step = peek(p, 10), peek(p, 11)
+        pixel = 16 * size
+        # The last block is moved up to end with the last row; it repeats a few with the same result.
+        row = min(index * rows, out_features - rows)
+        ends = (x, weight + row * row_step, bias + row * size, out + row * pixel)
+        steps = (images, features * pixel, pixel, out_features * pixel, p + 12 * 8)
+        call(tile, (*ends, *steps, 1, 0, 0, 1, 0, 0, features, pixel, column_step, row_step))
+
+    return product
 
 
-@jit(parallel=True)
-def _backward_weight(dy, x, dweight):
-    for o in prange(dweight.shape[0]):
-        sums = np.zeros(x.shape[1], x.dtype)
-        for n in range(x.shape[0]):
-            row, factor = x[n], dy[n, o]
-            for i in range(row.size):
-                sums[i] += factor * row[i]
-        target = dweight[o]
-        for i in range(sums.size):
-            target[i] += sums[i]
+@cache
+def _weight_task():
+    """dweight += the sum over images, for one chunk of features."""
+
+    @task
+    def gradient(index, thread, p):
+        dy, x, dweight = peek(p, 0), peek(p, 1), peek(p, 2)
+        out_features, features, images, size, rows, columns = (
+            peek(p, 3), peek(p, 4), peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8)
+        )  # fmt: skip
+        pixel = 16 * size
+        stop = min(features, (index + 1) * FEATURE_CHUNK)
+        k = 0
+        while k < out_features:
+            # Tiles add to dweight, so they must not overlap: the rest is done one row, one feature at a time.
+            whole_rows = k + rows <= out_features
+            f = index * FEATURE_CHUNK
+            while f < stop:
+                whole_columns = f + columns <= stop
+                tile = peek(p, 9 + 2 * (0 if whole_rows else 1) + (0 if whole_columns else 1))
+                ends = (dy + k * pixel, pixel, x + f * pixel, pixel, dweight + (k * features + f) * size)
+                call(tile, (*ends, features * size, 1, 0, 0, images, out_features * pixel, features * pixel))
+                f += columns if whole_columns else 1
+            k += rows if whole_rows else 1
+
+    return gradient
 
 
-def linear_forward(x, weight, bias):
-    """Twin of ``cnn.reference.linear_forward``."""
-    x = contiguous(x)
-    y = np.empty((x.shape[0], weight.shape[0]), x.dtype)
-    bias = np.zeros(weight.shape[0], x.dtype) if bias is None else bias
-    _forward(x, contiguous(weight), contiguous(bias), y)
+class ProductPlan:
+    """Forward (row_step: a row of the weight) or d-input (row_step: one number) of one geometry."""
+
+    def __init__(self, images, features, out_features, row_step, column_step, size):
+        block = row_block(out_features, blocks(size)[0])
+        self.tasks = -(-out_features // block[0])
+        self.size = size
+        self.no_bias = aligned_zeros((out_features * size,), np.uint8)
+        self.params = table(
+            [
+                0, 0, 0, 0, outer_run(*block, size, True), block[0], out_features, features, images, size,
+                row_step * size, column_step * size, 0,
+            ]
+        )  # fmt: skip
+
+    def run(self, x, weight, bias, out, floor):
+        params = self.params
+        params[0], params[1], params[3] = x.address, weight.ctypes.data, out.address
+        params[2] = self.no_bias.ctypes.data if bias is None else bias.ctypes.data
+        params[12:13].view(np.float32 if self.size == 4 else np.float64)[0] = floor
+        launch(_product_task(), self.tasks, params)
+
+
+@lru_cache(maxsize=256)
+def _product_plan(*arguments):
+    return ProductPlan(*arguments)
+
+
+def linear_forward(x, weight, bias, relu=False):
+    """Twin of ``cnn.reference.linear_forward``; ``relu``: y = max(0, y), a NaN stays."""
+    dtype = np.result_type(x.dtype, weight.dtype)
+    x, weight = as_blocked(x, dtype), np.ascontiguousarray(weight, dtype)
+    bias = None if bias is None else np.ascontiguousarray(bias, dtype)
+    out_features, features = weight.shape
+    y = empty((x.shape[0], out_features), dtype)
+    plan = _product_plan(len(x.buffer), features, out_features, features, 1, dtype.itemsize)
+    plan.run(x, weight, bias, y, 0 if relu else -np.inf)
     return y
 
 
 def linear_backward_input(dy, weight):
     """Twin of ``cnn.reference.linear_backward_input``."""
-    dy = contiguous(dy)
-    dx = np.zeros((dy.shape[0], weight.shape[1]), dy.dtype)
-    _backward_input(dy, contiguous(weight), dx)
+    dtype = np.result_type(dy.dtype, weight.dtype)
+    dy, weight = as_blocked(dy, dtype), np.ascontiguousarray(weight, dtype)
+    out_features, features = weight.shape
+    dx = empty((dy.shape[0], features), dtype)
+    plan = _product_plan(len(dy.buffer), out_features, features, 1, features, dtype.itemsize)
+    plan.run(dy, weight, None, dx, -np.inf)
     return dx
 
 
+@lru_cache(maxsize=256)
+def _weight_params(images, out_features, features, size):
+    rows, columns = blocks(size)[1]
+    tiles = [dot(r, c, size) for r in (rows, 1) for c in (columns, 1)]
+    return table([0, 0, 0, out_features, features, images, size, rows, columns, *tiles])
+
+
 def linear_backward_weight(dy, x, dweight):
-    """Twin of ``cnn.reference.linear_backward_weight``."""
-    _backward_weight(contiguous(dy), contiguous(x), dweight)
+    """Twin of ``cnn.reference.linear_backward_weight``: adds into ``dweight``."""
+    dtype = np.result_type(dy.dtype, x.dtype)
+    dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
+    total = (
+        dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
+    )
+    params = _weight_params(len(x.buffer), *total.shape, dtype.itemsize)
+    params[:3] = dy.address, x.address, total.ctypes.data
+    launch(_weight_task(), -(-total.shape[1] // FEATURE_CHUNK), params)
+    if total is not dweight:
+        dweight += total

@@ -27,8 +27,27 @@ INT32 = ir.IntType(32)
 
 # CPU names that NUMBA_CPU_NAME may hold, by a part of the name: (bytes of a register, registers).
 _NAMED = {
-    (64, 32): ("avx512", "icelake", "sapphire", "emerald", "granite", "cascadelake", "cooperlake", "znver4", "znver5"),
-    (32, 16): ("haswell", "broadwell", "skylake", "znver", "alderlake", "raptorlake", "x86-64-v3", "core-avx2"),
+    (64, 32): (
+        "avx512",
+        "icelake",
+        "sapphire",
+        "emerald",
+        "granite",
+        "cascadelake",
+        "cooperlake",
+        "znver4",
+        "znver5",
+    ),
+    (32, 16): (
+        "haswell",
+        "broadwell",
+        "skylake",
+        "znver",
+        "alderlake",
+        "raptorlake",
+        "x86-64-v3",
+        "core-avx2",
+    ),
     (16, 32): ("cortex", "neoverse", "apple", "ampere"),
 }
 
@@ -176,7 +195,7 @@ class Vectors:
 
     @contextmanager
     def loop(self, count, *steps):
-        """Repeat ``count`` times; ``steps`` are (start address, bytes a turn); yields this turn's addresses."""
+        """Repeat ``count`` times; ``steps``: (start address, bytes a turn); yields this turn's addresses."""
         builder = self.builder
         slots = []
         for start, _ in steps:
@@ -241,7 +260,9 @@ def call(typing_context, function, arguments):
     def generate(context, builder, signature, values):
         function, packed = values
         kind = ir.FunctionType(ir.VoidType(), [INT64] * count)
-        builder.call(builder.inttoptr(function, kind.as_pointer()), cgutils.unpack_tuple(builder, packed, count))
+        builder.call(
+            builder.inttoptr(function, kind.as_pointer()), cgutils.unpack_tuple(builder, packed, count)
+        )
         return context.get_dummy_value()
 
     return types.void(types.int64, arguments), generate
@@ -268,14 +289,14 @@ def copy_lanes(typing_context, source, target, count, source_step, target_step, 
 
 @intrinsic(prefer_literal=True)
 def outer_tile(
-    typing_context, x, w, bias, out, loops, x_step, out_row, out_step, floor, rows, pixels, dtype_size
+    typing_context, x, w, bias, out, loops, w_row, x_step, out_row, out_step, floor, rows, pixels, dtype_size
 ):  # fmt: skip
     """Sums of (weight times pixel), ``rows`` by ``pixels`` pixels of sixteen lanes.
 
         out[k, j] = max(floor, bias[k] + sum over a, b, c of w[a, b, c, k] * x[a, b, c, j])
 
     for k < rows, j < pixels. ``loops`` is ((count, x bytes, w bytes), ...) for a, b and c; ``x_step``,
-    ``out_step`` are the bytes between pixels, ``out_row`` between rows; the ``rows`` weights are neighbours.
+    ``out_step`` are the bytes between pixels, ``w_row``, ``out_row`` between rows.
     Per turn: one broadcast a row, one load a pixel, rows * pixels multiply-adds.
     """
     sizes = literals(rows, pixels, dtype_size)
@@ -285,7 +306,7 @@ def outer_tile(
     dtype = types.float32 if size == 4 else types.float64
 
     def generate(context, builder, signature, arguments):
-        x, w, bias, out, loops, x_step, out_row, out_step, floor = arguments[:9]
+        x, w, bias, out, loops, w_row, x_step, out_row, out_step, floor = arguments[:10]
         v = Vectors(builder, dtype)
         parts = LANES // v.lanes
         sums = [v.variables(pixels_ * parts) for _ in range(rows_)]
@@ -294,13 +315,16 @@ def outer_tile(
             for register in sums[k]:
                 builder.store(start, register)
         na, xa, wa, nb, xb, wb, nc, xc, wc = cgutils.unpack_tuple(builder, loops, 9)
-        with v.loop(na, (x, xa), (w, wa)) as (x1, w1), v.loop(nb, (x1, xb), (w1, wb)) as (x2, w2):
+        with v.loop(na, (x, xa), (w, wa)) as (x1, w1), v.loop(nb, (x1, xb), (w1, wb)) as (x2, w2):  # noqa: SIM117
             with v.loop(nc, (x2, xc), (w2, wc)) as (x3, w3):
                 # The smaller operand waits in registers while the other streams by: sums, operands and one
                 # register to load into must not exceed the file, or every turn spills to memory.
                 pixel = [v.at(x3, v.times(x_step, j)) if j else x3 for j in range(pixels_)]
-                load = [lambda i=i: v.load(v.at(pixel[i // parts], i % parts * v.bytes)) for i in range(pixels_ * parts)]
-                weigh = [lambda k=k: v.broadcast(v.at(w3, k * size)) for k in range(rows_)]
+                load = [
+                    lambda i=i: v.load(v.at(pixel[i // parts], i % parts * v.bytes))
+                    for i in range(pixels_ * parts)
+                ]
+                weigh = [lambda k=k: v.broadcast(v.at(w3, v.times(w_row, k))) for k in range(rows_)]
                 multiply_all(v, weigh, load, sums)
         lowest = v.splat(floor)
         for k in range(rows_):
@@ -311,7 +335,7 @@ def outer_tile(
         return context.get_dummy_value()
 
     i = types.int64
-    result = types.void(i, i, i, i, types.UniTuple(i, 9), i, i, i, dtype, rows, pixels, dtype_size)
+    result = types.void(i, i, i, i, types.UniTuple(i, 9), i, i, i, i, dtype, rows, pixels, dtype_size)
     return result, generate
 
 
@@ -346,8 +370,12 @@ def dot_tile(typing_context, g, g_row, x, x_column, loops, out, out_row, rows, c
             for part in range(parts):
                 group = sums[part % sets]
                 offset = part * v.bytes
-                gradient = [lambda k=k, o=offset: v.load(v.at(g2, v.times(g_row, k), o)) for k in range(rows_)]
-                value = [lambda c=c, o=offset: v.load(v.at(x2, v.times(x_column, c), o)) for c in range(columns_)]
+                gradient = [
+                    lambda k=k, o=offset: v.load(v.at(g2, v.times(g_row, k), o)) for k in range(rows_)
+                ]
+                value = [
+                    lambda c=c, o=offset: v.load(v.at(x2, v.times(x_column, c), o)) for c in range(columns_)
+                ]
                 multiply_all(v, gradient, value, group)
         padded = 1 << (columns_ - 1).bit_length()
         for k in range(rows_):

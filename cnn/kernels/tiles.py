@@ -1,43 +1,45 @@
 """The register tiles as compiled functions that all convolutions and matrix products share."""
 
-from functools import lru_cache
+from functools import cache
 
 from cnn.kernels.jit import task
 from cnn.kernels.simd import dot_tile, numbers, outer_tile
 
 
-@lru_cache(maxsize=None)
-def outer_run(rows, pixels, size):
+@cache
+def outer_run(rows, pixels, size, spread=False):
     """Address of ``outer_tile`` along ``count`` pixels, ``pixels`` at a time; ``floor`` is an address here.
 
-    The last tile of a run is moved back to end with it: a few pixels are computed twice, to the same bits.
+    The weights of a tile's rows are neighbours, or with ``spread`` ``w_row`` bytes apart. The last tile of a
+    run is moved back to end with it: a few pixels are computed twice, to the same bits.
     """
 
     @task
     def run(
-        x, w, bias, out, count, x_step, out_row, out_step, floor, na, xa, wa, nb, xb, wb, nc, xc, wc
+        x, w, bias, out, count, x_step, out_row, out_step, floor, na, xa, wa, nb, xb, wb, nc, xc, wc, w_row
     ):  # fmt: skip
         lowest = numbers(floor, size)[0]
         loops = (na, xa, wa, nb, xb, wb, nc, xc, wc)
+        row = w_row if spread else size
         if pixels > 1 and count >= pixels:
             done = 0
             while done < count:
                 done = min(done, count - pixels)
                 outer_tile(
                     x + done * x_step, w, bias, out + done * out_step, loops,
-                    x_step, out_row, out_step, lowest, rows, pixels, size,
+                    row, x_step, out_row, out_step, lowest, rows, pixels, size,
                 )  # fmt: skip
                 done += pixels
         else:
             for _ in range(count):
-                outer_tile(x, w, bias, out, loops, x_step, out_row, out_step, lowest, rows, 1, size)
+                outer_tile(x, w, bias, out, loops, row, x_step, out_row, out_step, lowest, rows, 1, size)
                 x += x_step
                 out += out_step
 
     return run.address
 
 
-@lru_cache(maxsize=None)
+@cache
 def dot(rows, columns, size):
     """Address of ``dot_tile``."""
 

@@ -23,6 +23,7 @@ def _squares(part):
 
 @jit(parallel=True)
 def squared_norm(grad, edges):
+    """Twin of ``cnn.reference.squared_norm``."""
     pieces = (grad.size + _PIECE - 1) // _PIECE
     sums = np.zeros(pieces, np.float64)
     for k in prange(pieces):
@@ -56,6 +57,7 @@ def _sgd_part(data, grad, velocity, lr, decay, momentum, nesterov, grad_scale):
 
 @jit(parallel=True)
 def sgd_update(data, grad, velocity, edges, lr, weight_decay, momentum, nesterov, grad_scale):
+    """Twin of ``cnn.reference.sgd_update``."""
     for k in prange((data.size + _PIECE - 1) // _PIECE):
         for p in range(edges.shape[0]):
             a, b = max(edges[p, 0], k * _PIECE), min(edges[p, 1], (k + 1) * _PIECE)
@@ -91,6 +93,7 @@ def _adam_part(data, grad, mean, square, lr, decay, beta1, beta2, eps, step, dec
 def adam_update(
     data, grad, mean, square, edges, lr, weight_decay, beta1, beta2, eps, step, decoupled, grad_scale
 ):
+    """Twin of ``cnn.reference.adam_update``."""
     for k in prange((data.size + _PIECE - 1) // _PIECE):
         for p in range(edges.shape[0]):
             a, b = max(edges[p, 0], k * _PIECE), min(edges[p, 1], (k + 1) * _PIECE)
@@ -131,6 +134,7 @@ def _rmsprop_part(data, grad, square, velocity, lr, decay, alpha, eps, momentum,
 
 @jit(parallel=True)
 def rmsprop_update(data, grad, square, velocity, edges, lr, weight_decay, alpha, eps, momentum, grad_scale):
+    """Twin of ``cnn.reference.rmsprop_update``."""
     for k in prange((data.size + _PIECE - 1) // _PIECE):
         for p in range(edges.shape[0]):
             a, b = max(edges[p, 0], k * _PIECE), min(edges[p, 1], (k + 1) * _PIECE)

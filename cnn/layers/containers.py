@@ -8,11 +8,10 @@ from cnn.layers.layer import Layer
 class _Container(Layer):
     """A layer whose parameters are its children's."""
 
+    needs_build = True
+
     def parameters(self):
         return [p for _, layer in self.children() for p in layer.parameters()]
-
-    def _needs_build(self):
-        return True
 
 
 class Sequential(_Container):

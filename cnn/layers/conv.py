@@ -65,6 +65,7 @@ class Conv2d(Layer):
     """
 
     axes = "NCHW"
+    needs_build = True
 
     def __init__(
         self,
@@ -166,6 +167,7 @@ class ConvTranspose2d(Layer):
     """
 
     axes = "NCHW"
+    needs_build = True
 
     def __init__(
         self,

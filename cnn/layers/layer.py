@@ -29,6 +29,8 @@ class Layer:
     name = ""
     #: Axes of the input: "NCHW", "NF" or "any".
     axes = "any"
+    #: Whether it has parameters, buffers or layers, which fix its dtype and its channels. Others work unbuilt.
+    needs_build = False
 
     input_shape = None
     output_shape = None
@@ -106,7 +108,7 @@ class Layer:
             if known or type(self).__name__ in str(error):
                 raise
             raise ShapeError(f"{self.label}: {error}, input shape {input_shape}") from None
-        self.input_shape, self.output_shape = input_shape, output_shape
+        self.input_shape, self.output_shape, self._dtype = input_shape, output_shape, dtype
         return output_shape
 
     def _forget(self):
@@ -121,13 +123,12 @@ class Layer:
             parameter.grad[...] = 0
 
     def _receive(self, x):
-        """Check the input of forward; bring it to the dtype of the parameters, if there are any."""
-        parameters = self.parameters()
-        if not self.built and (parameters or self._needs_build()):
+        """Check the input of forward; bring it to the dtype of build, if the layer has numbers of its own."""
+        if self.needs_build and not self.built:
             raise RuntimeError(f"{self.label}: forward was called before build(input_shape)")
         if not hasattr(x, "dtype"):
             x = np.asarray(x)
-        dtype = parameters[0].dtype if parameters else x.dtype
+        dtype = self._dtype if self.needs_build else x.dtype
         if dtype not in (np.float32, np.float64):
             dtype = np.dtype(np.float32)
         if x.dtype != dtype:
@@ -138,16 +139,12 @@ class Layer:
             raise ShapeError(f"{self.label}: expected an input with axes ({axes}), found shape {x.shape}")
         if x.shape[0] < 1:
             raise ShapeError(f"{self.label}: expected at least one image, found shape {x.shape}")
-        if parameters and x.shape[1] != self.input_shape[0]:
+        if self.needs_build and x.shape[1] != self.input_shape[0]:
             what = "features" if x.ndim == 2 else "channels"
             raise ShapeError(
                 f"{self.label}: built for {self.input_shape[0]} {what}, found an input of shape {x.shape}"
             )
         return x
-
-    def _needs_build(self):
-        """Whether forward is impossible before build, although there are no parameters."""
-        return False
 
     def _keep(self, y, *values):
         """Remember the operations in use, the shape and dtype of y, and ``values`` for backward; return y."""

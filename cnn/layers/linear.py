@@ -38,6 +38,7 @@ class Linear(Layer):
     """
 
     axes = "NF"
+    needs_build = True
 
     def __init__(
         self,

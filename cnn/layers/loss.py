@@ -51,7 +51,7 @@ class SoftmaxCrossEntropy:
         if not 0 <= label_smoothing <= 1:
             raise ConfigError(f"label_smoothing: expected a number from 0 to 1, found {label_smoothing!r}")
         self.label_smoothing = float(label_smoothing)
-        self.class_weight = None if class_weight is None else np.asarray(class_weight, np.float64)
+        self.class_weight = None if class_weight is None else _check_weights(class_weight)
         self.reduction = _check_reduction(reduction)
         self._cache = None
 
@@ -119,7 +119,7 @@ class CrossEntropy:
         p = _as_float(probabilities, "CrossEntropy")
         rows, _ = _target_rows(targets, p.shape, p.dtype, "CrossEntropy")
         factor = 1 / p.shape[0] if self.reduction == "mean" else 1.0
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             # 0 log 0 is 0: a class that is not the target does not count, however improbable
             losses = np.where(rows == 0, p * 0, -rows * np.log(p))
         self._cache = p, rows, factor
@@ -130,6 +130,16 @@ class CrossEntropy:
         p, rows, factor = _saved(self._cache, "CrossEntropy")
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(rows == 0, 0, -rows / p * factor).astype(p.dtype)
+
+
+def _check_weights(class_weight):
+    weights = np.asarray(class_weight, np.float64)
+    if weights.ndim != 1:
+        raise ConfigError(f"class_weight: expected a list of numbers, found shape {weights.shape}")
+    wrong = weights[~(weights >= 0)]
+    if wrong.size:
+        raise ConfigError(f"class_weight: expected numbers of at least 0, found {wrong[0]}")
+    return weights
 
 
 def _check_reduction(reduction):

@@ -11,6 +11,8 @@ from cnn.layers.parameter import Parameter
 class _BatchNorm(Layer):
     """Both batch normalisations: they differ in the axes of their input."""
 
+    needs_build = True
+
     def __init__(self, eps=1e-5, momentum=0.1, affine=True):
         kind = type(self).__name__
         if not eps > 0:
@@ -27,9 +29,6 @@ class _BatchNorm(Layer):
             self.weight = Parameter("weight", np.ones(channels, dtype), decay=False)
             self.bias = Parameter("bias", np.zeros(channels, dtype), decay=False)
         return input_shape
-
-    def _needs_build(self):
-        return True
 
     def forward(self, x, training=False):
         x = self._receive(x)

@@ -10,9 +10,14 @@ def max_pool2d_forward(x, kernel_size, stride, padding):
 
     Padding counts as -inf; of equal values the first in row-major order wins; a NaN wins over everything.
     """
-    view = windows(np.asarray(x), kernel_size, stride, padding, fill=-np.inf)
+    x = np.asarray(x)
+    view = windows(x, kernel_size, stride, padding, fill=-np.inf)
     flat = view.reshape(*view.shape[:4], -1)
-    return flat.max(axis=-1), flat.argmax(axis=-1)
+    largest, winner = flat.max(axis=-1), flat.argmax(axis=-1)
+    # in a window of nothing but -inf the first of equals may be padding: the first pixel wins instead
+    pixels = windows(np.ones((1, 1, *x.shape[2:]), bool), kernel_size, stride, padding, fill=False)
+    first_pixel = pixels.reshape(1, 1, *view.shape[2:4], -1).argmax(axis=-1)
+    return largest, np.where(largest == -np.inf, first_pixel, winner)
 
 
 def max_pool2d_backward(dy, argmax, input_shape, kernel_size, stride, padding):

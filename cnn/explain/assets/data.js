@@ -1,0 +1,97 @@
+// The page's data: a manifest (JSON) and one base64 block of float32 numbers, written by cnn/explain/collect.py.
+// A tensor is named by its node and a short name: y, dy, weight, dweight, bias, dbias, running_mean, p, target, dx0 …
+
+const manifest = JSON.parse(document.getElementById("manifest").textContent);
+const nodes = manifest.nodes;
+const lossNode = nodes[nodes.length - 1];
+
+const crcTable = Uint32Array.from({ length: 256 }, (_, n) => {
+  for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
+  return n >>> 0;
+});
+
+function crc32(bytes, start, end) {
+  let crc = 0xffffffff;
+  for (let k = start; k < end; k++) crc = crcTable[(crc ^ bytes[k]) & 255] ^ (crc >>> 8);
+  return (crc ^ 0xffffffff) >>> 0;
+}
+
+function decodeBlob() {
+  let text = document.getElementById("blob").textContent.trim();
+  let binary;
+  try {
+    binary = atob(text);
+  } catch {
+    // A character outside the alphabet: read what can be read; the checksums then name the tensor.
+    binary = atob(text.replace(/[^A-Za-z0-9+/=]/g, "A"));
+  }
+  text = null;
+  const bytes = new Uint8Array(binary.length);
+  for (let k = 0; k < binary.length; k++) bytes[k] = binary.charCodeAt(k);
+  return bytes;
+}
+
+const blobBytes = decodeBlob();
+
+function storedTensor(spec) {
+  return { shape: spec.shape, data: new Float32Array(blobBytes.buffer, spec.offset * 4, spec.size), spec };
+}
+
+const sizeOf = (shape) => shape.reduce((a, b) => a * b, 1);
+
+for (const node of nodes) {
+  node.tensors = {};
+  for (const [name, spec] of Object.entries(node.stored)) node.tensors[name] = storedTensor(spec);
+  node.consumers = [];
+  node.inShapes = node.inputs.map((k) => nodes[k].shape);
+  node.inputs.forEach((k, slot) => nodes[k].consumers.push({ node, slot }));
+}
+
+// What the engine computes with besides the inputs, as plain arrays: parameters, buffers, and the truth for the loss.
+function parametersOf(node) {
+  const values = {}, truth = node === lossNode ? ["target"] : [];
+  for (const name of [...node.parameters, ...node.buffers, ...truth]) values[name] = node.tensors[name].data;
+  return values;
+}
+
+const inputsOf = (node) => node.inputs.map((k) => nodes[k].tensors.y.data);
+
+// The tensor a cell lives in. dx0, dx1 (the share of one consumer when an output is used twice) are computed here.
+function tensorOf(node, name) {
+  if (!node.tensors[name] && /^dx\d$/.test(name) && node.inputs.length > Number(name[2])) {
+    const { dx } = layerBackward(node, inputsOf(node), node.tensors.y.data, node.tensors.dy?.data, parametersOf(node));
+    dx.forEach((data, slot) => (node.tensors["dx" + slot] = { shape: node.inShapes[slot], data }));
+  }
+  return node.tensors[name];
+}
+
+function unravel(index, shape) {
+  const out = new Array(shape.length);
+  for (let k = shape.length - 1; k >= 0; k--) {
+    out[k] = index % shape[k];
+    index = Math.floor(index / shape[k]);
+  }
+  return out;
+}
+
+function ravel(position, shape) {
+  let index = 0;
+  for (let k = 0; k < shape.length; k++) index = index * shape[k] + position[k];
+  return index;
+}
+
+const cell = (node, tensor, index) => ({ node, tensor, index });
+const valueAt = (c) => tensorOf(c.node, c.tensor).data[c.index];
+const positionOf = (c) => unravel(c.index, tensorOf(c.node, c.tensor).shape);
+const cellKey = (c) => `${c.node.id}/${c.tensor}/${positionOf(c).join(",")}`;
+
+function cellFromKey(key) {
+  const [id, tensor, place] = key.split("/");
+  const node = nodes[Number(id)];
+  if (!node || !place) return null;
+  const found = /^[a-z_0-9]+$/.test(tensor) ? tensorOf(node, tensor) : null;
+  if (!found) return null;
+  const position = place.split(",").map(Number);
+  const inside = position.length === found.shape.length && position.every((p, k) => p >= 0 && p < found.shape[k]);
+  return inside ? cell(node, tensor, ravel(position, found.shape)) : null;
+}

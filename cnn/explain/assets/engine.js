@@ -1,0 +1,125 @@
+// The whole network in float64: one pass forward, one backward, and the comparison with the stored float32 numbers.
+
+const layerForward = (node, xs, p) => layerKinds[node.kind].forward(node, xs, p);
+const layerBackward = (node, xs, y, dy, p) => layerKinds[node.kind].backward(node, xs, y, dy, p);
+
+// Runs the chain from the pixels. With `base` (an earlier run) only what depends on the changed parameters is redone.
+// change: Map(node -> { weight: array, … }) replaces parameters.
+function runForward(change = new Map(), base = null) {
+  const values = [], dirty = [];
+  for (const node of nodes) {
+    dirty[node.id] = !base || change.has(node) || node.inputs.some((k) => dirty[k]);
+    if (!dirty[node.id]) values[node.id] = base[node.id];
+    else if (node.kind === "Input") values[node.id] = Float64Array.from(node.tensors.y.data);
+    else {
+      const xs = node.inputs.map((k) => values[k]);
+      values[node.id] = layerForward(node, xs, { ...parametersOf(node), ...change.get(node) });
+    }
+  }
+  return values;
+}
+
+const lossOf = (values) => values[lossNode.id][0];
+
+// Gradients of the loss, or of logit number `logit`, along a forward run; `truth` replaces the target of the loss.
+function runBackward(values, { logit = null, truth = {} } = {}) {
+  const dys = [], grads = [];
+  const add = (k, dx) => (dys[k] = dys[k] ? dys[k].map((v, q) => v + dx[q]) : dx);
+  for (const node of [...nodes].reverse()) {
+    if (node.kind === "Input") continue;
+    const xs = node.inputs.map((k) => values[k]);
+    if (node === lossNode && logit !== null) {
+      add(node.inputs[0], Float64Array.from(xs[0], (_, k) => (k === logit ? 1 : 0)));
+      continue;
+    }
+    const { dx, grads: own } = layerBackward(node, xs, values[node.id], dys[node.id], { ...parametersOf(node), ...(node === lossNode ? truth : {}) });
+    grads[node.id] = own;
+    node.inputs.forEach((k, slot) => add(k, dx[slot]));
+  }
+  return { dys, grads };
+}
+
+// Which side of each kink (ReLU gate, pool winner) a run is on; the number of places where two runs differ.
+function kinksBetween(a, b) {
+  let crossed = 0;
+  for (const node of nodes) {
+    const choices = layerKinds[node.kind]?.choices;
+    if (!choices || node.inputs.every((k) => a[k] === b[k])) continue;
+    const left = choices(node, node.inputs.map((k) => a[k])), right = choices(node, node.inputs.map((k) => b[k]));
+    for (let k = 0; k < left.length; k++) if (left[k] !== right[k]) crossed++;
+  }
+  return crossed;
+}
+
+// --- the banner: every stored number against its float64 recomputation, layer by layer ----------------------------
+
+// One float32 layer is allowed this error, as a fraction of the largest number of the tensor.
+const tolerance = 5e-5;
+// p - y of a confident network cancels: there the error is a float32 rounding of p, not of the difference.
+const lossSlack = 2e-6;
+
+function largestDifference(stored, computed) {
+  let worst = 0, at = 0, scale = 0;
+  for (let k = 0; k < stored.length; k++) {
+    const d = Object.is(stored[k], computed[k]) ? 0 : Math.abs(stored[k] - computed[k]);
+    if (!(d <= worst)) (worst = d), (at = k);
+    if (Math.abs(computed[k]) > scale) scale = Math.abs(computed[k]);
+  }
+  return { worst, at, scale };
+}
+
+// Yields { node, tensor, reason, ... } for each fault, and counts compared values in report.count.
+function* faults(report) {
+  const compare = (owner, tensor, stored, computed, slack = 0) => {
+    const { worst, at, scale } = largestDifference(stored, computed);
+    report.count += stored.length;
+    if (scale > 0) report.error = Math.max(report.error, worst / Math.max(scale, slack / tolerance));
+    if (worst <= tolerance * scale + slack) return null;
+    return { node: owner, tensor, reason: "value", at, stored: stored[at], computed: computed[at] };
+  };
+  for (const node of nodes) {
+    for (const [name, tensor] of Object.entries(node.tensors)) {
+      if (!tensor.spec) continue;
+      const start = tensor.spec.offset * 4;
+      if (crc32(blobBytes, start, start + tensor.spec.size * 4) !== tensor.spec.crc) {
+        yield { node, tensor: name, reason: "bytes" };
+      }
+    }
+  }
+  for (const node of nodes) {
+    if (node.kind === "Input") continue;
+    const slack = node === lossNode ? lossSlack : 0;
+    const y = layerForward(node, inputsOf(node), parametersOf(node));
+    yield compare(node, "y", node.tensors.y.data, y, slack);
+    if (node === lossNode) yield compare(node, "p", node.tensors.p.data, softmaxOf(inputsOf(node)[0]).p, slack);
+  }
+  const sums = [];
+  for (const node of [...nodes].reverse()) {
+    if (sums[node.id]) {
+      const slack = node.consumers.some((c) => c.node === lossNode) ? lossSlack : 0;
+      const fault = compare(node, "dy", node.tensors.dy.data, sums[node.id], slack);
+      // dL/da is made by the layer that consumed a: that is the layer to blame.
+      yield fault && { ...fault, blamed: node.consumers[0].node };
+    }
+    if (node.kind === "Input") continue;
+    const { dx, grads } = layerBackward(node, inputsOf(node), node.tensors.y.data, node.tensors.dy?.data, parametersOf(node));
+    for (const [name, grad] of Object.entries(grads)) yield compare(node, "d" + name, node.tensors["d" + name].data, grad);
+    node.inputs.forEach((k, slot) => (sums[k] = sums[k] ? sums[k].map((v, q) => v + dx[slot][q]) : dx[slot]));
+  }
+}
+
+// Works in slices of about 12 ms so that the page stays responsive, then calls done(report).
+function verify(done) {
+  const report = { count: 0, error: 0, fault: null };
+  const work = faults(report);
+  const slice = () => {
+    const until = performance.now() + 12;
+    while (performance.now() < until) {
+      const { value, done: finished } = work.next();
+      if (value && !report.fault) report.fault = value;
+      if (finished || report.fault) return done(report);
+    }
+    setTimeout(slice);
+  };
+  slice();
+}

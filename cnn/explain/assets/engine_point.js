@@ -1,0 +1,200 @@
+// Layers without windows, in float64: Linear, activations, BatchNorm, softmax, shape and branch layers, the loss.
+
+layerKinds.Linear = {
+  forward(node, [x], p) {
+    const [outs] = node.shape, ins = x.length;
+    return Float64Array.from({ length: outs }, (_, o) => {
+      let sum = p.bias ? p.bias[o] : 0;
+      for (let k = 0; k < ins; k++) sum += p.weight[o * ins + k] * x[k];
+      return sum;
+    });
+  },
+  backward(node, [x], y, dy, p) {
+    const ins = x.length, dx = new Float64Array(ins), weight = new Float64Array(p.weight.length);
+    for (let o = 0; o < dy.length; o++) {
+      for (let k = 0; k < ins; k++) {
+        dx[k] += dy[o] * p.weight[o * ins + k];
+        weight[o * ins + k] = dy[o] * x[k];
+      }
+    }
+    const grads = { weight };
+    if (p.bias) grads.bias = Float64Array.from(dy);
+    return { dx: [dx], grads };
+  },
+};
+
+// erf to about 1e-15: its Taylor series near 0, a continued fraction of erfc beyond.
+function erf(x) {
+  const a = Math.abs(x);
+  if (a < 2.5) {
+    let term = x, sum = x;
+    for (let n = 1; n < 80; n++) {
+      term *= (-x * x) / n;
+      sum += term / (2 * n + 1);
+    }
+    return (2 / Math.sqrt(Math.PI)) * sum;
+  }
+  if (a > 6) return Math.sign(x);
+  let fraction = a;
+  for (let n = 60; n > 0; n--) fraction = a + n / 2 / fraction;
+  return Math.sign(x) * (1 - Math.exp(-a * a) / (fraction * Math.sqrt(Math.PI)));
+}
+
+const sigmoid = (x) => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x)));
+const normalCdf = (x) => 0.5 * (1 + erf(x / Math.SQRT2));
+const normalPdf = (x) => Math.exp(-0.5 * x * x) / Math.sqrt(2 * Math.PI);
+const geluInner = (x) => Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3);
+const isTanhGelu = (attrs) => attrs.approximate === "tanh";
+
+// value(x, attrs) and slope(x, attrs) = dy/dx; gated: the slope jumps at 0, so crossing it is a kink.
+const pointwise = {
+  ReLU: { value: (x) => (x > 0 ? x : 0), slope: (x) => (x > 0 ? 1 : 0), gated: true },
+  LeakyReLU: {
+    value: (x, a) => (x > 0 ? x : a.negative_slope * x),
+    slope: (x, a) => (x > 0 ? 1 : a.negative_slope),
+    gated: true,
+  },
+  Sigmoid: { value: sigmoid, slope: (x) => sigmoid(x) * sigmoid(-x) },
+  Tanh: { value: Math.tanh, slope: (x) => 1 - Math.tanh(x) ** 2 },
+  SiLU: { value: (x) => x * sigmoid(x), slope: (x) => sigmoid(x) * (1 + x * sigmoid(-x)) },
+  GELU: {
+    value: (x, a) => (isTanhGelu(a) ? 0.5 * x * (1 + Math.tanh(geluInner(x))) : x * normalCdf(x)),
+    slope(x, a) {
+      if (!isTanhGelu(a)) return normalCdf(x) + x * normalPdf(x);
+      const t = Math.tanh(geluInner(x));
+      return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * Math.sqrt(2 / Math.PI) * (1 + 3 * 0.044715 * x * x);
+    },
+  },
+  // In inference dropout passes everything; its mask of the training step is not part of the page.
+  Dropout: { value: (x) => x, slope: () => 1 },
+  Flatten: { value: (x) => x, slope: () => 1 },
+  Scale: { value: (x, a) => a.factor * x, slope: (x, a) => a.factor },
+};
+
+for (const [kind, { value, slope, gated }] of Object.entries(pointwise)) {
+  layerKinds[kind] = {
+    forward: (node, [x]) => Float64Array.from(x, (v) => value(v, node.attrs)),
+    backward: (node, [x], y, dy) => ({ dx: [Float64Array.from(x, (v, k) => dy[k] * slope(v, node.attrs))], grads: {} }),
+  };
+  if (gated) layerKinds[kind].choices = (node, [x]) => Int32Array.from(x, (v) => (v > 0 ? 1 : 0));
+}
+
+// mean and 1/sqrt(var + eps) of every channel: the running ones, or those of this image in training mode.
+function batchNormStatistics(node, x, p, training = node.attrs.training) {
+  const channels = node.shape[0], each = x.length / channels;
+  const mean = new Float64Array(channels), rstd = new Float64Array(channels), variance = new Float64Array(channels);
+  for (let c = 0; c < channels; c++) {
+    let m = 0, v = 0;
+    if (training) {
+      for (let k = c * each; k < (c + 1) * each; k++) m += x[k] / each;
+      for (let k = c * each; k < (c + 1) * each; k++) v += (x[k] - m) ** 2 / each;
+    } else {
+      m = p.running_mean[c];
+      v = p.running_var[c];
+    }
+    mean[c] = m;
+    variance[c] = v;
+    rstd[c] = 1 / Math.sqrt(v + node.attrs.eps);
+  }
+  return { mean, variance, rstd, each };
+}
+
+// Per channel: sum(dy) and sum(dy * xhat), the two sums that the backward pass needs.
+function batchNormSums(x, dy, { mean, rstd, each }) {
+  const plain = new Float64Array(mean.length), weighted = new Float64Array(mean.length);
+  for (let k = 0; k < x.length; k++) {
+    const c = Math.floor(k / each);
+    plain[c] += dy[k];
+    weighted[c] += dy[k] * (x[k] - mean[c]) * rstd[c];
+  }
+  return { plain, weighted };
+}
+
+const batchNorm = {
+  forward(node, [x], p) {
+    const s = batchNormStatistics(node, x, p);
+    return Float64Array.from(x, (v, k) => {
+      const c = Math.floor(k / s.each);
+      return (v - s.mean[c]) * s.rstd[c] * (p.weight ? p.weight[c] : 1) + (p.bias ? p.bias[c] : 0);
+    });
+  },
+  backward(node, [x], y, dy, p) {
+    const s = batchNormStatistics(node, x, p), sums = batchNormSums(x, dy, s);
+    const dx = Float64Array.from(x, (v, k) => {
+      const c = Math.floor(k / s.each), factor = (p.weight ? p.weight[c] : 1) * s.rstd[c];
+      if (!node.attrs.training) return factor * dy[k];
+      const xhat = (v - s.mean[c]) * s.rstd[c];
+      return factor * (dy[k] - sums.plain[c] / s.each - (xhat * sums.weighted[c]) / s.each);
+    });
+    const grads = {};
+    if (p.weight) grads.weight = sums.weighted;
+    if (p.bias) grads.bias = sums.plain;
+    return { dx: [dx], grads };
+  },
+};
+layerKinds.BatchNorm2d = layerKinds.BatchNorm1d = batchNorm;
+
+function softmaxOf(z) {
+  let max = -Infinity, sum = 0;
+  for (const v of z) max = Math.max(max, v);
+  const p = Float64Array.from(z, (v) => Math.exp(v - max));
+  for (const v of p) sum += v;
+  return { p: p.map((v) => v / sum), max, sum };
+}
+
+// Softmax over channels, at each position of a map (a vector has one position).
+layerKinds.Softmax = {
+  forward(node, [x]) {
+    const [C] = node.shape, each = x.length / C, y = new Float64Array(x.length);
+    for (let q = 0; q < each; q++) {
+      const { p } = softmaxOf(Float64Array.from({ length: C }, (_, c) => x[c * each + q]));
+      for (let c = 0; c < C; c++) y[c * each + q] = p[c];
+    }
+    return y;
+  },
+  backward(node, [x], y, dy) {
+    const [C] = node.shape, each = x.length / C, dx = new Float64Array(x.length);
+    for (let q = 0; q < each; q++) {
+      let mixed = 0;
+      for (let c = 0; c < C; c++) mixed += dy[c * each + q] * y[c * each + q];
+      for (let c = 0; c < C; c++) dx[c * each + q] = y[c * each + q] * (dy[c * each + q] - mixed);
+    }
+    return { dx: [dx], grads: {} };
+  },
+};
+
+layerKinds.Add = {
+  forward: (node, xs) => Float64Array.from(xs[0], (_, k) => xs.reduce((sum, x) => sum + x[k], 0)),
+  backward: (node, xs, y, dy) => ({ dx: xs.map(() => Float64Array.from(dy)), grads: {} }),
+};
+
+layerKinds.Concat = {
+  forward(node, xs) {
+    const y = new Float64Array(sizeOf(node.shape));
+    let offset = 0;
+    for (const x of xs) {
+      y.set(x, offset);
+      offset += x.length;
+    }
+    return y;
+  },
+  backward(node, xs, y, dy) {
+    let offset = 0;
+    const dx = xs.map((x) => Float64Array.from(dy.subarray(offset, (offset += x.length))));
+    return { dx, grads: {} };
+  },
+};
+
+// L = -sum_k y_k log p_k with p = softmax(z): dL/dz = p * sum(y) - y, divided by N = 1 image.
+layerKinds.Loss = {
+  forward(node, [z], { target }) {
+    const { max, sum } = softmaxOf(z);
+    let loss = 0;
+    for (let k = 0; k < z.length; k++) if (target[k]) loss -= target[k] * (z[k] - max - Math.log(sum));
+    return Float64Array.of(loss);
+  },
+  backward(node, [z], y, dy, { target }) {
+    const { p } = softmaxOf(z), total = target.reduce((a, b) => a + b, 0);
+    return { dx: [p.map((v, k) => v * total - target[k])], grads: {} };
+  },
+};

@@ -1,0 +1,166 @@
+// Layers that slide a window, in float64. Loops in the order of the equations; nothing is shared with the kernels.
+// Each entry: forward(node, [x], p) -> y and backward(node, [x], y, dy, p) -> { dx: [dx], grads: { weight, bias } }.
+
+const layerKinds = {};
+
+// First and last+1 output column j for which 0 <= j * stride + offset < size.
+function span(stride, offset, size, count) {
+  const first = Math.max(0, Math.ceil(-offset / stride));
+  const last = Math.min(count, Math.floor((size - 1 - offset) / stride) + 1);
+  return [first, Math.max(first, last)];
+}
+
+// Visits every (output row, input row) pair of a convolution's taps: visit(k, c, tap, yRow, xRow, first, last, offset).
+function eachTap(weightShape, attrs, inShape, outShape, visit) {
+  const [K, Cg, kh, kw] = weightShape;
+  const [, H, W] = inShape, [, OH, OW] = outShape;
+  const [sh, sw] = attrs.stride, [dh, dw] = attrs.dilation;
+  const top = attrs.padding[0][0], left = attrs.padding[1][0];
+  const Kg = K / attrs.groups;
+  for (let k = 0; k < K; k++) {
+    const group = Math.floor(k / Kg);
+    for (let c = 0; c < Cg; c++) {
+      for (let u = 0; u < kh; u++) {
+        const [r0, r1] = span(sh, u * dh - top, H, OH);
+        for (let v = 0; v < kw; v++) {
+          const offset = v * dw - left;
+          const [q0, q1] = span(sw, offset, W, OW);
+          const tap = ((k * Cg + c) * kh + u) * kw + v;
+          for (let r = r0; r < r1; r++) {
+            visit(k, tap, (k * OH + r) * OW, ((group * Cg + c) * H + r * sh + u * dh - top) * W + offset, q0, q1);
+          }
+        }
+      }
+    }
+  }
+}
+
+layerKinds.Conv2d = {
+  forward(node, [x], p) {
+    const [K, OH, OW] = node.shape, sw = node.attrs.stride[1];
+    const y = new Float64Array(K * OH * OW);
+    eachTap(node.stored.weight.shape, node.attrs, node.inShapes[0], node.shape, (k, tap, yRow, xRow, q0, q1) => {
+      const w = p.weight[tap];
+      for (let q = q0; q < q1; q++) y[yRow + q] += w * x[xRow + q * sw];
+    });
+    if (p.bias) for (let k = 0; k < K; k++) for (let q = 0; q < OH * OW; q++) y[k * OH * OW + q] += p.bias[k];
+    return y;
+  },
+  backward(node, [x], y, dy, p) {
+    const sw = node.attrs.stride[1];
+    const dx = new Float64Array(x.length), weight = new Float64Array(p.weight.length);
+    eachTap(node.stored.weight.shape, node.attrs, node.inShapes[0], node.shape, (k, tap, yRow, xRow, q0, q1) => {
+      const w = p.weight[tap];
+      let sum = 0;
+      for (let q = q0; q < q1; q++) {
+        const g = dy[yRow + q];
+        dx[xRow + q * sw] += g * w;
+        sum += g * x[xRow + q * sw];
+      }
+      weight[tap] += sum;
+    });
+    const grads = { weight };
+    if (p.bias) grads.bias = channelSums(dy, node.shape[0]);
+    return { dx: [dx], grads };
+  },
+};
+
+// A transposed convolution is a convolution read backwards: x and y swap roles in the same taps.
+layerKinds.ConvTranspose2d = {
+  forward(node, [x], p) {
+    const [K, OH, OW] = node.shape, sw = node.attrs.stride[1];
+    const y = new Float64Array(K * OH * OW);
+    eachTap(node.stored.weight.shape, node.attrs, node.shape, node.inShapes[0], (k, tap, xRow, yRow, q0, q1) => {
+      const w = p.weight[tap];
+      for (let q = q0; q < q1; q++) y[yRow + q * sw] += w * x[xRow + q];
+    });
+    if (p.bias) for (let k = 0; k < K; k++) for (let q = 0; q < OH * OW; q++) y[k * OH * OW + q] += p.bias[k];
+    return y;
+  },
+  backward(node, [x], y, dy, p) {
+    const sw = node.attrs.stride[1];
+    const dx = new Float64Array(x.length), weight = new Float64Array(p.weight.length);
+    eachTap(node.stored.weight.shape, node.attrs, node.shape, node.inShapes[0], (k, tap, xRow, yRow, q0, q1) => {
+      const w = p.weight[tap];
+      let sum = 0;
+      for (let q = q0; q < q1; q++) {
+        const g = dy[yRow + q * sw];
+        dx[xRow + q] += g * w;
+        sum += g * x[xRow + q];
+      }
+      weight[tap] += sum;
+    });
+    const grads = { weight };
+    if (p.bias) grads.bias = channelSums(dy, node.shape[0]);
+    return { dx: [dx], grads };
+  },
+};
+
+function channelSums(dy, channels) {
+  const sums = new Float64Array(channels), each = dy.length / channels;
+  for (let k = 0; k < dy.length; k++) sums[Math.floor(k / each)] += dy[k];
+  return sums;
+}
+
+// The input cells under the window of output o, in row-major order (padding left out).
+function windowCells(node, o) {
+  const [C, H, W] = node.inShapes[0];
+  if (node.kind.startsWith("Global")) return Array.from({ length: H * W }, (_, k) => o * H * W + k);
+  const [c, r, q] = unravel(o, node.shape);
+  const { kernel_size: [kh, kw], stride: [sh, sw], padding } = node.attrs;
+  const top = r * sh - padding[0][0], left = q * sw - padding[1][0], cells = [];
+  for (let i = Math.max(top, 0); i < Math.min(top + kh, H); i++)
+    for (let j = Math.max(left, 0); j < Math.min(left + kw, W); j++) cells.push((c * H + i) * W + j);
+  return cells;
+}
+
+// The first largest value wins, in row-major order; a NaN beats every number, as in the kernels.
+function winnerOf(x, cells) {
+  let best = cells[0];
+  for (const k of cells) if (x[k] > x[best] || (Number.isNaN(x[k]) && !Number.isNaN(x[best]))) best = k;
+  return best;
+}
+
+const maxPool = {
+  forward(node, [x]) {
+    return Float64Array.from({ length: sizeOf(node.shape) }, (_, o) => x[winnerOf(x, windowCells(node, o))]);
+  },
+  backward(node, [x], y, dy) {
+    const dx = new Float64Array(x.length);
+    for (let o = 0; o < dy.length; o++) dx[winnerOf(x, windowCells(node, o))] += dy[o];
+    return { dx: [dx], grads: {} };
+  },
+  // Which input cell each output took: two runs that differ here have crossed a kink.
+  choices: (node, [x]) => Int32Array.from({ length: sizeOf(node.shape) }, (_, o) => winnerOf(x, windowCells(node, o))),
+};
+
+// How many pixels an average divides by: the padded window (clipped at the padded border), or only the real pixels.
+function divisorOf(node, o) {
+  const [, H, W] = node.inShapes[0];
+  if (node.kind.startsWith("Global")) return H * W;
+  if (!node.attrs.count_include_pad) return windowCells(node, o).length;
+  const [, r, q] = unravel(o, node.shape);
+  const { kernel_size: [kh, kw], stride: [sh, sw], padding: [[top, bottom], [left, right]] } = node.attrs;
+  const i = r * sh - top, j = q * sw - left;
+  return (Math.min(i + kh, H + bottom) - i) * (Math.min(j + kw, W + right) - j);
+}
+
+const avgPool = {
+  forward(node, [x]) {
+    return Float64Array.from({ length: sizeOf(node.shape) }, (_, o) => {
+      let sum = 0;
+      for (const k of windowCells(node, o)) sum += x[k];
+      return sum / divisorOf(node, o);
+    });
+  },
+  backward(node, [x], y, dy) {
+    const dx = new Float64Array(x.length);
+    for (let o = 0; o < dy.length; o++) {
+      const share = dy[o] / divisorOf(node, o);
+      for (const k of windowCells(node, o)) dx[k] += share;
+    }
+    return { dx: [dx], grads: {} };
+  },
+};
+
+Object.assign(layerKinds, { MaxPool2d: maxPool, GlobalMaxPool2d: maxPool, AvgPool2d: avgPool, GlobalAvgPool2d: avgPool });

@@ -1,0 +1,180 @@
+// Two experiments in float64: the finite difference of one weight, and one step of gradient descent.
+
+const trainable = nodes.filter((node) => node.parameters.length);
+const lab = { node: trainable[0], tensor: trainable[0]?.parameters[0], index: null, logH: -4, curve: null, logRate: null, step: null, aim: null };
+const chains = new Map();
+
+// The network in float64, run once for each aim: the truth (null), another class to teach instead, or all ("even").
+function floatChain(aim = null) {
+  if (!chains.has(aim)) {
+    const { data } = lossNode.tensors.target;
+    const truth = aim === null ? {} : { target: Float64Array.from(data, (_, k) => (aim === "even" ? 1 / data.length : Number(k === aim))) };
+    const values = runForward(new Map([[lossNode, truth]])), { grads } = runBackward(values, { truth });
+    let squares = 0;
+    for (const own of grads) for (const grad of Object.values(own ?? {})) for (const g of grad) squares += g * g;
+    chains.set(aim, { values, grads, squares, truth });
+  }
+  return chains.get(aim);
+}
+
+function lossWith(node, tensor, index, delta) {
+  const changed = Float64Array.from(node.tensors[tensor].data);
+  changed[index] += delta;
+  const values = runForward(new Map([[node, { [tensor]: changed }]]), floatChain().values);
+  return { loss: lossOf(values), values };
+}
+
+// (L(w + h) − L(w − h)) / 2h against backprop, and the number of kinks between the two points.
+function finiteDifference(node, tensor, index, step) {
+  const plus = lossWith(node, tensor, index, step), minus = lossWith(node, tensor, index, -step);
+  const numeric = (plus.loss - minus.loss) / (2 * step), analytic = floatChain().grads[node.id][tensor][index];
+  const error = Math.abs(numeric - analytic) / Math.max(Math.abs(numeric), Math.abs(analytic), 1e-300);
+  return { step, plus: plus.loss, minus: minus.loss, numeric, analytic, error: numeric === analytic ? 0 : error, kinks: kinksBetween(plus.values, minus.values) };
+}
+
+function testWeight(node, tensor, index) {
+  Object.assign(lab, { node, tensor, index, curve: null });
+  location.hash = "#/experiments";
+}
+
+function renderExperiments() {
+  if (!trainable.length) return h("section", { class: "sheet" }, h("p", {}, t("lab.none")));
+  floatChain();
+  // The weight with the largest gradient says most.
+  if (lab.index === null) lab.index = statisticsOf(lab.node.tensors["d" + lab.tensor].data).maxAt;
+  return h("div", {}, differenceCard(), stepCard());
+}
+
+// --- finite difference --------------------------------------------------------------------------------------------
+
+function differenceCard() {
+  const pickLayer = h("select", { id: "fd-layer", onchange: (event) => {
+    lab.node = nodes[Number(event.target.value)];
+    chooseWeight(lab.node.parameters[0], null);
+  } }, trainable.map((node) => h("option", { value: node.id, selected: node === lab.node }, nodeTitle(node))));
+  const pickTensor = h("select", { id: "fd-tensor", onchange: (event) => chooseWeight(event.target.value, null) },
+    lab.node.parameters.map((name) => h("option", { value: name, selected: name === lab.tensor }, `${tensorTitle(lab.node, name)} (${name})`)));
+  const shape = lab.node.tensors[lab.tensor].shape, place = unravel(lab.index, shape).join(", ");
+  const field = h("input", { id: "fd-index", value: place, autocomplete: "off", onchange: (event) => {
+    const found = cellFromKey(`${lab.node.id}/${lab.tensor}/${event.target.value.replace(/\s/g, "")}`);
+    event.target.setAttribute("aria-invalid", String(!found));
+    if (found) chooseWeight(lab.tensor, found.index);
+    else announce(t("goto.outside", { shape: shapeText(shape) }));
+  } });
+  const slider = h("input", { type: "range", id: "fd-h", min: -12, max: 1, step: 0.25, value: lab.logH, "aria-valuetext": `h = ${number(10 ** lab.logH)}`, oninput: (event) => {
+    lab.logH = Number(event.target.value);
+    event.target.setAttribute("aria-valuetext", `h = ${number(10 ** lab.logH)}`);
+    byId("fd-result").replaceChildren(...differenceResult());
+    byId("fd-chart").replaceChildren(differenceChart());
+  } });
+  lab.curve ??= Array.from({ length: 53 }, (_, k) => finiteDifferenceAt(-12 + k / 4));
+  return h("section", { class: "sheet" }, h("div", { class: "sheet-head" }, h("h2", {}, t("fd.title"))),
+    h("p", { class: "lead" }, t("fd.lead")),
+    h("div", { class: "form" },
+      h("div", {}, h("label", { for: "fd-layer" }, t("fd.layer")), pickLayer),
+      h("div", {}, h("label", { for: "fd-tensor" }, t("fd.tensor")), pickTensor),
+      h("div", {}, h("label", { for: "fd-index" }, t("fd.index", { shape: shapeText(shape) })), field),
+      h("div", { class: "wide" }, h("label", { for: "fd-h" }, t("fd.h")), slider)),
+    h("dl", { class: "result columns", id: "fd-result" }, differenceResult()),
+    h("div", { id: "fd-chart" }, differenceChart()),
+    h("p", { class: "fine" }, t("fd.reading")));
+}
+
+function chooseWeight(tensor, index) {
+  Object.assign(lab, { tensor, index: index ?? statisticsOf(lab.node.tensors["d" + tensor].data).maxAt, curve: null });
+  byId("content").replaceChildren(renderExperiments());
+  byId("fd-index").focus();
+}
+
+const finiteDifferenceAt = (logH) => finiteDifference(lab.node, lab.tensor, lab.index, 10 ** logH);
+
+function differenceResult() {
+  const r = finiteDifferenceAt(lab.logH);
+  const line = (key, value, id, text = number(value, 9)) => [h("dt", {}, t(key)), h("dd", { class: "num", id, "data-value": String(value) }, text)];
+  return [
+    ...line("fd.step", r.step, "fd-step", number(r.step, 3)), ...line("fd.plus", r.plus, "fd-plus"), ...line("fd.minus", r.minus, "fd-minus"),
+    ...line("fd.numeric", r.numeric, "fd-numeric", signed(r.numeric, 9)), ...line("fd.analytic", r.analytic, "fd-analytic", signed(r.analytic, 9)),
+    ...line("fd.error", r.error, "fd-error", number(r.error, 2)),
+    h("dt", {}, t("fd.kinks")), h("dd", { class: "num", id: "fd-kinks", "data-value": String(r.kinks) }, r.kinks ? t("fd.crossed", { n: r.kinks }) : t("fd.smooth")),
+  ];
+}
+
+function differenceChart() {
+  const points = lab.curve.map((r) => [r.step, Math.max(r.error, 1e-17), r.kinks > 0]);
+  return chart({
+    series: [{ name: t("fd.curve"), style: "first", points }], yLog: true, xLabel: "h", yLabel: t("fd.error"),
+    label: t("fd.chart", { best: number(Math.min(...points.map(([, y]) => y)), 2), kinks: points.filter(([, , k]) => k).length }), cursor: 10 ** lab.logH,
+  });
+}
+
+// --- one step of gradient descent -----------------------------------------------------------------------------------
+
+// L(w − lr·g) − L(w) for all parameters at once, and what the gradient alone predicts.
+function descend(rate) {
+  const { values, grads, squares, truth } = floatChain(lab.aim), change = new Map([[lossNode, truth]]);
+  for (const node of trainable) {
+    const moved = {};
+    for (const name of node.parameters) {
+      const grad = grads[node.id][name];
+      moved[name] = Float64Array.from(node.tensors[name].data, (w, k) => w - rate * grad[k]);
+    }
+    change.set(node, moved);
+  }
+  return { rate, predicted: -rate * squares, actual: lossOf(runForward(change, values)) - lossOf(values) };
+}
+
+// From steps too small to matter to steps a hundred thousand times longer than the one that would end at L = 0.
+function rateRange() {
+  const { values, squares } = floatChain(lab.aim), natural = Math.log10(Math.max(lossOf(values), 1e-12) / Math.max(squares, 1e-300));
+  return [Math.floor(natural) - 3, Math.floor(natural) + 4];
+}
+
+function stepCard() {
+  const [low, high] = rateRange();
+  lab.logRate ??= low + 2;
+  lab.step ??= Array.from({ length: 57 }, (_, k) => descend(10 ** (low + ((high - low) * k) / 56)));
+  const slider = h("input", { type: "range", id: "sgd-rate", min: low, max: high, step: 0.05, value: lab.logRate, "aria-valuetext": `lr = ${number(10 ** lab.logRate)}`, oninput: (event) => {
+    lab.logRate = Number(event.target.value);
+    event.target.setAttribute("aria-valuetext", `lr = ${number(10 ** lab.logRate)}`);
+    byId("sgd-result").replaceChildren(...stepResult());
+    byId("sgd-chart").replaceChildren(stepChart());
+  } });
+  const truth = manifest.about.label, target = lossNode.tensors.target.data;
+  const aim = h("select", { id: "sgd-class", onchange: (event) => {
+    const chosen = event.target.value;
+    Object.assign(lab, { aim: chosen === "even" ? chosen : Number(chosen) === truth ? null : Number(chosen), step: null, logRate: null });
+    byId("content").replaceChildren(renderExperiments());
+    byId("sgd-class").focus();
+  } }, h("option", { value: "even", selected: lab.aim === "even" }, t("sgd.even")),
+  [...target.keys()].map((k) => h("option", { value: k, selected: k === (lab.aim ?? truth) }, k === truth ? t("sgd.truth", { name: className(k) }) : className(k))));
+  return h("section", { class: "sheet" }, h("div", { class: "sheet-head" }, h("h2", {}, t("sgd.title"))),
+    h("p", { class: "lead" }, t("sgd.lead")),
+    h("div", { class: "form" }, h("div", {}, h("label", { for: "sgd-class" }, t("sgd.class")), aim),
+      h("div", { class: "wide" }, h("label", { for: "sgd-rate" }, t("sgd.rate")), slider)),
+    h("dl", { class: "result columns", id: "sgd-result" }, stepResult()),
+    h("div", { id: "sgd-chart" }, stepChart()),
+    h("p", { class: "fine" }, t("sgd.reading")));
+}
+
+function stepResult() {
+  const r = descend(10 ** lab.logRate), loss = lossOf(floatChain(lab.aim).values);
+  const line = (key, value, id, plus = false) => [h("dt", {}, t(key)),
+    h("dd", { class: `num ${plus ? signClass(value) : ""}`, id, "data-value": String(value) }, number(value, 7, plus))];
+  const verdict = r.actual > 0 ? "sgd.overshot" : loss + r.actual < 1e-3 * loss ? "sgd.floor" : r.actual < 0.5 * r.predicted ? "sgd.good" : "sgd.curved";
+  return [
+    ...line("sgd.lr", r.rate, "sgd-lr"), ...line("sgd.norm", floatChain(lab.aim).squares, "sgd-norm"),
+    ...line("sgd.predicted", r.predicted, "sgd-predicted", true), ...line("sgd.actual", r.actual, "sgd-actual", true),
+    ...line("sgd.after", loss + r.actual, "sgd-after"),
+    h("dt", {}, t("sgd.verdict")), h("dd", { id: "sgd-verdict" }, t(verdict)),
+  ];
+}
+
+function stepChart() {
+  const actual = lab.step.map((r) => [r.rate, r.actual]), predicted = lab.step.map((r) => [r.rate, r.predicted]);
+  const loss = lossOf(floatChain(lab.aim).values), rise = Math.max(...actual.map(([, y]) => y).filter(Number.isFinite));
+  const bottom = -1.3 * Math.max(loss, 1e-12), top = Math.max(Math.min(rise, 3 * Math.max(loss, 1e-12)), 0.3 * loss);
+  return chart({
+    series: [{ name: t("sgd.predicted"), style: "second", points: predicted }, { name: t("sgd.actual"), style: "first", points: actual }],
+    xLabel: t("sgd.lr"), yLabel: t("sgd.change"), label: t("sgd.chart"), cursor: 10 ** lab.logRate, yRange: [bottom, top],
+  });
+}

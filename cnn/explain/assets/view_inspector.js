@@ -1,0 +1,234 @@
+// "How this number was made": the panel beside the list.
+
+const trail = []; // keys of the cells visited, oldest first
+let trailAt = -1;
+
+let focusWanted = false; // a cell opened by keyboard takes the focus along; Escape brings it back to the map
+
+function openCell(c, byKeyboard = false) {
+  focusWanted = byKeyboard;
+  location.hash = `#/network/${cellKey(c)}`;
+}
+
+// Called by the router for #/network/<node>/<tensor>/<position>.
+function showCell(c) {
+  const key = cellKey(c);
+  if (trail[trailAt] !== key) {
+    if (trail[trailAt - 1] === key) trailAt -= 1;
+    else if (trail[trailAt + 1] === key) trailAt += 1;
+    else {
+      trail.length = trailAt + 1;
+      trail.push(key);
+      trailAt = trail.length - 1;
+    }
+  }
+  reveal(c);
+  const made = explain(c);
+  markCells(c, made);
+  const panel = byId("inspector"), inside = panel.contains(document.activeElement);
+  panel.replaceChildren(...renderInspector(c, made));
+  panel.scrollTop = 0;
+  if (inside || focusWanted) panel.focus({ preventScroll: true });
+  focusWanted = false;
+  document.documentElement.dataset.inspecting = "yes";
+  announce(`${cellTitle(c)}, ${nodeTitle(c.node)} = ${signed(valueAt(c), 5)}`);
+}
+
+function leaveInspector(event) {
+  if (event.key !== "Escape") return;
+  const key = marks.selected?.key, map = (maps.get(key) ?? []).find((one) => one.canvas.isConnected);
+  closeInspector();
+  (map?.canvas ?? byId("tab-network")).focus();
+}
+
+function closeInspector() {
+  delete document.documentElement.dataset.inspecting;
+  markCells(null, null);
+  history.replaceState(null, "", "#/network");
+  byId("inspector").replaceChildren(...emptyInspector());
+}
+
+function emptyInspector() {
+  return [h("h2", {}, t("inspect.title")), h("p", { class: "lead" }, t("inspect.empty")),
+    h("ul", { class: "hints" }, ["inspect.hint1", "inspect.hint2", "inspect.hint3"].map((key) => h("li", {}, t(key))))];
+}
+
+function renderInspector(c, made) {
+  const stored = valueAt(c);
+  return [
+    h("div", { class: "inspect-top" }, h("h2", { class: "eyebrow" }, t("inspect.title")),
+      h("button", { class: "quiet close", onclick: closeInspector, "aria-label": t("inspect.close") }, "✕")),
+    renderTrail(),
+    h("div", { class: "headline" },
+      h("p", { class: "what" }, h("span", { class: "symbol" }, cellTitle(c)), h("span", { class: "of" }, nodeTitle(c.node))),
+      h("p", { class: `value ${neverNegative(c) ? "" : signClass(stored)}`, id: "value", "data-value": String(stored) }, neverNegative(c) ? number(stored, 6) : signed(stored, 6)),
+    ),
+    gotoForm(c),
+    companions(c),
+    made.note ? h("p", { class: "note" }, t(made.note, { n: made.count ?? "" })) : null,
+    equationOf(made),
+    made.window ? windowPicture(c, made) : null,
+    made.steps?.length ? stepList(made.steps) : null,
+    made.terms.length ? termTable(made, t("terms.caption")) : null,
+    made.form === "given" ? null : resultLine(made, stored),
+    made.whatIf ? whatIfBlock(made) : null,
+    traceBlock(c),
+  ].filter(Boolean);
+}
+
+function renderTrail() {
+  const step = (by, label, sign) => h("button", {
+    class: "quiet", "aria-label": label, disabled: !(trailAt + by in trail), onclick: () => openCell(cellFromKey(trail[trailAt + by])),
+  }, sign);
+  const first = Math.max(0, Math.min(trailAt - 3, trail.length - 5));
+  const crumbs = trail.slice(first, first + 5).map((key, k) => {
+    const c = cellFromKey(key);
+    return h("li", {}, h("a", { href: `#/network/${key}`, "aria-current": first + k === trailAt ? "step" : null }, `${cellTitle(c)}`,
+      h("span", { class: "crumb-place" }, c.node.kind === "Input" ? t("node.image") : c.node.kind)));
+  });
+  return h("nav", { class: "trail", "aria-label": t("trail.label") }, step(-1, t("trail.back"), "←"), step(1, t("trail.forward"), "→"), h("ol", {}, crumbs));
+}
+
+function gotoForm(c) {
+  const tensor = tensorOf(c.node, c.tensor);
+  if (tensor.data.length === 1) return null;
+  const field = h("input", { id: "goto", value: positionOf(c).join(", "), inputmode: "numeric", autocomplete: "off", "aria-describedby": "goto-range" });
+  const submit = (event) => {
+    event.preventDefault();
+    const found = cellFromKey(`${c.node.id}/${c.tensor}/${field.value.replace(/\s/g, "")}`);
+    field.setAttribute("aria-invalid", String(!found));
+    if (found) openCell(found);
+    else announce(t("goto.outside", { shape: shapeText(tensor.shape) }));
+  };
+  return h("form", { class: "goto", onsubmit: submit }, h("label", { for: "goto" }, t("goto.label")), field,
+    h("button", { class: "quiet" }, t("goto.go")), h("span", { class: "range", id: "goto-range" }, t("goto.range", { shape: shapeText(tensor.shape) })));
+}
+
+// The same place in the other direction: y and its gradient, a weight and its gradient.
+function companions(c) {
+  const { node, tensor, index } = c, links = [];
+  const add = (label, name, to = node, at = index) => {
+    const found = tensorOf(to, name);
+    if (found) links.push(h("li", {}, `${label} `, h("span", { class: "symbol" }, cellTitle(cell(to, name, at))), " = ", numberButton(cell(to, name, at))));
+  };
+  if (tensor === "y" && node !== lossNode) add(t("link.gradient"), "dy");
+  else if (tensor === "dy" && node !== lossNode) add(t("link.value"), "y");
+  else if (tensor.startsWith("dx")) add(t("link.value"), "y", nodes[node.inputs[Number(tensor[2])]]);
+  else if (node.parameters.includes(tensor)) add(t("link.gradient"), "d" + tensor);
+  else if (tensor.startsWith("d") && node.parameters.includes(tensor.slice(1))) add(t("link.value"), tensor.slice(1));
+  else if (tensor === "p") {
+    add(t("link.target"), "target");
+    add(t("link.difference"), "dy", nodes[node.inputs[0]]);
+  } else if (tensor === "target") add(t("link.prediction"), "p");
+  if (!links.length) return null;
+  return h("ul", { class: "companions" }, links, node.parameters.includes(tensor.replace(/^d(?=weight|bias)/, ""))
+    ? h("li", {}, h("button", { class: "quiet", onclick: () => testWeight(node, tensor.replace(/^d(?=weight|bias)/, ""), index) }, t("link.test"))) : null);
+}
+
+function equationOf(made) {
+  const steps = made.equation ? manifest.derivations[made.owner.kind] : null;
+  const step = steps?.find((s) => s.id === made.equation);
+  if (!step) return null;
+  return h("div", { class: "equation" }, h("p", { class: "eyebrow" }, t(`equation.${made.equation}`, { layer: nodeTitle(made.owner) })), mathElement(step.math));
+}
+
+function factorSpan(f) {
+  const content = [h("span", { class: "symbol" }, f.symbol), h("span", { class: `num ${signClass(f.value)}` }, signed(f.value))];
+  if (!f.cell) return h("span", { class: "factor" }, content);
+  return h("a", { class: "factor", href: `#/network/${cellKey(f.cell)}`, "aria-label": `${f.symbol} = ${signed(f.value)}, ${nodeTitle(f.cell.node)}` }, content);
+}
+
+function stepList(steps) {
+  return h("ul", { class: "made-steps", "aria-label": t("steps.label") }, steps.slice(0, 24).map((f) => h("li", {}, factorSpan(f))));
+}
+
+function termTable(made, caption, id = "terms") {
+  const { shown, rest } = largestTerms(made.terms), widest = Math.max(...shown.map((term) => Math.abs(term.value)), 1e-300);
+  const row = (term) => h("tr", { class: term.wins === true ? "wins" : term.wins === false ? "lost" : null },
+    h("td", {}, h("span", { class: "factors" }, term.factors.flatMap((f, k) => (k ? [h("span", { class: "times" }, "×"), factorSpan(f)] : [factorSpan(f)])))),
+    h("td", { class: `num ${signClass(term.value)}`, "data-value": String(term.value) }, term.wins === true ? "★ " : "", signed(term.value)),
+    h("td", { class: "bar", "aria-hidden": "true" }, weightBar(term.value / widest)));
+  const body = shown.map(row);
+  if (rest) {
+    body.push(h("tr", { class: "others" }, h("td", {}, t("terms.rest", { n: rest.count.toLocaleString("en") })),
+      h("td", { class: `num ${signClass(rest.value)}`, "data-value": String(rest.value) }, signed(rest.value)), h("td", {})));
+  }
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+    h("table", { class: "terms", id }, h("caption", {}, caption, h("span", { class: "count" }, t("terms.count", { n: made.terms.length.toLocaleString("en") }))),
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, made.form === "max" ? t("terms.candidate") : t("terms.factors")),
+        h("th", { scope: "col" }, t("terms.value")), h("td", {}))),
+      h("tbody", {}, body)));
+}
+
+// A meter drawn with two elements; its width is set as a property, which the strict policy allows.
+function weightBar(share) {
+  const bar = h("span", { class: `meter ${signClass(share)}` });
+  bar.style.width = `${Math.max(1, Math.abs(share) * 100)}%`;
+  return bar;
+}
+
+function resultLine(made, stored) {
+  const sign = { sum: "Σ", max: "max", copy: "=", function: "f(x)" }[made.form];
+  return h("dl", { class: "result" },
+    h("dt", {}, t("result.computed", { sign })), h("dd", { class: "num", id: "computed", "data-value": String(made.total) }, signed(made.total, 9)),
+    h("dt", {}, t("result.stored")), h("dd", { class: "num" }, signed(stored, 9)),
+    h("dt", {}, t("result.difference")), h("dd", { class: "num" }, number(Math.abs(made.total - stored), 2)));
+}
+
+function whatIfBlock(made) {
+  const terms = made.whatIf;
+  return h("div", { class: "whatif" }, h("p", {}, t("whatif.bn")), termTable({ form: "sum", terms }, t("whatif.caption"), "whatif"),
+    h("p", { class: "num" }, "Σ ", signed(total(terms), 6)));
+}
+
+function traceBlock(c) {
+  const backward = c.tensor.startsWith("d"), path = trace(c);
+  if (path.length < 2) return null;
+  return h("details", { class: "trace" }, h("summary", {}, backward ? t("trace.toloss", { n: path.length - 1 }) : t("trace.topixel", { n: path.length - 1 })),
+    h("p", { class: "lead" }, t("trace.lead")),
+    h("ol", {}, path.map((p) => h("li", {}, h("span", { class: "of" }, nodeTitle(p.node)), h("span", { class: "symbol" }, cellTitle(p)), numberButton(p)))));
+}
+
+// Window ⊙ kernel = products, drawn small, for the input channels that weigh most.
+function windowPicture(c, made) {
+  const { node } = c, [, , kh, kw] = node.stored.weight.shape, taps = new Map();
+  for (const term of made.terms) {
+    if (term.factors.length < 2) continue;
+    const [x, w] = term.factors, [, ch, u, v] = positionOf(w.cell);
+    if (!taps.has(ch)) taps.set(ch, { channel: positionOf(x.cell)[0], cells: [], weight: 0 });
+    taps.get(ch).cells.push({ at: u * kw + v, x, w, value: term.value });
+    taps.get(ch).weight += Math.abs(term.value);
+  }
+  const chosen = [...taps.values()].sort((a, b) => b.weight - a.weight).slice(0, 3);
+  const scales = ["x", "w", "value"].map((part) => Math.max(...chosen.flatMap((one) => one.cells.map((k) => Math.abs(part === "value" ? k.value : k[part].value)))));
+  const size = Math.max(4, Math.min(16, Math.floor(110 / Math.max(kh, kw))));
+  return h("div", { class: "window", role: "img", "aria-label": t("window.label") }, chosen.map((one) => h("div", { class: "window-row" },
+    ["x", "w", "value"].flatMap((part, k) => [
+      h("figure", {}, patch(one.cells.map((q) => [q.at, part === "value" ? q.value : q[part].value]), kh, kw, size, scales[k]),
+        h("figcaption", {}, part === "x" ? `x[${one.channel}]` : part === "w" ? t("window.kernel") : t("window.product"))),
+      k < 2 ? h("span", { class: "times" }, k ? "=" : "⊙") : null]))));
+}
+
+function patch(cells, rows, columns, size, scale) {
+  const canvas = h("canvas", { class: "patch" }), palette = palettes[app.theme], pen = canvas.getContext("2d");
+  canvas.width = 2 * columns * size;
+  canvas.height = 2 * rows * size;
+  canvas.style.width = `${columns * size}px`;
+  canvas.style.height = `${rows * size}px`;
+  pen.scale(2, 2);
+  pen.fillStyle = palette.grid;
+  pen.fillRect(0, 0, columns * size, rows * size);
+  for (const [at, value] of cells) {
+    const x = (at % columns) * size, y = Math.floor(at / columns) * size, [r, g, b] = colourOf(value, scale, palette);
+    pen.fillStyle = `rgb(${r},${g},${b})`;
+    pen.fillRect(x, y, size - 0.5, size - 0.5);
+    if (value < 0 && size >= 5) {
+      pen.strokeStyle = palette.hatch;
+      pen.beginPath();
+      pen.moveTo(x + 2, y + size - 2);
+      pen.lineTo(x + size - 2, y + 2);
+      pen.stroke();
+    }
+  }
+  return canvas;
+}

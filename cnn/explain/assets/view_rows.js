@@ -1,0 +1,170 @@
+// The list of layers, image first. Each row: one map (activation or gradient, as the switch says), its numbers, and on
+// request everything else: weights, gradients, derivation, NumPy reference.
+
+const opened = new Set(); // ids of rows whose details are shown
+
+function settingsText(node) {
+  const a = node.attrs, parts = [], pairText = ([x, y]) => (x === y ? `${x}` : `${x} × ${y}`);
+  if (a.kernel_size) parts.push(`${a.kernel_size[0]} × ${a.kernel_size[1]}`);
+  if (a.stride && (a.stride[0] !== 1 || a.stride[1] !== 1)) parts.push(t("set.stride", { n: pairText(a.stride) }));
+  if (a.padding?.flat().some((p) => p)) parts.push(t("set.padding", { n: [...new Set(a.padding.flat())].join("/") }));
+  if (a.dilation && (a.dilation[0] !== 1 || a.dilation[1] !== 1)) parts.push(t("set.dilation", { n: pairText(a.dilation) }));
+  if (a.groups > 1) parts.push(t("set.groups", { n: a.groups }));
+  if (a.negative_slope !== undefined) parts.push(`a = ${a.negative_slope}`);
+  if (a.factor !== undefined) parts.push(`× ${a.factor}`);
+  if (a.eps !== undefined) parts.push(`ε = ${a.eps}`);
+  if (a.p !== undefined) parts.push(`p = ${a.p}`);
+  const count = node.parameters.reduce((n, name) => n + node.tensors[name].data.length, 0);
+  if (count) parts.push(t("set.parameters", { n: count.toLocaleString("en") }));
+  return parts.join(" · ");
+}
+
+function renderRows() {
+  return h("ol", { class: "rows", id: "rows", "aria-label": t("rows.label") }, nodes.map((node) => renderRow(node)));
+}
+
+const mainTensor = (node) => (app.direction === "backward" && node.tensors.dy ? "dy" : "y");
+
+function renderRow(node) {
+  const open = opened.has(node.id);
+  return h("li", { class: `row ${open ? "open" : ""}`, id: `row-${node.id}`, "data-kind": node.kind },
+    h("div", { class: "rail", "aria-hidden": "true" }, h("span", { class: "arrow" }, app.direction === "forward" ? "↓" : "↑")),
+    h("div", { class: "card" },
+      h("div", { class: "card-head" },
+        h("h3", {}, node.kind === "Input" || node === lossNode ? nodeTitle(node)
+          : [h("span", { class: "place" }, node.name), node.kind]),
+        h("span", { class: "shape" }, shapeText(node.shape)),
+        h("span", { class: "settings" }, settingsText(node)),
+        node === lossNode
+          ? h("a", { class: "quiet", href: "#/loss" }, t("row.losscard"))
+          : h("button", {
+            class: "quiet more", "aria-expanded": String(open), "aria-controls": `details-${node.id}`,
+            "aria-label": `${open ? t("row.less") : t("row.more")}: ${nodeTitle(node)}`, onclick: () => {
+              toggleRow(node);
+              byId(`row-${node.id}`).querySelector(".more").focus({ preventScroll: true });
+            },
+          }, open ? t("row.less") : t("row.more")),
+      ),
+      node === lossNode ? lossLine() : [mapFigure(node, mainTensor(node)), open ? renderDetails(node) : null],
+    ),
+  );
+}
+
+function refreshRow(node) {
+  const old = byId(`row-${node.id}`);
+  if (old) old.replaceWith(renderRow(node));
+  forgetMaps();
+  paintVisible();
+}
+
+// One row is open at a time, which keeps the page small; the row that was clicked stays where it is on screen.
+function toggleRow(node, open = !opened.has(node.id)) {
+  const top = byId(`row-${node.id}`).getBoundingClientRect().top, others = [...opened].filter((id) => id !== node.id);
+  opened.clear();
+  if (open) opened.add(node.id);
+  for (const id of [...others, node.id]) refreshRow(nodes[id]);
+  scrollBy({ top: byId(`row-${node.id}`).getBoundingClientRect().top - top, behavior: "instant" });
+}
+
+function lossLine() {
+  const line = h("p", { class: "lossline" }, "L = ", numberButton(cell(lossNode, "y", 0)));
+  const bars = h("div", { class: "mapline" }, h("span", { class: "tag" }, "p"), mapHolder(lossNode, "p", { cellSize: 26 }));
+  return [line, bars];
+}
+
+// A canvas that is drawn when it comes into view.
+function mapHolder(node, tensor, options = {}) {
+  const room = Math.max(240, Math.min(700, (byId("content")?.clientWidth ?? 700) - (window.innerWidth > 1080 ? 540 : 96)));
+  const map = new ValueMap(node, tensor, { width: room, ...options });
+  watch(map);
+  return h("div", { class: "mapbox" }, map.canvas);
+}
+
+const waiting = new Map();
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) if (entry.isIntersecting) paintNow(entry.target);
+}, { rootMargin: "400px" });
+
+function watch(map) {
+  waiting.set(map.canvas, map);
+  watcher.observe(map.canvas);
+}
+
+function paintNow(canvas) {
+  watcher.unobserve(canvas);
+  waiting.get(canvas)?.paint();
+  waiting.delete(canvas);
+}
+
+function paintVisible() {
+  for (const canvas of waiting.keys()) if (!canvas.isConnected) waiting.delete(canvas);
+}
+
+function mapFigure(node, tensor) {
+  const s = statisticsOf(tensorOf(node, tensor).data);
+  return h("div", { class: "mapline" },
+    h("span", { class: "tag" }, tensorTitle(node, tensor)),
+    mapHolder(node, tensor),
+    h("p", { class: "stats" },
+      t("stat.min"), " ", numberButton(cell(node, tensor, s.minAt)), " ",
+      t("stat.max"), " ", numberButton(cell(node, tensor, s.maxAt)), " ",
+      h("span", { class: "rest" }, `${t("stat.mean")} ${number(s.mean)} · ‖·‖ ${number(s.norm)} · ${t("stat.zeros")} ${number(100 * s.zeros, 3)} %`)),
+  );
+}
+
+// A number that opens its own explanation.
+function numberButton(c, digits = 4) {
+  const value = valueAt(c), text = neverNegative(c) ? number(value, digits) : signed(value, digits);
+  return h("a", {
+    class: `num ${neverNegative(c) ? "" : signClass(value)}`, href: `#/network/${cellKey(c)}`, "data-value": String(value),
+    "aria-label": `${cellTitle(c)}, ${nodeTitle(c.node)} = ${text}`,
+  }, text);
+}
+
+function renderDetails(node) {
+  const order = ["y", "dy", ...node.parameters.flatMap((name) => [name, "d" + name]), ...node.buffers];
+  const names = order.filter((name) => name !== mainTensor(node) && node.tensors[name]);
+  return h("div", { class: "details", id: `details-${node.id}` },
+    names.map((name) => mapFigure(node, name)),
+    manifest.derivations[node.kind] ? renderDerivation(node.kind) : null,
+  );
+}
+
+// MathML comes from the page's own manifest, built from our own formulas.
+function mathElement(markup) {
+  const holder = h("div", { class: "math", tabindex: 0, role: "group", "aria-label": t("derivation.formula") });
+  holder.innerHTML = markup;
+  return holder;
+}
+
+function renderDerivation(kind) {
+  return h("div", { class: "derivation" },
+    h("h4", {}, t("derivation.title")),
+    h("ol", { class: "steps" }, manifest.derivations[kind].map((step) => h("li", {}, h("p", {}, step[app.language]), mathElement(step.math)))),
+    h("h4", {}, t("derivation.reference")),
+    manifest.sources[kind].map((s) => h("figure", { class: "code" }, h("figcaption", {}, s.name), h("pre", { tabindex: 0 }, h("code", {}, s.source)))),
+  );
+}
+
+// Shows the tensor of a cell: turns the switch or opens the row if need be.
+function reveal(c) {
+  const gradient = c.tensor === "dy";
+  if (c.node !== lossNode && (gradient || c.tensor === "y") && mainTensor(c.node) !== c.tensor && !opened.has(c.node.id)) {
+    setDirection(gradient ? "backward" : "forward");
+  } else if (!/^(y|dy|dx\d|p|target)$/.test(c.tensor) && !opened.has(c.node.id)) {
+    toggleRow(c.node, true);
+  }
+  const row = byId(`row-${c.node.id}`), box = row?.getBoundingClientRect();
+  if (box && (box.bottom < 40 || box.top > innerHeight - 80)) row.scrollIntoView({ block: "nearest" });
+}
+
+function setDirection(direction) {
+  if (app.direction === direction) return;
+  app.direction = direction;
+  for (const side of ["forward", "backward"]) byId(side)?.setAttribute("aria-pressed", String(side === direction));
+  document.documentElement.dataset.direction = direction;
+  const rows = byId("rows");
+  if (rows) rows.replaceWith(renderRows());
+  forgetMaps();
+  paintVisible();
+}

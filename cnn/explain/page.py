@@ -1,0 +1,147 @@
+"""Turns collected nodes into one HTML file that needs nothing else: no network, no library, no server."""
+
+import base64
+import hashlib
+import json
+import zlib
+from html import escape
+from importlib import resources
+
+import numpy as np
+
+from cnn.errors import ConfigError
+from cnn.explain.derivations import derivation, reference_source
+
+__all__ = ["build_page", "check_size", "texts"]
+
+# In the order in which they build on each other; all share one scope.
+SCRIPTS = (
+    "data.js",
+    "dom.js",
+    "engine_window.js",
+    "engine_point.js",
+    "engine.js",
+    "terms.js",
+    "maps.js",
+    "view_rows.js",
+    "view_inspector.js",
+    "view_loss.js",
+    "chart.js",
+    "view_experiments.js",
+    "view_pictures.js",
+    "main.js",
+)
+LANGUAGES = ("en", "zh")
+
+
+def build_page(nodes, title: str, classes, about: dict) -> str:
+    """Return the HTML text of a page.
+
+    Parameters
+    ----------
+    nodes : what ``cnn.explain.collect`` returns.
+    title : heading of the page. Class names and title may hold any characters; they are only ever text.
+    classes : names of the classes.
+    about : facts shown on the page (label, source, backend, version, mean, std …), JSON values.
+    """
+    specs, blob = _pack(nodes)
+    kinds = dict.fromkeys(node.kind for node in nodes if node.kind != "Input")
+    manifest = {
+        "title": title,
+        "classes": [str(name) for name in classes],
+        "about": about,
+        "nodes": specs,
+        "derivations": {kind: derivation(kind) for kind in kinds},
+        "sources": {kind: reference_source(kind) for kind in kinds},
+    }
+    style = _asset("page.css") + _asset("inspector.css")
+    script = '"use strict";\n' + "\n".join(_asset(name) for name in SCRIPTS)
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    values = {
+        "policy": escape(policy),
+        "title": escape(title),
+        "style": style,
+        "script": script,
+        "manifest": _json(manifest),
+        "texts": _json({language: texts(language) for language in LANGUAGES}),
+        "blob": base64.b64encode(blob).decode("ascii"),
+    }
+    before, *parts = _asset("page.html").split("{{")
+    pieces = [before]
+    for part in parts:
+        name, rest = part.split("}}", 1)
+        pieces += [values[name], rest]
+    return "".join(pieces)
+
+
+def check_size(page: str, limit_mb: float, nodes) -> None:
+    """Raise ConfigError, saying what would help, if the page is larger than ``limit_mb`` megabytes."""
+    size = len(page.encode()) / 1e6
+    if size <= limit_mb:
+        return
+    weights = sum(node.stored[name].size for node in nodes for name in node.parameters)
+    share = 2 * weights * 4 * 4 / 3 / 1e6
+    raise ConfigError(
+        f"explain: the page would have {size:.1f} MB, expected at most {limit_mb:g}; {share:.1f} MB "
+        f"of it are {weights:,} weights and their gradients. "
+        f"Pass --max-mb {int(size) + 1}, or explain a smaller network."
+    )
+
+
+def texts(language: str) -> dict[str, str]:
+    """Return the texts of the page in "en" or "zh"."""
+    return json.loads(_asset(f"i18n/{language}.json"))
+
+
+def _asset(name: str) -> str:
+    return resources.files("cnn.explain").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _json(value) -> str:
+    """JSON that cannot leave its ``<script>`` element, whatever the names in it are."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _pack(nodes):
+    """Return the JSON form of the nodes, and all their numbers as one block of little-endian float32.
+
+    Equal arrays (a Flatten's input and output) are stored once.
+    """
+    blob, places, specs = bytearray(), {}, []
+    for node in nodes:
+        stored = {}
+        for name, array in node.stored.items():
+            data = np.ascontiguousarray(array, dtype="<f4").tobytes()
+            offset = places.setdefault(data, len(blob) // 4)
+            if offset * 4 == len(blob):
+                blob += data
+            stored[name] = {
+                "shape": list(array.shape),
+                "offset": offset,
+                "size": int(array.size),
+                "crc": zlib.crc32(data),
+            }
+        specs.append(
+            {
+                "id": node.id,
+                "name": node.name,
+                "kind": node.kind,
+                "inputs": node.inputs,
+                "shape": list(node.stored["y"].shape),
+                "attrs": node.attributes,
+                "stored": stored,
+                "parameters": node.parameters,
+                "buffers": node.buffers,
+            }
+        )
+    return specs, bytes(blob)

@@ -1,0 +1,24 @@
+"""Fixtures of the whole suite, and the seed of the random geometries in the header of every run."""
+
+import helpers
+import numpy as np
+import pytest
+
+from cnn.backend import use_backend
+
+
+def pytest_report_header(config):
+    return f"random geometries: CNN_TEST_SEED={helpers.SEED} repeats them"
+
+
+@pytest.fixture(params=helpers.BACKENDS)
+def backend(request):
+    """Run the test once under each backend."""
+    with use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def rng():
+    """A generator with a fixed seed, for tests that need any numbers rather than new ones."""
+    return np.random.default_rng(0)

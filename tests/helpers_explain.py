@@ -1,0 +1,222 @@
+"""A network with every kind of layer, its numbers by another route, and a browser to read the page in."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cnn
+from cnn import layers
+from cnn.explain import build_page, collect
+
+CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
+SHAPE = (2, 12, 12)
+LABEL = 2
+
+
+def everything():
+    """Return the layers of a network in which every kind occurs, most of them in an uneven geometry."""
+    return [
+        layers.Conv2d(6, kernel_size=(3, 5), stride=(1, 1), padding=(1, 2)),
+        layers.BatchNorm2d(),
+        layers.ReLU(),
+        layers.MaxPool2d(3, stride=2, padding=1),
+        layers.Residual(
+            [layers.Conv2d(6, 3, padding=1, groups=2, bias=False), layers.LeakyReLU(0.1)],
+            [layers.Scale(0.5)],
+        ),
+        layers.Residual([layers.Conv2d(6, 1), layers.Tanh()]),
+        layers.Concat(
+            [
+                [layers.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)],
+                [layers.AvgPool2d(3, stride=1, padding=1), layers.Conv2d(3, 1), layers.Sigmoid()],
+                [],
+            ]
+        ),
+        layers.ConvTranspose2d(4, 3, stride=2, padding=1),
+        layers.GELU(),
+        layers.Conv2d(6, 3, stride=2, padding=2, dilation=2),
+        layers.SiLU(),
+        layers.Dropout(0.3),
+        layers.Concat(
+            [
+                [layers.GlobalAvgPool2d()],
+                [layers.GlobalMaxPool2d()],
+                [layers.Softmax(), layers.Flatten(), layers.Linear(5, bias=False), layers.GELU("tanh")],
+            ]
+        ),
+        layers.BatchNorm1d(),
+        layers.Softmax(),
+        layers.Scale(9.0),
+        layers.Linear(len(CLASSES)),
+    ]
+
+
+def make_network(dtype=np.float32):
+    """Return that network, built, always with the same parameters and statistics, none of them 0 or 1."""
+    network = cnn.Network(everything())
+    network.build(SHAPE, rng=np.random.default_rng(1), dtype=dtype)
+    if dtype == np.float64:
+        network.load_state(
+            {
+                name: value.astype(np.float64) if value.dtype.kind == "f" else value
+                for name, value in make_network().state().items()
+            }
+        )
+        return network
+    rng = np.random.default_rng(2)
+    for parameter in network.parameters():
+        parameter.data = (parameter.data + 0.2 * rng.standard_normal(parameter.shape)).astype(np.float32)
+    for _, layer in network.walk():
+        for name, value in layer.buffers().items():
+            if isinstance(layer, layers.BatchNorm1d | layers.BatchNorm2d) and value.dtype.kind == "f":
+                drawn = (
+                    rng.uniform(0.3, 1.5, value.shape) if "var" in name else rng.normal(0, 0.3, value.shape)
+                )
+                value[...] = drawn.astype(np.float32)
+    return network
+
+
+def make_image():
+    """Return the image, with exact ties in it so that pools have something to decide."""
+    return np.random.default_rng(3).integers(-6, 7, SHAPE).astype(np.float32) / 4
+
+
+def make_nodes(training=False, label_smoothing=0.0):
+    """Return the collected nodes of that network and image."""
+    return collect(make_network(), make_image(), LABEL, label_smoothing, training)
+
+
+def make_page(nodes, title="everything", classes=CLASSES):
+    """Return the HTML of collected nodes."""
+    about = {"label": LABEL, "source": "a test", "backend": "numba", "mean": [0.5, 0.5], "std": [0.5, 0.5]}
+    return build_page(nodes, title, classes, about)
+
+
+def expected_numbers(nodes):
+    """Return {(node id, tensor): array} in float64: the reference, layer by layer, on the stored inputs.
+
+    Holds y of every node, dy wherever some layer sends a gradient, and the gradients of all parameters.
+    """
+    leaves = {name: layer for name, layer in make_network(np.float64).walk() if not layer.children()}
+    found, arriving = {}, {}
+    with cnn.use_backend("reference"):
+        for node in nodes[1:]:
+            xs = [nodes[k].stored["y"].astype(np.float64)[None] for k in node.inputs]
+            if node.kind == "Loss":
+                criterion = layers.SoftmaxCrossEntropy()
+                found[node.id, "y"] = np.array([criterion.forward(xs[0], node.stored["target"][None])])
+                found[node.id, "p"] = criterion.probabilities[0]
+                dxs = [criterion.backward()]
+            elif node.kind == "Add":
+                found[node.id, "y"] = sum(xs)[0]
+                dxs = [node.stored["dy"].astype(np.float64)[None]] * len(xs)
+            elif node.kind == "Concat":
+                found[node.id, "y"] = np.concatenate(xs, axis=1)[0]
+                cuts = np.cumsum([x.shape[1] for x in xs])[:-1]
+                dxs = np.split(node.stored["dy"].astype(np.float64)[None], cuts, axis=1)
+            else:
+                layer = leaves[node.name]
+                mode = node.attributes.get("training", False)
+                found[node.id, "y"] = np.array(layer.forward(xs[0], training=mode))[0]
+                layer.zero_grad()
+                dxs = [np.array(layer.backward(node.stored["dy"].astype(np.float64)[None]))]
+                for parameter in layer.parameters():
+                    found[node.id, "d" + parameter.name] = np.array(parameter.grad)
+            for source, dx in zip(node.inputs, dxs, strict=True):
+                arriving[source] = arriving.get(source, 0) + dx[0]
+    found.update({(source, "dy"): dx for source, dx in arriving.items()})
+    return found
+
+
+def key(node_id, tensor, index, shape):
+    """Return the page's address of one cell."""
+    return f"{node_id}/{tensor}/{','.join(map(str, np.unravel_index(index, shape)))}"
+
+
+def some_cells(expected, count, rng):
+    """Return ``count`` addresses with their expected values, spread evenly over all tensors."""
+    names = sorted(expected)
+    for k in range(count):
+        node_id, tensor = names[k % len(names)]
+        values = expected[node_id, tensor]
+        index = int(rng.integers(values.size))
+        yield (
+            key(node_id, tensor, index, values.shape),
+            float(values.flat[index]),
+            float(np.abs(values).max()),
+        )
+
+
+# -- the browser -----------------------------------------------------------------------------------
+
+
+def find_chromium():
+    """Return the path of an installed Chromium or Chrome, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def launch():
+    """Yield a browser without a network; skips the tests if Playwright or Chromium is not installed."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip("needs Chromium")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
+        yield browser
+        browser.close()
+
+
+class Reader:
+    """One open page: what a test reads and does, and whatever the page complained about."""
+
+    def __init__(self, browser, file, place="", width=1280, height=900, scheme="light", language="en"):
+        self.context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, locale=language
+        )
+        self.page = self.context.new_page()
+        self.complaints, self.requests = [], []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(Path(file).resolve().as_uri() + place)
+        self.page.wait_for_selector("#banner[data-state]", state="attached", timeout=60_000)
+
+    def open(self, cell):
+        """Explain one cell; return (stored value, value computed from the terms or None, terms shown)."""
+        return self.page.evaluate(
+            """async (key) => {
+                const place = `#/network/${key}`;
+                if (location.hash !== place) {
+                    location.hash = place;
+                    await new Promise((go) => addEventListener("hashchange", go, { once: true }));
+                }
+                const number = (id) => Number(document.getElementById(id)?.dataset.value ?? NaN);
+                const rows = document.querySelectorAll("#terms tbody tr").length;
+                return [number("value"), number("computed"), rows];
+            }""",
+            cell,
+        )
+
+    def wait(self, condition):
+        """Wait until a JavaScript expression holds; Playwright's own way needs eval, which is forbidden."""
+        for _ in range(400):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(25)
+        raise AssertionError(f"never became true: {condition}")
+
+    def value(self, selector):
+        """Return the full-precision number behind an element."""
+        return float(self.page.get_attribute(selector, "data-value"))
+
+    def banner(self):
+        """Return the banner's text."""
+        return self.page.inner_text("#banner")
+
+    def close(self):
+        self.context.close()

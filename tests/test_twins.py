@@ -1,0 +1,374 @@
+"""Each operation exists twice; here both answer the same question and must agree.
+
+CASES holds, for every public name that ``cnn.reference`` and ``cnn.kernels`` share, a function
+``case(ops, draw, window)`` that calls it and returns every array it produced or changed. ``draw`` makes the
+same random arrays for both, ``window`` is one of the geometries below or a random one.
+"""
+
+import inspect
+
+import numpy as np
+import pytest
+from helpers import SEED, error_of, naming
+
+from cnn import geometry, kernels, reference
+
+#: What a result may differ by, in units of its largest value.
+TOLERANCE = {np.float64: 1e-11, np.float32: 5e-5}
+
+
+def _windows():
+    """Name -> (input shape, kernel_size, stride, padding)."""
+    return {
+        "tiles exactly": ((2, 4, 6, 8), (2, 2), (2, 2), ((0, 0), (0, 0))),
+        "overlaps": ((3, 4, 7, 7), (3, 3), (1, 1), ((0, 0), (0, 0))),
+        "padded": ((17, 4, 6, 5), (3, 3), (1, 1), ((1, 1), (1, 1))),
+        "padded and strided": ((16, 4, 9, 8), (3, 3), (2, 2), ((1, 1), (1, 1))),
+        "leaves pixels out": ((1, 4, 8, 9), (3, 2), (3, 4), ((0, 0), (0, 0))),
+        "oblong": ((5, 4, 3, 12), (1, 5), (1, 2), ((0, 0), (2, 2))),
+        "one pixel": ((1, 4, 1, 1), (1, 1), (1, 1), ((0, 0), (0, 0))),
+        "whole plane": ((2, 4, 5, 6), (5, 6), (1, 1), ((0, 0), (0, 0))),
+    }
+
+
+WINDOWS = _windows()
+
+
+def random_window(rng):
+    kernel = tuple(int(k) for k in rng.integers(1, 6, 2))
+    pads = tuple(int(rng.integers(0, k // 2 + 1)) for k in kernel)
+    plane = tuple(
+        int(max(1, k - 2 * p) + extra)
+        for k, p, extra in zip(kernel, pads, rng.integers(0, 9, 2), strict=True)
+    )
+    shape = (int(rng.integers(1, 19)), 2 * int(rng.integers(1, 4)), *plane)
+    return shape, kernel, tuple(int(s) for s in rng.integers(1, 4, 2)), tuple((p, p) for p in pads)
+
+
+class Draw:
+    """Random arrays of one dtype from one seed."""
+
+    def __init__(self, dtype, seed):
+        self.dtype, self.rng = dtype, np.random.default_rng(seed)
+
+    def __call__(self, *shape):
+        return self.rng.standard_normal(shape).astype(self.dtype)
+
+    def positive(self, *shape):
+        return (self.rng.random(shape) + 0.1).astype(self.dtype)
+
+
+def conv_geometry(window, dilation, groups):
+    """Return (kernel_size, stride, padding, dilation, groups), padding being enough for the dilation."""
+    (_, _, h, w), kernel, stride, padding = window
+    padding = tuple(
+        (a + d * (k - 1) // 2 + 1, b + d * (k - 1) // 2) if d * (k - 1) + 1 > size + a + b else (a, b)
+        for (a, b), d, k, size in zip(padding, dilation, kernel, (h, w), strict=True)
+    )
+    return kernel, stride, padding, dilation, groups
+
+
+CONV_OPTIONS = [((1, 1), 1), ((1, 1), 2), ((2, 3), 1), ((3, 1), 2)]
+
+
+def conv_cases(window):
+    """Yield (x shape, weight shape, y shape, geometry of the call)."""
+    shape = window[0]
+    for dilation, groups in CONV_OPTIONS:
+        kernel, stride, padding, dilation, groups = conv_geometry(window, dilation, groups)
+        filters = 3 * groups
+        plane = geometry.output_shape(*shape[2:], kernel, stride, padding, dilation)
+        weight = (filters, shape[1] // groups, *kernel)
+        yield shape, weight, (shape[0], filters, *plane), (stride, padding, dilation, groups)
+
+
+def conv2d_forward(ops, draw, window):
+    found = []
+    for x, weight, _, call in conv_cases(window):
+        found.append(ops.conv2d_forward(draw(*x), draw(*weight), draw(weight[0]), *call))
+        found.append(ops.conv2d_forward(draw(*x), draw(*weight), None, *call))
+    return found
+
+
+def conv2d_backward_input(ops, draw, window):
+    return [
+        ops.conv2d_backward_input(draw(*y), draw(*weight), x, *call)
+        for x, weight, y, call in conv_cases(window)
+    ]
+
+
+def conv2d_backward_weight(ops, draw, window):
+    found = []
+    for x, weight, y, call in conv_cases(window):
+        dweight = draw(*weight)
+        ops.conv2d_backward_weight(draw(*y), draw(*x), dweight, *call)
+        found.append(dweight)
+    return found
+
+
+def channel_sum(ops, draw, window):
+    shape, found = window[0], []
+    for dy in (draw(*shape), draw(*shape[:2])):
+        dbias = draw(shape[1])
+        ops.channel_sum(dy, dbias)
+        found.append(dbias)
+    return found
+
+
+def add_channel(ops, draw, window):
+    shape = window[0]
+    return [ops.add_channel(draw(*shape), draw(shape[1]))]
+
+
+def _max_pool(ops, draw, window):
+    shape, kernel, stride, padding = window
+    x = draw(*shape)
+    x[0] = np.round(x[0])  # ties
+    y, argmax = ops.max_pool2d_forward(x, kernel, stride, padding)
+    dy = draw(*np.asarray(y).shape)
+    return [y, ops.max_pool2d_backward(dy, argmax, shape, kernel, stride, padding)]
+
+
+def _avg_pool(ops, draw, window):
+    shape, kernel, stride, padding = window
+    found = []
+    for count_include_pad in (True, False):
+        y = ops.avg_pool2d_forward(draw(*shape), kernel, stride, padding, count_include_pad)
+        dy = draw(*np.asarray(y).shape)
+        found += [y, ops.avg_pool2d_backward(dy, shape, kernel, stride, padding, count_include_pad)]
+    return found
+
+
+def _global_avg_pool(ops, draw, window):
+    shape = window[0]
+    return [ops.global_avg_pool_forward(draw(*shape)), ops.global_avg_pool_backward(draw(*shape[:2]), shape)]
+
+
+def _global_max_pool(ops, draw, window):
+    shape = window[0]
+    y, argmax = ops.global_max_pool_forward(np.round(draw(*shape)))
+    return [y, ops.global_max_pool_backward(draw(*shape[:2]), argmax, shape)]
+
+
+def _linear(ops, draw, window):
+    n, features = window[0][0], int(np.prod(window[0][1:]))
+    x, weight, bias, dy, dweight = (
+        draw(n, features),
+        draw(7, features),
+        draw(7),
+        draw(n, 7),
+        draw(7, features),
+    )
+    ops.linear_backward_weight(dy, x, dweight)
+    forward = [ops.linear_forward(x, weight, bias), ops.linear_forward(x, weight, None)]
+    return [*forward, ops.linear_backward_input(dy, weight), dweight]
+
+
+def _batch_norm(ops, draw, window):
+    shape, found = window[0], []
+    for shape in (shape, shape[:2]):  # noqa: B020
+        channels = shape[1]
+        x, dy = 3 * draw(*shape) + 5, draw(*shape)
+        found += ops.batch_norm_statistics(x)
+        mean, rstd, weight, bias = draw(channels), draw.positive(channels), draw(channels), draw(channels)
+        found.append(ops.batch_norm_forward(x, mean, rstd, weight, bias))
+        found.append(ops.batch_norm_forward(x, mean, rstd, None, None))
+        for training in (True, False):
+            dweight, dbias = draw(channels), draw(channels)
+            found.append(ops.batch_norm_backward(dy, x, mean, rstd, weight, dweight, dbias, training))
+            found.append(ops.batch_norm_backward(dy, x, mean, rstd, None, None, None, training))
+            found += [dweight, dbias]
+    return found
+
+
+def activation(name, of_output=False, arguments=((),)):
+    """Return the case of the pair ``name``_forward(x, ...) and ``name``_backward(dy, x or y, ...)."""
+
+    def case(ops, draw, window):
+        found = []
+        for shape in (window[0], window[0][:2]):
+            for extra in arguments:
+                x = 2 * draw(*shape)
+                y = getattr(ops, f"{name}_forward")(x, *extra)
+                found += [y, getattr(ops, f"{name}_backward")(draw(*shape), y if of_output else x, *extra)]
+        return found
+
+    return case
+
+
+def add(ops, draw, window):
+    return [ops.add(draw(*shape), draw(*shape)) for shape in (window[0], window[0][:2])]
+
+
+def scale(ops, draw, window):
+    return [ops.scale(draw(*window[0]), factor) for factor in (2, -0.3, 0.0)]
+
+
+def _concat(ops, draw, window):
+    n, c, *plane = window[0]
+    sizes = (c, 1, 2)
+    parts = ops.split(draw(n, sum(sizes), *plane), sizes)
+    assert len(parts) == 3
+    return [ops.concat([draw(n, size, *plane) for size in sizes]), *parts, ops.concat(parts)]
+
+
+def _flatten(ops, draw, window):
+    shape = window[0]
+    return [ops.flatten(draw(*shape)), ops.unflatten(draw(shape[0], int(np.prod(shape[1:]))), shape)]
+
+
+def dropout(ops, draw, window):
+    keys = ((0, 0), (1, 2**32 - 1), (2**32 - 1, 7), (123456789, 42))
+    return [ops.dropout(draw(*window[0]), p, key) for p in (0.0, 0.3, 1.0) for key in keys]
+
+
+def _loss(ops, draw, window):
+    logits, rows = 4 * draw(*window[0][:2]), draw.positive(*window[0][:2])
+    losses, probabilities = ops.softmax_cross_entropy_forward(logits, rows)
+    return [losses, probabilities, ops.softmax_cross_entropy_backward(probabilities, rows, 0.25)]
+
+
+EDGES = np.array([[0, 5], [5, 9005], [9005, 9010], [9010, 30000]])
+
+
+def _buffers(draw, positive=()):
+    """Return data, grad and two buffers of an optimizer; those in ``positive`` are above 0."""
+    return [draw.positive(30000) if i in positive else draw(30000) for i in range(4)]
+
+
+RATES = np.array([0.1, 0.2, 0.0, 0.3]), np.array([0.0, 0.01, 0.1, 0.5])
+
+
+def squared_norm(ops, draw, window):
+    return [np.array(ops.squared_norm(draw(30000), EDGES[1:3]))]
+
+
+def sgd_update(ops, draw, window):
+    found = []
+    for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True)):
+        data, grad, velocity, _ = _buffers(draw)
+        ops.sgd_update(data, grad, velocity, EDGES, *RATES, momentum, nesterov, 0.7)
+        found += [data, grad, velocity]
+    return found
+
+
+def adam_update(ops, draw, window):
+    found = []
+    for decoupled in (False, True):
+        data, grad, mean, square = _buffers(draw, positive=(3,))
+        ops.adam_update(data, grad, mean, square, EDGES, *RATES, 0.9, 0.999, 1e-3, 3, decoupled, 0.7)
+        found += [data, grad, mean, square]
+    return found
+
+
+def rmsprop_update(ops, draw, window):
+    found = []
+    for momentum in (0.0, 0.9):
+        data, grad, square, velocity = _buffers(draw, positive=(2,))
+        ops.rmsprop_update(data, grad, square, velocity, EDGES, *RATES, 0.95, 1e-3, momentum, 0.7)
+        found += [data, grad, square, velocity]
+    return found
+
+
+def _both(name, case):
+    return {f"{name}_forward": case, f"{name}_backward": case}
+
+
+CASES = {
+    "conv2d_forward": conv2d_forward,
+    "conv2d_backward_input": conv2d_backward_input,
+    "conv2d_backward_weight": conv2d_backward_weight,
+    "channel_sum": channel_sum,
+    "add_channel": add_channel,
+    **_both("max_pool2d", _max_pool),
+    **_both("avg_pool2d", _avg_pool),
+    **_both("global_avg_pool", _global_avg_pool),
+    **_both("global_max_pool", _global_max_pool),
+    "linear_forward": _linear,
+    "linear_backward_input": _linear,
+    "linear_backward_weight": _linear,
+    "batch_norm_statistics": _batch_norm,
+    **_both("batch_norm", _batch_norm),
+    **_both("relu", activation("relu")),
+    **_both("leaky_relu", activation("leaky_relu", arguments=((0.01,), (-0.4,)))),
+    **_both("sigmoid", activation("sigmoid", of_output=True)),
+    **_both("tanh", activation("tanh", of_output=True)),
+    **_both("silu", activation("silu")),
+    **_both("gelu", activation("gelu", arguments=((False,), (True,)))),
+    **_both("softmax", activation("softmax", of_output=True)),
+    "add": add,
+    "scale": scale,
+    "concat": _concat,
+    "split": _concat,
+    "flatten": _flatten,
+    "unflatten": _flatten,
+    "dropout": dropout,
+    **_both("softmax_cross_entropy", _loss),
+    "squared_norm": squared_norm,
+    "sgd_update": sgd_update,
+    "adam_update": adam_update,
+    "rmsprop_update": rmsprop_update,
+}
+
+
+def public(module):
+    """Return the names of a backend's public functions."""
+    return {name for name in vars(module) if not name.startswith("_") and callable(getattr(module, name))}
+
+
+def compare(case, dtype, window, seed):
+    pairs = zip(*(case(ops, Draw(dtype, seed), window) for ops in (reference, kernels)), strict=True)
+    for index, (expected, found) in enumerate(pairs):
+        expected, found = np.asarray(expected), np.asarray(found)
+        with naming("result", index):
+            assert found.dtype == expected.dtype
+            assert error_of(found, expected.astype(np.float64), floor=1.0) <= TOLERANCE[dtype]
+
+
+def test_every_pair_has_a_case():
+    shared = public(reference) & public(kernels)
+    assert shared - set(CASES) == set()
+    assert set(CASES) - shared == set()
+
+
+def test_every_operation_of_the_reference_has_a_kernel():
+    assert set(reference.__all__) == public(reference)
+    assert public(reference) <= public(kernels)
+
+
+def test_every_case_calls_its_function():
+    class Spy:
+        def __init__(self):
+            self.called = set()
+
+        def __getattr__(self, name):
+            self.called.add(name)
+            return getattr(reference, name)
+
+    for name, case in CASES.items():
+        spy = Spy()
+        case(spy, Draw(np.float64, 0), WINDOWS["padded"])
+        assert name in spy.called
+
+
+def test_reference_functions_name_what_they_take():
+    for name in reference.__all__:
+        for parameter in inspect.signature(getattr(reference, name)).parameters.values():
+            assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", CASES)
+def test_the_twins_agree_on_named_geometries(name, dtype):
+    for title, window in WINDOWS.items():
+        with naming(name, title, window):
+            compare(CASES[name], dtype, window, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", sorted({case: name for name, case in CASES.items()}.values()))
+def test_the_twins_agree_on_random_geometries(name, dtype):
+    for index in range(8):
+        window = random_window(np.random.default_rng([SEED, index]))
+        with naming(name, window):
+            compare(CASES[name], dtype, window, seed=[SEED, index])
