@@ -24,6 +24,7 @@ ALIGNMENT = 64
 _FLOATS = (np.float32, np.float64)
 
 _pool = defaultdict(list)
+_pack = _unpack = None
 
 
 def aligned_zeros(shape, dtype):
@@ -86,11 +87,11 @@ class BlockedArray:
         if copy is False:
             raise ValueError("a BlockedArray has another memory layout; a plain array needs a copy")
         plain = np.empty(self.shape, self.dtype)
-        if self.dtype in _FLOATS:
-            _layout().unpack(self.buffer, self.address, plain)
-        else:  # winners of a max pool: looked at by people only
-            lanes = np.moveaxis(self.buffer, -1, 1).reshape(-1, *self.buffer.shape[1:-1])
-            plain[...] = lanes[: self.shape[0]].reshape(self.shape)
+        if _unpack and self.dtype in _FLOATS:
+            _unpack(self.buffer, self.address, plain)
+        else:
+            images = np.moveaxis(self.buffer, -1, 1).reshape(-1, *self.buffer.shape[1:-1])
+            plain[...] = images[: self.shape[0]].reshape(self.shape)
         return plain if dtype is None else plain.astype(dtype, copy=False)
 
     def __repr__(self):
@@ -127,16 +128,22 @@ def as_blocked(x, dtype=None):
         raise ValueError(f"expected (N, C, H, W) or (N, F), got an array of shape {x.shape}")
     if dtype is None:
         dtype = np.float64 if x.dtype == np.float64 else np.float32
-    result = empty(x.shape, dtype)
-    _layout().pack(np.ascontiguousarray(x, dtype), result.buffer, result.address)
+    x, result = np.ascontiguousarray(x, dtype), empty(x.shape, dtype)
+    if _pack and dtype in _FLOATS:
+        _pack(x, result.buffer, result.address)
+        return result
+    images = x.reshape(len(x), *result.buffer.shape[1:-1])
+    for block, target in enumerate(result.buffer):
+        part = images[block * LANES : (block + 1) * LANES]
+        target[..., : len(part)] = np.moveaxis(part, 0, -1)
+        target[..., len(part) :] = 0
     return result
 
 
-def _layout():
-    """The kernels that transpose; imported when first needed, since they stand on this module."""
-    from cnn.kernels import layout
-
-    return layout
+def transpose_with(pack, unpack):
+    """Let compiled functions do the copying between layouts; see ``cnn.kernels.layout``."""
+    global _pack, _unpack
+    _pack, _unpack = pack, unpack
 
 
 def flat(x):
