@@ -70,14 +70,17 @@ class BlockedArray:
 
     @property
     def dtype(self):
+        """float32 or float64."""
         return self.buffer.dtype
 
     @property
     def ndim(self):
+        """4 or 2."""
         return len(self.shape)
 
     @property
     def size(self):
+        """How many numbers the plain array has."""
         return int(np.prod(self.shape))
 
     def __len__(self):

@@ -12,6 +12,9 @@ keeps less: what lies between its layers is never stored.
 A network attaches a plan to each of its Sequentials; a layer used on its own never sees one.
 """
 
+import numpy as np
+
+from cnn import blocked
 from cnn.kernels import activation, conv, elementwise, linear, norm, pool
 from cnn.layers import (
     GELU,
@@ -52,6 +55,13 @@ def attach(layer):
         attach(child)
 
 
+def enter(array):
+    """``array`` in the blocked layout, so that no step converts it again; as it is where that cannot be."""
+    if getattr(array, "ndim", 0) in (2, 4) and array.dtype in (np.float32, np.float64):
+        return blocked.as_blocked(array)
+    return array
+
+
 class _Step:
     """Neighbouring layers done together; ``pattern`` is what they must be."""
 
@@ -84,7 +94,7 @@ class ConvReLU(_Step):
         layer = self.first
         x = layer._receive(x)
         bias = layer.bias.data if layer.bias else None
-        y = activation.relu_forward(conv.conv2d_forward(x, layer.weight.data, bias, *layer._geometry()))
+        y = conv.conv2d_forward(x, layer.weight.data, bias, *layer._geometry(), relu=True)
         self._cache = x, y
         return y
 
@@ -110,7 +120,7 @@ class LinearReLU(_Step):
     def forward(self, x, training=False):
         layer = self.first
         x = layer._receive(x)
-        y = activation.relu_forward(linear.linear_forward(x, layer.weight.data, layer.bias.data if layer.bias else None))
+        y = linear.linear_forward(x, layer.weight.data, layer.bias.data if layer.bias else None, relu=True)
         self._cache = x, y
         return y
 

@@ -66,12 +66,18 @@ class Network:
             raise ShapeError(
                 f"Network: expected images of shape {self.input_shape}, found {tuple(x.shape[1:])}"
             )
-        if self.body.steps is None and current_backend() == "numba":
-            from cnn import fused  # brings Numba, which the reference backend does without
-
-            fused.attach(self.body)
         self.body._forget()  # last step's activations make room for this step's
-        return self.body.forward(x, training)
+        return self.body.forward(self._enter(x), training)
+
+    def _enter(self, array):
+        """Bring a batch into the layout of the backend, once for all that read it; plan the fused steps."""
+        if current_backend() != "numba":
+            return array
+        from cnn import fused  # brings Numba, which the reference backend does without
+
+        if self.body.steps is None:
+            fused.attach(self.body)
+        return fused.enter(array)
 
     def backward(self, dy, input_gradient=True):
         """Return dx for the last forward; add to the gradients of all parameters.
@@ -79,6 +85,7 @@ class Network:
         Training has no use for dx: with ``input_gradient=False`` the first layer leaves it out and None
         is returned.
         """
+        dy = self._enter(dy)
         if input_gradient:
             return self.body.backward(dy)
         self.body.backward_parameters(dy)

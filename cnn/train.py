@@ -140,7 +140,7 @@ class Trainer:
         if not math.isfinite(loss):
             raise self._numeric_error(f"step {p.step + 1} of {len(self.batches)}: the loss is {loss}")
         self.network.zero_grad()
-        self.network.backward(self.loss.backward())
+        self.network.backward(self.loss.backward(), input_gradient=False)
         self.optimizer.step()
         p.step += 1
         p.seen += len(labels)
@@ -202,7 +202,7 @@ class Trainer:
         optimizer = {name: array.copy() for name, array in self.optimizer.state().items()}
         x, labels = next(self.batches.epoch(0))
         self.loss.forward(np.asarray(self.network.forward(x, training=True)), labels)
-        self.network.backward(self.loss.backward())
+        self.network.backward(self.loss.backward(), input_gradient=False)
         self.optimizer.step()
         self.network.predict(x[:1])
         self.network.zero_grad()

@@ -6,6 +6,7 @@ reads like the plain array (``np.asarray`` converts). ``stride``, ``dilation`` a
 its arguments into the blocked layout and launches one compiled task.
 """
 
+from cnn.kernels import layout  # noqa: F401  as_blocked transposes with it
 from cnn.kernels.activation import (
     gelu_backward,
     gelu_forward,

@@ -81,6 +81,7 @@ class KernelCache(FunctionCache):
         self._cache_file = _File(self._cache_path, base, stamp)
 
     def load_overload(self, sig, target_context):
+        """Return the compiled kernel of a signature, or None; announce the first one that is missing."""
         found = super().load_overload(sig, target_context)
         if found is None:
             while _waiting:
@@ -88,6 +89,7 @@ class KernelCache(FunctionCache):
         return found
 
     def save_overload(self, sig, data):
+        """Keep a compiled kernel; a folder that cannot be written switches this off."""
         try:
             super().save_overload(sig, data)
         except OSError:  # a read-only or full disk costs the next start some seconds, not this run

@@ -2,6 +2,7 @@
 
 import functools
 
+from cnn import blocked
 from cnn.kernels import vector as v
 from cnn.kernels.jit import launch, table, task
 
@@ -56,3 +57,6 @@ def unpack(buffer, address, plain):
     blocks, channels, height, width, _ = buffer.shape
     values = table([address, plain.ctypes.data, plain.shape[0], channels, height * width])
     launch(_unpack_task(buffer.dtype.itemsize), blocks * channels, values)
+
+
+blocked.transpose_with(pack, unpack)

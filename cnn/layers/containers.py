@@ -55,6 +55,7 @@ class Sequential(_Container):
         return dy
 
     def backward_parameters(self, dy):
+        """Add to the gradients of the parameters only."""
         _, dy, steps = self._saved(dy)
         for step in reversed(steps[1:]):
             dy = step.backward(dy)

@@ -110,6 +110,7 @@ class Conv2d(Layer):
         return self._keep(y, x)
 
     def backward_parameters(self, dy):
+        """Add to the gradients of the parameters only."""
         ops, dy, x = self._saved(dy)
         ops.conv2d_backward_weight(dy, x, self.weight.grad, *self._geometry())
         if self.bias:

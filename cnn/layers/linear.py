@@ -67,6 +67,7 @@ class Linear(Layer):
         return self._keep(operations().linear_forward(x, self.weight.data, bias), x)
 
     def backward_parameters(self, dy):
+        """Add to the gradients of the parameters only."""
         ops, dy, x = self._saved(dy)
         ops.linear_backward_weight(dy, x, self.weight.grad)
         if self.bias:
