@@ -71,7 +71,12 @@ def task(function):
     signature = (types.int64,) * function.__code__.co_argcount, types.void
     kernel = CFunc(function, signature, locals={}, options={"fastmath": FLAGS, "error_model": "numpy"})
     kernel._cache = cache.KernelCache(function)
-    kernel.compile()
+    # With NUMBA_DISABLE_JIT tasks are machine code nonetheless: there are no vectors in plain Python.
+    disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
+    try:
+        kernel.compile()
+    finally:
+        numba.config.DISABLE_JIT = disabled
     cache.KERNELS.append(kernel)
     return kernel
 

@@ -1,0 +1,155 @@
+"""The fast convolutions against PyTorch in float64: geometries by name, then at random."""
+
+import numpy as np
+import pytest
+
+from cnn import kernels
+from cnn.blocked import as_blocked
+from cnn.kernels import conv, conv_direct
+
+torch = pytest.importorskip("torch")
+
+# images, channels in, channels out, (h, w), kernel, stride, padding, dilation, groups
+GEOMETRIES = {
+    "one pixel": (1, 1, 1, (1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "LeNet first": (19, 1, 6, (28, 28), (5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1), 1),
+    "LeNet second": (17, 6, 16, (14, 14), (5, 5), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "one by one": (18, 20, 9, (6, 5), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "one by one, stride": (18, 20, 9, (7, 5), (1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1), 1),
+    "one by one, padded": (3, 2, 3, (4, 5), (1, 1), (1, 1), ((1, 0), (2, 1)), (1, 1), 1),
+    "stride skips pixels": (5, 5, 7, (9, 9), (2, 2), (3, 3), ((0, 0), (0, 0)), (1, 1), 1),
+    "stride two": (16, 8, 12, (9, 8), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    "dilated": (6, 3, 4, (11, 12), (3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 1),
+    "dilated, stride": (6, 7, 4, (11, 12), (3, 2), (2, 3), ((2, 1), (0, 2)), (2, 3), 1),
+    "depthwise": (20, 5, 5, (7, 9), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 5),
+    "depthwise, two each": (20, 5, 10, (7, 9), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 5),
+    "groups": (4, 12, 15, (6, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 3),
+    "asymmetric": (4, 2, 3, (5, 8), (4, 2), (1, 1), ((0, 3), (1, 0)), (1, 1), 1),
+    "more padding than image": (4, 2, 3, (2, 3), (3, 3), (1, 1), ((4, 4), (3, 5)), (1, 1), 1),
+    "wide window": (3, 2, 2, (3, 30), (1, 13), (1, 2), ((0, 0), (6, 6)), (1, 1), 1),
+    "many channels": (3, 70, 101, (3, 4), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+}
+
+
+def arrays(geometry, dtype, seed=0):
+    n, c, k, size, kernel, stride, padding, dilation, groups = geometry
+    rng = np.random.default_rng(seed)
+    oh, ow = (
+        (size[i] + sum(padding[i]) - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+    )
+    shapes = (n, c, *size), (k, c // groups, *kernel), (k,), (n, k, oh, ow)
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def from_torch(geometry, x, weight, bias, dy):
+    """y, dx, dweight by PyTorch in float64."""
+    *_, stride, padding, dilation, groups = geometry
+    x, weight = (torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in (x, weight))
+    padded = torch.nn.functional.pad(x, (*padding[1], *padding[0]))
+    bias = torch.tensor(bias, dtype=torch.float64)
+    y = torch.nn.functional.conv2d(padded, weight, bias, stride=stride, dilation=dilation, groups=groups)
+    y.backward(torch.tensor(dy, dtype=torch.float64))
+    return y.detach().numpy(), x.grad.numpy(), weight.grad.numpy()
+
+
+def by_kernels(geometry, x, weight, bias, dy):
+    arguments = geometry[5:]
+    dweight = np.ones_like(weight)
+    y = kernels.conv2d_forward(x, weight, bias, *arguments)
+    dx = kernels.conv2d_backward_input(dy, weight, x.shape, *arguments)
+    kernels.conv2d_backward_weight(dy, x, dweight, *arguments)
+    return np.asarray(y), np.asarray(dx), dweight - 1
+
+
+def assert_agrees(geometry, dtype, seed=0):
+    given = arrays(geometry, dtype, seed)
+    tolerance = 1e-11 if dtype == np.float64 else 2e-5
+    for name, got, expected in zip(
+        ("y", "dx", "dweight"), by_kernels(geometry, *given), from_torch(geometry, *given), strict=True
+    ):
+        assert got.dtype == dtype
+        scale = max(1.0, np.abs(expected).max())
+        message = f"{name} of {geometry}"
+        np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * scale, err_msg=message)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_convolution_and_its_gradients_agree_with_torch(name, dtype):
+    assert_agrees(GEOMETRIES[name], dtype)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_geometries_agree_with_torch(seed):
+    rng = np.random.default_rng(seed)
+    groups = int(rng.choice([1, 1, 2, 3]))
+    kernel, stride, dilation = (tuple(map(int, rng.integers(1, top, 2))) for top in (5, 4, 3))
+    padding = tuple(tuple(map(int, rng.integers(0, 4, 2))) for _ in range(2))
+    size = tuple(
+        max(int(rng.integers(1, 13)), dilation[i] * (kernel[i] - 1) + 1 - sum(padding[i])) for i in (0, 1)
+    )
+    c, k, n = groups * int(rng.integers(1, 8)), groups * int(rng.integers(1, 12)), int(rng.integers(1, 36))
+    geometry = n, c, k, size, kernel, stride, padding, dilation, groups
+    assert_agrees(geometry, np.float64 if seed % 2 else np.float32, seed)
+
+
+def test_relu_in_the_store_equals_relu_afterwards():
+    for name in ("LeNet second", "many channels"):
+        x, weight, bias, _ = arrays(GEOMETRIES[name], np.float32)
+        arguments = GEOMETRIES[name][5:]
+        plain = np.asarray(conv.conv2d_forward(x, weight, bias, *arguments))
+        fused = np.asarray(conv.conv2d_forward(x, weight, bias, *arguments, relu=True))
+        np.testing.assert_array_equal(fused, np.maximum(plain, 0))
+
+
+def test_a_nan_stays_visible_through_a_fused_relu():
+    x, weight, bias, _ = arrays(GEOMETRIES["LeNet second"], np.float32)
+    x[3, 2, 5, 5] = np.nan
+    y = np.asarray(conv.conv2d_forward(x, weight, bias, *GEOMETRIES["LeNet second"][5:], relu=True))
+    assert np.isnan(y[3]).any()
+    assert not np.isnan(np.delete(y, 3, axis=0)).any()
+
+
+def test_gradients_of_images_that_are_not_there_are_zero():
+    geometry = GEOMETRIES["stride two"]
+    _, weight, _, dy = arrays((5, *geometry[1:]), np.float32)
+    dx = kernels.conv2d_backward_input(as_blocked(dy), weight, (5, 8, 9, 8), *geometry[5:])
+    assert not dx.buffer[..., 5:].any()
+    assert dx.buffer[..., :5].any()
+
+
+def test_dweight_is_added_also_into_a_view_of_another_dtype():
+    geometry = GEOMETRIES["groups"]
+    x, weight, bias, dy = arrays(geometry, np.float32)
+    target = np.zeros((*weight.shape[:3], 6))[..., ::2]
+    conv.conv2d_backward_weight(dy, x, target, *geometry[5:])
+    conv.conv2d_backward_weight(dy, x, target, *geometry[5:])
+    expected = from_torch(geometry, x, weight, bias, dy)[2]
+    np.testing.assert_allclose(target, 2 * expected, atol=1e-3)
+
+
+def test_results_are_the_same_bits_on_one_thread_and_on_all():
+    import numba
+
+    threads = numba.get_num_threads()
+    for name in ("LeNet first", "stride two", "many channels", "depthwise"):
+        given = arrays(GEOMETRIES[name], np.float32)
+        results = []
+        for count in (1, threads):
+            numba.set_num_threads(count)
+            results.append(by_kernels(GEOMETRIES[name], *given))
+        numba.set_num_threads(threads)
+        for one, all_ in zip(*results, strict=True):
+            np.testing.assert_array_equal(one, all_)
+
+
+def test_a_window_that_meets_no_pixel_gives_the_bias():
+    y = kernels.conv2d_forward(
+        np.ones((1, 1, 1, 1)), np.ones((1, 1, 1, 1)), np.array([7.0]), (1, 1), ((2, 0), (0, 0)), (1, 1), 1
+    )
+    np.testing.assert_array_equal(np.asarray(y)[0, 0, :, 0], [7, 7, 8])
+
+
+def test_segments_of_a_strided_gradient_are_one_run_for_each_phase():
+    axis = conv_direct.Axis.backward(size=8, out_size=4, kernel=2, stride=2, before=0, dilation=1)
+    assert [run[:5] for run in axis.segments()] == [[0, 2, 4, 0, 1], [1, 2, 4, 1, 1]]

@@ -1,0 +1,84 @@
+"""Winograd's form against the direct one, and when it is used."""
+
+import numpy as np
+import pytest
+
+from cnn.blocked import as_blocked, empty
+from cnn.kernels import conv, conv_direct, conv_dots, conv_winograd
+
+# images, channels in, channels out, h, w, padding
+GEOMETRIES = {
+    "one tile": (1, 16, 16, 4, 4, 1),
+    "even": (16, 32, 48, 8, 8, 1),
+    "odd everything": (5, 17, 35, 9, 7, 1),
+    "no padding": (20, 24, 130, 7, 7, 0),
+    "full padding": (16, 70, 20, 5, 13, 2),
+    "many tiles": (33, 64, 66, 16, 16, 1),
+}
+
+
+def both_forms(geometry):
+    n, c, k, h, w, padding = geometry
+    rng = np.random.default_rng(0)
+    x = as_blocked(rng.standard_normal((n, c, h, w), dtype=np.float32))
+    weight = rng.standard_normal((k, c, 3, 3), dtype=np.float32)
+    bias = rng.standard_normal(k, dtype=np.float32)
+    border = ((padding, padding), (padding, padding))
+    y_shape = n, k, h + 2 * padding - 2, w + 2 * padding - 2
+    dy = as_blocked(rng.standard_normal(y_shape, dtype=np.float32))
+    fast = empty(y_shape, np.float32), empty(x.shape, np.float32), np.zeros_like(weight)
+    conv_winograd.forward(x, weight, bias, fast[0], border)
+    conv_winograd.backward_input(dy, weight, fast[1], border)
+    conv_winograd.backward_weight(dy, x, fast[2], border)
+    slow = empty(y_shape, np.float32), empty(x.shape, np.float32), np.zeros_like(weight)
+    rest = (1, 1), border, (1, 1), 1
+    conv_direct.forward(x, weight, bias, slow[0], *rest)
+    conv_direct.backward_input(dy, weight, slow[1], *rest)
+    conv_dots.backward_weight(dy, x, slow[2], *rest)
+    return zip(fast, slow, strict=True)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_winograd_agrees_with_the_direct_form(name):
+    for fast, slow in both_forms(GEOMETRIES[name]):
+        fast, slow = np.asarray(fast), np.asarray(slow)
+        assert np.abs(fast - slow).max() <= 2e-5 * np.abs(slow).max()
+
+
+def suits(
+    dtype=np.float32, weight_shape=(32, 32, 3, 3), size=(16, 16), stride=(1, 1), dilation=(1, 1), groups=1
+):
+    return conv._suits_winograd(np.dtype(dtype), weight_shape, size, stride, dilation, groups)
+
+
+def test_winograd_is_for_large_float32_convolutions_with_three_by_three_windows():
+    assert suits()
+    assert not suits(dtype=np.float64)
+    assert not suits(weight_shape=(32, 3, 3, 3))
+    assert not suits(weight_shape=(32, 32, 5, 5))
+    assert not suits(size=(2, 2))
+    assert not suits(stride=(2, 2))
+    assert not suits(dilation=(2, 2))
+    assert not suits(groups=2)
+
+
+def test_winograd_can_be_switched_off():
+    assert conv.get_winograd()
+    conv.set_winograd(False)
+    try:
+        assert not suits()
+    finally:
+        conv.set_winograd(True)
+
+
+def test_winograd_gives_the_same_bits_on_one_thread_and_on_all():
+    import numba
+
+    threads = numba.get_num_threads()
+    results = []
+    for count in (1, threads):
+        numba.set_num_threads(count)
+        results.append([np.asarray(fast) for fast, _ in both_forms(GEOMETRIES["many tiles"])])
+    numba.set_num_threads(threads)
+    for one, all_ in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, all_)
