@@ -15,7 +15,7 @@ import numpy as np
 
 from cnn import blocked
 from cnn.kernels import vector as v
-from cnn.kernels.activation import IDENTITY, activate, pull_back
+from cnn.kernels.activation import IDENTITY, LEAKY_RELU, RELU, activate, pull_back
 from cnn.kernels.jit import launch, table, task
 
 
@@ -73,9 +73,14 @@ def _forward_task(kind, itemsize, adds):
     return forward
 
 
+#: Activations whose derivative is computed twice rather than g stored and read again.
+_CHEAP = (IDENTITY, RELU, LEAKY_RELU)
+
+
 @functools.cache
 def _sums_task(kind, itemsize):
-    """Of g = dy * f'(normalised x): g itself into ``out``, and per plane the sums of g and of g * (x - mean)."""
+    """Of g = dy * f'(normalised x): per plane the sums of g and of g * (x - mean); g itself unless cheap."""
+    keep = kind not in _CHEAP
 
     @task
     def sums(index, thread, params):
@@ -94,9 +99,8 @@ def _sums_task(kind, itemsize):
             for q in range(width):
                 i = first + (r * width + q) * 16
                 centred = v.load(x, i) - mean
-                g = v.load(dy, i)
-                if kind != IDENTITY:
-                    g = pull_back(kind, g, v.fma(centred, scale, shift), parameter)
+                g = pull_back(kind, v.load(dy, i), v.fma(centred, scale, shift), parameter)
+                if keep:
                     v.store(out, i, g)
                 row_g = row_g + g
                 row_product = v.fma(g, centred, row_product)
@@ -109,22 +113,24 @@ def _sums_task(kind, itemsize):
 
 
 @functools.cache
-def _gradient_task(itemsize):
-    """dx = g * scale + (x - mean) * slope + constant, zero in lanes past the batch."""
+def _gradient_task(kind, itemsize):
+    """dx = g * scale + (x - mean) * slope + constant, zero in lanes past the batch; g = dy * f' as above."""
 
     @task
     def gradient(index, thread, params):
         a = v.integers(params)
-        x, g, dx, coefficients = (
+        x, dy, dx, coefficients = (
             v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize), v.pointer(a[3], itemsize),
         )  # fmt: skip
-        images, channels, pixels = a[4], a[5], a[6]
+        images, channels, pixels, parameter = a[4], a[5], a[6], v.real(a[7])
         c = index % channels
-        mean, scale = coefficients[c], coefficients[channels + c]
+        mean, scale, shift = coefficients[c], coefficients[channels + c], coefficients[2 * channels + c]
         slope, constant = coefficients[3 * channels + c], coefficients[4 * channels + c]
         valid = v.first_lanes(images - index // channels * 16)
         for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
-            value = v.fma(v.load(g, i), scale, v.fma(v.load(x, i) - mean, slope, constant))
+            centred = v.load(x, i) - mean
+            g = pull_back(kind, v.load(dy, i), v.fma(centred, scale, shift), parameter)
+            value = v.fma(g, scale, v.fma(centred, slope, constant))
             v.store(dx, i, v.select(valid, value, 0.0))
 
     return gradient
@@ -193,7 +199,7 @@ def batch_norm_backward(
     blocks, channels, height, width, _ = x.buffer.shape
     rows = _coefficients(x, mean, rstd, weight, bias)
     planes = np.empty((blocks, channels, 2))
-    # g goes where dx will stand, and is read from there; without an activation g is dy itself.
+    # where g is kept, it goes to where dx will stand, and is read from there
     memory = [x.address, dy.address, dx.address, rows.ctypes.data]
     values = table([*memory, planes.ctypes.data, channels, height, width, v.bits(parameter)])
     launch(_sums_task(kind, x.dtype.itemsize), blocks * channels, values)
@@ -207,8 +213,8 @@ def batch_norm_backward(
         scale = rows[1].astype(np.float64)
         rows[3] = -scale * sum_product / count * np.asarray(rstd, np.float64) ** 2
         rows[4] = -scale * sum_g / count
-    g = dy if kind == IDENTITY else dx
+    g, kind = (dy, kind) if kind in _CHEAP else (dx, IDENTITY)
     memory = [x.address, g.address, dx.address, rows.ctypes.data]
-    values = table([*memory, x.shape[0], channels, height * width])
-    launch(_gradient_task(x.dtype.itemsize), blocks * channels, values)
+    values = table([*memory, x.shape[0], channels, height * width, v.bits(parameter)])
+    launch(_gradient_task(kind, x.dtype.itemsize), blocks * channels, values)
     return dx
