@@ -36,7 +36,7 @@ def make(arguments, shape, rng, dtype):
 
 
 def check_batch_norm(arguments, shape, rng, dtype):
-    """Two batches in training, then one in evaluation; each time y, every gradient, the running statistics."""
+    """Two batches in training, one in evaluation: each time y, all gradients, the running statistics."""
     layer = make(arguments, shape, rng, dtype)
     start = {name: array.copy() for name, array in layer.buffers().items()}
     batches = [(values(shape, rng) * rng.uniform(0.5, 3) + rng.normal()).astype(dtype) for _ in range(3)]
