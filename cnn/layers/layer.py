@@ -16,8 +16,8 @@ class Layer:
 
     ``build`` runs once, infers channel or feature counts and checks shapes before any data is read.
     ``forward`` keeps what backward needs, maybe ``x`` itself: leave ``x`` as it is until then. ``backward``
-    leaves that alone, so one forward serves many backwards. Arrays are (N, C, H, W) or (N, F), any memory layout, float32 or float64; what comes back
-    becomes NumPy through ``np.asarray``.
+    leaves that alone, so one forward serves many backwards. Arrays are (N, C, H, W) or (N, F), any memory
+    layout, float32 or float64; what comes back becomes NumPy through ``np.asarray``.
 
     Errors
     ------
