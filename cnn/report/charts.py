@@ -120,8 +120,8 @@ def _ticks(low, high):
 def _log_ticks(low, high):
     """Return powers of ten around the range, with 2 and 5 between them when it is short."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
-    steps = (1, 2, 5) if last - first <= 2 else (1,)
-    stride = max(1, math.ceil((last - first) / 6))
+    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    stride = math.ceil((last - first) / 6) or 1
     ticks = [m * 10.0**e for e in range(first - 1, last + 2) for m in steps if (e - first) % stride == 0]
     below = [t for t in ticks if t <= low * 1.0001] or ticks[:1]
     above = [t for t in ticks if t >= high * 0.9999] or ticks[-1:]

@@ -68,7 +68,11 @@ def _header(story, confusion):
     low, high = _interval(r["test_accuracy"], r["test_images"])
     speed = story.history[-1]["images_per_second"] if story.history else None
     facts = [
-        ("test accuracy", _percent(r["test_accuracy"]), f"95 % interval {_percent(low)} to {_percent(high)}"),
+        (
+            "test accuracy",
+            f"{100 * r['test_accuracy']:.2f} %",
+            f"95 % interval {_percent(low)} to {_percent(high)}",
+        ),
         ("test loss", f"{r['test_loss']:.4f}", f"{r['test_images']:,} images"),
         ("weights of epoch", f"{r['epoch']}", f"of {len(story.history)}"),
         ("parameters", f"{r['parameters']:,}", f"input {' x '.join(map(str, story.network.input_shape))}"),
@@ -87,7 +91,7 @@ def _observations(story, confusion):
     wrong = int(confusion.sum() - np.trace(confusion))
     yield f"{wrong:,} of {confusion.sum():,} test images were answered wrongly."
     pairs = _pairs(confusion)
-    if pairs:
+    if pairs and pairs[0][0] > 1:
         count, label, answer = pairs[0]
         names = escape(story.classes[label]), escape(story.classes[answer])
         yield f"Most often <b>{names[0]}</b> was taken for <b>{names[1]}</b> ({count} times)."
@@ -274,13 +278,25 @@ def _gradients(story):
     for i, name in enumerate(names):
         depth = round(100 * i / max(1, len(names) - 1))
         points = [(row[0], row[1 + i]) for row in story.gradients]
-        lines.append(Line(name, points, f"color-mix(in oklab,var(--late) {depth}%,var(--early))"))
+        lines.append(Line(name, points, f"color-mix(in oklch,var(--late) {depth}%,var(--early))"))
     chart = line_chart("Norm of the gradient of each layer", lines, "epoch", _power, log=True)
     note = (
         "The length of each layer's gradient at sampled steps, from the first layer (violet) to the last "
         "(amber). Lines that drift far apart mean a gradient that vanishes or explodes on its way back."
     )
-    return _section("Gradients", note, chart)
+    few = max(1, len(story.gradients) // 5)
+    rows = []
+    for i, name in enumerate(names, start=1):
+        start, end = (
+            _middle([row[i] for row in part]) for part in (story.gradients[:few], story.gradients[-few:])
+        )
+        rows.append(
+            f"<tr><td>{escape(name)}</td><td class=n>{_power(start)}</td><td class=n>{_power(end)}</td></tr>"
+        )
+    head = "<tr><th>layer</th><th class=n>at the start</th><th class=n>at the end</th></tr>"
+    caption = "<caption>Median norm over the first and the last fifth of the run</caption>"
+    table = f"<div class=scroll><table class=rows>{caption}{head}{''.join(rows)}</table></div>"
+    return _section("Gradients", note, f'<div class="two noisy">{chart}{table}</div>')
 
 
 def _details(story):
@@ -303,7 +319,7 @@ def _pairs(confusion):
 
 
 def _percent(share):
-    return f"{100 * share:.2f} %" if share > 0.99 else f"{100 * share:.1f} %"
+    return f"{100 * share:.1f} %"
 
 
 def _percent_tick(share):
@@ -316,6 +332,11 @@ def _short(value):
 
 def _power(value):
     return f"{value:g}" if 1e-3 <= value < 1e4 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def _middle(values):
+    """Return the median, to three digits."""
+    return float(f"{float(np.median(values)):.3g}")
 
 
 def _cell(value):

@@ -67,6 +67,8 @@ pre{overflow-x:auto;font:12.5px/1.45 ui-monospace,Menlo,Consolas,monospace;backg
   padding:12px;border-radius:8px;border:1px solid var(--line)}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:24px;
   align-items:start}
-@media(max-width:480px){main{padding:18px 10px 32px}section{padding:14px 12px}h1{font-size:1.4rem}}
+.noisy svg polyline{stroke-width:1.5}
+@media(max-width:480px){.bar{display:none}.sheet{grid-template-columns:repeat(auto-fill,minmax(88px,1fr))}
+  main{padding:18px 10px 32px}section{padding:14px 12px}h1{font-size:1.4rem}}
 @media print{section{break-inside:avoid}}
 """
