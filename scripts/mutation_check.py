@@ -10,11 +10,11 @@ that always fails notices nothing. The repository itself is never touched.
 """
 
 import argparse
+import multiprocessing
 import os
 import queue
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +26,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = 0.95
 _NOT_COPIED = shutil.ignore_patterns(".git", ".pytest_cache", ".ruff_cache", "runs", "build", "*.egg-info")
+
+# read when the libraries are imported, so set before any process starts; waiting threads should sleep
+os.environ |= {"CNN_TEST_SEED": "1", "OMP_WAIT_POLICY": "passive", "PYTHONDONTWRITEBYTECODE": "1"}
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["numba", "torch", "matplotlib.figure", "pydantic", "PIL.Image"])
 
 
 @dataclass
@@ -55,7 +60,7 @@ def main():
     print(f"{len(chosen)} of {len(mutations)} bugs, each can be planted", flush=True)
     if args.check or not chosen:
         return 0
-    with ThreadPoolExecutor(args.jobs) as pool, tempfile.TemporaryDirectory(prefix="cnn-mutations-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cnn-bugs-") as folder, ThreadPoolExecutor(args.jobs) as pool:
         free = queue.SimpleQueue()
         for job in range(args.jobs):
             shutil.copytree(ROOT, Path(folder) / f"copy{job}", ignore=_NOT_COPIED)
@@ -99,30 +104,53 @@ def attempt(free, number, mutation, args):
 
 def failing_test(copy, arguments, timeout):
     """Return the id of the first test that fails (or "timeout", or what pytest could not do), else None."""
-    done = pytest(copy, ["-x", *arguments], timeout)
-    if done is None:
+    code, output = pytest(copy, ["-x", *arguments], timeout)
+    if code is None:
         return "timeout"
-    if done.returncode == 0:
+    if code == 0:
         return None
-    found = re.search(r"^(?:FAILED|ERROR) (tests/\S+?\.py(?:::.*?)?)(?: - |$)", done.stdout, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) (tests/\S+?\.py(?:::.*?)?)(?: - |$)", output, re.MULTILINE)
     if found:
         return found.group(1)
-    if done.returncode == 1:
+    if code == 1:
         return "a failure without a name"
-    raise SystemExit(f"pytest {' '.join(arguments)} could not run:\n{done.stdout}{done.stderr}")
+    raise SystemExit(f"pytest {' '.join(arguments)} could not run:\n{output}")
 
 
 def pytest(copy, arguments, timeout):
-    """Run pytest on the copy's package; return the finished process, None after ``timeout`` seconds."""
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment |= {"CNN_TEST_SEED": "1", "OMP_WAIT_POLICY": "passive"}
-    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments]
-    try:
-        return subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=timeout
-        )
-    except subprocess.TimeoutExpired:
-        return None
+    """Run pytest on the copy's package; return (exit code, output), the code None after ``timeout`` seconds.
+
+    The process is forked from one that has imported the large libraries already, which takes longer than most
+    tests.
+    """
+    output = copy.parent / f"{copy.name}.txt"
+    process = _FORKS.Process(target=_run_pytest, args=(copy, output, arguments))
+    process.start()
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        return None, ""
+    return process.exitcode, output.read_text(encoding="utf-8", errors="replace")
+
+
+def _run_pytest(copy, output, arguments):
+    with open(output, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(copy)
+    os.environ["PYTHONPATH"] = str(copy)  # for the commands that tests start
+    sys.path.insert(0, str(copy))
+    sys.dont_write_bytecode = True
+    import pytest
+
+    import cnn
+
+    if not Path(cnn.__file__).is_relative_to(copy):
+        raise SystemExit(f"imported {cnn.__file__}, expected the copy {copy}")
+    code = pytest.main(["-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments])
+    sys.stdout.flush()
+    os._exit(int(code))  # without waiting for threads that a bug may have left behind
 
 
 def control(copy, tests):
@@ -130,10 +158,10 @@ def control(copy, tests):
     if not tests:
         return []
     print(f"the {len(tests)} tests that noticed something, on the unchanged code ...", flush=True)
-    done = pytest(copy, tests, None)
-    if done.returncode == 0:
+    code, output = pytest(copy, tests, None)
+    if code == 0:
         return []
-    return re.findall(r"^(?:FAILED|ERROR) (tests/.*?)(?: - |$)", done.stdout, re.MULTILINE) or [done.stdout]
+    return re.findall(r"^(?:FAILED|ERROR) (tests/.*?)(?: - |$)", output, re.MULTILINE) or [output]
 
 
 def row(result):
