@@ -27,8 +27,8 @@ class Network:
         for name, layer in self.walk():
             if id(layer) in places:
                 raise ConfigError(
-                    f"Network: one {type(layer).__name__} stands at two places, {places[id(layer)]} and {name}; "
-                    "make a new one for each"
+                    f"Network: one {type(layer).__name__} stands at two places, "
+                    f"{places[id(layer)]} and {name}; make a new one for each"
                 )
             places[id(layer)] = layer.name = name
 

@@ -34,6 +34,8 @@ class RunFolder:
         self.best = self.path / "best.safetensors"
         self.curves = self.path / "curves.png"
         self.result = self.path / "result.json"
+        self.gradients = self.path / "gradients.csv"
+        self.report = self.path / "report.html"
 
     def log(self, line):
         """Print a line and append it to log.txt with the time; a progress bar stays below it."""

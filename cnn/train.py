@@ -19,10 +19,12 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from cnn import checkpoint, experiment, plots
+from cnn import checkpoint, experiment, plots, report
 from cnn.backend import get_threads, use_backend
+from cnn.config import to_toml
 from cnn.errors import CheckpointError, ConfigError, NumericError
 from cnn.interruption import Interrupted, Interruption
+from cnn.report import gradients
 
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
 _STATUS_SECONDS = 30  # without a terminal, a long epoch says this often that it lives
@@ -48,6 +50,7 @@ class Progress:
     seconds: float = 0.0  # of training and validation in finished epochs
     best: dict | None = None  # {"epoch", "loss", "accuracy"} on the validation images
     history: list = field(default_factory=list)  # the rows of metrics.csv
+    gradients: list = field(default_factory=list)  # the rows of gradients.csv
 
 
 class Trainer:
@@ -141,12 +144,18 @@ class Trainer:
             raise self._numeric_error(f"step {p.step + 1} of {len(self.batches)}: the loss is {loss}")
         self.network.zero_grad()
         self.network.backward(self.loss.backward(), input_gradient=False)
+        self._record_gradients()
         self.optimizer.step()
         p.step += 1
         p.seen += len(labels)
         p.loss_sum += loss * len(labels)
         p.correct += int((logits.argmax(axis=1) == labels).sum())
         return loss
+
+    def _record_gradients(self):
+        p, steps = self.progress, len(self.batches)
+        if gradients.sampled(p.step, steps, self.config.train.epochs):
+            p.gradients.append([round(p.epoch + p.step / steps, 4), *gradients.layer_norms(self.network)])
 
     def _finish_epoch(self):
         """Validate, keep the best, add a row to the metrics, save."""
@@ -216,7 +225,7 @@ class Trainer:
         tensors, meta = checkpoint.load(self.run.best)
         self.network.load_state(checkpoint.section(tensors, "network"))
         batches = experiment.evaluation_batches(self.config, images.dataset.test, images.mean, images.std)
-        loss, accuracy, _ = experiment.evaluate(self.network, batches)
+        loss, accuracy, probabilities = experiment.evaluate(self.network, batches)
         result = {
             "epoch": meta["epoch"],
             "val_loss": p.best and p.best["loss"],
@@ -233,7 +242,25 @@ class Trainer:
             f"test accuracy {100 * accuracy:.2f} %, loss {loss:.4f}, on {len(images.dataset.test):,} images, "
             f"weights of epoch {meta['epoch']} ({why}); trained for {p.seconds:.1f} s; see {self.run.path}"
         )
+        self._report(result, probabilities)
         return result
+
+    def _report(self, result, probabilities):
+        p, dataset = self.progress, self.images.dataset
+        checkpoint.write_atomically(self.run.gradients, gradients.table(self.network, p.gradients).encode())
+        story = report.Story(
+            self.config.name,
+            dataset.name,
+            dataset.classes,
+            p.history,
+            p.gradients,
+            result,
+            self.network,
+            dataset.test,
+            probabilities,
+            to_toml(self.config),
+        )
+        report.write(self.run.report, story)
 
     # -- state -----------------------------------------------------------------------------------
 

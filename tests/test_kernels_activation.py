@@ -36,19 +36,15 @@ def _numbers(low, high):
 
 
 def test_exp_is_within_its_stated_error():
-    x = _numbers(-87.3, 88.3)
+    x = _numbers(-87.3, 88.7)
     exact = np.exp(x.astype(np.float64))
     assert np.abs(_apply(special.exp)(x) / exact - 1).max() < 2e-7
 
 
-def test_exp_vanishes_below_and_stays_finite_above():
-    x = np.array([-np.inf, -1e4, -87.4, 88.4, 1e4, np.inf, np.nan, 0.0] * 2, np.float32)
+def test_exp_vanishes_below_and_overflows_above():
+    x = np.array([-np.inf, -1e4, -87.4, 88.8, 1e4, np.inf, np.nan, 0.0] * 2, np.float32)
     y = _apply(special.exp)(x)[:8]
-    assert (y[:3] == 0).all()
-    assert np.isfinite(y[3:6]).all()
-    assert (y[3:6] > 2e38).all()
-    assert np.isnan(y[6])
-    assert y[7] == 1
+    np.testing.assert_array_equal(y, [0, 0, 0, np.inf, np.inf, np.inf, np.nan, 1])
 
 
 def test_tanh_is_within_its_stated_error():

@@ -51,9 +51,11 @@ def test_a_run_learns_and_writes_its_whole_folder(workplace, here, capsys):
         "best.safetensors",
         "config.toml",
         "curves.png",
+        "gradients.csv",
         "last.safetensors",
         "log.txt",
         "metrics.csv",
+        "report.html",
         "result.json",
     }
     assert (run / "metrics.csv").read_text().splitlines()[0] == COLUMNS

@@ -14,7 +14,7 @@ def add_arguments(parser):
     parser.add_argument("--seed", type=int, default=0, help="of images, entries and directions (default 0)")
     parser.add_argument("--images", type=int, default=3, metavar="N", help="batch size (default 3)")
     parser.add_argument(
-        "--entries", type=int, default=6, metavar="K", help="sampled entries of each tensor (default 6)"
+        "--entries", type=int, default=4, metavar="K", help="sampled entries of each tensor (default 4)"
     )
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from cnn.backend import use_backend
+from cnn.backend import get_threads, set_threads, use_backend
 from cnn.errors import CnnError
 from cnn.gradcheck.difference import Frozen, Line, judge
 from cnn.gradcheck.hints import explain
@@ -20,9 +20,10 @@ def check_layer(
     *,
     training=True,
     backend="numba",
-    entries=6,
+    entries=4,
     directions=2,
     step=1e-5,
+    threads=1,
     name=None,
     kind=None,
 ):
@@ -47,6 +48,8 @@ def check_layer(
         gradient.
     step : float
         h.
+    threads : int
+        For the kernels. A step of three images is too short to share: waiting would cost more than working.
     name, kind : str, optional
         What the entries call the layer and its type; its own name and class unless given.
 
@@ -62,10 +65,13 @@ def check_layer(
     check = _Check(frozen, np.array(x, np.float64, order="C"), rng, labels, backend)
     check.entries, check.directions, check.step = entries, directions, step
     tensors = [(f"{prefix}{p.name}", p) for prefix, leaf in _leaves(layer) for p in leaf.parameters()]
+    before = get_threads()
     try:
+        set_threads(threads)
         with use_backend(backend):
             return check.run(tensors)
     finally:
+        set_threads(before)
         frozen.restore()
         for p, data, grad in kept:
             p.data, p.grad = data, grad

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cnn.backend import use_backend
+from cnn.backend import get_threads, use_backend
 from cnn.errors import ConfigError, did_you_mean
 from cnn.gradcheck.difference import Frozen
 from cnn.gradcheck.layer import check_layer
@@ -52,7 +52,7 @@ def check_network(
     layer=None,
     backends=("reference", "numba"),
     seed=0,
-    entries=6,
+    entries=4,
     directions=2,
     step=1e-5,
 ):
@@ -96,8 +96,9 @@ def check_network(
     x, rng = np.asarray(x, np.float64), np.random.default_rng(seed)
     options = {"entries": entries, "directions": directions, "step": step}
     # fewer for a whole: its forward is long, and its tensors are checked in their own layers as well
-    whole = {**options, "entries": (entries + 1) // 2, "directions": 1}
-    labels_of_whole = {"name": "network", "kind": type(network).__name__}
+    whole = {**options, "entries": 1, "directions": 1}
+    # the whole at all threads, as in training
+    place_of_whole = {"name": "network", "kind": type(network).__name__, "threads": get_threads()}
     state = {name: array.copy() for name, array in network.state().items()}
     found = []
     try:
@@ -114,8 +115,9 @@ def check_network(
             if layer in (None, "loss"):
                 found += check_loss(loss, logits[True], labels, rng, backend=backend, **options)
             for mode in _modes(network.body) if layer in (None, "network") else ():
-                place = {"training": mode, "backend": backend, **labels_of_whole}
-                found += check_layer(_Objective(loss, labels, network), x, rng, **place, **whole)
+                place = {"training": mode, "backend": backend, **place_of_whole}
+                size = whole if mode else {**whole, "entries": 0}
+                found += check_layer(_Objective(loss, labels, network), x, rng, **place, **size)
     finally:
         for name, array in network.state().items():
             array[...] = state[name]

@@ -120,7 +120,7 @@ def dropout(x, p, key):
     x = blocked.as_blocked(x)
     y = blocked.empty(x.shape, x.dtype)
     threshold = min(int(p * 2**32), 2**32 - 1)
-    keep = float(x.dtype.type(1 / (1 - p)))
+    keep = float(x.dtype.type(1 / (1 - p) if p < 1 else 0))
     features = y.buffer.size // len(y.buffer) // 16
     values = table([x.address, y.address, features, v.bits(keep), *(int(k) for k in key), threshold, y.buffer.size])
     launch(_dropout_task(x.dtype.itemsize), chunks(y.buffer.size), values)

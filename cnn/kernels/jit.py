@@ -125,9 +125,9 @@ def chunks(size):
 
 
 def contiguous(array):
-    """Return ``array`` as a writable C-contiguous NumPy array, so that each kernel compiles once for each dtype.
+    """Return ``array`` as a writable C-contiguous NumPy array, so that a kernel compiles once for each dtype.
 
-    Read-only is part of Numba's array type: without the copy, a memory-mapped batch would compile everything anew.
+    Read-only is part of Numba's array type: without the copy, a memory-mapped batch would compile anew.
     """
     array = np.ascontiguousarray(np.asarray(array))
     return array if array.flags.writeable else array.copy()

@@ -15,9 +15,9 @@ class Layer:
         backward(dy) returns dx = (df/dx)^T dy and adds (df/dparameter)^T dy to each Parameter.grad
 
     ``build`` runs once, infers channel or feature counts and checks shapes before any data is read.
-    ``forward`` keeps what backward needs; ``backward`` leaves that alone, so one forward serves many
-    backwards. Arrays are (N, C, H, W) or (N, F), any memory layout, float32 or float64; what comes back
-    becomes NumPy through ``np.asarray``.
+    ``forward`` keeps what backward needs, maybe ``x`` itself: leave ``x`` as it is until then. ``backward``
+    leaves that alone, so one forward serves many backwards. Arrays are (N, C, H, W) or (N, F), any memory
+    layout, float32 or float64; what comes back becomes NumPy through ``np.asarray``.
 
     Errors
     ------
@@ -29,7 +29,7 @@ class Layer:
     name = ""
     #: Axes of the input: "NCHW", "NF" or "any".
     axes = "any"
-    #: Whether it has parameters, buffers or layers, which fix its dtype and its channels. Others work unbuilt.
+    #: Whether it has parameters, buffers or layers: they fix its dtype and channels. Others work unbuilt.
     needs_build = False
 
     input_shape = None

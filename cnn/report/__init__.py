@@ -1,0 +1,12 @@
+"""The report of a finished run: one HTML file that needs nothing else, no network and no script."""
+
+from cnn.report.page import Story, render
+
+__all__ = ["Story", "render", "write"]
+
+
+def write(path, story):
+    """Write the report of a ``Story`` to ``path``."""
+    from cnn.checkpoint import write_atomically
+
+    write_atomically(path, render(story).encode())
