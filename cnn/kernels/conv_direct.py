@@ -16,8 +16,8 @@ import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.jit import launch, scratch_threads, table, task
-from cnn.kernels.simd import blocks, call, copy_lanes, numbers, peek
-from cnn.kernels.tiles import outer_run
+from cnn.kernels.simd import blocks, call, numbers, peek
+from cnn.kernels.tiles import copy_box, outer_run
 
 L1_BYTES = 24 * 1024  # what a tile's loop should touch, of the 32 KiB that nearly every core has
 L2_BYTES = 256 * 1024  # what a strip of rows should touch, of 512 KiB or more
@@ -54,11 +54,13 @@ class Axis:
 
     @classmethod
     def forward(cls, size, out_size, kernel, stride, before, dilation):
+        """Taps of each output: the inputs it is summed from."""
         taps = forward_taps(size, out_size, kernel, stride, before, dilation)
         return cls([(*(t[0] if t else (0, 0)), len(t)) for t in taps], 1, dilation, 1)
 
     @classmethod
     def backward(cls, size, out_size, kernel, stride, before, dilation):
+        """Taps of each input: the outputs it went into."""
         taps = _backward_taps(size, out_size, kernel, stride, before, dilation)
         common = gcd(stride, dilation)
         first = [(*(t[0] if t else (0, 0)), len(t)) for t in taps]
@@ -122,15 +124,8 @@ def _gather_task(size):
             # Planes whose size is a power of two would compete for the same few cache sets.
             x_channel, x_row = scratch_plane, (right - left) * 16 * size
             start = scratch + thread * scratch_bytes
-            for c in range(in_channels):
-                from_, to = source + c * in_plane, start + c * scratch_plane
-                if x_row == in_row:
-                    copy_lanes(from_, to, (high - low) * (right - left), 16 * size, 16 * size, size)
-                else:
-                    for i in range(high - low):
-                        copy_lanes(
-                            from_ + i * in_row, to + i * x_row, right - left, in_pixel, 16 * size, size
-                        )
+            planes, pixels = (in_channels, in_plane, scratch_plane), (right - left, in_pixel)
+            call(peek(p, 28), (source, start, *planes, high - low, in_row, x_row, *pixels))
             source = start
         x_tap_row = row_step * x_row
         out += (block * groups + group) * out_channels * out_plane
@@ -256,7 +251,7 @@ class GatherPlan:
                 plane, scratch_bytes,
                 w_channel * size, rows.tap_step * w_tap_row * size, columns.tap_step * w_tap * size,
                 block_rows * in_channels * taps * size,
-                rows.index_step, columns.index_step * pixel, int(inside), 0, block_rows,
+                rows.index_step, columns.index_step * pixel, int(inside), 0, block_rows, copy_box(size),
             ]
         )  # fmt: skip
         self.pack_params = table(
@@ -315,6 +310,7 @@ class GatherPlan:
 
 @lru_cache(maxsize=256)
 def forward_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
+    """The plan of a forward pass; ``size``: bytes of a number."""
     n, c, h, w = x_shape
     k, _, kh, kw = weight_shape
     pixel = LANES * size
@@ -338,6 +334,7 @@ def forward_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, gr
 
 @lru_cache(maxsize=256)
 def input_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
+    """The plan of a d-input pass: dy is gathered."""
     n, c, h, w = x_shape
     k, _, kh, kw = weight_shape
     oh, ow = out_shape

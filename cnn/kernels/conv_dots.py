@@ -15,9 +15,9 @@ import numpy as np
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_direct import L1_BYTES, forward_taps
 from cnn.kernels.jit import launch, scratch_threads, table, task
-from cnn.kernels.simd import blocks, call, copy_lanes, numbers, peek
+from cnn.kernels.simd import blocks, call, numbers, peek
 from cnn.kernels.simd import width as width_of
-from cnn.kernels.tiles import dot
+from cnn.kernels.tiles import copy_box, dot
 
 CHUNK_ROWS = 48  # output channels of one piece of work, at most
 
@@ -45,6 +45,7 @@ def _dot_task(size):
             peek(p, 29), peek(p, 30), peek(p, 31), peek(p, 32), peek(p, 33), peek(p, 34)
         )  # fmt: skip
         taps_across, tile, rows, columns = peek(p, 35), peek(p, 36), peek(p, 37), peek(p, 38)
+        copy, store = peek(p, 39), peek(p, 40)
         pixel = 16 * size
         chunk = index % chunks
         group = index // chunks % groups
@@ -63,6 +64,7 @@ def _dot_task(size):
         xs, gs = start + x_at_scratch, start + g_at_scratch
         channel_step = 1 if taps_across else columns
         x_column = column_step if taps_across else x_plane
+        last_channel = in_channels - channel_step
         dy_row = width * pixel
         for block in range(images * part // parts, images * (part + 1) // parts):
             x_block = x + (block * groups + group) * in_channels * in_plane
@@ -70,36 +72,22 @@ def _dot_task(size):
                 bottom = min(top + strip_rows, height)
                 low = min(in_height, max(0, top * down + peek(tap_rows, 2)))
                 high = min(in_height, (bottom - 1) * down + peek(tap_rows, 3 * tap_row_count - 1) + 1)
-                for c in range(in_channels):
-                    source = x_block + c * in_plane + low * in_row
-                    target = xs + c * x_plane + x_start
-                    if copied * pixel == x_row == in_row:
-                        copy_lanes(source, target, (high - low) * copied, pixel, pixel, size)
-                    else:
-                        for _ in range(low, high):
-                            copy_lanes(source, target, copied, in_pixel, pixel, size)
-                            source += in_row
-                            target += x_row
+                source = x_block + low * in_row
+                planes, strip = (in_channels, in_plane, x_plane), (high - low, in_row, x_row)
+                call(copy, (source, xs + x_start, *planes, *strip, copied, in_pixel))
                 g_plane = height * dy_row
                 g_start = dy + ((block * groups + group) * out_channels + k0) * g_plane + top * dy_row
                 if g_copied:
                     strip_plane = ((strip_rows * width) | 1) * pixel
-                    for k in range(k1 - k0):
-                        copy_lanes(
-                            g_start + k * g_plane,
-                            gs + k * strip_plane,
-                            (bottom - top) * width,
-                            pixel,
-                            pixel,
-                            size,
-                        )
+                    count = (bottom - top) * width
+                    call(copy, (g_start, gs, k1 - k0, g_plane, strip_plane, 1, 0, 0, count, pixel))
                     g_start, g_plane = gs, strip_plane
                 for c0 in range(0, in_channels, column_chunk):
                     c1 = min(c0 + column_chunk, in_channels)
                     for j in range(row_blocks):
                         g_block = g_start + min(j * rows, k1 - k0 - rows) * g_plane - top * dy_row
                         for c in range(c0, c1, channel_step):
-                            x_channel = xs + (c if taps_across else min(c, in_channels - columns)) * x_plane
+                            x_channel = xs + min(c, last_channel) * x_plane
                             out = (
                                 start
                                 + (j * column_blocks + c // channel_step)
@@ -131,21 +119,38 @@ def _dot_task(size):
                                                 tile, (*ends, *steps, right - left, pixel, right_step * pixel)
                                             )
                                     out += cells * size
-        result = numbers(partial, size)
+        ends = (start, partial, rows, columns, row_blocks, column_blocks, tap_row_count * turns, channel_step)
+        first = part * groups * out_channels + group * out_channels + k0
         taps = tap_row_count * tap_column_count
-        at = 0
-        for j in range(row_blocks):
-            k = group * out_channels + k0 + min(j * rows, k1 - k0 - rows)
-            for b in range(column_blocks):
-                c = b if taps_across else min(b * columns, in_channels - columns)
-                for t in range(tap_row_count * turns):
-                    for r in range(rows):
-                        base = ((part * groups * out_channels + k + r) * in_channels + c) * taps
-                        for q in range(columns):
-                            result[base + (t * columns + q if taps_across else q * taps + t)] = sums[at]
-                            at += 1
+        steps = (columns, 1) if taps_across else (1, taps)
+        call(store, (*ends, first, k1 - k0, in_channels, taps, *steps))
 
     return dots
+
+
+@cache
+def _store(size):
+    """Address of the copy of a piece's sums into its place among the partial weight gradients."""
+
+    @task
+    def store(
+        sums, partial, rows, columns, row_blocks, column_blocks, turns, channel_step,
+        first, count, in_channels, taps, turn_step, column_step,
+    ):  # fmt: skip
+        sums, result = numbers(sums, size), numbers(partial, size)
+        at = 0
+        for j in range(row_blocks):
+            k = first + min(j * rows, count - rows)
+            for b in range(column_blocks):
+                c = min(b * channel_step, in_channels - channel_step)
+                for t in range(turns):
+                    for r in range(rows):
+                        base = ((k + r) * in_channels + c) * taps + t * turn_step
+                        for q in range(columns):
+                            result[base + q * column_step] = sums[at]
+                            at += 1
+
+    return store.address
 
 
 @cache
@@ -278,11 +283,13 @@ class DotPlan:
                 x_plane, padded * pixel, x_start * pixel, int(g_copied),
                 sum_bytes, sum_bytes + in_channels * x_plane,
                 int(across), dot(rows, columns, size), rows, columns,
+                copy_box(size), _store(size),
             ]
         )  # fmt: skip
         self.add_params = table([self.partial.ctypes.data, 0, parts, self.count])
 
     def run(self, dy, x, dweight):
+        """Sum the pieces, then add them to ``dweight`` in a fixed order."""
         self.params[0], self.params[1] = dy.address, x.address
         launch(_dot_task(self.size), self.tasks, self.params)
         self.add_params[1] = dweight.ctypes.data
@@ -291,6 +298,7 @@ class DotPlan:
 
 @lru_cache(maxsize=256)
 def weight_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
+    """The plan of a d-weight pass; ``size``: bytes of a number."""
     n, c, h, w = x_shape
     k, _, kh, kw = weight_shape
     pixel = LANES * size

@@ -90,6 +90,7 @@ class ProductPlan:
         )  # fmt: skip
 
     def run(self, x, weight, bias, out, floor):
+        """out = max(floor, weight * x + bias)"""
         params = self.params
         params[0], params[1], params[3] = x.address, weight.ctypes.data, out.address
         params[2] = self.no_bias.ctypes.data if bias is None else bias.ctypes.data

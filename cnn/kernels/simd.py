@@ -128,6 +128,7 @@ class Vectors:
         return self.builder.load(pointer, align=self.itemsize)
 
     def store(self, value, address):
+        """Write a vector to neighbouring numbers."""
         pointer = self.builder.inttoptr(address, value.type.as_pointer())
         self.builder.store(value, pointer, align=self.itemsize)
 
@@ -151,12 +152,15 @@ class Vectors:
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
 
     def add(self, a, b):
+        """a + b"""
         return self.builder.fadd(a, b)
 
     def sub(self, a, b):
+        """a - b"""
         return self.builder.fsub(a, b)
 
     def mul(self, a, b):
+        """a * b"""
         return self.builder.fmul(a, b)
 
     def max(self, a, floor):

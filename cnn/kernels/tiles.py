@@ -3,7 +3,7 @@
 from functools import cache
 
 from cnn.kernels.jit import task
-from cnn.kernels.simd import dot_tile, numbers, outer_tile
+from cnn.kernels.simd import copy_lanes, dot_tile, numbers, outer_tile
 
 
 @cache
@@ -48,3 +48,19 @@ def dot(rows, columns, size):
         dot_tile(g, g_row, x, x_column, (na, ga, xa, nb, gb, xb), out, out_row, rows, columns, size)
 
     return tile.address
+
+
+@cache
+def copy_box(size):
+    """Address of a copy of planes x rows x pixels from one spacing to another (each in bytes)."""
+
+    @task
+    def box(source, target, planes, from_plane, to_plane, rows, from_row, to_row, count, from_pixel):
+        for plane in range(planes):
+            for row in range(rows):
+                copy_lanes(
+                    source + plane * from_plane + row * from_row, target + plane * to_plane + row * to_row,
+                    count, from_pixel, 16 * size, size,
+                )  # fmt: skip
+
+    return box.address
