@@ -84,9 +84,7 @@ def planted(bug, root):
         file, old = edit["file"], edit["old"]
         text = texts.get(file) or (root / file).read_text(encoding="utf-8")
         if text.count(old) != 1:
-            raise SystemExit(
-                f"{bug['name']}: expected this exactly once in {file}, found it {text.count(old)} times:\n{old}"
-            )
+            raise SystemExit(f"{bug['name']}: expected once in {file}, found {text.count(old)} times:\n{old}")
         texts[file] = text.replace(old, edit["new"])
     return texts
 
@@ -209,7 +207,7 @@ def banner(copy, right, options):
 
 
 def show(bug, networks, scratch, epochs, out):
-    """Plant, train both, ask everybody, print; return 0, or 5 when others complain than the bug's entry says."""
+    """Plant, train both, ask everybody, print; return 5 when others complain than its entry says."""
     changes = planted(bug, package_root())
     copies = {name: scratch / name for name in ("right", "broken")}
     config = make_config(networks[bug["network"]], epochs)

@@ -58,11 +58,11 @@ const inputsOf = (node) => node.inputs.map((k) => nodes[k].tensors.y.data);
 
 // The tensor a cell lives in. dx0, dx1 (the share of one consumer when an output is used twice) are computed here.
 function tensorOf(node, name) {
-  if (!node.tensors[name] && /^dx\d$/.test(name) && node.inputs.length > Number(name[2])) {
+  if (!Object.hasOwn(node.tensors, name) && /^dx\d$/.test(name) && node.inputs.length > Number(name[2])) {
     const { dx } = layerBackward(node, inputsOf(node), node.tensors.y.data, node.tensors.dy?.data, parametersOf(node));
     dx.forEach((data, slot) => (node.tensors["dx" + slot] = { shape: node.inShapes[slot], data }));
   }
-  return node.tensors[name];
+  return Object.hasOwn(node.tensors, name) ? node.tensors[name] : undefined;
 }
 
 function unravel(index, shape) {
@@ -85,13 +85,13 @@ const valueAt = (c) => tensorOf(c.node, c.tensor).data[c.index];
 const positionOf = (c) => unravel(c.index, tensorOf(c.node, c.tensor).shape);
 const cellKey = (c) => `${c.node.id}/${c.tensor}/${positionOf(c).join(",")}`;
 
+// The cell of an address, or null if there is no such cell.
 function cellFromKey(key) {
   const [id, tensor, place] = key.split("/");
   const node = nodes[Number(id)];
-  if (!node || !place) return null;
-  const found = /^[a-z_0-9]+$/.test(tensor) ? tensorOf(node, tensor) : null;
+  const found = node && place ? tensorOf(node, tensor) : null;
   if (!found) return null;
   const position = place.split(",").map(Number);
-  const inside = position.length === found.shape.length && position.every((p, k) => p >= 0 && p < found.shape[k]);
+  const inside = position.length === found.shape.length && position.every((p, k) => Number.isInteger(p) && p >= 0 && p < found.shape[k]);
   return inside ? cell(node, tensor, ravel(position, found.shape)) : null;
 }

@@ -99,7 +99,7 @@ function route() {
   place.view = wanted;
   if (moved) showView();
   if (hadFocus) byId(`tab-${wanted}`)?.focus();
-  const found = rest.length ? cellFromKey(decodeURIComponent(rest.join("/"))) : null;
+  const found = rest.length ? cellFromKey(rest.join("/")) : null;
   if (wanted === "network" && found) showCell(found);
   else if (moved) delete document.documentElement.dataset.inspecting;
 }

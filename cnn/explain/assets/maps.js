@@ -21,8 +21,26 @@ function tileShape(shape) {
   return [1, 1, shape[0] ?? 1];
 }
 
+const painted = new WeakMap(); // values -> pictures by theme and size
+
+// One pixel a cell, tiles below one another.
+function cellColours(values, columns, rows, scale, palette) {
+  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+  canvas.width = columns;
+  canvas.height = rows;
+  const image = pen.createImageData(columns, rows), pixels = image.data;
+  for (let k = 0; k < values.length; k++) {
+    const value = values[k], end = value < 0 ? palette.neg : palette.pos;
+    const share = scale > 0 ? Math.min(1, Math.abs(value) / scale) ** 0.75 : 0;
+    for (let c = 0; c < 3; c++) pixels[4 * k + c] = palette.zero[c] + (end[c] - palette.zero[c]) * share;
+    pixels[4 * k + 3] = 255;
+  }
+  pen.putImageData(image, 0, 0);
+  return canvas;
+}
+
 class ValueMap {
-  // options: cellSize (CSS pixels, chosen by default), width (room for tiles), scale (value of the full colour)
+  // options: cellSize (CSS pixels, chosen by default), width (room for tiles)
   constructor(node, tensor, options = {}) {
     Object.assign(this, { node, tensor, options });
     this.values = tensorOf(node, tensor).data;
@@ -53,19 +71,28 @@ class ValueMap {
     this.tiles = tiles;
     this.columns = wrap ? Math.min(columns, Math.max(8, Math.floor(limit / 14))) : columns;
     this.rows = wrap ? Math.ceil(columns / this.columns) : rows;
-    const wanted = { 1: 14, 2: 14 }[Math.min(rows, columns)] ?? (columns > 100 ? 3 : columns <= 7 ? 12 : Math.max(3, Math.min(9, Math.floor(112 / columns))));
+    const wanted = { 1: 14, 2: 14 }[Math.min(rows, columns)] ?? (columns > 100 ? 3 : columns <= 7 ? 12 : Math.max(3, Math.min(9, Math.floor((tiles <= 3 ? 200 : 112) / columns))));
     this.size = this.options.cellSize ?? (wrap && columns <= 16 ? 26 : wanted);
-    this.gap = tiles > 1 ? Math.max(4, Math.min(10, this.size)) : 0;
-    const tileWidth = this.columns * this.size + this.gap;
-    this.perRow = Math.max(1, Math.min(tiles, Math.floor((limit + this.gap) / tileWidth)));
-    this.width = this.perRow * tileWidth - this.gap;
-    this.height = Math.ceil(tiles / this.perRow) * (this.rows * this.size + this.gap) - this.gap;
+    this.arrange(limit);
+    // Thousands of kernels: smaller cells, so that the canvas stays within what browsers allow.
+    while (this.width * this.height > 6e6 && this.size > 2) {
+      this.size -= 1;
+      this.arrange(limit);
+    }
     const ratio = Math.min(2, window.devicePixelRatio || 1);
     this.ratio = this.width * this.height * ratio * ratio > 4e6 ? 1 : ratio;
     this.canvas.width = Math.max(1, Math.round(this.width * this.ratio));
     this.canvas.height = Math.max(1, Math.round(this.height * this.ratio));
     this.canvas.style.width = `${this.width}px`;
     this.canvas.style.height = `${this.height}px`;
+  }
+
+  arrange(limit) {
+    this.gap = this.tiles > 1 ? Math.max(3, Math.min(10, this.size)) : 0;
+    const tileWidth = this.columns * this.size + this.gap;
+    this.perRow = Math.max(1, Math.min(this.tiles, Math.floor((limit + this.gap) / tileWidth)));
+    this.width = this.perRow * tileWidth - this.gap;
+    this.height = Math.ceil(this.tiles / this.perRow) * (this.rows * this.size + this.gap) - this.gap;
   }
 
   // Top left corner of a cell, in CSS pixels.
@@ -91,29 +118,41 @@ class ValueMap {
     return index < this.values.length ? index : -1;
   }
 
-  // The picture without marks is kept, so that marking a cell costs one copy.
+  // The picture without marks is kept: marking a cell costs one copy, and so does showing the map again.
   paint() {
-    const palette = palettes[app.theme], scale = this.options.scale ?? statisticsOf(this.values).size;
-    const base = (this.base = document.createElement("canvas"));
+    const pictures = painted.get(this.values) ?? new Map();
+    const key = [app.theme, this.width, this.height, this.size, this.ratio].join();
+    if (!pictures.has(key)) pictures.set(key, this.picture());
+    painted.set(this.values, pictures);
+    this.base = pictures.get(key);
+    this.draw();
+  }
+
+  picture() {
+    const palette = palettes[app.theme], scale = statisticsOf(this.values).size;
+    const cells = cellColours(this.values, this.columns, this.rows * this.tiles, scale, palette);
+    const base = document.createElement("canvas"), pen = base.getContext("2d");
     base.width = this.canvas.width;
     base.height = this.canvas.height;
-    const pen = base.getContext("2d");
     pen.scale(this.ratio, this.ratio);
-    const fine = this.size >= 6 ? 1 : 0;
-    for (let k = 0; k < this.values.length; k++) {
-      const [x, y] = this.place(k), [r, g, b] = colourOf(this.values[k], scale, palette);
-      pen.fillStyle = `rgb(${r},${g},${b})`;
-      pen.fillRect(x, y, this.size - fine * 0.5, this.size - fine * 0.5);
+    pen.imageSmoothingEnabled = false;
+    const wide = this.columns * this.size, high = this.rows * this.size, plane = this.columns * this.rows;
+    pen.fillStyle = palette.grid;
+    for (let tile = 0; tile < this.tiles; tile++) {
+      const [x, y] = this.place(Math.min(tile * plane, this.values.length - 1));
+      pen.drawImage(cells, 0, tile * this.rows, this.columns, this.rows, x, y, wide, high);
+      if (this.size < 6) continue;
+      for (let column = 1; column < this.columns; column++) pen.fillRect(x + column * this.size - 0.5, y, 0.5, high);
+      for (let row = 1; row < this.rows; row++) pen.fillRect(x, y + row * this.size - 0.5, wide, 0.5);
     }
     this.hatch(pen, palette, scale);
     pen.strokeStyle = palette.grid;
     pen.lineWidth = 1;
-    const plane = this.values.length / this.tiles;
     for (let tile = 0; tile < this.tiles; tile++) {
-      const [x, y] = this.place(tile * plane);
-      pen.strokeRect(x + 0.5, y + 0.5, this.columns * this.size - 1, this.rows * this.size - 1);
+      const [x, y] = this.place(Math.min(tile * plane, this.values.length - 1));
+      pen.strokeRect(x + 0.5, y + 0.5, wide - 1, high - 1);
     }
-    this.draw();
+    return base;
   }
 
   // One diagonal stroke in each negative cell that is large enough to show it.

@@ -323,6 +323,16 @@ function explain(c) {
   return { ...given(note), total: valueAt(c), owner: node };
 }
 
+// Where an activation goes: the outputs whose equations read it, those first through which most gradient returns.
+function readersOf(c) {
+  if (c.tensor !== "y") return [];
+  return c.node.consumers.flatMap(({ node, slot }) => {
+    const terms = [...rules[node.kind].dx(node, c.index, slot).terms].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
+    const gradients = terms.map((term) => term.factors.find((f) => f.cell?.node === node && /^(dy|p)$/.test(f.cell.tensor))?.cell);
+    return gradients.filter(Boolean).map((g) => (g.tensor === "p" ? g : cell(node, "y", g.index)));
+  });
+}
+
 // The 50 terms that weigh most, and the rest as one number.
 function largestTerms(terms, keep = 50) {
   if (terms.length <= keep) return { shown: terms, rest: null };

@@ -45,6 +45,21 @@ function renderExperiments() {
   return h("div", {}, differenceCard(), stepCard());
 }
 
+// Computes points between the user's actions, about 30 ms at a time, and redraws; stops when the chart has gone.
+function fillGradually(points, count, make, id, draw) {
+  const work = () => {
+    const holder = byId(id), until = performance.now() + 30;
+    if (!holder || holder.points !== points) return;
+    while (points.length < count && performance.now() < until) points.push(make(points.length));
+    holder.replaceChildren(draw());
+    if (points.length < count) setTimeout(work);
+  };
+  setTimeout(() => {
+    if (byId(id)) byId(id).points = points;
+    work();
+  });
+}
+
 // --- finite difference --------------------------------------------------------------------------------------------
 
 function differenceCard() {
@@ -67,7 +82,8 @@ function differenceCard() {
     byId("fd-result").replaceChildren(...differenceResult());
     byId("fd-chart").replaceChildren(differenceChart());
   } });
-  lab.curve ??= Array.from({ length: 53 }, (_, k) => finiteDifferenceAt(-12 + k / 4));
+  lab.curve ??= [];
+  fillGradually(lab.curve, 53, (k) => finiteDifferenceAt(-12 + k / 4), "fd-chart", differenceChart);
   return h("section", { class: "sheet" }, h("div", { class: "sheet-head" }, h("h2", {}, t("fd.title"))),
     h("p", { class: "lead" }, t("fd.lead")),
     h("div", { class: "form" },
@@ -76,7 +92,7 @@ function differenceCard() {
       h("div", {}, h("label", { for: "fd-index" }, t("fd.index", { shape: shapeText(shape) })), field),
       h("div", { class: "wide" }, h("label", { for: "fd-h" }, t("fd.h")), slider)),
     h("dl", { class: "result columns", id: "fd-result" }, differenceResult()),
-    h("div", { id: "fd-chart" }, differenceChart()),
+    h("div", { id: "fd-chart" }),
     h("p", { class: "fine" }, t("fd.reading")));
 }
 
@@ -132,7 +148,8 @@ function rateRange() {
 function stepCard() {
   const [low, high] = rateRange();
   lab.logRate ??= low + 2;
-  lab.step ??= Array.from({ length: 57 }, (_, k) => descend(10 ** (low + ((high - low) * k) / 56)));
+  lab.step ??= [];
+  fillGradually(lab.step, 57, (k) => descend(10 ** (low + ((high - low) * k) / 56)), "sgd-chart", stepChart);
   const slider = h("input", { type: "range", id: "sgd-rate", min: low, max: high, step: 0.05, value: lab.logRate, "aria-valuetext": `lr = ${number(10 ** lab.logRate)}`, oninput: (event) => {
     lab.logRate = Number(event.target.value);
     event.target.setAttribute("aria-valuetext", `lr = ${number(10 ** lab.logRate)}`);
@@ -152,7 +169,7 @@ function stepCard() {
     h("div", { class: "form" }, h("div", {}, h("label", { for: "sgd-class" }, t("sgd.class")), aim),
       h("div", { class: "wide" }, h("label", { for: "sgd-rate" }, t("sgd.rate")), slider)),
     h("dl", { class: "result columns", id: "sgd-result" }, stepResult()),
-    h("div", { id: "sgd-chart" }, stepChart()),
+    h("div", { id: "sgd-chart" }),
     h("p", { class: "fine" }, t("sgd.reading")));
 }
 

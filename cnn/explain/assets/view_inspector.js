@@ -72,7 +72,8 @@ function renderInspector(c, made) {
     made.terms.length ? termTable(made, t("terms.caption")) : null,
     made.form === "given" ? null : resultLine(made, stored),
     made.whatIf ? whatIfBlock(made) : null,
-    traceBlock(c),
+    readersBlock(c),
+    made.terms.length ? traceBlock(c) : null,
   ].filter(Boolean);
 }
 
@@ -151,7 +152,7 @@ function termTable(made, caption, id = "terms") {
   const body = shown.map(row);
   if (rest) {
     body.push(h("tr", { class: "others" }, h("td", {}, t("terms.rest", { n: rest.count.toLocaleString("en") })),
-      h("td", { class: `num ${signClass(rest.value)}`, "data-value": String(rest.value) }, signed(rest.value)), h("td", {})));
+      h("td", { class: `num ${signClass(rest.value)}`, "data-value": String(rest.value) }, signed(rest.value)), h("td", { class: "bar" })));
   }
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
     h("table", { class: "terms", id }, h("caption", {}, caption, h("span", { class: "count" }, t("terms.count", { n: made.terms.length.toLocaleString("en") }))),
@@ -181,12 +182,20 @@ function whatIfBlock(made) {
     h("p", { class: "num" }, "Σ ", signed(total(terms), 6)));
 }
 
+function readersBlock(c) {
+  const readers = readersOf(c);
+  if (!readers.length) return null;
+  return h("div", { class: "readers" }, h("p", { class: "eyebrow" }, t("readers.title", { n: readers.length.toLocaleString("en") })),
+    h("ul", { class: "made-steps" }, readers.slice(0, 6).map((r) => h("li", {},
+      factorSpan({ symbol: `${cellTitle(r)} · ${r.node === lossNode ? "softmax" : r.node.kind}`, value: valueAt(r), cell: r })))));
+}
+
+// The way along the largest terms, worked out when it is asked for.
 function traceBlock(c) {
-  const backward = c.tensor.startsWith("d"), path = trace(c);
-  if (path.length < 2) return null;
-  return h("details", { class: "trace" }, h("summary", {}, backward ? t("trace.toloss", { n: path.length - 1 }) : t("trace.topixel", { n: path.length - 1 })),
-    h("p", { class: "lead" }, t("trace.lead")),
-    h("ol", {}, path.map((p) => h("li", {}, h("span", { class: "of" }, nodeTitle(p.node)), h("span", { class: "symbol" }, cellTitle(p)), numberButton(p)))));
+  const list = h("ol", {}), fill = () => list.replaceChildren(...trace(c).map((p) =>
+    h("li", {}, h("span", { class: "of" }, nodeTitle(p.node)), h("span", { class: "symbol" }, cellTitle(p)), numberButton(p))));
+  return h("details", { class: "trace", ontoggle: () => list.childElementCount || fill() },
+    h("summary", {}, t(c.tensor.startsWith("d") ? "trace.toloss" : "trace.topixel")), h("p", { class: "lead" }, t("trace.lead")), list);
 }
 
 // Window ⊙ kernel = products, drawn small, for the input channels that weigh most.

@@ -73,18 +73,21 @@ function lossOfExample() {
     byId("content").replaceChildren(renderLoss());
     byId("example-class").focus();
   } }, names.map((name, k) => h("option", { value: k, selected: k === target }, name)));
-  const vector = (label, values, id) => h("tr", { id }, h("th", { scope: "row" }, label), values.map((v) => h("td", {}, plainNumber(round(v)))));
-  const table = (caption, ...rows) => h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, h("table", { class: "vectors" }, h("caption", {}, caption),
-    h("thead", {}, h("tr", {}, h("td", {}), names.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)));
+  const vector = (label, values, id, plus = true) => h("tr", { id }, h("th", { scope: "row" }, label),
+    values.map((v) => h("td", {}, plus ? plainNumber(round(v)) : h("span", { class: "num", "data-value": String(v) }, number(v)))));
+  const table = (caption, ...rows) => [h("h3", { class: "over" }, caption),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, h("table", { class: "vectors" },
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("loss.class")), p.map((_, k) => h("th", { scope: "col" }, String(k))))),
+      h("tbody", {}, rows)))];
   return [
     h("p", { class: "lead" }, t("example.lead")),
     h("p", {}, h("label", { for: "example-class" }, t("example.choose"), " "), choose),
-    table(t("example.start"), vector("p", p, "example-p"), vector("y", y, "example-y"), vector("∂L/∂p = −y / p", upstream, "example-upstream")),
-    table(t("example.jacobian"), ...jacobian.map((row, i) => h("tr", { class: i === target ? "truth" : null }, h("th", { scope: "row" }, `∂p${subscript(i)}/∂z`),
+    ...table(t("example.start"), vector("p", p, "example-p", false), vector("y", y, "example-y", false), vector("−y / p", upstream, "example-upstream")),
+    ...table(t("example.jacobian"), ...jacobian.map((row, i) => h("tr", { class: i === target ? "truth" : null }, h("th", { scope: "row" }, `∂p${subscript(i)}/∂z`),
       row.map((v) => h("td", {}, plainNumber(round(v))))))),
     h("p", {}, t("example.product", { k: target, u: signed(round(upstream[target])) })),
     h("p", { class: "num working" }, result.map((v, j) => h("span", { class: "chip" }, `${signed(round(upstream[target]))} × ${signed(round(jacobian[target][j]))} = ${signed(round(v))}`))),
-    table(t("example.result"), vector("∂L/∂z", result, "example-result"), vector("p − y", p.map((v, k) => v - y[k]), "example-difference")),
+    ...table(t("example.result"), vector("∂L/∂z", result, "example-result"), vector("p − y", p.map((v, k) => v - y[k]), "example-difference")),
     h("p", { class: "fine" }, t("example.same")),
   ];
 }

@@ -16,6 +16,10 @@ function settingsText(node) {
   if (a.p !== undefined) parts.push(`p = ${a.p}`);
   const count = node.parameters.reduce((n, name) => n + node.tensors[name].data.length, 0);
   if (count) parts.push(t("set.parameters", { n: count.toLocaleString("en") }));
+  // Where a branch begins or branches meet, the row above is not (all of) the input.
+  if (node.inputs.length > 1 || (node.inputs.length && node.inputs[0] !== node.id - 1)) {
+    parts.push(t("set.reads", { names: node.inputs.map((k) => nodeTitle(nodes[k])).join(" + ") }));
+  }
   return parts.join(" · ");
 }
 
@@ -27,7 +31,7 @@ const mainTensor = (node) => (app.direction === "backward" && node.tensors.dy ? 
 
 function renderRow(node) {
   const open = opened.has(node.id);
-  return h("li", { class: `row ${open ? "open" : ""}`, id: `row-${node.id}`, "data-kind": node.kind },
+  return h("li", { class: `row ${node.name.includes(".") ? "branch" : ""}`, id: `row-${node.id}`, "data-kind": node.kind },
     h("div", { class: "rail", "aria-hidden": "true" }, h("span", { class: "arrow" }, app.direction === "forward" ? "↓" : "↑")),
     h("div", { class: "card" },
       h("div", { class: "card-head" },
@@ -50,9 +54,8 @@ function renderRow(node) {
   );
 }
 
-function refreshRow(node) {
-  const old = byId(`row-${node.id}`);
-  if (old) old.replaceWith(renderRow(node));
+function refreshRows(list) {
+  for (const node of list) byId(`row-${node.id}`)?.replaceWith(renderRow(node));
   forgetMaps();
   paintVisible();
 }
@@ -62,7 +65,7 @@ function toggleRow(node, open = !opened.has(node.id)) {
   const top = byId(`row-${node.id}`).getBoundingClientRect().top, others = [...opened].filter((id) => id !== node.id);
   opened.clear();
   if (open) opened.add(node.id);
-  for (const id of [...others, node.id]) refreshRow(nodes[id]);
+  refreshRows([...others.map((id) => nodes[id]), node]);
   scrollBy({ top: byId(`row-${node.id}`).getBoundingClientRect().top - top, behavior: "instant" });
 }
 
@@ -163,8 +166,12 @@ function setDirection(direction) {
   app.direction = direction;
   for (const side of ["forward", "backward"]) byId(side)?.setAttribute("aria-pressed", String(side === direction));
   document.documentElement.dataset.direction = direction;
-  const rows = byId("rows");
-  if (rows) rows.replaceWith(renderRows());
-  forgetMaps();
-  paintVisible();
+  // What is on screen turns at once, the rest as soon as the page is idle.
+  const onScreen = (node) => {
+    const box = byId(`row-${node.id}`)?.getBoundingClientRect();
+    return box && box.bottom > -200 && box.top < innerHeight + 200;
+  };
+  const near = nodes.filter(onScreen), far = nodes.filter((node) => !near.includes(node));
+  refreshRows(near);
+  setTimeout(() => refreshRows(far));
 }
