@@ -34,6 +34,7 @@ FLOORS = {
     "run_folder": 9,
     "experiment": 10,
     "explain": 11,
+    "report": 12,
     "export": 11,
     "train": 11,
     "doctor": 12,

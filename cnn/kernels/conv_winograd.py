@@ -204,7 +204,7 @@ class ForwardPlan:
 
 
 def tile_group(channels, out_channels):
-    """Tiles whose transforms are multiplied together: their 36 planes should not leave the L2 cache by far."""
+    """Tiles whose transforms are multiplied together: their 36 planes should stay near the L2 cache."""
     return 4 if channels + out_channels <= 192 else 2
 
 
