@@ -34,7 +34,7 @@ FLOORS = {
     "run_folder": 9,
     "experiment": 10,
     "explain": 11,
-    "report": 12,
+    "report": 10,
     "export": 11,
     "train": 11,
     "doctor": 12,
@@ -49,7 +49,7 @@ RESTRICTED = {
     "torchvision": ("data",),
     "matplotlib": ("plots",),
     "pydantic": ("config",),
-    "PIL": ("data", "explain"),
+    "PIL": ("data", "explain", "report"),
     "scipy": (),
     "numba": ("kernels", "backend", "data", "blocked"),
 }
