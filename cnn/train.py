@@ -237,7 +237,9 @@ class Trainer:
             "seconds": round(p.seconds, 3),
         }
         checkpoint.write_atomically(self.run.result, (json.dumps(result, indent=2) + "\n").encode())
-        why = "the best on the validation images" if len(images.validation) else "the last: validation = 0"
+        why = "untrained" if meta["epoch"] == 0 else "the best on the validation images"
+        if p.best and p.best["accuracy"] is None:
+            why = "the last: validation = 0"
         self.run.log(
             f"test accuracy {100 * accuracy:.2f} %, loss {loss:.4f}, on {len(images.dataset.test):,} images, "
             f"weights of epoch {meta['epoch']} ({why}); trained for {p.seconds:.1f} s; see {self.run.path}"

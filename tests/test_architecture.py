@@ -36,11 +36,11 @@ FLOORS = {
     "explain": 11,
     "report": 10,
     "export": 11,
-    "train": 11,
-    "doctor": 12,
-    "commands": 13,
-    "cli": 14,
-    "__main__": 15,
+    "train": 13,
+    "doctor": 13,
+    "commands": 14,
+    "cli": 15,
+    "__main__": 16,
 }
 
 #: Third-party packages that only some modules may use: they are heavy, or not installed with the core.
