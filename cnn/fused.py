@@ -222,9 +222,7 @@ class ResidualReLU(_Step):
         layer = self._norm
         x = layer._receive(x)
         mean, rstd = layer.statistics(x, training)
-        y = norm.batch_norm_forward(
-            x, mean, rstd, *layer.affine_arrays(), activation.RELU, 0.0, other
-        )
+        y = norm.batch_norm_forward(x, mean, rstd, *layer.affine_arrays(), activation.RELU, 0.0, other)
         self._cache = y, (x, mean, rstd, training)
         return y
 
@@ -235,9 +233,7 @@ class ResidualReLU(_Step):
         if saved is not None:
             x, mean, rstd, training = saved
             weight, _ = self._norm.affine_arrays()
-            dx = norm.batch_norm_backward(
-                g, x, mean, rstd, weight, *self._norm.affine_gradients(), training
-            )
+            dx = norm.batch_norm_backward(g, x, mean, rstd, weight, *self._norm.affine_gradients(), training)
         for step in reversed(self._steps):
             dx = step.backward(dx)
         return elementwise.add(dx, self.first.shortcut.backward(g))

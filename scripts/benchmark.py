@@ -95,7 +95,9 @@ def compare(job, request, options):
         for _ in range(options.rounds):
             rounds["cnn"].append(statistics.median(ours.ask(time=options.seconds)["times"]))
             rounds["torch"].append(statistics.median(theirs.ask(time=options.seconds)["times"]))
-        row = {side: {"median": statistics.median(t), "min": min(t), "max": max(t)} for side, t in rounds.items()}
+        row = {
+            side: {"median": statistics.median(t), "min": min(t), "max": max(t)} for side, t in rounds.items()
+        }
         ratios = [b / a for a, b in zip(rounds["cnn"], rounds["torch"], strict=True)]
         row["ratio"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
         row |= {"variant": best, "disagreement": worst}
@@ -108,7 +110,8 @@ def compare(job, request, options):
 
 def cells(row):
     """The columns that all tables of times share."""
-    def show(side, factor=1e3, digits=2):  # noqa: ANN202
+
+    def show(side, factor=1e3, digits=2):
         t = row[side]
         middle, low, high = (f"{t[key] * factor:.{digits}f}" for key in ("median", "min", "max"))
         return f"{middle} ({low}–{high})"
@@ -130,7 +133,9 @@ def kernels(options):
         out = (plane + 2 * padding - size) // stride + 1
         work = 2 * options.batch * k * out * out * size * size * c // groups
         for direction in ("forward", "d-input", "d-weight"):
-            row = compare("convolution", {"case": case, "batch": options.batch, "direction": direction}, options)
+            row = compare(
+                "convolution", {"case": case, "batch": options.batch, "direction": direction}, options
+            )
             rate = f"{work / row['cnn']['median'] / 1e9:.0f}"
             yield row | {"case": convolution_name(case), "direction": direction, "work": work}
             rows.append([convolution_name(case), direction, *cells(row), rate])
@@ -152,7 +157,9 @@ def inference(options):
     rows = []
     for name in NETWORKS:
         for batch in (1, 64) if options.quick else (1, 64, 1024):
-            row = compare("inference", {"name": name, "batch": batch, "weights": weights_file(options)}, options)
+            row = compare(
+                "inference", {"name": name, "batch": batch, "weights": weights_file(options)}, options
+            )
             yield row | {"network": name, "batch": batch}
             rows.append([name, batch, *cells(row), f"{batch / row['cnn']['median']:.0f}"])
             progress(rows[-1])
@@ -236,12 +243,17 @@ def machine(options):
         [sys.executable, "-c", "import torch, numba; print(torch.__version__, numba.__version__)"],
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    return f"{cpu}, {options.threads} threads, PyTorch {versions[0]}, Numba {versions[1]}, Python {platform.python_version()}"
+    python = platform.python_version()
+    return f"{cpu}, {options.threads} threads, PyTorch {versions[0]}, Numba {versions[1]}, Python {python}"
 
 
 def parse(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"any of {', '.join(SECTIONS)}; default all")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "sections", nargs="*", metavar="SECTION", help=f"any of {', '.join(SECTIONS)}; default all"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer shapes, short rounds, PyTorch eager only")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--batch", type=int, default=128, help="of the convolutions")
@@ -257,7 +269,9 @@ def parse(arguments=None):
     options.rounds = options.rounds or (3 if options.quick else 7)
     options.seconds = options.seconds or (0.3 if options.quick else 1.0)
     eager = ["NCHW", "channels_last"]
-    options.variants = eager if options.quick or options.eager else [*eager, *(f"{v} compiled" for v in eager)]
+    options.variants = (
+        eager if options.quick or options.eager else [*eager, *(f"{v} compiled" for v in eager)]
+    )
     return options
 
 

@@ -9,7 +9,12 @@ def _linear(out_features, **options):
     return {"type": "Linear", "out_features": out_features, **options}
 
 
-RELU, FLATTEN, NORM, POOL = {"type": "ReLU"}, {"type": "Flatten"}, {"type": "BatchNorm2d"}, {"type": "MaxPool2d", "kernel_size": 2}
+RELU, FLATTEN, NORM, POOL = (
+    {"type": "ReLU"},
+    {"type": "Flatten"},
+    {"type": "BatchNorm2d"},
+    {"type": "MaxPool2d", "kernel_size": 2},
+)
 GELU = {"type": "GELU"}
 
 LENET = [

@@ -1,8 +1,8 @@
 """One framework in its own process: reads requests as JSON lines, answers as JSON lines.
 
 ``benchmark_worker.py cnn`` and ``benchmark_worker.py torch`` do the same work on the same numbers. A request
-{"make": what, ...} prepares a job and answers with a fingerprint of its results; {"time": seconds} repeats the
-job and answers with the times of the single runs in seconds.
+{"make": what, ...} prepares a job and answers with a fingerprint of its results; {"time": seconds} repeats
+the job and answers with the times of the single runs in seconds.
 """
 
 import json
@@ -77,7 +77,7 @@ class Cnn:
     def convolution(self, case, batch, direction, variant):
         from cnn import backend, blocked
 
-        c, k, size, plane, padding, stride, groups = case
+        *_, padding, stride, groups = case
         x, weight, bias, dy = operands(case, batch)
         x, dy, ops = blocked.as_blocked(x), blocked.as_blocked(dy), backend.operations()
         geometry = (stride, stride), ((padding, padding), (padding, padding)), (1, 1), groups
@@ -200,7 +200,7 @@ class Torch:
 
     def convolution(self, case, batch, direction, variant):
         torch = self.torch
-        c, k, size, plane, padding, stride, groups = case
+        _, k, _, _, padding, stride, groups = case
         x, weight, bias, dy = map(torch.from_numpy, operands(case, batch))
         layout = self._format(variant)
         x, dy = x.to(memory_format=layout), dy.to(memory_format=layout)

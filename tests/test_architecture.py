@@ -34,7 +34,7 @@ FLOORS = {
     "run_folder": 9,
     "experiment": 10,
     "explain": 11,
-    "report": 12,
+    "report": 10,
     "export": 11,
     "train": 13,
     "doctor": 13,

@@ -27,14 +27,17 @@ NETWORKS = {
     "conv relu": lambda: [Conv2d(5, 3, bias=False), ReLU(), Conv2d(4, 2), ReLU()],
     "linear relu": lambda: [Flatten(), Linear(9), ReLU(), Linear(7, bias=False), ReLU(), Linear(4)],
     "norm relu": lambda: [Conv2d(6, 3), BatchNorm2d(), ReLU(), MaxPool2d(2), Conv2d(4, 3), BatchNorm2d()],
-    "norm gelu": lambda: [Conv2d(6, 3), MaxPool2d(2), BatchNorm2d(), GELU(), BatchNorm2d(affine=False), GELU("tanh")],
+    "norm gelu": lambda: [
+        Conv2d(6, 3), MaxPool2d(2), BatchNorm2d(), GELU(), BatchNorm2d(affine=False), GELU("tanh"),
+    ],
     "norm others": lambda: [BatchNorm2d(), SiLU(), Conv2d(3, 3), BatchNorm2d(), LeakyReLU(0.1)],
     "norm of features": lambda: [Flatten(), Linear(6), BatchNorm1d(), ReLU(), Dropout(0.3), Linear(4)],
     "residual": lambda: [
         Conv2d(6, 3, padding=1), BatchNorm2d(), ReLU(),
-        Residual([Conv2d(6, 3, padding=1), BatchNorm2d(), ReLU(), Conv2d(6, 3, padding=1), BatchNorm2d()]), ReLU(),
+        Residual([Conv2d(6, 3, padding=1), BatchNorm2d(), ReLU(), Conv2d(6, 3, padding=1), BatchNorm2d()]),
+        ReLU(),
         Residual(
-            [Conv2d(8, 3, stride=2, padding=1), BatchNorm2d(), ReLU(), Conv2d(8, 3, padding=1), BatchNorm2d()],
+            [Conv2d(8, 3, 2, padding=1), BatchNorm2d(), ReLU(), Conv2d(8, 3, padding=1), BatchNorm2d()],
             shortcut=[Conv2d(8, 1, stride=2), BatchNorm2d()],
         ), ReLU(),
         Residual([Conv2d(8, 3, padding=1)]), ReLU(), GlobalAvgPool2d(), Linear(4),
@@ -104,7 +107,10 @@ def test_one_forward_serves_many_backwards():
 def test_backward_can_leave_out_the_gradient_of_the_images():
     grads = []
     for wanted in (True, False):
-        network, loss = cnn.Network([*NETWORKS["conv relu pool"](), Flatten(), Linear(4)]), SoftmaxCrossEntropy()
+        network, loss = (
+            cnn.Network([*NETWORKS["conv relu pool"](), Flatten(), Linear(4)]),
+            SoftmaxCrossEntropy(),
+        )
         network.build((3, 11, 12), rng=np.random.default_rng(0))
         x = np.random.default_rng(1).standard_normal((5, 3, 11, 12))
         loss.forward(network.forward(x, training=True), np.arange(5) % 4)

@@ -63,8 +63,8 @@ def test_erf_is_within_its_stated_error():
 
 
 FORWARD = {
-    "relu": (), "leaky_relu": (0.1,), "sigmoid": (), "tanh": (), "silu": (), "gelu": (False,), "gelu tanh": (True,),
-    "softmax": (),
+    "relu": (), "leaky_relu": (0.1,), "sigmoid": (), "tanh": (), "silu": (),
+    "gelu": (False,), "gelu tanh": (True,), "softmax": (),
 }  # fmt: skip
 
 

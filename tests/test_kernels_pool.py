@@ -43,7 +43,9 @@ def test_pools_equal_the_reference(name, n, dtype):
     _close(dx, reference.max_pool2d_backward(dy, winners, x.shape, *window))
     assert not dx.buffer[-1, ..., (n - 1) % 16 + 1 :].any()
     for include in (True, False):
-        _close(pool.avg_pool2d_forward(x, *window, include), reference.avg_pool2d_forward(x, *window, include))
+        _close(
+            pool.avg_pool2d_forward(x, *window, include), reference.avg_pool2d_forward(x, *window, include)
+        )
         _close(
             pool.avg_pool2d_backward(dy, x.shape, *window, include),
             reference.avg_pool2d_backward(dy, x.shape, *window, include).astype(dtype),

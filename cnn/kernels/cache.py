@@ -37,7 +37,7 @@ SOURCE_HASH = source_hash()
 
 
 def cache_folder():
-    """The folder of this version of the kernels: below NUMBA_CACHE_DIR if set, else the user's cache folder."""
+    """The folder of this version of the kernels: below NUMBA_CACHE_DIR if set, else the user's cache."""
     root = config.CACHE_DIR or AppDirs(appname="cnn", appauthor=False).user_cache_dir
     return os.path.join(root, f"kernels-{SOURCE_HASH}")
 

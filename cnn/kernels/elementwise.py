@@ -14,7 +14,12 @@ def _add_task(itemsize):
     @task
     def forward(index, thread, params):
         a = v.integers(params)
-        x, y, out, size = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize), a[3]
+        x, y, out, size = (
+            v.pointer(a[0], itemsize),
+            v.pointer(a[1], itemsize),
+            v.pointer(a[2], itemsize),
+            a[3],
+        )
         for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
             v.store(out, i, v.load(x, i) + v.load(y, i))
 
@@ -122,7 +127,9 @@ def dropout(x, p, key):
     threshold = min(int(p * 2**32), 2**32 - 1)
     keep = float(x.dtype.type(1 / (1 - p) if p < 1 else 0))
     features = y.buffer.size // len(y.buffer) // 16
-    values = table([x.address, y.address, features, v.bits(keep), *(int(k) for k in key), threshold, y.buffer.size])
+    values = table(
+        [x.address, y.address, features, v.bits(keep), *(int(k) for k in key), threshold, y.buffer.size]
+    )
     launch(_dropout_task(x.dtype.itemsize), chunks(y.buffer.size), values)
     return y
 
@@ -150,7 +157,7 @@ def _channel_sum_task(itemsize):
 
 
 def channel_sum(dy, dbias):
-    """Add dbias[k] += sum of dy over the batch and all positions: rows, then planes, then blocks in float64."""
+    """Add dbias[k] += sum of dy over n and all positions: rows, then planes, then blocks in float64."""
     dy = blocked.as_blocked(dy)
     blocks, channels, height, width, _ = dy.buffer.shape
     sums = np.empty(channels)

@@ -1,8 +1,8 @@
 """How kernels are compiled and started: one place for flags, one compiled parallel loop for all of them.
 
-A kernel is a ``@task``: a function ``task(index, thread, params)`` that does the ``index``-th piece of the work
-alone; ``params`` is the address of a table of int64 (addresses and sizes). ``launch`` runs all pieces on all
-threads. Numba's ``parallel=True`` costs seconds of compilation for each function; here it is paid once.
+A kernel is a ``@task``: a function ``task(index, thread, params)`` that does the ``index``-th piece of the
+work alone; ``params`` is the address of a table of int64 (addresses and sizes). ``launch`` runs all pieces on
+all threads. Numba's ``parallel=True`` costs seconds of compilation for each function; here it is paid once.
 Pieces never share a cell they write, and their number depends on shapes only, not on the number of threads:
 that is why results are the same bits on any machine load and thread count.
 """

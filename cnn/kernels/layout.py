@@ -12,7 +12,13 @@ def _pack_task(itemsize):
     @task
     def pack(index, thread, params):
         a = v.integers(params)
-        x, y, images, channels, pixels = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), a[2], a[3], a[4]
+        x, y, images, channels, pixels = (
+            v.pointer(a[0], itemsize),
+            v.pointer(a[1], itemsize),
+            a[2],
+            a[3],
+            a[4],
+        )
         block, c = index // channels, index % channels
         first, step = (block * 16 * channels + c) * pixels, channels * pixels
         if images - block * 16 >= 16:
@@ -35,7 +41,13 @@ def _unpack_task(itemsize):
     @task
     def unpack(index, thread, params):
         a = v.integers(params)
-        x, y, images, channels, pixels = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), a[2], a[3], a[4]
+        x, y, images, channels, pixels = (
+            v.pointer(a[0], itemsize),
+            v.pointer(a[1], itemsize),
+            a[2],
+            a[3],
+            a[4],
+        )
         block, c = index // channels, index % channels
         first, step = (block * 16 * channels + c) * pixels, channels * pixels
         for lane in range(min(16, images - block * 16)):
@@ -46,7 +58,7 @@ def _unpack_task(itemsize):
 
 
 def pack(plain, buffer, address):
-    """Copy a C-contiguous (N, C, H, W) or (N, F) array into a buffer of the same dtype; tail lanes become 0."""
+    """Copy a C-contiguous (N, C, H, W) or (N, F) array into a buffer of its dtype; tail lanes become 0."""
     blocks, channels, height, width, _ = buffer.shape
     values = table([plain.ctypes.data, address, plain.shape[0], channels, height * width])
     launch(_pack_task(buffer.dtype.itemsize), blocks * channels, values)

@@ -24,7 +24,14 @@ def _statistics_task(itemsize):
     @task
     def statistics(index, thread, params):
         a = v.integers(params)
-        x, out, images, channels, height, width = v.pointer(a[0], itemsize), v.pointer(a[1], 8), a[2], a[3], a[4], a[5]
+        x, out, images, channels, height, width = (
+            v.pointer(a[0], itemsize),
+            v.pointer(a[1], 8),
+            a[2],
+            a[3],
+            a[4],
+            a[5],
+        )
         lanes = min(16, images - index // channels * 16)
         valid, first = v.first_lanes(lanes), index * height * width * 16
         whole = v.zeros(x)
@@ -59,7 +66,8 @@ def _forward_task(kind, itemsize, adds):
     def forward(index, thread, params):
         a = v.integers(params)
         x, y, other, coefficients = (
-            v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize), v.pointer(a[3], itemsize),
+            v.pointer(a[0], itemsize), v.pointer(a[1], itemsize),
+            v.pointer(a[2], itemsize), v.pointer(a[3], itemsize),
         )  # fmt: skip
         channels, pixels, parameter = a[4], a[5], v.real(a[6])
         c = index % channels
@@ -86,7 +94,8 @@ def _sums_task(kind, itemsize):
     def sums(index, thread, params):
         a = v.integers(params)
         x, dy, out, coefficients, partial = (
-            v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize), v.pointer(a[3], itemsize),
+            v.pointer(a[0], itemsize), v.pointer(a[1], itemsize),
+            v.pointer(a[2], itemsize), v.pointer(a[3], itemsize),
             v.pointer(a[4], 8),
         )  # fmt: skip
         channels, height, width, parameter = a[5], a[6], a[7], v.real(a[8])
@@ -120,7 +129,8 @@ def _gradient_task(kind, itemsize):
     def gradient(index, thread, params):
         a = v.integers(params)
         x, dy, dx, coefficients = (
-            v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize), v.pointer(a[3], itemsize),
+            v.pointer(a[0], itemsize), v.pointer(a[1], itemsize),
+            v.pointer(a[2], itemsize), v.pointer(a[3], itemsize),
         )  # fmt: skip
         images, channels, pixels, parameter = a[4], a[5], a[6], v.real(a[7])
         c = index % channels
@@ -166,7 +176,7 @@ def _coefficients(x, mean, rstd, weight, bias):
 def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0, other=None):
     """Return y = (x - mean) * rstd * weight + bias, each per channel; weight and bias may be None.
 
-    ``kind`` and ``parameter`` name an activation put on top in the same pass, ``other`` an array added before.
+    ``kind`` and ``parameter`` name an activation on top in the same pass, ``other`` an array added before.
     """
     x = blocked.as_blocked(x)
     y = blocked.empty(x.shape, x.dtype)

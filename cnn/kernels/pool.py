@@ -51,7 +51,9 @@ def _max_2x2_task(itemsize):
 @jit
 def _beats(value, best):
     """Mask of: value is larger, or the first NaN; so the first of equals wins and a NaN stays visible."""
-    return v.either(v.greater(value, best), v.both(v.unordered(value, value), v.negated(v.unordered(best, best))))
+    return v.either(
+        v.greater(value, best), v.both(v.unordered(value, value), v.negated(v.unordered(best, best)))
+    )
 
 
 @functools.cache
@@ -276,7 +278,12 @@ def _global_max_task(itemsize):
     @task
     def forward(index, thread, params):
         a = v.integers(params)
-        x, y, argmax, pixels = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize), a[3]
+        x, y, argmax, pixels = (
+            v.pointer(a[0], itemsize),
+            v.pointer(a[1], itemsize),
+            v.pointer(a[2], itemsize),
+            a[3],
+        )
         best, cell = v.load(x, index * pixels * 16), v.zeros(x)
         for i in range(1, pixels):
             value = v.load(x, (index * pixels + i) * 16)
@@ -293,7 +300,12 @@ def _global_max_gradient_task(itemsize):
     @task
     def backward(index, thread, params):
         a = v.integers(params)
-        dy, argmax, dx, pixels = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize), a[3]
+        dy, argmax, dx, pixels = (
+            v.pointer(a[0], itemsize),
+            v.pointer(a[1], itemsize),
+            v.pointer(a[2], itemsize),
+            a[3],
+        )
         for i in range(index * pixels, (index + 1) * pixels):
             v.store(dx, i * 16, v.zeros(dx))
         for lane in range(16):

@@ -163,6 +163,12 @@ class Vectors:
         """a * b"""
         return self.builder.fmul(a, b)
 
+    def fence(self, value):
+        """``value``, finished: sums before it are not regrouped with sums behind it."""
+        name = f"llvm.arithmetic.fence.v{value.type.count}f{8 * self.itemsize}"
+        kind = ir.FunctionType(value.type, [value.type])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [value])
+
     def max(self, a, floor):
         """The larger one; a NaN in ``a`` stays."""
         return self.builder.select(self.builder.fcmp_ordered("<", a, floor), floor, a)
@@ -393,7 +399,8 @@ def dot_tile(typing_context, g, g_row, x, x_column, loops, out, out_row, rows, c
             if columns_ != padded:
                 totals = v.shuffle(totals, totals, range(columns_))
             cells = builder.inttoptr(v.at(out, v.times(out_row, k)), totals.type.as_pointer())
-            builder.store(v.add(builder.load(cells, align=size), totals), cells, align=size)
+            # One addition for each call: a gradient of two passes is to be exactly the sum of both.
+            builder.store(v.add(builder.load(cells, align=size), v.fence(totals)), cells, align=size)
         return context.get_dummy_value()
 
     i = types.int64

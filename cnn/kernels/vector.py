@@ -50,9 +50,11 @@ class _VectorModel(models.PrimitiveModel):
 
 def _address(context, builder, array_type, array, index, element):
     """Pointer to array[index] as a pointer to ``element`` (an LLVM type)."""
-    data = array if isinstance(array_type, types.CPointer) else context.make_array(array_type)(
-        context, builder, value=array
-    ).data
+    data = (
+        array
+        if isinstance(array_type, types.CPointer)
+        else context.make_array(array_type)(context, builder, value=array).data
+    )
     pointer = builder.gep(data, [index], source_etype=context.get_data_type(array_type.dtype))
     return builder.bitcast(pointer, element.as_pointer())
 
@@ -129,7 +131,9 @@ def load(typingctx, array, index):
 
     def emit(context, builder, signature, arguments):
         vector = _llvm(array.dtype)
-        return builder.load(_address(context, builder, array, *arguments, vector), align=array.dtype.bitwidth // 8)
+        return builder.load(
+            _address(context, builder, array, *arguments, vector), align=array.dtype.bitwidth // 8
+        )
 
     return result(array, types.intp), emit
 
@@ -152,7 +156,9 @@ def load_equal(typingctx, array, index, number):
 
     def emit(context, builder, signature, arguments):
         kind = ir.VectorType(context.get_value_type(array.dtype), LANES)
-        found = builder.load(_address(context, builder, array, *arguments[:2], kind), align=array.dtype.bitwidth // 8)
+        found = builder.load(
+            _address(context, builder, array, *arguments[:2], kind), align=array.dtype.bitwidth // 8
+        )
         return builder.icmp_unsigned("==", found, _splat(builder, arguments[2]))
 
     return MASK(array, types.intp, array.dtype), emit
@@ -165,7 +171,9 @@ def store_integers(typingctx, array, index, value):
     def emit(context, builder, signature, arguments):
         kind = ir.VectorType(context.get_value_type(array.dtype), LANES)
         whole = builder.fptoui(arguments[2], kind)
-        builder.store(whole, _address(context, builder, array, *arguments[:2], kind), align=array.dtype.bitwidth // 8)
+        builder.store(
+            whole, _address(context, builder, array, *arguments[:2], kind), align=array.dtype.bitwidth // 8
+        )
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), emit
@@ -252,7 +260,9 @@ def _operator(function, instruction):
 
     def emit(context, builder, signature, arguments):
         dtype = signature.return_type.dtype
-        a, b = (_as_vector(context, builder, v, t, dtype) for v, t in zip(arguments, signature.args, strict=True))
+        a, b = (
+            _as_vector(context, builder, v, t, dtype) for v, t in zip(arguments, signature.args, strict=True)
+        )
         return getattr(builder, instruction)(a, b, flags=("contract", "nsz"))
 
     for left, right in ((VectorType, VectorType), (VectorType, types.Number), (types.Number, VectorType)):
@@ -332,7 +342,7 @@ def power_of_two(typingctx, a):
 
 def _compare(name, predicate, doc):
     def typed(typingctx, a, b):
-        vector, bring = _numbers_to(a, b)
+        _, bring = _numbers_to(a, b)
 
         def emit(context, builder, signature, arguments):
             ordered = builder.fcmp_unordered if predicate == "uno" else builder.fcmp_ordered
@@ -402,7 +412,9 @@ def _library(name, symbol):
             result = ir.Constant(arguments[0].type, ir.Undefined)
             for lane in range(LANES):
                 number = builder.extract_element(arguments[0], ir.Constant(_I32, lane))
-                result = builder.insert_element(result, builder.call(function, [number]), ir.Constant(_I32, lane))
+                result = builder.insert_element(
+                    result, builder.call(function, [number]), ir.Constant(_I32, lane)
+                )
             return result
 
         return a(a), emit
