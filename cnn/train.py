@@ -20,10 +20,11 @@ import numpy as np
 from tqdm import tqdm
 
 from cnn import checkpoint, experiment, plots, report
-from cnn.backend import get_threads, use_backend
+from cnn.backend import compile_report, get_threads, use_backend, when_compiling
 from cnn.config import to_toml
 from cnn.errors import CheckpointError, ConfigError, NumericError
 from cnn.interruption import Interrupted, Interruption
+from cnn.kernels.conv import set_winograd
 from cnn.report import gradients
 
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
@@ -95,6 +96,7 @@ class Trainer:
         self.run.log(self.describe())
         self.run.write_metrics(self.progress.history)  # a resume drops the rows after its checkpoint
         self._saved_at = self._drawn_at = time.monotonic()
+        set_winograd(self.config.train.winograd)
         # the loop itself looks for NaN and Inf; NumPy's warnings would only repeat it
         with (
             use_backend(self.config.train.backend),
@@ -205,8 +207,10 @@ class Trainer:
         """Compile what a step and an evaluation need, so that no timing contains it; change nothing."""
         if self.config.train.backend == "reference":
             return
-        self.run.log("preparing the kernels (the first run on a machine compiles them) ...")
-        begin = time.perf_counter()
+        begin, before, waiting = time.perf_counter(), compile_report()["compiled"], ["yes"]
+        when_compiling(
+            lambda: waiting and self.run.log("cold start: compiling kernels, once on this machine ...")
+        )
         state = {name: array.copy() for name, array in self.network.state().items()}
         optimizer = {name: array.copy() for name, array in self.optimizer.state().items()}
         x, labels = next(self.batches.epoch(0))
@@ -217,7 +221,10 @@ class Trainer:
         self.network.zero_grad()
         self.network.load_state(state)
         self.optimizer.load_state(optimizer)
-        self.run.log(f"kernels ready after {time.perf_counter() - begin:.1f} s")
+        waiting.clear()  # a kernel compiled later has nothing to announce
+        compiled = compile_report()["compiled"] - before
+        how = f"{compiled} compiled" if compiled else "warm start, all from the cache"
+        self.run.log(f"kernels ready after {time.perf_counter() - begin:.1f} s ({how})")
 
     def _test(self):
         """Judge the best weights on the test images, once; write and return the result."""

@@ -165,6 +165,7 @@ class Train(Section):
     epochs: Annotated[int, Field(ge=0)] = 10
     backend: Literal["numba", "reference"] = "numba"
     threads: Count | None = Field(None, description="default: all cores; the results do not depend on it")
+    winograd: bool = Field(True, description="numba: 3x3 convolutions with fewer multiplications, float32")
     checkpoint_every: Count = Field(1, description="epochs between two checkpoints")
     checkpoint_minutes: Rate = Field(5.0, description="a long epoch is saved this often as well")
 
