@@ -84,7 +84,8 @@ def spoil_cache(layer):
 
     def backward(dy):
         dx = right(dy)
-        layer._cache = tuple(0.5 * part if isinstance(part, np.ndarray) else part for part in layer._cache)
+        kept = layer._cache  # arrays of either backend have axes; the rest is left alone
+        layer._cache = tuple(0.5 * np.asarray(part) if hasattr(part, "ndim") else part for part in kept)
         return dx
 
     layer.backward = backward
@@ -213,7 +214,7 @@ OPERATIONS = {  # name of the operation: (what it returns instead, the layer tha
     "batch_norm_backward": (lambda f: lambda *args: f(*args[:-1], False), "3.body.1"),  # a term is missing
     "conv2d_backward_input": (lambda f: lambda dy, w, *rest: f(dy, w[:, :, ::-1], *rest), "0"),
     "channel_sum": (lambda f: lambda dy, dbias: f(np.asarray(dy)[:2], dbias), "0"),
-    "linear_backward_input": (lambda f: lambda dy, w: f(dy, w) + 1e-4, "5"),
+    "linear_backward_input": (lambda f: lambda dy, w: np.asarray(f(dy, w)) + 1e-4, "5"),
     "add": (lambda f: lambda a, b: np.asarray(f(a, b)) + 0.01 * np.asarray(b) ** 2, "3"),
     "unflatten": (lambda f: lambda dy, shape: np.asarray(dy).reshape(shape)[::-1].copy(), "4"),
     "softmax_cross_entropy_backward": (lambda f: lambda p, y, factor: f(p, y, 3 * factor), "loss"),
@@ -246,7 +247,9 @@ def test_a_broken_operation_is_found_in_the_layers_that_use_it(operation, broken
     report = check_network(make_network(), x, labels, backends=(broken,), entries=3, directions=1)
     assert not report.ok
     wrong = {e.layer for e in report.bugs}
-    assert {layer, "network"} <= wrong
+    assert layer in wrong
+    # the Numba network runs Conv2d, ReLU and MaxPool2d as one fused step, without the single operations
+    assert "network" in wrong or broken == "numba"
     kind = {e.layer: e.type for e in report.entries}
     users = {kind[layer], "Linear"} if operation == "channel_sum" else {kind[layer]}
     alike = {name for name in kind if kind[name] in users}
@@ -255,7 +258,7 @@ def test_a_broken_operation_is_found_in_the_layers_that_use_it(operation, broken
 
 
 def test_a_failed_report_says_so_everywhere(monkeypatch):
-    monkeypatch.setattr(cnn.kernels, "unflatten", lambda dy, shape: dy.reshape(shape)[::-1].copy())
+    monkeypatch.setattr(cnn.kernels, "unflatten", lambda dy, shape: np.asarray(dy).reshape(shape)[::-1])
     x, labels = np.random.default_rng(2).standard_normal((3, 2, 6, 6)), np.array([1, 0, 4])
     report = check_network(make_network(), x, labels, layer="4")
     assert report.exit_code == 5
@@ -310,7 +313,7 @@ def test_a_mistake_in_evaluation_mode_only_is_found():
     network = make_network()
     norm = network.layers[3].body.layers[1]
     right = norm.backward
-    norm.backward = lambda dy: right(dy) * (1.0 if norm._cache[-1] else 1.01)
+    norm.backward = lambda dy: np.asarray(right(dy)) * (1.0 if norm._cache[-1] else 1.01)
     x, labels = np.random.default_rng(2).standard_normal((3, 2, 6, 6)), np.array([1, 0, 4])
     report = check_network(network, x, labels, layer="3.body.1")
     assert {(e.layer, e.mode) for e in report.bugs} == {("3.body.1", "eval")}
