@@ -50,7 +50,7 @@ def _finite(loss, vitals):
 def _initial_loss(loss, classes):
     """An untrained network knows nothing: p = 1/C for every class, L = -log(1/C) = log C."""
     right = math.log(classes)
-    verdict = grade(loss, 1.4 * right + 0.3, 3 * right + 2)
+    verdict = grade(loss, 2 * right + 0.5, 4 * right + 1)
     if verdict == OK and loss < 0.6 * right:
         verdict = WARN
     advice = (
