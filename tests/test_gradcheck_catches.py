@@ -84,8 +84,8 @@ def spoil_cache(layer):
 
     def backward(dy):
         dx = right(dy)
-        kept = layer._cache  # arrays of either backend have axes; the rest is left alone
-        layer._cache = tuple(0.5 * np.asarray(part) if hasattr(part, "ndim") else part for part in kept)
+        kept = layer._cache  # the arrays of either backend, and other things
+        layer._cache = tuple(0.5 * np.asarray(part) if hasattr(part, "__array__") else part for part in kept)
         return dx
 
     layer.backward = backward
