@@ -30,7 +30,9 @@ def save(path, tensors, meta):
     path = Path(path)
     # safetensors writes the memory as it lies, so every array must be in C order
     arrays = {name: np.array(value, order="C") for name, value in tensors.items()}
-    payload = encode(arrays, metadata={"format": str(FORMAT), "meta": json.dumps(meta)})
+    # one entry only: safetensors shuffles several, and equal checkpoints should be equal files
+    header = {"cnn": json.dumps({"format": FORMAT, "meta": meta})}
+    payload = encode(arrays, metadata=header)
     write_atomically(path, payload)
 
 
@@ -70,8 +72,8 @@ def load(path):
     try:
         tensors = decode(payload)
         size = int.from_bytes(payload[:8], "little")
-        header = json.loads(payload[8 : 8 + size]).get("__metadata__", {})
-        version, meta = header["format"], json.loads(header["meta"])
+        header = json.loads(json.loads(payload[8 : 8 + size]).get("__metadata__", {})["cnn"])
+        version, meta = header["format"], header["meta"]
     except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: found {len(payload):,} bytes that are not a whole safetensors file, "
@@ -81,7 +83,7 @@ def load(path):
         raise CheckpointError(
             f"{path}: a safetensors file without the header of cnn, expected one that `cnn train` wrote"
         ) from error
-    if version != str(FORMAT):
+    if version != FORMAT:
         raise CheckpointError(f"{path}: checkpoint format {version}, expected {FORMAT}")
     return tensors, meta
 

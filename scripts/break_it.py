@@ -207,7 +207,7 @@ def banner(copy, right, options):
 
 
 def show(bug, networks, scratch, epochs, out):
-    """Plant, train both, ask everybody, print; return 5 when others complain than its entry says."""
+    """Plant, train both, ask everybody, print; return 5 when one who should complain does not."""
     changes = planted(bug, package_root())
     copies = {name: scratch / name for name in ("right", "broken")}
     config = make_config(networks[bug["network"]], epochs)
@@ -239,10 +239,12 @@ def show(bug, networks, scratch, epochs, out):
         if (broken / "page.html").is_file():
             shutil.copy(broken / "page.html", out / f"{bug['name']}.html")
         print(f"\nkept in {out}: " + ", ".join(sorted(p.name for p in out.glob(f"{bug['name']}.*"))))
-    if seen_by != bug["seen_by"]:
-        print(f"\nseen by {seen_by or 'nobody'}, expected {bug['seen_by'] or 'nobody'}", file=sys.stderr)
-        return 5
-    return 0
+    blind = [
+        name for name in bug["seen_by"] if name not in seen_by and not answers[name][0].startswith("written")
+    ]
+    if blind:
+        print(f"\nnot seen by: {', '.join(blind)}, which should see it", file=sys.stderr)
+    return 5 if blind else 0
 
 
 def complains(lines):

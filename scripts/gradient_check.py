@@ -1,6 +1,6 @@
 """Layer-wise gradient check of a config: the same as ``cnn gradcheck``.
 
-    python scripts/gradient_check.py configs/mnist_lenet.toml [--layer NAME] [--backend numba] [--json F]
+python scripts/gradient_check.py configs/mnist_lenet.toml [--layer NAME] [--backend numba] [--json F]
 """
 
 import sys

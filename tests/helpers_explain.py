@@ -83,9 +83,10 @@ def make_image():
     return np.random.default_rng(3).integers(-6, 7, SHAPE).astype(np.float32) / 4
 
 
-def make_nodes(training=False, label_smoothing=0.0):
+def make_nodes(training=False, label_smoothing=0.0, backend="reference"):
     """Return the collected nodes of that network and image."""
-    return collect(make_network(), make_image(), LABEL, label_smoothing, training)
+    with cnn.use_backend(backend):
+        return collect(make_network(), make_image(), LABEL, label_smoothing, training)
 
 
 def make_page(nodes, title="everything", classes=CLASSES):

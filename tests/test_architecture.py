@@ -185,7 +185,7 @@ def test_every_layer_documents_its_shapes_and_its_arguments():
             assert parameter in text, f"{kind.__name__}: {parameter}"
 
 
-@pytest.mark.parametrize(("folder", "most"), [("cnn", 450), ("scripts", 450), ("tests", 500)])
+@pytest.mark.parametrize(("folder", "most"), [("cnn", 450), ("scripts", 450), ("tests", 550)])
 def test_files_stay_short(folder, most):
     files = (PACKAGE.parent / folder).rglob("*.py")
     lines = {str(f.relative_to(PACKAGE.parent)): len(f.read_text("utf-8").splitlines()) for f in files}

@@ -42,9 +42,9 @@ def test_arrays_and_header_come_back_bit_for_bit(tmp_path):
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path):
-    for name in ("one", "two"):
+    for name in "abcdefgh":
         checkpoint.save(tmp_path / name, TENSORS, {"a": 1})
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
@@ -96,7 +96,7 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
 
 
 def test_another_format_version_is_refused(tmp_path):
-    payload = safetensors.numpy.save({"a": np.zeros(3)}, metadata={"format": "99", "meta": "{}"})
+    payload = safetensors.numpy.save({"a": np.zeros(3)}, metadata={"cnn": '{"format": 99, "meta": {}}'})
     (tmp_path / "c").write_bytes(payload)
     with pytest.raises(CheckpointError, match="format 99, expected 1"):
         checkpoint.load(tmp_path / "c")

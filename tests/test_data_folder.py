@@ -122,9 +122,7 @@ def test_the_orientation_of_the_camera_is_obeyed(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
     save(tmp_path / "a.png", picture(0), exif=exif)
-    np.testing.assert_array_equal(
-        read_image(tmp_path / "a.png"), np.rot90(picture(0), -1).transpose(2, 0, 1)
-    )
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(picture(0), -1).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("image_size", [(4, 7), [4, 7]])

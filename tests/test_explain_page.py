@@ -66,15 +66,16 @@ def exact_gradients(network):
         network.backward(criterion.backward())
 
 
-def test_all_values_agree(read, file, nodes):
-    reader = read(file)
-    count = sum(
-        node.stored[name].size for node in nodes for name in node.stored if name not in node.parameters
-    )
-    count -= sum(
-        node.stored[name].size for node in nodes for name in (*node.buffers, "target") if name in node.stored
-    )
-    count -= nodes[0].stored["y"].size  # pixels, parameters, statistics and truth are given, not computed
+@pytest.mark.parametrize("kernels", ["reference", "numba"])
+def test_all_values_agree(read, tmp_path, kernels):
+    nodes = h.make_nodes(backend=kernels)
+    (tmp_path / "page.html").write_text(h.make_page(nodes), encoding="utf-8")
+    reader = read(tmp_path / "page.html")
+    # pixels, parameters, statistics and the truth are given; all the rest is computed
+    count = -nodes[0].stored["y"].size
+    for node in nodes:
+        given = (*node.parameters, *node.buffers, "target")
+        count += sum(array.size for name, array in node.stored.items() if name not in given)
     assert f"All {count:,} values agree" in reader.banner()
 
 
@@ -154,6 +155,35 @@ def test_a_pixel_is_followed_to_a_probability_through_what_reads_it(read, file, 
         reader.page.click(".readers a.factor >> nth=0")
         reader.wait(f"location.hash !== '{place}'")
     raise AssertionError(f"stuck at {place}")
+
+
+def test_of_equal_values_the_first_wins_and_the_page_says_so(read, tmp_path):
+    network = cnn.Network([layers.MaxPool2d(3), layers.Flatten(), layers.Linear(7)])
+    network.build(h.SHAPE)
+    image = h.make_image()
+    (tmp_path / "page.html").write_text(h.make_page(collect(network, image, 0)), encoding="utf-8")
+    reader = read(tmp_path / "page.html")
+    windows = {
+        place: image[place[0], 3 * place[1] : 3 * place[1] + 3, 3 * place[2] : 3 * place[2] + 3]
+        for place in np.ndindex(2, 4, 4)
+    }
+    (c, i, j), window = next((p, w) for p, w in windows.items() if (w == w.max()).sum() == 2)
+    row, column = np.unravel_index(window.argmax(), window.shape)  # NumPy takes the first as well
+    reader.open(f"1/y/{c},{i},{j}")
+    assert reader.page.locator("#terms tbody tr.wins").count() == 1
+    assert f"x[{c}, {3 * i + row}, {3 * j + column}]" in reader.page.inner_text("#terms tbody tr.wins")
+    assert "2 values tie for the maximum" in reader.page.inner_text("#inspector .note")
+
+
+def test_a_bias_before_batch_norm_has_gradient_zero_and_passes(read, tmp_path):
+    network = cnn.Network(
+        [layers.Conv2d(4, 3), layers.BatchNorm2d(), layers.ReLU(), layers.Flatten(), layers.Linear(7)]
+    )
+    network.build(h.SHAPE)
+    nodes = collect(network, h.make_image(), 0, training=True)
+    assert np.abs(nodes[1].stored["dbias"]).max() < 1e-5 * np.abs(nodes[1].stored["dweight"]).max()
+    (tmp_path / "page.html").write_text(h.make_page(nodes), encoding="utf-8")
+    assert "values agree" in read(tmp_path / "page.html").banner()
 
 
 def test_the_trace_link_lists_the_whole_way(read, file, nodes):
@@ -473,7 +503,8 @@ def test_lenet_is_small_quick_and_light(read, tmp_path):
     )  # fmt: skip
     network.build((1, 28, 28))
     image = np.random.default_rng(0).standard_normal((1, 28, 28)).astype(np.float32)
-    page = h.make_page(collect(network, image, 2), classes="0123456789")
+    with cnn.use_backend("reference"):
+        page = h.make_page(collect(network, image, 2), classes="0123456789")
     assert len(page.encode()) <= 1.5e6
     (tmp_path / "lenet.html").write_text(page, encoding="utf-8")
     reader = read(tmp_path / "lenet.html")

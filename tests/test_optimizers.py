@@ -101,9 +101,7 @@ def test_weight_decay_leaves_biases_and_norms_alone_unless_asked(kind, backend):
         before = [p.data.copy() for p in parameters]
         with use_backend(backend):
             kind(parameters, lr=0.1, weight_decay=0.5, decay_all=decay_all).step()
-        moved[decay_all] = [
-            not np.array_equal(p.data, b) for p, b in zip(parameters, before, strict=True)
-        ]
+        moved[decay_all] = [not np.array_equal(p.data, b) for p, b in zip(parameters, before, strict=True)]
     assert moved[False] == [p.decay for p in parameters]
     assert moved[True] == [True] * len(parameters)
 

@@ -127,7 +127,7 @@ def test_options_of_a_schedule_are_listed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"type": "cosin"}, 'found \'cosin\'. Did you mean "cosine"'),
+        ({"type": "cosin"}, "found 'cosin'. Did you mean \"cosine\""),
         ({"type": "cosine", "min_rl": 0.1}, 'unknown option "min_rl". Did you mean "min_lr"'),
         ({"type": "cosine", "min_lr": 0.9}, "min_lr: expected a number from 0 to lr = 0.5"),
         ({"type": "cosine", "min_lr": "0"}, "min_lr"),

@@ -1,4 +1,4 @@
-"""Examine a config before training: data, initial loss, gradients, learning rate, whether it can learn at all.
+"""Examine a config before training: data, initial loss, gradients, learning rate, can it learn at all.
 
 Takes seconds. Each line has a verdict, what was measured and what was expected; WARN and FAIL come with
 advice. Exit code 5 when anything is a FAIL.

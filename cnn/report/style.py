@@ -69,7 +69,8 @@ pre{overflow-x:auto;font:12.5px/1.45 ui-monospace,Menlo,Consolas,monospace;backg
   align-items:start}
 .noisy svg polyline{stroke-width:1.5}
 @media(max-width:480px){table.confusion td{min-width:1.55rem;height:1.7rem;padding:0;font-size:.72rem}
-  table.confusion th{padding:0 2px;font-size:.75rem;max-width:4rem}.bar{display:none}.sheet{grid-template-columns:repeat(auto-fill,minmax(88px,1fr))}
+  table.confusion th{padding:0 2px;font-size:.75rem;max-width:4rem}.bar{display:none}
+  .sheet{grid-template-columns:repeat(auto-fill,minmax(88px,1fr))}
   main{padding:18px 10px 32px}section{padding:14px 12px}h1{font-size:1.4rem}}
 @media print{section{break-inside:avoid}}
 """

@@ -88,7 +88,6 @@ function showView() {
   content.replaceChildren(views[place.view]());
   content.dataset.view = place.view;
   forgetMaps();
-  paintVisible();
 }
 
 // #/network, #/network/3/y/0,4,6, #/loss, #/experiments, #/pictures

@@ -278,8 +278,25 @@ function markCells(c, made) {
     for (const map of maps.get(key) ?? []) map.draw();
 }
 
+// Maps are painted when they come into view.
+const waiting = new Map(); // canvas -> map
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    watcher.unobserve(target);
+    waiting.get(target)?.paint();
+    waiting.delete(target);
+  }
+}, { rootMargin: "400px" });
+
+function paintWhenSeen(map) {
+  waiting.set(map.canvas, map);
+  watcher.observe(map.canvas);
+}
+
 // Forgets maps whose canvas has left the page.
 function forgetMaps() {
+  for (const canvas of waiting.keys()) if (!canvas.isConnected) waiting.delete(canvas);
   for (const [key, list] of maps) {
     const kept = list.filter((map) => map.canvas.isConnected);
     if (kept.length) maps.set(key, kept);

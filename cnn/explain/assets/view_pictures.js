@@ -78,8 +78,7 @@ function renderPictures() {
   gallery.layer ??= maps3d.filter((n) => /Conv|ReLU|Add|Norm|GELU|SiLU/.test(n.kind)).at(-1) ?? maps3d.at(-1) ?? null;
   const again = (id) => {
     byId("content").replaceChildren(renderPictures());
-    paintVisible();
-    byId(id).focus();
+      byId(id).focus();
   };
   const classes = h("select", { id: "cam-class", onchange: (event) => ((gallery.label = Number(event.target.value)), again("cam-class")) },
     [...z.keys()].map((k) => h("option", { value: k, selected: k === gallery.label }, className(k))));

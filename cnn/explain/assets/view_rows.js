@@ -57,7 +57,6 @@ function renderRow(node) {
 function refreshRows(list) {
   for (const node of list) byId(`row-${node.id}`)?.replaceWith(renderRow(node));
   forgetMaps();
-  paintVisible();
 }
 
 // One row is open at a time, which keeps the page small; the row that was clicked stays where it is on screen.
@@ -75,32 +74,12 @@ function lossLine() {
   return [line, bars];
 }
 
-// A canvas that is drawn when it comes into view.
+// A map in a box that scrolls if it must.
 function mapHolder(node, tensor, options = {}) {
   const room = Math.max(240, Math.min(700, (byId("content")?.clientWidth ?? 700) - (window.innerWidth > 1080 ? 540 : 96)));
   const map = new ValueMap(node, tensor, { width: room, ...options });
-  watch(map);
+  paintWhenSeen(map);
   return h("div", { class: "mapbox" }, map.canvas);
-}
-
-const waiting = new Map();
-const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) if (entry.isIntersecting) paintNow(entry.target);
-}, { rootMargin: "400px" });
-
-function watch(map) {
-  waiting.set(map.canvas, map);
-  watcher.observe(map.canvas);
-}
-
-function paintNow(canvas) {
-  watcher.unobserve(canvas);
-  waiting.get(canvas)?.paint();
-  waiting.delete(canvas);
-}
-
-function paintVisible() {
-  for (const canvas of waiting.keys()) if (!canvas.isConnected) waiting.delete(canvas);
 }
 
 function mapFigure(node, tensor) {
