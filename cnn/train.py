@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cnn import checkpoint, experiment, plots, report
-from cnn.backend import get_threads, use_backend
+from cnn.backend import compile_report, get_threads, use_backend, when_compiling
 from cnn.config import to_toml
 from cnn.errors import CheckpointError, ConfigError, NumericError
 from cnn.interruption import Interrupted, Interruption
@@ -205,8 +205,8 @@ class Trainer:
         """Compile what a step and an evaluation need, so that no timing contains it; change nothing."""
         if self.config.train.backend == "reference":
             return
-        self.run.log("preparing the kernels (the first run on a machine compiles them) ...")
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), compile_report()["compiled"]
+        when_compiling(lambda: self.run.log("compiling kernels (first run only) ..."))
         state = {name: array.copy() for name, array in self.network.state().items()}
         optimizer = {name: array.copy() for name, array in self.optimizer.state().items()}
         x, labels = next(self.batches.epoch(0))
@@ -217,7 +217,10 @@ class Trainer:
         self.network.zero_grad()
         self.network.load_state(state)
         self.optimizer.load_state(optimizer)
-        self.run.log(f"kernels ready after {time.perf_counter() - begin:.1f} s")
+        when_compiling(None)
+        compiled = compile_report()["compiled"] - before
+        start = f"cold start, {compiled} compiled" if compiled else "warm start, none compiled"
+        self.run.log(f"kernels ready after {time.perf_counter() - begin:.1f} s: {start}")
 
     def _test(self):
         """Judge the best weights on the test images, once; write and return the result."""
