@@ -77,7 +77,10 @@ def compile_report():
 
 
 def when_compiling(callback):
-    """Call ``callback()`` once, when the first kernel that the cache lacks is about to be compiled."""
+    """Call ``callback()`` once, when the next kernel that the cache lacks is about to be compiled.
+
+    None takes the callback back.
+    """
     from cnn.kernels.cache import when_compiling
 
     when_compiling(callback)

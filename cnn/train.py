@@ -207,10 +207,8 @@ class Trainer:
         """Compile what a step and an evaluation need, so that no timing contains it; change nothing."""
         if self.config.train.backend == "reference":
             return
-        begin, before, waiting = time.perf_counter(), compile_report()["compiled"], ["yes"]
-        when_compiling(
-            lambda: waiting and self.run.log("cold start: compiling kernels, once on this machine ...")
-        )
+        begin, before = time.perf_counter(), compile_report()["compiled"]
+        when_compiling(lambda: self.run.log("cold start: compiling kernels, once on this machine ..."))
         state = {name: array.copy() for name, array in self.network.state().items()}
         optimizer = {name: array.copy() for name, array in self.optimizer.state().items()}
         x, labels = next(self.batches.epoch(0))
@@ -221,7 +219,7 @@ class Trainer:
         self.network.zero_grad()
         self.network.load_state(state)
         self.optimizer.load_state(optimizer)
-        waiting.clear()  # a kernel compiled later has nothing to announce
+        when_compiling(None)  # a kernel compiled later has nothing to announce
         compiled = compile_report()["compiled"] - before
         how = f"{compiled} compiled" if compiled else "warm start, all from the cache"
         self.run.log(f"kernels ready after {time.perf_counter() - begin:.1f} s ({how})")

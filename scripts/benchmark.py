@@ -31,14 +31,15 @@ TOLERANCE = 2e-2
 class Worker:
     """A process that runs one framework."""
 
-    def __init__(self, framework, threads, cache=None):
+    def __init__(self, framework, options, cache=None):
         # settings that hobble OpenBLAS, and with it NumPy, have no place in a comparison
         environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
-        environment |= {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
+        threads = str(options.threads)
+        environment |= {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
         environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), environment.get("PYTHONPATH", "")])
         if cache:
             environment["NUMBA_CACHE_DIR"] = cache
-        command = [sys.executable, str(HERE / "benchmark_worker.py"), framework, str(threads)]
+        command = [sys.executable, str(HERE / "benchmark_worker.py"), framework, threads, options.clock]
         self.framework = framework
         self.process = subprocess.Popen(
             command, env=environment, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -68,7 +69,7 @@ def disagreement(ours, theirs):
 
 def compare(job, request, options):
     """Run one job on both sides in turns; return a row of numbers."""
-    ours, theirs = Worker("cnn", options.threads), Worker("torch", options.threads)
+    ours, theirs = Worker("cnn", options), Worker("torch", options)
     try:
         reply = ours.ask(make=job, variant="cnn", **request)
         if "error" in reply:
@@ -171,7 +172,7 @@ def memory(options):
     for name, batch in STEPS:
         peak, base = {}, {}
         for framework, variant in (("cnn", "cnn"), ("torch", "NCHW")):
-            worker = Worker(framework, options.threads)
+            worker = Worker(framework, options)
             base[framework] = worker.ask(memory=True)["memory"]
             worker.ask(make="step", name=name, batch=batch, weights=weights_file(options), variant=variant)
             worker.ask(time=2)
@@ -197,7 +198,7 @@ def startup(options):
             if label == "cold":
                 folder = cache
             begin = time.perf_counter()
-            worker = Worker(framework, options.threads, folder if framework == "cnn" else None)
+            worker = Worker(framework, options, folder if framework == "cnn" else None)
             variant = "NCHW" if framework == "torch" else "cnn"
             worker.ask(make="step", name=name, batch=batch, weights=weights_file(options), variant=variant)
             times[label] = time.perf_counter() - begin
@@ -244,7 +245,8 @@ def machine(options):
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     python = platform.python_version()
-    return f"{cpu}, {options.threads} threads, PyTorch {versions[0]}, Numba {versions[1]}, Python {python}"
+    threads = "processor time of 1 thread" if options.cpu_time else f"{options.threads} threads"
+    return f"{cpu}, {threads}, PyTorch {versions[0]}, Numba {versions[1]}, Python {python}"
 
 
 def parse(arguments=None):
@@ -256,6 +258,11 @@ def parse(arguments=None):
     )
     parser.add_argument("--quick", action="store_true", help="fewer shapes, short rounds, PyTorch eager only")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="processor time of one thread: for a machine that others use too",
+    )
     parser.add_argument("--batch", type=int, default=128, help="of the convolutions")
     parser.add_argument("--rounds", type=int, help="turns of each side (default 7, with --quick 3)")
     parser.add_argument("--seconds", type=float, help="length of a turn (default 1, with --quick 0.3)")
@@ -265,6 +272,9 @@ def parse(arguments=None):
     for section in options.sections:
         if section not in SECTIONS:
             parser.error(f"unknown section {section!r}: expected any of {', '.join(SECTIONS)}")
+    if options.cpu_time:
+        options.threads = 1
+    options.clock = "process_time" if options.cpu_time else "perf_counter"
     options.sections = options.sections or list(SECTIONS)
     options.rounds = options.rounds or (3 if options.quick else 7)
     options.seconds = options.seconds or (0.3 if options.quick else 1.0)

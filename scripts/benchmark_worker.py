@@ -1,8 +1,9 @@
 """One framework in its own process: reads requests as JSON lines, answers as JSON lines.
 
-``benchmark_worker.py cnn`` and ``benchmark_worker.py torch`` do the same work on the same numbers. A request
-{"make": what, ...} prepares a job and answers with a fingerprint of its results; {"time": seconds} repeats
-the job and answers with the times of the single runs in seconds.
+``benchmark_worker.py FRAMEWORK THREADS CLOCK`` with FRAMEWORK cnn or torch: both do the same work on the same
+numbers. A request {"make": what, ...} prepares a job and answers with a fingerprint of its results;
+{"time": seconds} repeats the job and answers with the times of the single runs by CLOCK (a function of
+``time``).
 """
 
 import json
@@ -219,13 +220,13 @@ class Torch:
             return run, {direction: fingerprint(run().contiguous().numpy())}
 
 
-def repeat(run, seconds):
-    """Times of single runs: at least three, for about ``seconds``."""
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
+def repeat(run, seconds, clock):
+    """Times of single runs by ``clock``: at least three, for about ``seconds`` of it."""
+    times, end = [], clock() + seconds
+    while len(times) < 3 or clock() < end:
+        start = clock()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return times
 
 
@@ -237,7 +238,7 @@ def peak_memory():
 
 
 def main():
-    name, threads = sys.argv[1], int(sys.argv[2])
+    name, threads, clock = sys.argv[1], int(sys.argv[2]), getattr(time, sys.argv[3])
     framework = {"cnn": Cnn, "torch": Torch}[name](threads)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever else prints, it does not get into the answers
@@ -250,7 +251,7 @@ def main():
                 run, marks = getattr(framework, request.pop("make"))(**request)
                 answer = {"marks": marks}
             elif "time" in request:
-                answer = {"times": repeat(run, request["time"])}
+                answer = {"times": repeat(run, request["time"], clock)}
             else:
                 answer = {"memory": peak_memory()}
         except Exception as error:  # the other side goes on; the driver reports it

@@ -20,8 +20,11 @@ _waiting = []
 
 
 def when_compiling(callback):
-    """Call ``callback()`` once, just before the next kernel that the cache lacks is compiled."""
-    _waiting.append(callback)
+    """Call ``callback()`` once, just before the next kernel that the cache lacks is compiled.
+
+    None takes it back.
+    """
+    _waiting[:] = [] if callback is None else [callback]
 
 
 def source_hash():
