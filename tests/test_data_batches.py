@@ -85,6 +85,16 @@ def test_an_epoch_resumed_at_any_step_goes_on_with_the_same_bits(data, start, pr
     assert epoch_bits(make(data), 4, start_step=start, prefetch=prefetch) == whole[start:]
 
 
+def test_every_epoch_and_seed_has_an_order_of_its_own():
+    images = np.arange(53, dtype=np.uint8).reshape(53, 1, 1, 1)
+
+    def order(seed, epoch):
+        batches = Batches(images, np.arange(53), 10, 0.0, 1.0, seed=seed, shuffle=True)
+        return tuple(np.concatenate([labels for _, labels in batches.epoch(epoch)]))
+
+    assert len({order(seed, epoch) for seed in range(3) for epoch in range(4)}) == 12
+
+
 def test_batches_depend_on_seed_and_epoch_and_nothing_else(data):
     batches = make(data)
     first = epoch_bits(batches, 0)

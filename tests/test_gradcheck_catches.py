@@ -8,6 +8,7 @@ import pytest
 import cnn.kernels
 import cnn.reference
 from cnn.gradcheck import BUG, KINK, check_layer, check_loss, check_network
+from cnn.gradcheck.difference import judge
 from cnn.layers import (
     AvgPool2d,
     BatchNorm2d,
@@ -329,3 +330,12 @@ def test_forward_that_is_not_reproducible_is_a_bug():
 
     entries = check_layer(Noisy(), np.ones((3, 4)))
     assert any(e.kind == BUG and "two forward passes" in e.hint for e in entries)
+
+
+@pytest.mark.parametrize(("analytic", "numeric"), [(np.nan, 1.0), (np.inf, 1.0), (1.0, np.nan)])
+def test_a_number_that_is_not_finite_is_a_bug(analytic, numeric):
+    class Slope:
+        def slope(self, h):
+            return numeric, 0.0
+
+    assert judge(Slope(), analytic, 1e-5, None, ())[1] == BUG

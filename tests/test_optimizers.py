@@ -210,6 +210,8 @@ def test_a_nan_gradient_stays_visible_in_norm_and_weights(kind, backend):
         norm = kind(parameters, lr=0.1, clip_norm=1.0).step()
     assert np.isnan(norm)
     assert np.isnan(parameters[2].data[3, 4])
+    # as with clip_grad_norm_, the factor is NaN too: the whole network shows it at once
+    assert all(np.isnan(p.data).all() for p in parameters)
 
 
 def test_an_optimizer_of_some_parameters_leaves_the_others_and_their_norm_alone():
