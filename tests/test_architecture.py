@@ -31,6 +31,7 @@ FLOORS = {
     "config": 9,
     "interruption": 9,
     "plots": 9,
+    "tta": 9,
     "run_folder": 9,
     "experiment": 10,
     "explain": 11,
