@@ -1,6 +1,7 @@
 """All that an airbench-like recipe needs at once, in miniature: it learns, and goes on after a stop."""
 
 import signal
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -125,7 +126,7 @@ def changes(states, name):
     """Return for every step but the last whether it changed the array called ``name``."""
     return [
         not np.array_equal(before[name], after[name])
-        for before, after in zip(states[:-1], states[1:], strict=True)
+        for before, after in pairwise(states)
     ]
 
 

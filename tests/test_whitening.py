@@ -116,7 +116,7 @@ def test_only_layers_that_see_the_images_can_be_whitened():
     first, second = (Conv2d(24, 2, padding=1, weight_init="whitening") for _ in range(2))
     inside = Sequential([Residual([first], [second])])
     assert whitened_layers(network(inside, ReLU())) == [first, second]
-    with pytest.raises(ConfigError, match="layer 1: .* sees the images"):
+    with pytest.raises(ConfigError, match=r"layer 1: .* sees the images"):
         whitened_layers(network(ReLU(), Conv2d(24, 2, weight_init="whitening"), Flatten(), Linear(3)))
 
 
