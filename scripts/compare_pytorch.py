@@ -17,15 +17,17 @@ import argparse
 import csv
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+from compare_report import write_report
+
 from cnn.config import load_config, to_toml
 from cnn.errors import CnnError
-from compare_report import write_report
 
 HERE = Path(__file__).parent
 COLUMNS = (
@@ -233,7 +235,7 @@ def main(arguments=None):
         return 2
     recipe.write_text(text, "utf-8")
     try:
-        train(options, -int(-config.train.epochs // 1))
+        train(options, math.ceil(config.train.epochs))
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on in {options.out}", file=sys.stderr)
         return 130
