@@ -76,7 +76,7 @@ class Replay:
             return None
         key = (x.shape, training, get_winograd())
         x, found = np.ascontiguousarray(x, dtype), self._passes.get(key)
-        if found is None or found.buffers != [id(p.buffer) for p in parameters]:
+        if found is None or found.places != [(p, p.buffer) for p in parameters]:
             self._passes.pop(key, None)
             if key not in self._seen:
                 self._seen.add(key)
@@ -102,8 +102,7 @@ class _Pass:
 
     def __init__(self, body, parameters):
         self._body = body
-        self._parameters = [p.buffer for p in parameters]  # alive, or an id might come again
-        self.buffers = [id(buffer) for buffer in self._parameters]
+        self.places = [(p, p.buffer) for p in parameters]
         self._pool = blocked.Pool(keeps=True)
         self._backward = {}
 
@@ -126,13 +125,14 @@ class _Pass:
         if dy.shape != self._shape or dy.dtype != self._dtype:
             return None  # the layers will say what is wrong
         dy = np.ascontiguousarray(dy)
-        found = self._backward.get(input_gradient)
+        key = (input_gradient, *(p.trainable for p, _ in self.places))
+        found = self._backward.get(key)
         if found is None:
             with blocked.using_pool(self._pool), Recording() as recording:
                 run = self._body.backward if input_gradient else self._body.backward_parameters
                 dx = run(blocked.as_blocked(dy))
                 dx = np.asarray(dx) if input_gradient else None
-            self._backward[input_gradient] = recording, dx if dx is None else (dx.shape, dx.dtype)
+            self._backward[key] = recording, dx if dx is None else (dx.shape, dx.dtype)
             return (dx,)
         recording, shape = found
         dx = np.empty(*shape) if input_gradient else None

@@ -110,6 +110,19 @@ def test_parameters_that_moved_are_recorded_anew():
     assert np.abs(network.parameters()[0].grad).max() > 0
 
 
+def test_a_frozen_parameter_is_left_out_and_comes_back():
+    network, x = _replaying()
+    weight, seen = network.layers[3].weight, []
+    for trainable in (True, False, True, False):
+        weight.trainable = trainable
+        y = network.forward(x, training=True)
+        network.zero_grad()
+        network.backward(np.ones_like(y))
+        seen.append(bool(weight.grad.any()))
+        assert network.layers[0].weight.grad.any()
+    assert seen == [True, False, True, False]
+
+
 def test_a_copy_starts_without_the_recorded_addresses():
     network, x = _replaying()
     y = network.forward(x, training=True)
