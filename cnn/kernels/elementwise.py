@@ -141,8 +141,9 @@ def _channel_sum_task(itemsize):
     @task
     def total(index, thread, params):
         a = v.integers(params)
-        dy, out, channels, height, width = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), a[2], a[3], a[4]
-        blocks, step = a[5], channels * height * width * 16
+        dy, out = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize)
+        channels, height, width, blocks = a[2], a[3], a[4], a[5]
+        step = channels * height * width * 16
         everything = 0.0
         for block in range(blocks):
             first = block * step + index * height * width * 16

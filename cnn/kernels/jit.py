@@ -188,7 +188,8 @@ class Recording:
                 _launch_plainly(function, count, params.ctypes.data)
             return
         if self._rows is None:
-            self._rows = table([(f.address, count, params.ctypes.data) for f, count, params in self._launches])
+            rows = [(task.address, count, params.ctypes.data) for task, count, params in self._launches]
+            self._rows = table(rows)
         _launch_all(self._rows)
 
 
