@@ -7,21 +7,21 @@ A tile of 4x4 outputs y depends on 6x6 inputs x. With the constant matrices B, G
 
 where o multiplies numbers of equal position: 36 independent matrix products over channels, done by the same
 register tiles as the direct form. d-input is forward with w turned by 180 degrees, d-weight is in
-``conv_winograd_weight``. Tiles are taken in groups whose transforms stay near the cache. Pixels outside of the
-image are read from a line of zeros and those of the result not stored, so edges need no second copy of the
-code; planes of 7 or 15 are cut into tiles of 4 and 3 outputs. The transforms lose about three bits: float32
+``conv_winograd_weight``. Tiles are taken in groups whose transforms stay near the cache. Pixels outside of
+the image are read from a line of zeros, those of the result not stored: edges need no copy of the code.
+Planes of 7 or 15 are cut into tiles of 4 and 3 outputs. The transforms lose about three bits: float32
 only, relative error below 2e-5.
 
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
 
-from functools import cache, lru_cache
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
-from cnn.kernels.jit import launch, scratch_threads, table, task
+from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.simd import blocks, call, numbers, peek, width
 from cnn.kernels.tiles import product
 from cnn.kernels.winograd_tiles import (
@@ -221,7 +221,7 @@ def tile_group(channels):
     return 4 if channels <= 96 else 2
 
 
-@lru_cache(maxsize=256)
+@plans
 def forward_plan(x_shape, out_shape, above, left):
     """The plan of a forward or d-input pass with ``above`` rows and ``left`` columns of padding."""
     n, c, h, w = x_shape

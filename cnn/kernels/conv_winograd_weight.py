@@ -7,13 +7,13 @@ to keep is small enough for the cache; then it multiplies. Of dy and x one is th
 number, the other the right one, transposed so that sixteen channels lie side by side.
 """
 
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_winograd import lines, tile_tables
-from cnn.kernels.jit import launch, scratch_threads, table, task
+from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.simd import call, numbers, peek, width
 from cnn.kernels.tiles import outer_sum, sum_rows, transpose_run
 from cnn.kernels.winograd_tiles import PIXEL, SIZE, gradient_pairs, input_pairs, weights_back
@@ -188,7 +188,7 @@ class DotPlan:
         launch(_unpack_task(), self.rows, self.unpack_params)
 
 
-@lru_cache(maxsize=256)
+@plans
 def weight_plan(x_shape, out_shape, above, left):
     """The plan of a d-weight pass."""
     n, c, h, w = x_shape
