@@ -150,7 +150,8 @@ class Trainer:
         p.step += 1
         p.seen += len(labels)
         p.loss_sum += loss * len(labels)
-        p.correct += int((logits.argmax(axis=1) == labels).sum())
+        answers = labels if labels.ndim == 1 else labels.argmax(axis=1)  # of two mixed ones the heavier
+        p.correct += int((logits.argmax(axis=1) == answers).sum())
         return loss
 
     def _record_gradients(self):
