@@ -36,6 +36,7 @@ FLOORS = {
     "interruption": 11,
     "progress": 11,
     "plots": 11,
+    "tta": 11,
     "run_folder": 11,
     "experiment": 12,
     "explain": 13,

@@ -273,5 +273,6 @@ def test_the_json_schema_knows_every_section_layer_and_argument():
         "optimizer",
         "schedule",
         "train",
+        "tta",
     }
     assert schema["additionalProperties"] is False
