@@ -215,7 +215,7 @@ class Trainer:
         self.loss.forward(np.asarray(self.network.forward(x, training=True)), labels)
         self.network.backward(self.loss.backward(), input_gradient=False)
         self.optimizer.step()
-        self.network.predict(x[:1])
+        self.network.predict(x)
         self.network.zero_grad()
         self.network.load_state(state)
         self.optimizer.load_state(optimizer)
