@@ -133,8 +133,9 @@ def is_public(name):
     return not name.startswith("_")
 
 
-#: What a layer writes is described by its class and by ``Layer``.
+#: What a layer writes is described by its class and by ``Layer``, an augmentation's by ``Augmentation``.
 CONTRACT = {"forward", "backward", "build", "parameters", "buffers", "children", "macs"}
+CONTRACT |= {"apply", "output_shape", "for_evaluation"}
 
 
 def documented_methods(tree):
