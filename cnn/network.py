@@ -94,9 +94,9 @@ class Network:
         """Return dx for the last forward; add to the gradients of all parameters.
 
         One forward serves many backwards. Training has no use for that, nor for dx: with
-        ``input_gradient=False`` the first layer leaves dx out, None is returned, and what forward kept is given
-        back layer by layer, so that gradients need hardly any memory of their own; then the next backward
-        needs another forward.
+        ``input_gradient=False`` the first layer leaves dx out, None is returned, and what forward kept is
+        given back layer by layer, so that gradients need hardly any memory of their own; the next backward
+        then needs another forward.
         """
         if current_backend() == "numba":
             replayed = self._plan().backward(dy, input_gradient)

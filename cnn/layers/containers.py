@@ -70,10 +70,10 @@ class Sequential(_Container):
         for index, step in enumerate(reversed(steps[1:])):
             if keep:
                 dy = step.backward(dy)
-            else:
-                # all but the first dy are ours; what a step kept serves the gradients that follow
-                dy = (getattr(step, "backward_over", None) if index else None or step.backward)(dy)
-                step._forget()
+                continue
+            ours = index > 0  # the first dy is the caller's
+            dy = step.backward_over(dy) if ours and hasattr(step, "backward_over") else step.backward(dy)
+            step._forget()  # its memory serves the gradients that follow
         if steps:
             steps[0].backward_parameters(dy)
 
