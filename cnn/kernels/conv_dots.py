@@ -5,8 +5,8 @@
 A register tile sums ``rows`` channels of dy against ``columns`` neighbours at once: input channels of one tap
 where there are several (the rows and columns of dy that meet the padding are then left out), taps of one row
 of the window where there are not (first layers, depthwise; x is then copied with its padding). Both operands
-are copied, a strip of rows at a time, to where they neither leave the cache nor collide in it. Where there are
-many channels, ``conv_panels`` is faster.
+are copied, a strip of rows at a time, to where they neither leave the cache nor collide in it. With many
+channels, ``conv_panels`` is faster.
 """
 
 from functools import cache
@@ -76,13 +76,13 @@ def _dot_task(size):
                 high = min(in_height, (bottom - 1) * down + peek(tap_rows, 3 * tap_row_count - 1) + 1)
                 source = x_block + low * in_row
                 planes, strip = (in_channels, in_plane, x_plane), (high - low, in_row, x_row)
-                call(copy, (source, xs + x_start, *planes, *strip, copied, in_pixel))
+                call(copy, (source, xs + x_start, *planes, *strip, copied, in_pixel, pixel))
                 g_plane = height * dy_row
                 g_start = dy + ((block * groups + group) * out_channels + k0) * g_plane + top * dy_row
                 if g_copied:
                     strip_plane = ((strip_rows * width) | 1) * pixel
                     count = (bottom - top) * width
-                    call(copy, (g_start, gs, k1 - k0, g_plane, strip_plane, 1, 0, 0, count, pixel))
+                    call(copy, (g_start, gs, k1 - k0, g_plane, strip_plane, 1, 0, 0, count, pixel, pixel))
                     g_start, g_plane = gs, strip_plane
                 for c0 in range(0, in_channels, column_chunk):
                     c1 = min(c0 + column_chunk, in_channels)

@@ -67,7 +67,8 @@ def _sum_task(size):
             plane, rows, row, count, step = box
             if row == count * step:
                 rows, count = 1, rows * count
-            call(copy, (source, left, channels, plane, left_plane, rows, row, count * pixel, count, step))
+            box = (channels, plane, left_plane, rows, row, count * pixel, count, step, pixel)
+            call(copy, (source, left, *box))
             plane, rows, row, count, step = right_box
             if row == count * step:
                 rows, count = 1, rows * count
