@@ -24,6 +24,7 @@ FLOORS = {
     "network": 6,
     "optimizers": 6,
     "groups": 6,
+    "averaging": 6,
     "whitening": 6,
     "schedules": 6,
     "__init__": 7,
