@@ -14,13 +14,13 @@ only, relative error below 2e-5.
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
 
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_direct import row_block
-from cnn.kernels.jit import launch, scratch_threads, table, task
+from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.simd import blocks, call, numbers, peek, width
 from cnn.kernels.tiles import dot, outer_run
 from cnn.kernels.winograd_tiles import (
@@ -208,7 +208,7 @@ def tile_group(channels, out_channels):
     return 4 if channels + out_channels <= 192 else 2
 
 
-@lru_cache(maxsize=256)
+@plans
 def forward_plan(x_shape, out_shape, above, left):
     """The plan of a forward or d-input pass with ``above`` rows and ``left`` columns of padding."""
     n, c, h, w = x_shape
@@ -366,7 +366,7 @@ class DotPlan:
         launch(_unpack_task(), self.out_channels, self.unpack_params)
 
 
-@lru_cache(maxsize=256)
+@plans
 def weight_plan(x_shape, out_shape, above, left):
     """The plan of a d-weight pass."""
     n, c, h, w = x_shape
