@@ -193,6 +193,15 @@ def test_a_stopped_run_goes_on_with_the_same_bits(workplace, straight, stop_at):
     assert [row["step"] for row in table] == [6, 12, 18]
 
 
+def test_the_summary_says_what_is_frozen(workplace, capsys):
+    for command in (("summary",), ("train", "--dry-run")):
+        code, out, _ = tiny.run(capsys, *command, workplace / "recipe.toml")
+        assert code == 0
+        first, last = (next(line for line in out.splitlines() if line.startswith(s)) for s in ("0 ", "total"))
+        assert "32 frozen of 40" in first
+        assert "2,368 frozen of 3,720" in last  # 0.weight, two scales, and 6.weight in the beginning
+
+
 @pytest.mark.parametrize("command", ["summary", "gradcheck", "doctor"])
 def test_the_other_commands_take_the_recipe(workplace, capsys, command):
     code, out, err = tiny.run(capsys, command, workplace / "recipe.toml")
