@@ -27,6 +27,7 @@ from cnn.layers import SoftmaxCrossEntropy, from_config
 from cnn.network import Network
 from cnn.optimizers import make_optimizer
 from cnn.schedules import make_schedule
+from cnn.tta import averaged_logits
 from cnn.whitening import whiten, whitened_layers
 
 _GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
@@ -221,16 +222,22 @@ def build_average(config, network, steps_per_epoch):
     return make_average(options.pop("type"), network, total_steps(config, steps_per_epoch), **options)
 
 
-def evaluate(network, batches):
+def evaluate(network, batches, tta=None):
     """Return (loss, accuracy, probabilities) of a network over Batches, in their order.
 
         loss = average over n of  log(sum over k of exp(z[n, k])) - z[n, label[n]],  in float64
 
-    Plain cross-entropy: label smoothing and class weights belong to training.
+    Plain cross-entropy: label smoothing and class weights belong to training. With ``tta`` (the [tta]
+    section of a config) z is averaged over the views that it describes.
     """
+    views = {"flip": False} if tta is None else tta.model_dump()
     logits, labels = [], []
+
+    def predict(x):
+        return network.predict(x, batch_size=len(x))
+
     for x, y in batches.epoch(0, prefetch=True):
-        logits.append(np.asarray(network.predict(x, batch_size=len(x)), np.float64))
+        logits.append(averaged_logits(predict, x, **views))
         labels.append(y)
     logits, labels = np.concatenate(logits), np.concatenate(labels)
     shifted = logits - logits.max(axis=1, keepdims=True)

@@ -36,6 +36,7 @@ FLOORS = {
     "interruption": 10,
     "progress": 10,
     "plots": 10,
+    "tta": 10,
     "run_folder": 10,
     "experiment": 11,
     "explain": 12,

@@ -274,5 +274,6 @@ def test_the_json_schema_knows_every_section_layer_and_argument():
         "schedule",
         "average",
         "train",
+        "tta",
     }
     assert schema["additionalProperties"] is False

@@ -214,6 +214,14 @@ class Train(Section):
     checkpoint_minutes: Rate = Field(5.0, description="a long epoch is saved this often as well")
 
 
+class Tta(Section):
+    """Test-time augmentation: which views of an image the logits are averaged over."""
+
+    flip: bool = Field(True, description="mirrored left to right as well")
+    translate: Annotated[int, Field(ge=0)] = Field(0, description="pixels; crops of the reflect-padded image")
+    crops: Literal[2, 4] = Field(2, description="2 of the corners, upper left and lower right, or all 4")
+
+
 class Config(Section):
     """One experiment."""
 
@@ -228,6 +236,7 @@ class Config(Section):
     )
     average: Annotated[NoAverage | Lookahead | EMA, Field(discriminator="type")] = NoAverage(type="none")
     train: Train = Train()
+    tta: Tta | None = Field(None, description="for the test and `cnn evaluate --tta`")
 
     @model_validator(mode="after")
     def _fits_together(self):
