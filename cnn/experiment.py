@@ -116,6 +116,8 @@ def training_batches(config, images):
         seed=config.seed,
         shuffle=True,
         drop_last=config.data.drop_last,
+        mixup=config.data.mixup,
+        classes=len(images.classes),
     )
 
 

@@ -176,7 +176,7 @@ def _window(layer):
     return layer.kernel_size, layer.stride, layer.padding
 
 
-_KINDS = {
+KINDS = {
     ReLU: lambda layer: (activation.RELU, 0.0),
     LeakyReLU: lambda layer: (activation.LEAKY_RELU, layer.negative_slope),
     SiLU: lambda layer: (activation.SILU, 0.0),
@@ -187,11 +187,11 @@ _KINDS = {
 class NormActivation(_Step):
     """BatchNorm1d or BatchNorm2d, activation."""
 
-    pattern = ((BatchNorm1d, BatchNorm2d), tuple(_KINDS))
+    pattern = ((BatchNorm1d, BatchNorm2d), tuple(KINDS))
 
     def __init__(self, first, second):
         super().__init__(first, second)
-        self._kind = _KINDS[type(second)](second)
+        self._kind = KINDS[type(second)](second)
 
     def forward(self, x, training=False):
         layer = self.first
@@ -224,7 +224,7 @@ class ResidualReLU(_Step):
         for step in self._steps:
             x = step.forward(x, training)
         if self._norm is None:
-            y = activation.relu_forward(elementwise.add(x, other))
+            y = elementwise.add(x, other, relu=True)
             self._cache = y, None
             return y
         layer = self._norm

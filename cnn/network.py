@@ -64,10 +64,7 @@ class Network:
             raise RuntimeError("Network: forward was called before build(input_shape)")
         if not hasattr(x, "shape"):
             x = np.asarray(x)
-        if tuple(x.shape[1:]) != self.input_shape:
-            raise ShapeError(
-                f"Network: expected images of shape {self.input_shape}, found {tuple(x.shape[1:])}"
-            )
+        self._check(x)
         if current_backend() != "numba":
             self.body._forget()
             return self.body.forward(x, training)
@@ -77,14 +74,20 @@ class Network:
             y = self.body.forward(_enter(x), training)
         return y
 
+    def _check(self, x):
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise ShapeError(
+                f"Network: expected images of shape {self.input_shape}, found {tuple(x.shape[1:])}"
+            )
+
     def _plan(self):
         """Plan the fused steps; return what replays small batches."""
         if self._replay is None:
-            from cnn import fused, replay  # bring Numba, which the reference backend does without
+            from cnn import fused, inference, replay  # bring Numba, which the reference backend does without
 
             if self.body.steps is None:
                 fused.attach(self.body)
-            self._replay = replay.Replay(self.body)
+            self._replay, self._inference = replay.Replay(self.body), inference.Inference(self.body)
         return self._replay
 
     def backward(self, dy, input_gradient=True):
@@ -105,12 +108,21 @@ class Network:
 
     def predict(self, x, batch_size=256):
         """Return the output in evaluation mode as a NumPy array, computed batch by batch; keeps nothing."""
-        parts = [np.asarray(self.forward(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+        run = self.forward
+        if current_backend() == "numba" and self.body.built:
+            self._plan()
+            run = self._predict
+        parts = [np.asarray(run(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
         self._forget()
         return np.concatenate(parts) if parts else np.empty((0, *self.output_shape), np.float32)
 
+    def _predict(self, x):
+        self._check(x)
+        return self._inference.predict(x)
+
     def _forget(self):
-        self.body._forget()
+        if self.body._cache is not None:
+            self.body._forget()
         if self._replay is not None:
             self._replay.current = None
 

@@ -37,7 +37,7 @@ from cnn.layers import (
 LARGEST = 32 << 20  # bytes of activations of a batch that is recorded
 KEPT = 6  # recorded batch shapes of a network: training, its last batch, validation ...
 
-_LAUNCH_ONLY = (
+LAUNCH_ONLY = (
     ConvReLU, ConvReLUPool, LinearReLU, Conv2d, Linear, ReLU, GELU, SiLU, Sigmoid, Tanh, Softmax,
     MaxPool2d, AvgPool2d, GlobalAvgPool2d, GlobalMaxPool2d, Flatten,
 )  # fmt: skip
@@ -56,7 +56,7 @@ class Replay:
     def __init__(self, body):
         self._body, self._steps = body, body.steps
         self._numbers = sum(math.prod(step.output_shape) for step in body.layers)
-        self._fits = all(type(step) in _LAUNCH_ONLY for step in self._steps)
+        self._fits = all(map(_launches_only, self._steps))
         self._passes, self._seen = {}, set()
         self.current = None
 
@@ -95,6 +95,10 @@ class Replay:
         if self.current is None or type(dy) is not np.ndarray:
             return None
         return self.current.backward(dy, input_gradient)
+
+
+def _launches_only(step):
+    return getattr(step, "launches_only", type(step) in LAUNCH_ONLY)
 
 
 class _Pass:

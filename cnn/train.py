@@ -27,6 +27,7 @@ from cnn.interruption import Interrupted, Interruption
 from cnn.kernels.conv import set_winograd
 from cnn.progress import Progress, bar, epoch_line
 from cnn.report import gradients
+from cnn.tta import check_reach
 
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
 _STATUS_SECONDS = 30  # without a terminal, a long epoch says this often that it lives
@@ -57,6 +58,8 @@ class Trainer:
         self.images = experiment.load_images(config)
         self.batches = experiment.training_batches(config, self.images)
         self.network = experiment.build_network(config, self.batches.image_shape, len(self.images.classes))
+        if config.tta is not None:
+            check_reach(config.tta.translate, *self.batches.image_shape[1:])
         experiment.whiten_network(config, self.network, self.images)
         self.groups = experiment.build_groups(config, self.network)
         self.loss = experiment.build_loss(config, len(self.images.classes))
@@ -150,7 +153,8 @@ class Trainer:
         p.step += 1
         p.seen += len(labels)
         p.loss_sum += loss * len(labels)
-        p.correct += int((logits.argmax(axis=1) == labels).sum())
+        answers = labels if labels.ndim == 1 else labels.argmax(axis=1)  # of two mixed ones the heavier
+        p.correct += int((logits.argmax(axis=1) == answers).sum())
         return loss
 
     def _record_gradients(self):
@@ -215,7 +219,7 @@ class Trainer:
         self.loss.forward(np.asarray(self.network.forward(x, training=True)), labels)
         self.network.backward(self.loss.backward(), input_gradient=False)
         self.optimizer.step()
-        self.network.predict(x[:1])
+        self.network.predict(x)
         self.network.zero_grad()
         self.network.load_state(state)
         self.optimizer.load_state(optimizer)
@@ -237,6 +241,7 @@ class Trainer:
             "val_accuracy": p.best and p.best["accuracy"],
             "test_loss": loss,
             "test_accuracy": accuracy,
+            **self._test_with_tta(batches),
             "test_images": len(images.dataset.test),
             "parameters": self.network.data.size,
             "seconds": round(p.seconds, 3),
@@ -245,12 +250,21 @@ class Trainer:
         why = "untrained" if meta["epoch"] == 0 else "the best on the validation images"
         if p.best and p.best["accuracy"] is None:
             why = "the last: validation = 0"
+        views = f" ({100 * result['tta_accuracy']:.2f} % with TTA)" if "tta_accuracy" in result else ""
         self.run.log(
-            f"test accuracy {100 * accuracy:.2f} %, loss {loss:.4f}, on {len(images.dataset.test):,} images, "
+            f"test accuracy {100 * accuracy:.2f} %{views}, loss {loss:.4f}, "
+            f"on {len(images.dataset.test):,} images, "
             f"weights of epoch {meta['epoch']} ({why}); trained for {p.seconds:.1f} s; see {self.run.path}"
         )
         self._report(result, probabilities)
         return result
+
+    def _test_with_tta(self, batches):
+        """Return what [tta] adds to the result: nothing without that section."""
+        if self.config.tta is None:
+            return {}
+        loss, accuracy, _ = experiment.evaluate(self.network, batches, self.config.tta)
+        return {"tta_loss": loss, "tta_accuracy": accuracy}
 
     def _report(self, result, probabilities):
         p, dataset = self.progress, self.images.dataset

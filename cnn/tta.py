@@ -7,6 +7,15 @@ from cnn.errors import ConfigError
 _CORNERS = ((0, 0), (2, 2), (0, 2), (2, 0))  # of a window in the padded image, in units of the padding
 
 
+def check_reach(translate, height, width):
+    """Raise ConfigError when ``translate`` reaches beyond the mirror image of height x width pixels."""
+    if translate >= min(height, width):
+        raise ConfigError(
+            f"tta.translate: found {translate}, expected at most {min(height, width) - 1} pixels "
+            f"for images of {height}x{width}"
+        )
+
+
 def averaged_logits(predict, x, flip=True, translate=0, crops=2):
     """Return the logits of a batch, averaged over mirrored and translated views of each image.
 
@@ -48,11 +57,7 @@ def averaged_logits(predict, x, flip=True, translate=0, crops=2):
     if not translate:
         return m(x)
     height, width = x.shape[2:]
-    if translate >= min(height, width):
-        raise ConfigError(
-            f"tta.translate: found {translate}, expected at most {min(height, width) - 1} pixels "
-            f"for images of {height}x{width}"
-        )
+    check_reach(translate, height, width)
     padded = np.pad(x, ((0, 0), (0, 0), (translate, translate), (translate, translate)), mode="reflect")
     corners = ((row * translate, column * translate) for row, column in _CORNERS[:crops])
     moved = [m(padded[:, :, top : top + height, left : left + width]) for top, left in corners]

@@ -22,31 +22,32 @@ FLOORS = {
     "layers": 4,
     "fused": 5,
     "replay": 6,
-    "network": 7,
+    "inference": 7,
+    "network": 8,
     "optimizers": 6,
     "groups": 6,
     "averaging": 6,
     "whitening": 6,
     "schedules": 6,
-    "__init__": 8,
-    "gradcheck": 9,
-    "checkpoint": 9,
-    "data": 9,
-    "config": 10,
-    "interruption": 10,
-    "progress": 10,
-    "plots": 10,
-    "tta": 10,
-    "run_folder": 10,
-    "experiment": 11,
-    "explain": 12,
-    "report": 11,
-    "export": 12,
-    "train": 14,
-    "doctor": 14,
-    "commands": 15,
-    "cli": 16,
-    "__main__": 17,
+    "__init__": 9,
+    "gradcheck": 10,
+    "checkpoint": 10,
+    "data": 10,
+    "config": 11,
+    "interruption": 11,
+    "progress": 11,
+    "plots": 11,
+    "tta": 11,
+    "run_folder": 11,
+    "experiment": 12,
+    "explain": 13,
+    "report": 12,
+    "export": 13,
+    "train": 15,
+    "doctor": 15,
+    "commands": 16,
+    "cli": 17,
+    "__main__": 18,
 }
 
 #: Third-party packages that only some modules may use: they are heavy, or not installed with the core.
@@ -133,8 +134,9 @@ def is_public(name):
     return not name.startswith("_")
 
 
-#: What a layer writes is described by its class and by ``Layer``.
+#: What a layer writes is described by its class and by ``Layer``, an augmentation's by ``Augmentation``.
 CONTRACT = {"forward", "backward", "build", "parameters", "buffers", "children", "macs"}
+CONTRACT |= {"apply", "output_shape", "for_evaluation"}
 
 
 def documented_methods(tree):

@@ -40,6 +40,7 @@ class Data(Section):
     mode: Literal["L", "RGB"] | None = Field(None, description='"folder" only: grey or colour')
     split: str | None = Field(None, description='"EMNIST" only: balanced, letters, digits ...')
     augment: list[Spec] = Field([], description="random changes of the training images, in this order")
+    mixup: NotNegative = Field(0.0, description="alpha of mixup, for example 0.2; 0 mixes nothing")
 
     def options(self):
         """Return what ``load_dataset`` takes beside the name and the root."""

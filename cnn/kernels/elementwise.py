@@ -10,29 +10,30 @@ from cnn.kernels.jit import CHUNK, chunks, contiguous, launch, table, task
 
 
 @functools.cache
-def _add_task(itemsize):
+def add_task(itemsize):
+    """out = x + y or max(0, x + y), CHUNK numbers a piece: three addresses, how many numbers, which."""
+
     @task
     def forward(index, thread, params):
         a = v.integers(params)
-        x, y, out, size = (
-            v.pointer(a[0], itemsize),
-            v.pointer(a[1], itemsize),
-            v.pointer(a[2], itemsize),
-            a[3],
-        )
+        x, y, out = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize)
+        size, relu = a[3], a[4]
         for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
-            v.store(out, i, v.load(x, i) + v.load(y, i))
+            value = v.load(x, i) + v.load(y, i)
+            if relu:
+                value = v.select(v.greater(0.0, value), 0.0, value)
+            v.store(out, i, value)
 
     return forward
 
 
-def add(a, b):
-    """Return a + b."""
+def add(a, b, relu=False):
+    """Return a + b; with ``relu`` max(0, a + b), where a NaN stays."""
     a = blocked.as_blocked(a)
     b = blocked.as_blocked(b, a.dtype)
     y = blocked.empty(a.shape, a.dtype)
     size = y.buffer.size
-    launch(_add_task(a.dtype.itemsize), chunks(size), table([a.address, b.address, y.address, size]))
+    launch(add_task(a.dtype.itemsize), chunks(size), table([a.address, b.address, y.address, size, relu]))
     return y
 
 

@@ -154,12 +154,12 @@ class Recording:
             ...                       # whatever launches tasks
         recording.run()               # the same tasks on the same addresses
 
-    The first launch reads and the last one writes where ``run`` is told. All memory between them must stay
-    where it is: plans are kept alive here, arrays by whoever records.
+    All memory that the launches use must stay where it is: plans, and whatever ``keep`` is told of, are kept
+    alive here, blocked arrays by the pool that they were taken from.
     """
 
     def __init__(self):
-        self._launches, self._plans, self._rows = [], [], None
+        self._launches, self._kept, self._rows = [], [], None
 
     def __enter__(self):
         global _recording
@@ -174,13 +174,14 @@ class Recording:
         """Write a launch down."""
         self._launches.append((function, count, params.copy()))
 
-    def keep(self, plan):
-        """Keep a plan and its memory alive."""
-        self._plans.append(plan)
+    def keep(self, thing):
+        """Keep something alive whose memory the launches use."""
+        self._kept.append(thing)
 
-    def run(self, source, target=None):
-        """Launch all again: the first reads the plain array ``source``, the last writes to ``target``."""
-        self._launches[0][2][0] = source.ctypes.data
+    def run(self, source=None, target=None):
+        """Launch all again; if given, the first reads the array ``source``, the last writes to ``target``."""
+        if source is not None:
+            self._launches[0][2][0] = source.ctypes.data
         if target is not None:
             self._launches[-1][2][1] = target.ctypes.data
         if numba.config.DISABLE_JIT:
@@ -193,6 +194,12 @@ class Recording:
         _launch_all(self._rows)
 
 
+def keep(thing):
+    """Keep a plan or an array alive as long as the recording that runs now, if one does."""
+    if _recording is not None:
+        _recording.keep(thing)
+
+
 def plans(make):
     """Decorate what makes the plan of a geometry: it is made once, and kept as long as recordings use it."""
     cached = functools.lru_cache(maxsize=256)(make)
@@ -200,8 +207,7 @@ def plans(make):
     @functools.wraps(make)
     def plan(*arguments):
         found = cached(*arguments)
-        if _recording is not None:
-            _recording.keep(found)
+        keep(found)
         return found
 
     return plan
