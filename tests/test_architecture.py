@@ -26,6 +26,7 @@ FLOORS = {
     "network": 8,
     "optimizers": 6,
     "groups": 6,
+    "averaging": 6,
     "whitening": 6,
     "schedules": 6,
     "__init__": 9,

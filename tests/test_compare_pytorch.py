@@ -29,6 +29,7 @@ SETTINGS = [
     "tta.translate=1",
     "data.mixup=0.3",
     'optimizer.groups=[{match="0.*", until_epoch=0.5}]',
+    'average={type="ema", decay=0.8}',
 ]
 
 
