@@ -113,6 +113,8 @@ def test_predictions_share_no_memory(images):
     kept = [network.predict(x) for x in batches]
     for x, y in zip(batches, kept, strict=True):
         np.testing.assert_allclose(y, _forward(network, x), rtol=1e-4, atol=1e-4)
+    together = network.predict(np.concatenate(batches), batch_size=images)
+    np.testing.assert_array_equal(together, np.concatenate(kept))
 
 
 @pytest.mark.parametrize("images", [1, 19])

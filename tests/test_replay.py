@@ -98,6 +98,17 @@ def test_a_plain_pass_between_two_replayed_ones_leaves_no_trace():
     np.testing.assert_array_equal(network.backward(np.ones((18, 5), np.float32)), expected[1])
 
 
+def test_a_replayed_forward_serves_a_backward_that_is_not_replayed():
+    network, x = _replaying()
+    dy = np.ones((18, 5), np.float32)
+    network.forward(x, training=True)
+    expected = network.backward(dy)
+    for _ in range(3):
+        network.forward(x[:5], training=True)
+    network.forward(x, training=True)
+    np.testing.assert_array_equal(np.asarray(network.backward(dy.astype(np.float64))), expected)
+
+
 def test_parameters_that_moved_are_recorded_anew():
     network, x = _replaying()
     larger = cnn.Network([network.body, Linear(3)])
