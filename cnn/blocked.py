@@ -15,6 +15,7 @@ Promises that every kernel keeps:
 
 import sys
 from collections import defaultdict
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -23,7 +24,19 @@ ALIGNMENT = 64
 
 _FLOATS = (np.float32, np.float64)
 
-_pool = defaultdict(list)
+
+class Pool(defaultdict):
+    """Buffers that wait to be used, by shape and dtype.
+
+    ``keeps``: hold on to every buffer made for it, so that addresses stay good as long as the pool lives.
+    """
+
+    def __init__(self, keeps=False):
+        super().__init__(list)
+        self.made = [] if keeps else None
+
+
+_pool = Pool()
 _pack = _unpack = None
 
 
@@ -52,21 +65,23 @@ class BlockedArray:
     address : of the first byte, where the caller knows it (kernels take addresses)
     """
 
-    __slots__ = ("__weakref__", "_key", "_owner", "address", "buffer", "shape")
+    __slots__ = ("__weakref__", "_home", "_owner", "address", "buffer", "shape")
 
-    def __init__(self, buffer, shape, owner=None, address=None, _key=None):
+    def __init__(self, buffer, shape, owner=None, address=None, _home=None):
         self.buffer = buffer
         self.shape = shape
         self.address = buffer.ctypes.data if address is None else address
         self._owner = owner
-        self._key = _key
+        self._home = _home
 
     def __del__(self):
         # A view of the buffer held elsewhere keeps `base` referenced: then the memory is left to Python.
         # 2 = the buffer's own reference and getrefcount's argument.
-        key = self._key
-        if key is not None and sys is not None and sys.getrefcount(self.buffer.base) <= 2:
-            _pool[key].append((self.buffer, self.address))
+        home = self._home
+        if home is None:
+            self.buffer = None  # before the owner goes, which counts who looks at its memory
+        elif sys is not None and sys.getrefcount(self.buffer.base) <= 2:
+            home.append((self.buffer, self.address))
 
     @property
     def dtype(self):
@@ -105,13 +120,15 @@ def empty(shape, dtype):
     """A BlockedArray to be written: it holds whatever was there before."""
     blocks = -(-shape[0] // LANES)
     extents = (blocks, *shape[1:], LANES) if len(shape) == 4 else (blocks, shape[1], 1, 1, LANES)
-    key = (extents, np.dtype(dtype).char)
+    home = _pool[extents, np.dtype(dtype).char]
     try:
-        buffer, address = _pool[key].pop()
+        buffer, address = home.pop()
     except IndexError:
         buffer = aligned_zeros(extents, dtype)
         address = buffer.ctypes.data
-    return BlockedArray(buffer, tuple(shape), None, address, key)
+        if _pool.made is not None:
+            _pool.made.append(buffer)
+    return BlockedArray(buffer, tuple(shape), None, address, home)
 
 
 def as_blocked(x, dtype=None):
@@ -165,9 +182,21 @@ def unflat(x, shape):
     return BlockedArray(buffer, tuple(shape), x, x.address)
 
 
+@contextmanager
+def using_pool(pool):
+    """Make arrays of the buffers of a Pool inside a ``with`` block; they go back to it when they die."""
+    global _pool
+    before, _pool = _pool, pool
+    try:
+        yield
+    finally:
+        _pool = before
+
+
 def release_pool():
     """Forget every pooled buffer (their memory goes back to Python)."""
-    _pool.clear()
+    for home in _pool.values():
+        home.clear()
 
 
 def pooled_bytes():

@@ -1,5 +1,6 @@
 """From a checked config to the objects of a run: data, network, loss, optimizer, schedule."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,13 @@ from cnn.data import (
 )
 from cnn.data.image_file import EXTENSIONS, default_mode
 from cnn.errors import ConfigError, DataError, did_you_mean
+from cnn.groups import Groups
 from cnn.layers import SoftmaxCrossEntropy, from_config
 from cnn.network import Network
 from cnn.optimizers import make_optimizer
 from cnn.schedules import make_schedule
+from cnn.tta import averaged_logits
+from cnn.whitening import whiten, whitened_layers
 
 _GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
 _SHAPES = {
@@ -35,6 +39,7 @@ _SHAPES = {
     "CIFAR100": (_COLOUR, 100),
     "SVHN": (_COLOUR, 10),
 }
+_WHITENING_IMAGES = 5000
 _EMNIST_CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 27, "digits": 10, "mnist": 10}
 
 
@@ -109,6 +114,9 @@ def training_batches(config, images):
         augment=augment.from_config(config.data.augment),
         seed=config.seed,
         shuffle=True,
+        drop_last=config.data.drop_last,
+        mixup=config.data.mixup,
+        classes=len(images.classes),
     )
 
 
@@ -138,6 +146,31 @@ def build_network(config, input_shape, classes=None):
     return network
 
 
+def check_parameters(config):
+    """Raise what ``build_groups`` and ``whiten_network`` would, before a data set is read."""
+    if not config.optimizer.groups and "whitening" not in str(config.model):
+        return
+    network = build_network(config, *input_shape(config))
+    build_groups(config, network)
+    whitened_layers(network)
+
+
+def whiten_network(config, network, images):
+    """Whiten the layers that ask for it with up to 5,000 training images, unaugmented.
+
+    They are spread evenly over the training part: a data set may be sorted by class.
+    """
+    layers, total = whitened_layers(network), len(images.train)
+    if not layers:
+        return
+    count = min(total, _WHITENING_IMAGES)
+    chosen = images.train.take(np.arange(count) * total // count)
+    batches = evaluation_batches(config, chosen, images.mean, images.std)
+    x = np.concatenate([x for x, _ in batches.epoch(0)])
+    for layer in layers:
+        whiten(layer, x)
+
+
 def layer_specs(config):
     """Return the layers of a config as plain dicts, blocks written out."""
     return expand_blocks(config.model.model_dump())
@@ -154,11 +187,21 @@ def build_loss(config, classes):
     )
 
 
+def build_groups(config, network):
+    """Return the Groups of a config, after telling every parameter of a built network what they ask."""
+    return Groups(network, [group.model_dump(exclude_none=True) for group in config.optimizer.groups])
+
+
 def build_optimizer(config, network):
-    """Return the optimizer of a config for a built network."""
+    """Return the optimizer of a config for a built network; ``build_groups`` goes before it."""
     if not network.parameters():
         raise ConfigError("model.layers: no layer has parameters, so there is nothing to train")
-    return make_optimizer(parameters=network.parameters(), **config.optimizer.model_dump(exclude_none=True))
+    return make_optimizer(parameters=network.parameters(), **config.optimizer.options())
+
+
+def total_steps(config, steps_per_epoch):
+    """Return the steps of the whole run: epochs * steps_per_epoch, a last part of a step counts as one."""
+    return math.ceil(round(config.train.epochs * steps_per_epoch, 6))  # 0.1 * 30 is a little above 3
 
 
 def build_schedule(config, steps_per_epoch):
@@ -167,23 +210,29 @@ def build_schedule(config, steps_per_epoch):
     return make_schedule(
         schedule.type,
         lr=config.optimizer.lr,
-        total_steps=max(1, config.train.epochs * steps_per_epoch),
+        total_steps=max(1, total_steps(config, steps_per_epoch)),
         steps_per_epoch=steps_per_epoch,
         warmup_steps=round(schedule.warmup_epochs * steps_per_epoch),
         **schedule.options(),
     )
 
 
-def evaluate(network, batches):
+def evaluate(network, batches, tta=None):
     """Return (loss, accuracy, probabilities) of a network over Batches, in their order.
 
         loss = average over n of  log(sum over k of exp(z[n, k])) - z[n, label[n]],  in float64
 
-    Plain cross-entropy: label smoothing and class weights belong to training.
+    Plain cross-entropy: label smoothing and class weights belong to training. With ``tta`` (the [tta]
+    section of a config) z is averaged over the views that it describes.
     """
+    views = {"flip": False} if tta is None else tta.model_dump()
     logits, labels = [], []
+
+    def predict(x):
+        return network.predict(x, batch_size=len(x))
+
     for x, y in batches.epoch(0, prefetch=True):
-        logits.append(np.asarray(network.predict(x, batch_size=len(x)), np.float64))
+        logits.append(averaged_logits(predict, x, **views))
         labels.append(y)
     logits, labels = np.concatenate(logits), np.concatenate(labels)
     shifted = logits - logits.max(axis=1, keepdims=True)

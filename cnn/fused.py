@@ -77,6 +77,11 @@ class _Step:
         # exact types: a subclass may compute something else
         return all(type(layer) in types for layer, types in zip(run, cls.pattern, strict=True))
 
+    @property
+    def trainable(self):
+        """Whether any parameter in here is to be trained now."""
+        return any(layer.trainable for layer in self.layers)
+
     def _forget(self):
         self._cache = None
 
@@ -101,8 +106,9 @@ class ConvReLU(_Step):
     def backward_parameters(self, dy):
         layer, (x, y) = self.first, self._cache
         g = activation.relu_backward(dy, y)
-        conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
-        if layer.bias:
+        if layer.weight.trainable:
+            conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
+        if layer.bias and layer.bias.trainable:
             elementwise.channel_sum(g, layer.bias.grad)
         return g
 
@@ -127,8 +133,9 @@ class LinearReLU(_Step):
     def backward_parameters(self, dy):
         layer, (x, y) = self.first, self._cache
         g = activation.relu_backward(dy, y)
-        linear.linear_backward_weight(g, x, layer.weight.grad)
-        if layer.bias:
+        if layer.weight.trainable:
+            linear.linear_backward_weight(g, x, layer.weight.grad)
+        if layer.bias and layer.bias.trainable:
             elementwise.channel_sum(g, layer.bias.grad)
         return g
 
@@ -153,8 +160,9 @@ class ConvReLUPool(_Step):
     def backward_parameters(self, dy):
         layer, (x, argmax, shape) = self.first, self._cache
         g = pool.max_pool2d_backward(dy, argmax, shape, *_window(self.layers[2]))
-        conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
-        if layer.bias:
+        if layer.weight.trainable:
+            conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
+        if layer.bias and layer.bias.trainable:
             elementwise.channel_sum(g, layer.bias.grad)
         return g
 
@@ -168,7 +176,7 @@ def _window(layer):
     return layer.kernel_size, layer.stride, layer.padding
 
 
-_KINDS = {
+KINDS = {
     ReLU: lambda layer: (activation.RELU, 0.0),
     LeakyReLU: lambda layer: (activation.LEAKY_RELU, layer.negative_slope),
     SiLU: lambda layer: (activation.SILU, 0.0),
@@ -179,11 +187,11 @@ _KINDS = {
 class NormActivation(_Step):
     """BatchNorm1d or BatchNorm2d, activation."""
 
-    pattern = ((BatchNorm1d, BatchNorm2d), tuple(_KINDS))
+    pattern = ((BatchNorm1d, BatchNorm2d), tuple(KINDS))
 
     def __init__(self, first, second):
         super().__init__(first, second)
-        self._kind = _KINDS[type(second)](second)
+        self._kind = KINDS[type(second)](second)
 
     def forward(self, x, training=False):
         layer = self.first
@@ -216,7 +224,7 @@ class ResidualReLU(_Step):
         for step in self._steps:
             x = step.forward(x, training)
         if self._norm is None:
-            y = activation.relu_forward(elementwise.add(x, other))
+            y = elementwise.add(x, other, relu=True)
             self._cache = y, None
             return y
         layer = self._norm

@@ -31,6 +31,7 @@ class Network:
                     f"{places[id(layer)]} and {name}; make a new one for each"
                 )
             places[id(layer)] = layer.name = name
+        self._replay = None
 
     @property
     def layers(self):
@@ -54,6 +55,7 @@ class Network:
         """
         self.body.build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
         flatten(self.parameters())
+        self._replay = None
         return self.output_shape
 
     def forward(self, x, training=False):
@@ -62,22 +64,31 @@ class Network:
             raise RuntimeError("Network: forward was called before build(input_shape)")
         if not hasattr(x, "shape"):
             x = np.asarray(x)
+        self._check(x)
+        if current_backend() != "numba":
+            self.body._forget()
+            return self.body.forward(x, training)
+        y = self._plan().forward(x, training)
+        if y is None:
+            self.body._forget()  # last step's activations make room for this step's
+            y = self.body.forward(_enter(x), training)
+        return y
+
+    def _check(self, x):
         if tuple(x.shape[1:]) != self.input_shape:
             raise ShapeError(
                 f"Network: expected images of shape {self.input_shape}, found {tuple(x.shape[1:])}"
             )
-        self.body._forget()  # last step's activations make room for this step's
-        return self.body.forward(self._enter(x), training)
 
-    def _enter(self, array):
-        """Bring a batch into the layout of the backend, once for all that read it; plan the fused steps."""
-        if current_backend() != "numba":
-            return array
-        from cnn import fused  # brings Numba, which the reference backend does without
+    def _plan(self):
+        """Plan the fused steps; return what replays small batches."""
+        if self._replay is None:
+            from cnn import fused, inference, replay  # bring Numba, which the reference backend does without
 
-        if self.body.steps is None:
-            fused.attach(self.body)
-        return fused.enter(array)
+            if self.body.steps is None:
+                fused.attach(self.body)
+            self._replay, self._inference = replay.Replay(self.body), inference.Inference(self.body)
+        return self._replay
 
     def backward(self, dy, input_gradient=True):
         """Return dx for the last forward; add to the gradients of all parameters.
@@ -85,7 +96,11 @@ class Network:
         Training has no use for dx: with ``input_gradient=False`` the first layer leaves it out and None
         is returned.
         """
-        dy = self._enter(dy)
+        if current_backend() == "numba":
+            replayed = self._plan().backward(dy, input_gradient)
+            if replayed is not None:
+                return replayed[0]
+            dy = _enter(dy)
         if input_gradient:
             return self.body.backward(dy)
         self.body.backward_parameters(dy)
@@ -93,9 +108,23 @@ class Network:
 
     def predict(self, x, batch_size=256):
         """Return the output in evaluation mode as a NumPy array, computed batch by batch; keeps nothing."""
-        parts = [np.asarray(self.forward(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
-        self.body._forget()
+        run = self.forward
+        if current_backend() == "numba" and self.body.built:
+            self._plan()
+            run = self._predict
+        parts = [np.asarray(run(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+        self._forget()
         return np.concatenate(parts) if parts else np.empty((0, *self.output_shape), np.float32)
+
+    def _predict(self, x):
+        self._check(x)
+        return self._inference.predict(x)
+
+    def _forget(self):
+        if self.body._cache is not None:
+            self.body._forget()
+        if self._replay is not None:
+            self._replay.current = None
 
     def parameters(self):
         """Return all parameters, in the order of the layers."""
@@ -174,6 +203,13 @@ class Network:
 
     def __repr__(self):
         return f"Network([{self.body._describe()}])"
+
+
+def _enter(array):
+    """``array`` in the blocked layout, so that no step converts it again; as it is where that cannot be."""
+    from cnn import fused
+
+    return fused.enter(array)
 
 
 def _walk(container, prefix):

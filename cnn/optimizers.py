@@ -4,12 +4,14 @@ One call of a kernel updates all parameters at once, because they lie in one fla
 ``cnn/reference/update.py``; the kernels of both backends compute them.
 
 Weight decay leaves biases and the scales and shifts of normalisation alone (``Parameter.decay`` is False for
-them) unless ``decay_all``. SGD, Adam and RMSprop add it to the gradient; AdamW shrinks the weights
-themselves. ``lr_scale`` of a parameter multiplies its learning rate; 0 freezes it.
+them) unless ``decay_all``. SGD, Adam and RMSprop add it to the gradient; AdamW, and SGD with ``decoupled``,
+shrink the weights themselves. ``lr_scale`` of a parameter multiplies its learning rate, ``weight_decay``
+stands in for the optimizer's. A step changes neither the values nor the buffers of a parameter whose
+``trainable`` is False, as PyTorch's does where there is no gradient; ``cnn.groups`` sets all three.
 
 Clipping multiplies all gradients of a step by min(1, clip_norm / (norm + 1e-6)), where ``norm`` is the
-Euclidean norm of all of them together, as ``torch.nn.utils.clip_grad_norm_`` does. The norm is added up in
-float64 in a fixed order; ``Parameter.grad`` keeps the gradient as it was before clipping.
+Euclidean norm of all that are trainable together, as ``torch.nn.utils.clip_grad_norm_`` does. The norm is
+added up in float64 in a fixed order; ``Parameter.grad`` keeps the gradient as it was before clipping.
 
 References
 ----------
@@ -68,14 +70,22 @@ class Optimizer:
         if len({id(p) for p in self.parameters}) < len(self.parameters):
             raise ConfigError("optimizer: a parameter is listed twice")
         self.lr = lr
-        self.steps = 0
         self.clip_norm = None if clip_norm is None else _number("clip_norm", clip_norm)
         decay = _number("weight_decay", weight_decay)
         self._decay = np.array([decay if p.decay or decay_all else 0.0 for p in self.parameters])
+        for i, p in enumerate(self.parameters):
+            if p.weight_decay is not None:
+                self._decay[i] = p.weight_decay
         self._flat = flatten(self.parameters)
         self._edges = np.array([(p.start, p.stop) for p in self.parameters], np.int64)
         self._buffers = {name: np.zeros_like(self._flat.data) for name in self.slots}
+        self._counts = np.zeros(len(self.parameters), np.int64)
         self._unused = np.empty(0, self._flat.data.dtype)
+
+    @property
+    def steps(self):
+        """Steps taken by each parameter, (P,): fewer where it was not trainable for a while."""
+        return self._counts
 
     @property
     def lr(self):
@@ -93,22 +103,25 @@ class Optimizer:
         """
         if any(p.buffer is not self._flat for p in self.parameters):
             raise RuntimeError("the parameters moved into another network after this optimizer was made")
+        chosen = np.array([p.trainable for p in self.parameters])
+        edges = self._edges[chosen]
         norm, grad_scale = None, 1.0
         if self.clip_norm is not None:
-            norm = math.sqrt(operations().squared_norm(self._flat.grad, self._edges))
+            norm = math.sqrt(operations().squared_norm(self._flat.grad, edges))
             # np.minimum, unlike min, hands a NaN on: a broken gradient must not pass for a small one
             grad_scale = float(np.minimum(1.0, self.clip_norm / (norm + 1e-6)))
-        self.steps += 1
-        rates = np.array([self._lr * p.lr_scale for p in self.parameters])
-        self._update(self._flat.data, self._flat.grad, self._edges, rates, self._decay, grad_scale)
+        self._counts[chosen] += 1
+        rates = np.array([self._lr * p.lr_scale for p in self.parameters])[chosen]
+        decay, counts = self._decay[chosen], self._counts[chosen]
+        self._update(self._flat.data, self._flat.grad, edges, rates, decay, counts, grad_scale)
         return norm
 
-    def _update(self, data, grad, edges, rates, decay, grad_scale):
+    def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
         raise NotImplementedError
 
     def state(self):
         """Return all that a later run needs to go on bit for bit: name -> array (the buffers are live)."""
-        return {"steps": np.array(self.steps), "lr": np.array(self._lr), **self._buffers}
+        return {"steps": self._counts, "lr": np.array(self._lr), **self._buffers}
 
     def load_state(self, state):
         """Take over what ``state`` returned.
@@ -126,7 +139,7 @@ class Optimizer:
                 raise CheckpointError(
                     f'{where}: entry "{name}" expected shape {array.shape}, found {np.shape(state[name])}'
                 )
-        self.steps, self.lr = int(state["steps"]), float(state["lr"])
+        self._counts[...], self.lr = state["steps"], float(state["lr"])
         for name, buffer in self._buffers.items():
             buffer[...] = state[name]
 
@@ -135,13 +148,24 @@ class SGD(Optimizer):
     """Gradient descent with momentum, plain or Nesterov's (PyTorch's form: dampening 0, first velocity g).
 
         velocity = momentum * velocity + g;    data -= lr * velocity    or    lr * (g + momentum * velocity)
+
+    ``decoupled`` keeps weight decay out of the velocity: data -= lr * weight_decay * data (SGDW).
     """
 
     slots = ("velocity",)
 
     def __init__(
-        self, parameters, lr, momentum=0.0, nesterov=False, weight_decay=0.0, decay_all=False, clip_norm=None
+        self,
+        parameters,
+        lr,
+        momentum=0.0,
+        nesterov=False,
+        weight_decay=0.0,
+        decay_all=False,
+        clip_norm=None,
+        decoupled=False,
     ):
+        self.decoupled = bool(decoupled)
         self.momentum = _number("momentum", momentum, 1.0)
         self.nesterov = bool(nesterov)
         if self.nesterov and not self.momentum:
@@ -150,10 +174,11 @@ class SGD(Optimizer):
             self.slots = ()
         super().__init__(parameters, lr, weight_decay, decay_all, clip_norm)
 
-    def _update(self, data, grad, edges, rates, decay, grad_scale):
+    def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
         velocity = self._buffers.get("velocity", self._unused)
         operations().sgd_update(
-            data, grad, velocity, edges, rates, decay, self.momentum, self.nesterov, grad_scale
+            data, grad, velocity, edges, rates, decay,
+            self.momentum, self.nesterov, self.decoupled, grad_scale,
         )
 
 
@@ -182,10 +207,10 @@ class Adam(Optimizer):
         self.eps = _number("eps", eps)
         super().__init__(parameters, lr, weight_decay, decay_all, clip_norm)
 
-    def _update(self, data, grad, edges, rates, decay, grad_scale):
+    def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
         operations().adam_update(
             data, grad, self._buffers["mean"], self._buffers["square"], edges, rates, decay,
-            *self.betas, self.eps, self.steps, self.decoupled, grad_scale,
+            *self.betas, self.eps, counts, self.decoupled, grad_scale,
         )
 
 
@@ -233,7 +258,7 @@ class RMSprop(Optimizer):
             self.slots = ("square",)
         super().__init__(parameters, lr, weight_decay, decay_all, clip_norm)
 
-    def _update(self, data, grad, edges, rates, decay, grad_scale):
+    def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
         velocity = self._buffers.get("velocity", self._unused)
         operations().rmsprop_update(
             data, grad, self._buffers["square"], velocity, edges, rates, decay,

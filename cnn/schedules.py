@@ -48,7 +48,9 @@ def linear(t, steps, lr, *, min_lr=0.0):
 def one_cycle(t, steps, lr, *, peak=0.3, start_factor=0.04, final_factor=4e-6, shape="cosine"):
     """lr * start_factor, up to lr at step peak * T - 1, down to lr * final_factor at step T - 1.
 
-    ``shape`` of both flanks is "cosine" or "linear". The defaults are PyTorch's.
+    ``shape`` of both flanks is "cosine" or "linear". The defaults are PyTorch's. The linear one is the
+    triangle np.interp(t, [0, peak * T, T], [start_factor, 1, final_factor]) with its corners at the last step
+    of each flank, so peak and end come one step earlier than there.
     """
     top, last = peak * steps - 1, steps - 1
     if t <= top:

@@ -11,13 +11,12 @@ to save is: parameters and buffers, the optimizer's buffers, the counters, the s
 
 import json
 import math
-import sys
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from itertools import islice
 
 import numpy as np
-from tqdm import tqdm
 
 from cnn import checkpoint, experiment, plots, report
 from cnn.backend import compile_report, get_threads, use_backend, when_compiling
@@ -25,7 +24,9 @@ from cnn.config import to_toml
 from cnn.errors import CheckpointError, ConfigError, NumericError
 from cnn.interruption import Interrupted, Interruption
 from cnn.kernels.conv import set_winograd
+from cnn.progress import Progress, bar, epoch_line
 from cnn.report import gradients
+from cnn.tta import check_reach
 
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
 _STATUS_SECONDS = 30  # without a terminal, a long epoch says this often that it lives
@@ -36,22 +37,6 @@ _FREE_TO_CHANGE = (
     "train.checkpoint_minutes",
     "data.root",
 )
-
-
-@dataclass
-class Progress:
-    """Where a run stands; together with the arrays this is all that a resume needs."""
-
-    epoch: int = 0  # finished epochs
-    step: int = 0  # steps done in the running epoch
-    loss_sum: float = 0.0  # the running epoch: sum over images
-    correct: int = 0
-    seen: int = 0
-    epoch_seconds: float = 0.0  # of training steps in the running epoch
-    seconds: float = 0.0  # of training and validation in finished epochs
-    best: dict | None = None  # {"epoch", "loss", "accuracy"} on the validation images
-    history: list = field(default_factory=list)  # the rows of metrics.csv
-    gradients: list = field(default_factory=list)  # the rows of gradients.csv
 
 
 class Trainer:
@@ -68,12 +53,19 @@ class Trainer:
 
     def __init__(self, config, run=None):
         self.config, self.run = config, run
+        experiment.check_parameters(config)
         self.images = experiment.load_images(config)
         self.batches = experiment.training_batches(config, self.images)
         self.network = experiment.build_network(config, self.batches.image_shape, len(self.images.classes))
+        if config.tta is not None:
+            check_reach(config.tta.translate, *self.batches.image_shape[1:])
+        experiment.whiten_network(config, self.network, self.images)
+        self.groups = experiment.build_groups(config, self.network)
         self.loss = experiment.build_loss(config, len(self.images.classes))
         self.optimizer = experiment.build_optimizer(config, self.network)
         self.schedule = experiment.build_schedule(config, len(self.batches))
+        self.total_steps = experiment.total_steps(config, len(self.batches))
+        self.epochs = math.ceil(self.total_steps / len(self.batches))
         self.progress = Progress()
 
     def describe(self):
@@ -103,47 +95,54 @@ class Trainer:
             np.errstate(all="ignore"),
             Interruption() as interruption,
         ):
-            if self.progress.epoch < self.config.train.epochs:
+            if self.progress.epoch < self.epochs:
                 self._warm_up()
-            with self._progress_bar() as bar:
-                while self.progress.epoch < self.config.train.epochs:
-                    self._train_epoch(bar, interruption)
+            with self._bar() as images:
+                while self.progress.epoch < self.epochs:
+                    self._train_epoch(images, interruption)
                     self._finish_epoch()
             if self.progress.best is None:
                 self._save_best(None)
             self._draw()
             return self._test()
 
-    def _train_epoch(self, bar, interruption):
-        p, steps = self.progress, len(self.batches)
+    def _train_epoch(self, images, interruption):
+        p, steps = self.progress, self._steps_of_epoch()
         status_at = time.monotonic()
-        bar.set_description_str(f"epoch {p.epoch + 1}/{self.config.train.epochs}")
+        images.set_description_str(f"epoch {p.epoch + 1}/{self.epochs}")
         with closing(self.batches.epoch(p.epoch, start_step=p.step, prefetch=True)) as batches:
             begin = time.perf_counter()
-            for x, labels in batches:
+            for x, labels in islice(batches, max(0, steps - p.step)):
                 loss = self._step(x, labels)
                 now = time.perf_counter()
                 p.epoch_seconds, begin = p.epoch_seconds + now - begin, now
-                bar.set_postfix_str(self._running(loss), refresh=False)
-                bar.update(len(labels))
+                images.set_postfix_str(p.running(loss, self.optimizer.lr), refresh=False)
+                images.update(len(labels))
                 if interruption.signum:
                     self._stop(interruption.signum)
                 if time.monotonic() - self._saved_at > 60 * self.config.train.checkpoint_minutes:
                     self._save_last()
-                if bar.disable and time.monotonic() - status_at > _STATUS_SECONDS:
+                if images.disable and time.monotonic() - status_at > _STATUS_SECONDS:
                     status_at = time.monotonic()
-                    self.run.log(f"epoch {p.epoch + 1}, step {p.step}/{steps}: {self._running(loss)}")
+                    running = p.running(loss, self.optimizer.lr)
+                    self.run.log(f"epoch {p.epoch + 1}, step {p.step}/{steps}: {running}")
         if interruption.signum:
             self._stop(interruption.signum)
+
+    def _steps_of_epoch(self):
+        """Return the steps of the running epoch: the last one may be cut short."""
+        return min(len(self.batches), self.total_steps - self.progress.epoch * len(self.batches))
 
     def _step(self, x, labels):
         """Take one step of the optimizer; return the loss before it."""
         p = self.progress
-        self.optimizer.lr = self.schedule(p.epoch * len(self.batches) + p.step)
+        number = p.epoch * len(self.batches) + p.step
+        self.optimizer.lr = self.schedule(number)
+        self.groups.at(number / len(self.batches))
         logits = np.asarray(self.network.forward(x, training=True))
         loss = self.loss.forward(logits, labels)
         if not math.isfinite(loss):
-            raise self._numeric_error(f"step {p.step + 1} of {len(self.batches)}: the loss is {loss}")
+            raise self._numeric_error(f"step {p.step + 1} of {self._steps_of_epoch()}: the loss is {loss}")
         self.network.zero_grad()
         self.network.backward(self.loss.backward(), input_gradient=False)
         self._record_gradients()
@@ -151,12 +150,13 @@ class Trainer:
         p.step += 1
         p.seen += len(labels)
         p.loss_sum += loss * len(labels)
-        p.correct += int((logits.argmax(axis=1) == labels).sum())
+        answers = labels if labels.ndim == 1 else labels.argmax(axis=1)  # of two mixed ones the heavier
+        p.correct += int((logits.argmax(axis=1) == answers).sum())
         return loss
 
     def _record_gradients(self):
         p, steps = self.progress, len(self.batches)
-        if gradients.sampled(p.step, steps, self.config.train.epochs):
+        if gradients.sampled(p.step, steps, self.epochs):
             p.gradients.append([round(p.epoch + p.step / steps, 4), *gradients.layer_norms(self.network)])
 
     def _finish_epoch(self):
@@ -168,7 +168,7 @@ class Trainer:
         p.seconds += p.epoch_seconds + time.perf_counter() - begin
         row = {
             "epoch": p.epoch + 1,
-            "step": (p.epoch + 1) * len(self.batches),
+            "step": p.epoch * len(self.batches) + p.step,
             "lr": self.optimizer.lr,
             "train_loss": p.loss_sum / p.seen,
             "train_accuracy": p.correct / p.seen,
@@ -179,11 +179,11 @@ class Trainer:
         }
         p.history.append(row)
         p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.epoch_seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
-        self.run.log(_epoch_line(row, self.config.train.epochs))
+        self.run.log(epoch_line(row, self.epochs))
         if self._is_best(row):
             p.best = {"epoch": p.epoch, "loss": loss, "accuracy": accuracy}
             self._save_best(p.best)
-        if p.epoch % self.config.train.checkpoint_every == 0 or p.epoch == self.config.train.epochs:
+        if p.epoch % self.config.train.checkpoint_every == 0 or p.epoch == self.epochs:
             self._save_last()
         self.run.write_metrics(p.history)
         if time.monotonic() - self._drawn_at > _CURVES_SECONDS:
@@ -215,7 +215,7 @@ class Trainer:
         self.loss.forward(np.asarray(self.network.forward(x, training=True)), labels)
         self.network.backward(self.loss.backward(), input_gradient=False)
         self.optimizer.step()
-        self.network.predict(x[:1])
+        self.network.predict(x)
         self.network.zero_grad()
         self.network.load_state(state)
         self.optimizer.load_state(optimizer)
@@ -237,6 +237,7 @@ class Trainer:
             "val_accuracy": p.best and p.best["accuracy"],
             "test_loss": loss,
             "test_accuracy": accuracy,
+            **self._test_with_tta(batches),
             "test_images": len(images.dataset.test),
             "parameters": self.network.data.size,
             "seconds": round(p.seconds, 3),
@@ -245,12 +246,21 @@ class Trainer:
         why = "untrained" if meta["epoch"] == 0 else "the best on the validation images"
         if p.best and p.best["accuracy"] is None:
             why = "the last: validation = 0"
+        views = f" ({100 * result['tta_accuracy']:.2f} % with TTA)" if "tta_accuracy" in result else ""
         self.run.log(
-            f"test accuracy {100 * accuracy:.2f} %, loss {loss:.4f}, on {len(images.dataset.test):,} images, "
+            f"test accuracy {100 * accuracy:.2f} %{views}, loss {loss:.4f}, "
+            f"on {len(images.dataset.test):,} images, "
             f"weights of epoch {meta['epoch']} ({why}); trained for {p.seconds:.1f} s; see {self.run.path}"
         )
         self._report(result, probabilities)
         return result
+
+    def _test_with_tta(self, batches):
+        """Return what [tta] adds to the result: nothing without that section."""
+        if self.config.tta is None:
+            return {}
+        loss, accuracy, _ = experiment.evaluate(self.network, batches, self.config.tta)
+        return {"tta_loss": loss, "tta_accuracy": accuracy}
 
     def _report(self, result, probabilities):
         p, dataset = self.progress, self.images.dataset
@@ -324,7 +334,7 @@ class Trainer:
         self._draw()
         p = self.progress
         message = (
-            f"interrupted in epoch {p.epoch + 1}, step {p.step} of {len(self.batches)}, and saved; "
+            f"interrupted in epoch {p.epoch + 1}, step {p.step} of {self._steps_of_epoch()}, and saved; "
             f"continue with: cnn train --resume --run {self.run.path}"
         )
         self.run.log("stopped by a signal")
@@ -345,38 +355,17 @@ class Trainer:
         self.run.log("stopped: " + message.partition(";")[0])
         return NumericError(message)
 
-    def _running(self, loss):
-        p = self.progress
-        return f"loss {loss:.3f} accuracy {100 * p.correct / p.seen:.1f} % lr {self.optimizer.lr:.2g}"
-
-    def _progress_bar(self):
-        """A bar over all images of all epochs, so that the rate is images/s; off without a terminal."""
+    def _bar(self):
         p, an_epoch = self.progress, self.batches.images_per_epoch
-        return tqdm(
-            total=self.config.train.epochs * an_epoch,
-            initial=p.epoch * an_epoch + p.seen,
-            disable=not sys.stderr.isatty(),
-            file=sys.stderr,
-            unit=" images",
-            unit_scale=True,
-            dynamic_ncols=True,
-            leave=False,
-            bar_format="{desc} {percentage:3.0f} %|{bar}| {postfix} {rate_fmt} {remaining} left",
-        )
+        last = self.total_steps - (self.epochs - 1) * len(self.batches)  # steps of the last epoch
+        total = (self.epochs - 1) * an_epoch + min(last * self.batches.batch_size, an_epoch)
+        return bar(max(0, total), p.epoch * an_epoch + p.seen)
 
     def _draw(self):
         if self.progress.history:
             best = self.progress.best if len(self.images.validation) else None
             plots.curves(self.run.curves, self.progress.history, self.config.name, best and best["epoch"])
         self._drawn_at = time.monotonic()
-
-
-def _epoch_line(row, epochs):
-    line = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.4f}  "
-    line += f"accuracy {100 * row['train_accuracy']:.2f} %  "
-    if row["val_loss"] is not None:
-        line += f"validation loss {row['val_loss']:.4f} accuracy {100 * row['val_accuracy']:.2f} %  "
-    return line + f"lr {row['lr']:.3g}  {row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s"
 
 
 def check_same_experiment(config, began):

@@ -73,7 +73,7 @@ class Cnn:
         network, shape = self._network(name)
         x, _ = images(shape, batch)
         np.savez(weights, *[p.data for p in network.parameters()])
-        return lambda: np.asarray(network.forward(x)), {"logits": fingerprint(network.forward(x))}
+        return lambda: network.predict(x, batch_size=batch), {"logits": fingerprint(network.predict(x))}
 
     def convolution(self, case, batch, direction, variant):
         from cnn import backend, blocked

@@ -64,7 +64,7 @@ def refused(capsys, place, code, expected, *argv):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["trian"], 'found "trian", expected a command: train, evaluate'),
+        (["trian"], 'found "trian", expected a command: train, sweep, evaluate'),
         (["trian"], 'Did you mean "train"?'),
         (["train", "tiny.toml", "--epochs", "3"], 'unknown argument "--epochs"'),
         (["train", "tiny.toml", "--resum"], 'Did you mean "--resume"?'),
@@ -120,7 +120,7 @@ def test_an_empty_config(capsys, place):
     ("override", "expected"),
     [
         ("optimizer.momentun=0.9", 'optimizer.momentun: unknown key. Did you mean "momentum"?'),
-        ("train.epochs=many", 'train.epochs: found "many", expected an integer'),
+        ("train.epochs=many", 'train.epochs: found "many", expected a number'),
         ("train.epochs=-1", "train.epochs: found -1, expected at least 0"),
         ("optimizer.lr=-0.1", "optimizer.lr: found -0.1, expected a number above 0"),
         ("optimizer.momentum=1.5", "optimizer.momentum: found 1.5, expected a number below 1"),
@@ -143,6 +143,35 @@ def test_an_empty_config(capsys, place):
         ("model.layers[6].out_features=4", "the last layer gives 4 numbers, expected 3"),
         ("model.layers[6]={type='ReLU'}", "the last layer gives 64 numbers, expected 3"),
         ("model.layers=[{type='ReLU'}]", "the last layer gives (1, 8, 8), expected one number a class"),
+        (
+            "optimizer.groups=[{match='BatchNrm2d.bias', lr_scale=2}]",
+            'optimizer.groups[0].match: found "BatchNrm2d.bias", which matches no parameter. Did you mean '
+            '"BatchNorm2d.bias"? There are Conv2d.weight, Conv2d.bias, BatchNorm2d.weight',
+        ),
+        (
+            "optimizer.groups=[{match='*', lr_scal=2}]",
+            "optimizer.groups[0].lr_scal: unknown key. Did you mean",
+        ),
+        ("optimizer.groups=[{lr_scale=2}]", "optimizer.groups[0].match: missing, expected a value"),
+        ("optimizer.groups=[{match='*', weight_decay=-1}]", "optimizer.groups[0].weight_decay: found -1"),
+        ("optimizer.groups=[{match='*', trainable=false}]", "every parameter is frozen"),
+        (
+            "optimizer.groups=[{match='0.bias', from_epoch=2, until_epoch=2}]",
+            "0.bias would be trained from epoch 2 until epoch 2",
+        ),
+        ("optimizer.groups=3", "optimizer.groups: found 3, expected a list"),
+        ("optimizer.decoupled=1", "optimizer.decoupled: found 1, expected true or false"),
+        ("data.drop_last=1", "data.drop_last: found 1, expected true or false"),
+        (
+            "model.layers[0].weight_init=whitening",
+            "found out_channels=4, expected out_channels=18 (2 * 1 channels * 3 * 3 pixels) and groups=1",
+        ),
+        ("model.layers[0].bias_init=dirac", "expected the weight of a convolution"),
+        (
+            "model.layers=[{type='ReLU'}, {type='Conv2d', out_channels=8, kernel_size=2, "
+            "weight_init='whitening'}, {type='Flatten'}, {type='Linear', out_features=3}]",
+            "is for a Conv2d that sees the images",
+        ),
         ("loss.class_weight=[1, 2]", "loss.class_weight: found 2 numbers, expected 3"),
         ("data.augment=[{type='RandomCrop', size=20}]", "larger than the padded image"),
         ("data.augment=[{type='RandomTranslate', pixels=9, mode='reflect'}]", "reaches at most 7 pixels"),

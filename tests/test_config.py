@@ -98,7 +98,7 @@ def test_later_overrides_win():
         (["seed=1.5"], "seed: found 1.5, expected an integer"),
         (["seed=true"], "seed: found true, expected an integer"),
         (["seed=-1"], "seed: found -1, expected at least 0"),
-        (["train.epochs=abc"], 'train.epochs: found "abc", expected an integer'),
+        (["train.epochs=abc"], 'train.epochs: found "abc", expected a number'),
         (["train.epochs=-1"], "train.epochs: found -1, expected at least 0"),
         (["data.batch_size=0"], "data.batch_size: found 0, expected at least 1"),
         (["data.validation=1"], "data.validation: found 1, expected a number below 1"),
@@ -273,5 +273,6 @@ def test_the_json_schema_knows_every_section_layer_and_argument():
         "optimizer",
         "schedule",
         "train",
+        "tta",
     }
     assert schema["additionalProperties"] is False

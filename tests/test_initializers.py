@@ -64,6 +64,28 @@ def test_one_seed_gives_both_dtypes_the_same_numbers(name):
     np.testing.assert_array_equal(single, double.astype(np.float32))
 
 
+@pytest.mark.parametrize("shape", [(16, 6, 3, 3), (6, 16, 3, 3), (5, 5, 2, 4), (4, 1, 1, 1)])
+def test_dirac_overwrites_the_first_filters_as_pytorch_does(shape):
+    torch = pytest.importorskip("torch")
+    expected = torch.tensor(initialize("pytorch_uniform", shape, np.random.default_rng(3)))
+    torch.nn.init.dirac_(expected[: shape[1]])
+    found = initialize("dirac", shape, np.random.default_rng(3))
+    np.testing.assert_array_equal(found, expected.numpy())
+
+
+def test_dirac_gives_each_group_its_own_identity():
+    torch = pytest.importorskip("torch")
+    expected = torch.nn.init.dirac_(torch.empty(6, 2, 3, 3, dtype=torch.float64), groups=3)
+    found = initialize("dirac", (6, 2, 3, 3), np.random.default_rng(0), np.float64, groups=3)
+    np.testing.assert_array_equal(found, expected.numpy())
+
+
+@pytest.mark.parametrize("name", ["dirac", "whitening"])
+def test_filters_are_for_convolutions(name):
+    with pytest.raises(ConfigError, match=f'initializer "{name}": expected the weight of a convolution'):
+        initialize(name, (6, 4), np.random.default_rng(0))
+
+
 def test_mistakes_are_named():
     with pytest.raises(ConfigError, match=r"'he_norml'\. Did you mean .he_normal."):
         initialize("he_norml", SHAPE, np.random.default_rng(0))

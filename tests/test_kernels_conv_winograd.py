@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnn.blocked import as_blocked, empty
-from cnn.kernels import conv, conv_direct, conv_dots, conv_winograd
+from cnn.kernels import conv, conv_direct, conv_dots, conv_winograd, conv_winograd_weight
 
 # images, channels in, channels out, h, w, padding
 GEOMETRIES = {
@@ -29,7 +29,7 @@ def both_forms(geometry):
     fast = empty(y_shape, np.float32), empty(x.shape, np.float32), np.zeros_like(weight)
     conv_winograd.forward(x, weight, bias, fast[0], border)
     conv_winograd.backward_input(dy, weight, fast[1], border)
-    conv_winograd.backward_weight(dy, x, fast[2], border)
+    conv_winograd_weight.backward_weight(dy, x, fast[2], border)
     slow = empty(y_shape, np.float32), empty(x.shape, np.float32), np.zeros_like(weight)
     rest = (1, 1), border, (1, 1), 1
     conv_direct.forward(x, weight, bias, slow[0], *rest)
@@ -43,6 +43,23 @@ def test_winograd_agrees_with_the_direct_form(name):
     for fast, slow in both_forms(GEOMETRIES[name]):
         fast, slow = np.asarray(fast), np.asarray(slow)
         assert np.abs(fast - slow).max() <= 2e-5 * np.abs(slow).max()
+
+
+@pytest.mark.parametrize("size", [(1, 2), (3, 3), (5, 7), (14, 31), (16, 9)])
+def test_tiles_cover_every_pixel_once_with_the_fewest_points(size):
+    images, group = 3, 4
+    groups, tiles = conv_winograd.tile_tables(images, size, group)
+    hits, points = np.zeros((images, *size), int), 0
+    for first, count, down, across, start, per_image in groups:
+        assert 0 < count <= group
+        for t in range(first, first + count):
+            top, left, rows, columns = tiles[start + t % per_image]
+            assert rows <= down - 2
+            assert columns <= across - 2
+            hits[t // per_image, top : top + rows, left : left + columns] += 1
+            points += down * across
+    assert (hits == 1).all()
+    assert points <= images * np.prod([max(s + 2 * -(-s // 4), 5 * -(-s // 4)) for s in size])
 
 
 def suits(

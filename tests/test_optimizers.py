@@ -176,6 +176,26 @@ def test_a_loaded_state_continues_bit_for_bit(case, backend):
         np.testing.assert_array_equal(array, second.state()[name])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], ids=str)
+def test_decoupled_decay_shrinks_the_weights_beside_pytorchs_plain_step(options, backend):
+    """SGDW is a step without decay, after the weights were multiplied by 1 - lr * weight_decay."""
+    torch = pytest.importorskip("torch")
+    ours = make_parameters()
+    theirs = [torch.tensor(p.data.copy(), requires_grad=True) for p in ours]
+    with use_backend(backend):
+        mine = SGD(ours, lr=0.1, weight_decay=0.3, decay_all=True, decoupled=True, **options)
+        other = torch.optim.SGD(theirs, lr=0.1, **options)
+        for step in range(5):
+            for p, t, g in zip(ours, theirs, gradients(ours, step), strict=True):
+                p.grad, t.grad = g, torch.tensor(g)
+                t.data *= 1 - 0.1 * 0.3
+            mine.step()
+            other.step()
+    for p, t in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(p.data, t.detach().numpy(), rtol=1e-12, atol=1e-13)
+
+
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
     parameters = make_parameters()
     optimizer = Adam(parameters)
@@ -186,8 +206,9 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
     with pytest.raises(CheckpointError, match='"mean" is missing'):
         optimizer.load_state({k: v for k, v in state.items() if k != "mean"})
     with pytest.raises(CheckpointError, match=r"expected shape .* found \(3,\)"):
-        optimizer.load_state({**state, "steps": np.array(9), "square": np.ones(3)})
-    assert optimizer.steps == 1
+        optimizer.load_state({**state, "lr": np.array(9.0), "square": np.ones(3)})
+    assert (optimizer.steps == 1).all()
+    assert optimizer.lr == 1e-3
 
 
 def test_clipping_keeps_the_gradient_readable_and_reports_its_norm():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from cnn.errors import ConfigError
@@ -101,6 +102,20 @@ def test_warm_up_climbs_evenly_to_the_first_rate(type):
     options, expected = WARM_TABLES[type]
     schedule = make_schedule(type, 1.0, 8, warmup_steps=3, **options)
     assert [schedule(step) for step in range(8)] == pytest.approx(expected, abs=1e-15)
+
+
+def test_the_linear_cycle_is_a_triangle_to_within_a_step():
+    total, peak, start, final = 476, 0.23, 0.2, 0.07
+    schedule = make_schedule(
+        "one_cycle", 1.0, total, peak=peak, start_factor=start, final_factor=final, shape="linear"
+    )
+    ours = [schedule(step) for step in range(total)]
+    triangle = np.interp(range(total + 1), [0, int(peak * total), total], [start, 1, final])
+    steepest = (1 - start) / int(peak * total)
+    np.testing.assert_allclose(ours, triangle[:-1], atol=1.5 * steepest, rtol=0)
+    assert ours[0] == start
+    assert ours[-1] == pytest.approx(final)
+    assert np.argmax(ours) in (int(peak * total) - 1, int(peak * total))
 
 
 @pytest.mark.parametrize("type", SCHEDULES)

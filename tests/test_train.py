@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from cnn import checkpoint, run_folder
+from cnn import checkpoint, experiment, run_folder
 from cnn.config import load_config
 from cnn.errors import NumericError
 from cnn.train import Trainer
@@ -119,6 +119,32 @@ def test_no_epochs_keep_the_first_weights(workplace, here, capsys):
     assert code == 0
     assert "weights of epoch 0" in out
     assert rows(here / "r") == []
+
+
+def test_a_fractional_epoch_has_that_part_of_its_steps(workplace, here, capsys):
+    sets = ("--set", "train.epochs=2.4", "--set", "schedule={type='linear'}")  # 6 steps an epoch: 14.4
+    code, out, _ = tiny.run(capsys, "train", workplace / "tiny.toml", *sets, "--run", "r")
+    assert code == 0
+    assert "2.4 epochs of 6 steps" in out
+    table = rows(here / "r")
+    assert [row["step"] for row in table] == ["6", "12", "15"]
+    assert [row["epoch"] for row in table] == ["1", "2", "3"]
+    # the schedule knows that there are 15 steps: the last one is step 14
+    assert [float(row["lr"]) for row in table] == pytest.approx([0.1 * (15 - t) / 15 for t in (5, 11, 14)])
+    assert "epochs = 2.4" in (here / "r/config.toml").read_text()
+    _, meta = checkpoint.load(here / "r/last.safetensors")
+    assert meta["progress"]["epoch"] == 3
+    assert "epoch 3/3" in out
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0.1, 3), (0.11, 4), (0, 0), (2, 60), (1.001, 31)])
+def test_the_steps_of_a_run_are_rounded_up(workplace, epochs, steps):
+    config = load_config(workplace / "tiny.toml", [f"train.epochs={epochs}", "schedule={type='constant'}"])
+    assert experiment.total_steps(config, 30) == steps
+
+
+def test_drop_last_leaves_out_the_small_batch(workplace, tmp_path):
+    assert len(trainer(workplace, tmp_path, "data.batch_size=40", "data.drop_last=true").batches) == 2
 
 
 def test_the_best_has_the_highest_accuracy_then_the_lowest_loss(workplace, tmp_path):

@@ -237,6 +237,7 @@ def _buffers(draw, positive=()):
 
 
 RATES = np.array([0.1, 0.2, 0.0, 0.3]), np.array([0.0, 0.01, 0.1, 0.5])
+COUNTS = np.array([3, 1, 2, 40])
 
 
 def squared_norm(ops, draw, window):
@@ -246,9 +247,10 @@ def squared_norm(ops, draw, window):
 def sgd_update(ops, draw, window):
     found = []
     for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True)):
-        data, grad, velocity, _ = _buffers(draw)
-        ops.sgd_update(data, grad, velocity, EDGES, *RATES, momentum, nesterov, 0.7)
-        found += [data, grad, velocity]
+        for decoupled in (False, True):
+            data, grad, velocity, _ = _buffers(draw)
+            ops.sgd_update(data, grad, velocity, EDGES, *RATES, momentum, nesterov, decoupled, 0.7)
+            found += [data, grad, velocity]
     return found
 
 
@@ -256,7 +258,7 @@ def adam_update(ops, draw, window):
     found = []
     for decoupled in (False, True):
         data, grad, mean, square = _buffers(draw, positive=(3,))
-        ops.adam_update(data, grad, mean, square, EDGES, *RATES, 0.9, 0.999, 1e-3, 3, decoupled, 0.7)
+        ops.adam_update(data, grad, mean, square, EDGES, *RATES, 0.9, 0.999, 1e-3, COUNTS, decoupled, 0.7)
         found += [data, grad, mean, square]
     return found
 

@@ -9,6 +9,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--split", choices=("test", "validation", "train"), default="test", help="default: test"
     )
+    parser.add_argument(
+        "--tta", action="store_true", help="average over the views that the config's [tta] describes"
+    )
     add_set_argument(parser)
 
 
@@ -21,6 +24,11 @@ def run(args):
     from cnn.errors import ConfigError, DataError
 
     network, config, meta = experiment.load_trained(args.trained, args.set)
+    if args.tta and config.tta is None:
+        raise ConfigError(
+            "--tta: the config has no [tta] section, which says what to average over; "
+            "for example --set tta.flip=true --set tta.translate=1"
+        )
     images = experiment.load_images(config)
     if list(images.classes) != list(meta["classes"]):
         raise DataError(
@@ -36,9 +44,11 @@ def run(args):
             f"images of shape {batches.image_shape}, expected {network.input_shape} as in training"
         )
     with use_backend(config.train.backend), np.errstate(all="ignore"):
-        loss, accuracy, probabilities = experiment.evaluate(network, batches)
+        tta = config.tta if args.tta else None
+        loss, accuracy, probabilities = experiment.evaluate(network, batches, tta)
     print(class_table(images.classes, split.labels, probabilities))
-    print(f"\n{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %")
+    views = ", with test-time augmentation" if args.tta else ""
+    print(f"\n{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}")
 
 
 def class_table(classes, labels, probabilities):

@@ -24,17 +24,20 @@ def run(args):
         print(json.dumps(json_schema(), indent=2))
         return
     from cnn import checkpoint, run_folder
-    from cnn.config import load_config, to_toml
+    from cnn.config import load_config, resolve, to_toml
     from cnn.train import Trainer, check_same_experiment
 
     if args.resume:
         name = None if args.run else read_config(args).name
         run = run_folder.find(args.run, name)
         config = read_config(args, default=run.config)
+        # resolved again: a key that is newer than the checkpoint has its default
         began = (
-            checkpoint.load(run.last)[1]["config"] if run.last.exists() else load_config(run.config).plain()
+            resolve(checkpoint.load(run.last)[1]["config"], run.last)
+            if run.last.exists()
+            else load_config(run.config)
         )
-        check_same_experiment(config.plain(), began)
+        check_same_experiment(config.plain(), began.plain())
         set_threads(args, config)
         trainer = Trainer(config, run)
         trainer.restore()

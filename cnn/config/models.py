@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from cnn.errors import ConfigError, did_you_mean
 
@@ -11,6 +11,10 @@ NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]  # zero included, one excluded
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+# a float, but written as 10 where it is whole
+Epochs = Annotated[
+    float, Field(ge=0), AfterValidator(lambda n: int(n) if n == int(n) else n), PlainSerializer(lambda n: n)
+]
 Spec = dict[str, Any]  # {type = "Conv2d", ...}: checked against the constructor in cnn.config.specs
 
 
@@ -28,6 +32,7 @@ class Data(Section):
     )
     root: str = Field("data", min_length=1, description="folder of the data set, relative to the current one")
     batch_size: Count = 64
+    drop_last: bool = Field(False, description="leave out an epoch's last batch where it is smaller")
     validation: Fraction = Field(0.1, description="share of the training images kept for validation")
     image_size: Count | tuple[Count, Count] | None = Field(
         None, description='"folder" only: pixels, or [height, width], to which all images are resized'
@@ -35,6 +40,7 @@ class Data(Section):
     mode: Literal["L", "RGB"] | None = Field(None, description='"folder" only: grey or colour')
     split: str | None = Field(None, description='"EMNIST" only: balanced, letters, digits ...')
     augment: list[Spec] = Field([], description="random changes of the training images, in this order")
+    mixup: NotNegative = Field(0.0, description="alpha of mixup, for example 0.2; 0 mixes nothing")
 
     def options(self):
         """Return what ``load_dataset`` takes beside the name and the root."""
@@ -55,12 +61,28 @@ class Loss(Section):
     class_weight: list[NotNegative] | None = Field(None, description="one number a class")
 
 
+class Group(Section):
+    """Parameters that learn in their own way; of all groups that match, the later one wins."""
+
+    match: str = Field(min_length=1, description='glob on "0.weight", or on "BatchNorm2d.bias"')
+    lr_scale: NotNegative | None = Field(None, description="multiplies the learning rate")
+    weight_decay: NotNegative | None = Field(None, description="instead of the optimizer's")
+    trainable: bool | None = Field(None, description="false: stays as it starts")
+    from_epoch: NotNegative | None = Field(None, description="frozen before")
+    until_epoch: NotNegative | None = Field(None, description="frozen from here on")
+
+
 class Optimizer(Section):
     """What every optimizer takes."""
 
     weight_decay: NotNegative = 0.0
     decay_all: bool = Field(False, description="decay biases and norms as well")
     clip_norm: Rate | None = Field(None, description="largest norm of the whole gradient")
+    groups: list[Group] = Field([], description="parameters with a rate, decay or time of their own")
+
+    def options(self):
+        """Return what ``make_optimizer`` takes beside the parameters."""
+        return self.model_dump(exclude={"groups"}, exclude_none=True)
 
 
 class SGD(Optimizer):
@@ -70,6 +92,7 @@ class SGD(Optimizer):
     lr: Rate
     momentum: Fraction = 0.0
     nesterov: bool = False
+    decoupled: bool = Field(False, description="weight decay stays out of the velocity (SGDW)")
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self):
@@ -162,12 +185,20 @@ class OneCycle(Schedule):
 class Train(Section):
     """How long, and on what."""
 
-    epochs: Annotated[int, Field(ge=0)] = 10
+    epochs: Epochs = Field(10, description="9.9: the tenth epoch has nine tenths of its steps")
     backend: Literal["numba", "reference"] = "numba"
     threads: Count | None = Field(None, description="default: all cores; the results do not depend on it")
     winograd: bool = Field(True, description="numba: 3x3 convolutions with fewer multiplications, float32")
     checkpoint_every: Count = Field(1, description="epochs between two checkpoints")
     checkpoint_minutes: Rate = Field(5.0, description="a long epoch is saved this often as well")
+
+
+class Tta(Section):
+    """Test-time augmentation: which views of an image the logits are averaged over."""
+
+    flip: bool = Field(True, description="mirrored left to right as well")
+    translate: Annotated[int, Field(ge=0)] = Field(0, description="pixels; crops of the reflect-padded image")
+    crops: Literal[2, 4] = Field(2, description="2 of the corners, upper left and lower right, or all 4")
 
 
 class Config(Section):
@@ -183,6 +214,7 @@ class Config(Section):
         type="constant"
     )
     train: Train = Train()
+    tta: Tta | None = Field(None, description="for the test and `cnn evaluate --tta`")
 
     @model_validator(mode="after")
     def _fits_together(self):
@@ -201,6 +233,8 @@ class Config(Section):
         sections = self.model_dump(mode="json", exclude_none=True)
         if not self.model.blocks:
             del sections["model"]["blocks"]
+        if not self.optimizer.groups:
+            del sections["optimizer"]["groups"]
         for name in ("optimizer", "schedule"):  # the type first, as one writes it
             sections[name] = {"type": sections[name]["type"], **sections[name]}
         return sections

@@ -108,7 +108,7 @@ def _without_tag(location, document):
 def _known_keys(location, model):
     """Return the keys of the table in which the last part of ``location`` lies."""
     classes = [model]
-    for key in location[:-1]:
+    for key in (key for key in location[:-1] if isinstance(key, str)):
         tagged = [cls for cls in classes if _tag(cls) == key]
         classes = tagged or [m for cls in classes for m in _models(cls.model_fields[key].annotation)]
     return [name for cls in classes for name in cls.model_fields]

@@ -7,6 +7,7 @@ import numpy as np
 
 from cnn.data import augment as augmentations
 from cnn.data import pixels
+from cnn.data.mixup import mix
 from cnn.data.streams import seeded_generator
 from cnn.errors import ConfigError, DataError
 
@@ -33,6 +34,11 @@ class Batches:
         False keeps the order of ``images`` in every epoch.
     drop_last : bool
         Leave out the last batch when it is smaller. The images left out differ from epoch to epoch.
+    mixup : float
+        0, or the alpha of `cnn.data.mixup`, drawn from (seed, epoch, step) too: the labels of a batch are
+        then target rows (n, classes) of the dtype.
+    classes : int
+        How many there are; only mixup needs it.
     dtype : float32 or float64
 
     Errors
@@ -51,6 +57,8 @@ class Batches:
         seed=0,
         shuffle=False,
         drop_last=False,
+        mixup=0.0,
+        classes=None,
         dtype=np.float32,
     ):
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
@@ -69,6 +77,7 @@ class Batches:
         self._table = _normalization_table(mean, std, images.shape[1], dtype)
         self.batch_size, self.drop_last = int(batch_size), drop_last
         self.augment, self.seed, self.shuffle = tuple(augment), seed, shuffle
+        self.mixup, self._classes = _mixup(mixup, classes, self._labels), classes
         self.image_shape = augmentations.output_shape(self.augment, images.shape[1:])
         seeded_generator(seed, "order", 0)  # a bad seed fails here, not in the first epoch
 
@@ -85,9 +94,9 @@ class Batches:
     def epoch(self, epoch, start_step=0, prefetch=False):
         """Return an iterator over (x, labels) of one epoch, from batch ``start_step`` on.
 
-        x is (n, *image_shape) of the dtype asked for, labels (n,) int64; both are new arrays, the
-        consumer's to keep. With ``prefetch`` one background thread stays up to two batches ahead; the
-        bits are the same. The thread ends with the iterator, however that ends.
+        x is (n, *image_shape) of the dtype asked for, labels (n,) int64, or rows (n, classes) with mixup;
+        both are new arrays, the consumer's to keep. With ``prefetch`` one background thread stays up to two
+        batches ahead; the bits are the same. The thread ends with the iterator, however that ends.
 
         Raises ConfigError unless 0 <= epoch and 0 <= start_step <= len(self).
         """
@@ -104,7 +113,11 @@ class Batches:
         order = self._order(epoch)
         for step in range(start_step, len(self)):
             indices = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self._batch(indices, epoch, step), self._labels[indices]
+            x, labels = self._batch(indices, epoch, step), self._labels[indices]
+            if self.mixup:
+                rng = seeded_generator(self.seed, "mixup", epoch, step)
+                x, labels = mix(x, labels, self._classes, self.mixup, rng)
+            yield x, labels
 
     def _order(self, epoch):
         if not self.shuffle:
@@ -122,6 +135,15 @@ class Batches:
         flat = images.reshape(*images.shape[:2], -1)
         pixels.normalize(flat, rows, self._table, x.reshape(*x.shape[:2], -1))
         return x
+
+
+def _mixup(alpha, classes, labels):
+    """Return a checked alpha."""
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not 0 <= alpha < np.inf:
+        raise ConfigError(f"mixup: expected a number of at least 0, found {alpha!r}")
+    if alpha and (classes is None or labels.max() >= classes):
+        raise ConfigError(f"mixup: classes: expected at least {labels.max() + 1}, found {classes}")
+    return float(alpha)
 
 
 def _normalization_table(mean, std, channels, dtype):

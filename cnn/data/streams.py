@@ -5,7 +5,7 @@ import numpy as np
 from cnn.errors import ConfigError
 
 # One independent stream a purpose. The numbers are part of what a seed gives: never renumber.
-_PURPOSES = {"validation": 0, "order": 1, "augment": 2}
+_PURPOSES = {"validation": 0, "order": 1, "augment": 2, "mixup": 3}
 
 
 def seeded_generator(seed, purpose, *counters):

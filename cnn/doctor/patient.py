@@ -48,6 +48,9 @@ class Patient:
             if network is None
             else network
         )
+        if network is None:
+            experiment.whiten_network(config, self.network, images)
+        experiment.build_groups(config, self.network)
         different = np.unique(self.x.reshape(len(self.x), -1), axis=0, return_index=True)[1]
         few = np.sort(different)[:FEW]
         self.few_x, self.few_labels = self.x[few], self.labels[few]
@@ -153,9 +156,9 @@ def _output_statistics(layer, y):
 
 
 def _gradients(layer):
-    """Return the norm of each parameter's gradient, in units of the parameter's own norm."""
+    """Return the norm of each trainable parameter's gradient, in units of the parameter's own norm."""
     found = {}
-    for p in layer.parameters():
+    for p in filter(lambda p: p.trainable, layer.parameters()):
         size, gradient = np.linalg.norm(p.data.ravel()), np.linalg.norm(p.grad.ravel())
         found[p.name] = float(gradient / size) if size else float(gradient)
     return found

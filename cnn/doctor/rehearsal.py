@@ -150,7 +150,11 @@ def _attempt(patient, factor, deadline):
     optimizer, wrong, losses, moves = patient.optimizer(), len(patient.few_labels), [], []
     lr = patient.config.optimizer.lr
     # a layer that starts at 0 has no length to compare a step with
-    watched = [(name, layer.weight) for name, layer in _weighted(patient) if layer.weight.data.any()]
+    watched = [
+        (name, layer.weight)
+        for name, layer in _weighted(patient)
+        if layer.weight.data.any() and layer.weight.trainable
+    ]
     while wrong and len(losses) < _MOST_STEPS and time.process_time() < deadline:
         optimizer.lr = lr * factor * min(1.0, (len(losses) + 1) / _WARM_UP)
         old = [weight.data.copy() for _, weight in watched] if len(losses) < _WARM_UP else None

@@ -196,4 +196,4 @@ def _gradients(patient, vitals):
 
 def _weight_gradients(vitals):
     weights = {f.__name__ for f in _WITH_WEIGHTS}
-    return {v.name: v.gradients["weight"] for v in vitals if v.kind in weights}
+    return {v.name: v.gradients["weight"] for v in vitals if v.kind in weights and "weight" in v.gradients}

@@ -125,7 +125,9 @@ def _choose_backward(kind, dy, saved, parameter):
 
 
 @functools.cache
-def _forward_task(kind, itemsize):
+def forward_task(kind, itemsize):
+    """y = f(x), CHUNK numbers a piece: addresses of x and y, how many numbers, the parameter's bits."""
+
     @task
     def forward(index, thread, params):
         a = v.integers(params)
@@ -155,7 +157,7 @@ def forward(kind, x, parameter=0.0):
     y = blocked.empty(x.shape, x.dtype)
     size = y.buffer.size
     values = table([x.address, y.address, size, v.bits(parameter)])
-    launch(_forward_task(kind, x.dtype.itemsize), chunks(size), values)
+    launch(forward_task(kind, x.dtype.itemsize), chunks(size), values)
     return y
 
 

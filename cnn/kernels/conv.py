@@ -3,7 +3,7 @@
 import numpy as np
 
 from cnn.blocked import as_blocked, empty
-from cnn.kernels import conv_direct, conv_dots, conv_winograd
+from cnn.kernels import conv_direct, conv_dots, conv_winograd, conv_winograd_weight
 
 _winograd = True
 
@@ -83,7 +83,7 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
     )
     if _suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups):
-        conv_winograd.backward_weight(dy, x, total, padding)
+        conv_winograd_weight.backward_weight(dy, x, total, padding)
     else:
         conv_dots.backward_weight(dy, x, total, stride, padding, dilation, groups)
     if total is not dweight:

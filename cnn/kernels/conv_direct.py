@@ -8,14 +8,14 @@ list of column segments. Padding, stride and dilation thus never reach the compi
 """
 
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from itertools import pairwise
 from math import gcd
 
 import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
-from cnn.kernels.jit import launch, scratch_threads, table, task
+from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.simd import blocks, call, numbers, peek
 from cnn.kernels.tiles import copy_box, outer_run
 
@@ -308,7 +308,7 @@ class GatherPlan:
         launch(_gather_task(self.size), self.tasks, params)
 
 
-@lru_cache(maxsize=256)
+@plans
 def forward_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
     """The plan of a forward pass; ``size``: bytes of a number."""
     n, c, h, w = x_shape
@@ -332,7 +332,7 @@ def forward_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, gr
     )
 
 
-@lru_cache(maxsize=256)
+@plans
 def input_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
     """The plan of a d-input pass: dy is gathered."""
     n, c, h, w = x_shape

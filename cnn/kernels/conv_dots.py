@@ -8,13 +8,13 @@ of the window where there are not (first layers, depthwise; x is then copied wit
 are copied, a strip of rows at a time, to where they neither leave the cache nor collide in it.
 """
 
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_direct import L1_BYTES, forward_taps
-from cnn.kernels.jit import launch, scratch_threads, table, task
+from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.simd import blocks, call, numbers, peek
 from cnn.kernels.simd import width as width_of
 from cnn.kernels.tiles import copy_box, dot
@@ -298,7 +298,7 @@ class DotPlan:
         launch(_add_task(self.size), -(-self.count // 1024), self.add_params)
 
 
-@lru_cache(maxsize=256)
+@plans
 def weight_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
     """The plan of a d-weight pass; ``size``: bytes of a number."""
     n, c, h, w = x_shape

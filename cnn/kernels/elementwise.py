@@ -10,29 +10,30 @@ from cnn.kernels.jit import CHUNK, chunks, contiguous, launch, table, task
 
 
 @functools.cache
-def _add_task(itemsize):
+def add_task(itemsize):
+    """out = x + y or max(0, x + y), CHUNK numbers a piece: three addresses, how many numbers, which."""
+
     @task
     def forward(index, thread, params):
         a = v.integers(params)
-        x, y, out, size = (
-            v.pointer(a[0], itemsize),
-            v.pointer(a[1], itemsize),
-            v.pointer(a[2], itemsize),
-            a[3],
-        )
+        x, y, out = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize)
+        size, relu = a[3], a[4]
         for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
-            v.store(out, i, v.load(x, i) + v.load(y, i))
+            value = v.load(x, i) + v.load(y, i)
+            if relu:
+                value = v.select(v.greater(0.0, value), 0.0, value)
+            v.store(out, i, value)
 
     return forward
 
 
-def add(a, b):
-    """Return a + b."""
+def add(a, b, relu=False):
+    """Return a + b; with ``relu`` max(0, a + b), where a NaN stays."""
     a = blocked.as_blocked(a)
     b = blocked.as_blocked(b, a.dtype)
     y = blocked.empty(a.shape, a.dtype)
     size = y.buffer.size
-    launch(_add_task(a.dtype.itemsize), chunks(size), table([a.address, b.address, y.address, size]))
+    launch(add_task(a.dtype.itemsize), chunks(size), table([a.address, b.address, y.address, size, relu]))
     return y
 
 
@@ -136,11 +137,14 @@ def dropout(x, p, key):
 
 @functools.cache
 def _channel_sum_task(itemsize):
+    real = np.float32 if itemsize == 4 else np.float64
+
     @task
     def total(index, thread, params):
         a = v.integers(params)
-        dy, out, channels, height, width = v.pointer(a[0], itemsize), v.pointer(a[1], 8), a[2], a[3], a[4]
-        blocks, step = a[5], channels * height * width * 16
+        dy, out = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize)
+        channels, height, width, blocks = a[2], a[3], a[4], a[5]
+        step = channels * height * width * 16
         everything = 0.0
         for block in range(blocks):
             first = block * step + index * height * width * 16
@@ -151,7 +155,7 @@ def _channel_sum_task(itemsize):
                     row = row + v.load(dy, first + (r * width + q) * 16)
                 plane = plane + row
             everything += float(v.total(plane))
-        out[index] = everything
+        out[index] += real(everything)  # rounded first: two passes are to add exactly twice as much
 
     return total
 
@@ -160,10 +164,12 @@ def channel_sum(dy, dbias):
     """Add dbias[k] += sum of dy over n and all positions: rows, then planes, then blocks in float64."""
     dy = blocked.as_blocked(dy)
     blocks, channels, height, width, _ = dy.buffer.shape
-    sums = np.empty(channels)
+    fits = dbias.dtype == dy.dtype and dbias.flags.c_contiguous
+    sums = dbias if fits else np.zeros(channels, dy.dtype)
     values = table([dy.address, sums.ctypes.data, channels, height, width, blocks])
     launch(_channel_sum_task(dy.dtype.itemsize), channels, values)
-    dbias += sums.astype(dbias.dtype)
+    if sums is not dbias:
+        dbias += sums
 
 
 @functools.cache

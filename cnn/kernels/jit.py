@@ -7,6 +7,7 @@ Pieces never share a cell they write, and their number depends on shapes only, n
 that is why results are the same bits on any machine load and thread count.
 """
 
+import functools
 import importlib
 import os
 import warnings
@@ -105,28 +106,111 @@ def task(function):
 
 
 @jit(parallel=True)
-def _launch(function, count, params):
-    address = params.ctypes.data
+def _spread(function, count, address):
     for index in numba.prange(count):
         call(function, (index, numba.get_thread_id(), address))
 
 
 @jit
-def _launch_alone(function, count, params):
-    address = params.ctypes.data
-    for index in range(count):
-        call(function, (index, 0, address))
+def _launch(function, count, params):
+    if count == 1:
+        call(function, (0, 0, params.ctypes.data))
+    else:
+        _spread(function, count, params.ctypes.data)
+
+
+@jit
+def _launch_all(launches):
+    for k in range(launches.shape[0]):
+        function, count, address = launches[k, 0], launches[k, 1], launches[k, 2]
+        if count == 1:
+            call(function, (0, 0, address))
+        else:
+            _spread(function, count, address)
 
 
 def launch(function, count, params):
     """Run the compiled task for index 0 ... count-1, spread over the threads."""
-    if numba.config.DISABLE_JIT:  # then the loop is Python, and only tasks are machine code
-        for index in range(count):
-            function.ctypes(index, 0, params.ctypes.data)
-    elif count == 1:
-        _launch_alone(function.address, count, params)
+    if _recording is not None:
+        _recording.add(function, count, params)
+    if numba.config.DISABLE_JIT:
+        _launch_plainly(function, count, params.ctypes.data)
     else:
         _launch(function.address, count, params)
+
+
+def _launch_plainly(function, count, address):
+    for index in range(count):  # only tasks are machine code then
+        function.ctypes(index, 0, address)
+
+
+_recording = None
+
+
+class Recording:
+    """Launches in the order they were made, to be made again without the Python between them.
+
+        with Recording() as recording:
+            ...                       # whatever launches tasks
+        recording.run()               # the same tasks on the same addresses
+
+    All memory that the launches use must stay where it is: plans, and whatever ``keep`` is told of, are kept
+    alive here, blocked arrays by the pool that they were taken from.
+    """
+
+    def __init__(self):
+        self._launches, self._kept, self._rows = [], [], None
+
+    def __enter__(self):
+        global _recording
+        _recording = self
+        return self
+
+    def __exit__(self, *error):
+        global _recording
+        _recording = None
+
+    def add(self, function, count, params):
+        """Write a launch down."""
+        self._launches.append((function, count, params.copy()))
+
+    def keep(self, thing):
+        """Keep something alive whose memory the launches use."""
+        self._kept.append(thing)
+
+    def run(self, source=None, target=None):
+        """Launch all again; if given, the first reads the array ``source``, the last writes to ``target``."""
+        if source is not None:
+            self._launches[0][2][0] = source.ctypes.data
+        if target is not None:
+            self._launches[-1][2][1] = target.ctypes.data
+        if numba.config.DISABLE_JIT:
+            for function, count, params in self._launches:
+                _launch_plainly(function, count, params.ctypes.data)
+            return
+        if self._rows is None:
+            rows = [(task.address, count, params.ctypes.data) for task, count, params in self._launches]
+            self._rows = table(rows)
+        _launch_all(self._rows)
+
+
+def keep(thing):
+    """Keep a plan or an array alive as long as the recording that runs now, if one does."""
+    if _recording is not None:
+        _recording.keep(thing)
+
+
+def plans(make):
+    """Decorate what makes the plan of a geometry: it is made once, and kept as long as recordings use it."""
+    cached = functools.lru_cache(maxsize=256)(make)
+
+    @functools.wraps(make)
+    def plan(*arguments):
+        found = cached(*arguments)
+        keep(found)
+        return found
+
+    return plan
 
 
 def scratch_threads():

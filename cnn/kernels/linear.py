@@ -8,13 +8,13 @@ A feature of sixteen images is one pixel. Weights are read where they lie: a til
 of the matrix forward, and six neighbours of each row backward, while all blocks of images pass by.
 """
 
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 
 from cnn.blocked import aligned_zeros, as_blocked, empty
 from cnn.kernels.conv_direct import row_block
-from cnn.kernels.jit import launch, table, task
+from cnn.kernels.jit import launch, plans, table, task
 from cnn.kernels.simd import blocks, call, peek
 from cnn.kernels.tiles import dot, outer_run
 
@@ -98,7 +98,7 @@ class ProductPlan:
         launch(_product_task(), self.tasks, params)
 
 
-@lru_cache(maxsize=256)
+@plans
 def _product_plan(*arguments):
     return ProductPlan(*arguments)
 
@@ -126,7 +126,7 @@ def linear_backward_input(dy, weight):
     return dx
 
 
-@lru_cache(maxsize=256)
+@plans
 def _weight_params(images, out_features, features, size):
     rows, columns = blocks(size)[1]
     tiles = [dot(r, c, size) for r in (rows, 1) for c in (columns, 1)]

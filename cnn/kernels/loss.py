@@ -15,13 +15,14 @@ def _forward(z, rows, losses, probabilities):
             top = max(top, z[n, k])
         total = 0.0
         for k in range(z.shape[1]):
-            total += math.exp(z[n, k] - top)
-        log_total = math.log(total)
+            power = math.exp(z[n, k] - top)
+            probabilities[n, k] = power
+            total += power
+        log_total, scale = math.log(total), 1.0 / total
         loss = 0.0
         for k in range(z.shape[1]):
-            log_p = z[n, k] - top - log_total
-            probabilities[n, k] = math.exp(log_p)
-            loss -= rows[n, k] * log_p
+            probabilities[n, k] *= scale
+            loss -= rows[n, k] * (z[n, k] - top - log_total)
         losses[n] = loss
 
 

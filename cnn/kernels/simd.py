@@ -7,8 +7,8 @@ Python loops inside an intrinsic run while code is written: they unroll. ``v.loo
 
 Addresses are plain integers in bytes. Nothing here checks a bound: the plans that call it do.
 
-Two tiles do the arithmetic of every convolution and matrix product; their docstrings say in Python what they
-compute. Each keeps its sums in registers, so block sizes must fit the host: see ``blocks``.
+The register tiles of ``tiles.py``, which do the arithmetic of every convolution and matrix product, are
+written with it; their docstrings say in Python what they compute.
 """
 
 from contextlib import contextmanager
@@ -199,6 +199,22 @@ class Vectors:
             size = half
         return vectors[0]
 
+    def transpose(self, rows):
+        """``lanes`` vectors: number i of vector j becomes number j of vector i.
+
+        Blocks of half the lanes change places with their mirror image, then blocks of a quarter in these ...
+        """
+        rows, size = list(rows), self.lanes // 2
+        while size:
+            for i in range(self.lanes):
+                if not i & size:
+                    a, b = rows[i], rows[i + size]
+                    low = [k if not k & size else k - size + self.lanes for k in range(self.lanes)]
+                    rows[i] = self.shuffle(a, b, low)
+                    rows[i + size] = self.shuffle(a, b, [k + size for k in low])
+            size //= 2
+        return rows
+
     def variables(self, count):
         """Registers that keep their value from one turn of a loop to the next."""
         return [cgutils.alloca_once(self.builder, self.type) for _ in range(count)]
@@ -217,17 +233,6 @@ class Vectors:
             yield now
             for slot, value, (_, step) in zip(slots, now, steps, strict=True):
                 builder.store(self.at(value, step), slot)
-
-
-def multiply_all(v, left, right, sums):
-    """sums[i][j] += left[i] * right[j]; left and right are functions that write the load of an operand."""
-    if len(left) > len(right):
-        left, right, sums = right, left, list(zip(*sums, strict=True))
-    held = [load() for load in left]
-    for j, load in enumerate(right):
-        streaming = load()
-        for value, row in zip(held, sums, strict=True):
-            v.builder.store(v.fma(value, streaming, v.builder.load(row[j])), row[j])
 
 
 def literals(*values):
@@ -276,133 +281,3 @@ def call(typing_context, function, arguments):
         return context.get_dummy_value()
 
     return types.void(types.int64, arguments), generate
-
-
-@intrinsic(prefer_literal=True)
-def copy_lanes(typing_context, source, target, count, source_step, target_step, itemsize):
-    """Copy ``count`` pixels of sixteen lanes: target[i * target_step] = source[i * source_step]."""
-    sizes = literals(itemsize)
-    if sizes is None:
-        return None
-    dtype = types.float32 if sizes[0] == 4 else types.float64
-
-    def generate(context, builder, signature, arguments):
-        source, target, count, source_step, target_step = arguments[:5]
-        v = Vectors(builder, dtype)
-        with v.loop(count, (source, source_step), (target, target_step)) as (s, t):
-            for part in range(LANES // v.lanes):
-                v.store(v.load(v.at(s, part * v.bytes)), v.at(t, part * v.bytes))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 5, itemsize), generate
-
-
-@intrinsic(prefer_literal=True)
-def outer_tile(
-    typing_context, x, w, bias, out, loops, w_row, x_step, out_row, out_step, floor, rows, pixels, dtype_size
-):  # fmt: skip
-    """Sums of (weight times pixel), ``rows`` by ``pixels`` pixels of sixteen lanes.
-
-        out[k, j] = max(floor, bias[k] + sum over a, b, c of w[a, b, c, k] * x[a, b, c, j])
-
-    for k < rows, j < pixels. ``loops`` is ((count, x bytes, w bytes), ...) for a, b and c; ``x_step``,
-    ``out_step`` are the bytes between pixels, ``w_row``, ``out_row`` between rows.
-    Per turn: one broadcast a row, one load a pixel, rows * pixels multiply-adds.
-    """
-    sizes = literals(rows, pixels, dtype_size)
-    if sizes is None:
-        return None
-    rows_, pixels_, size = sizes
-    dtype = types.float32 if size == 4 else types.float64
-
-    def generate(context, builder, signature, arguments):
-        x, w, bias, out, loops, w_row, x_step, out_row, out_step, floor = arguments[:10]
-        v = Vectors(builder, dtype)
-        parts = LANES // v.lanes
-        sums = [v.variables(pixels_ * parts) for _ in range(rows_)]
-        for k in range(rows_):
-            start = v.broadcast(v.at(bias, k * size))
-            for register in sums[k]:
-                builder.store(start, register)
-        na, xa, wa, nb, xb, wb, nc, xc, wc = cgutils.unpack_tuple(builder, loops, 9)
-        with v.loop(na, (x, xa), (w, wa)) as (x1, w1), v.loop(nb, (x1, xb), (w1, wb)) as (x2, w2):  # noqa: SIM117
-            with v.loop(nc, (x2, xc), (w2, wc)) as (x3, w3):
-                # The smaller operand waits in registers while the other streams by: sums, operands and one
-                # register to load into must not exceed the file, or every turn spills to memory.
-                pixel = [v.at(x3, v.times(x_step, j)) if j else x3 for j in range(pixels_)]
-                load = [
-                    lambda i=i: v.load(v.at(pixel[i // parts], i % parts * v.bytes))
-                    for i in range(pixels_ * parts)
-                ]
-                weigh = [lambda k=k: v.broadcast(v.at(w3, v.times(w_row, k))) for k in range(rows_)]
-                multiply_all(v, weigh, load, sums)
-        lowest = v.splat(floor)
-        for k in range(rows_):
-            row = v.at(out, v.times(out_row, k)) if k else out
-            for i, register in enumerate(sums[k]):
-                pixel = v.at(row, v.times(out_step, i // parts), (i % parts) * v.bytes)
-                v.store(v.max(builder.load(register), lowest), pixel)
-        return context.get_dummy_value()
-
-    i = types.int64
-    result = types.void(i, i, i, i, types.UniTuple(i, 9), i, i, i, i, dtype, rows, pixels, dtype_size)
-    return result, generate
-
-
-@intrinsic(prefer_literal=True)
-def dot_tile(typing_context, g, g_row, x, x_column, loops, out, out_row, rows, columns, dtype_size):
-    """Sums over pixels and lanes of ``rows`` gradients times ``columns`` inputs, added to ``out``.
-
-        out[k, c] += sum over a, b and lanes of g[a, b, k] * x[a, b, c]
-
-    ``loops`` is ((count, g bytes, x bytes), ...) for a and b; ``g_row``, ``x_column``, ``out_row`` are the
-    bytes from one k, c, k to the next; the columns of ``out`` are neighbours.
-    """
-    sizes = literals(rows, columns, dtype_size)
-    if sizes is None:
-        return None
-    rows_, columns_, size = sizes
-    dtype = types.float32 if size == 4 else types.float64
-
-    def generate(context, builder, signature, arguments):
-        g, g_row, x, x_column, loops, out, out_row = arguments[:7]
-        v = Vectors(builder, dtype)
-        parts = LANES // v.lanes
-        # Few products leave the multipliers waiting for the sum before: then each part has its own sums.
-        sets = 1 if rows_ * columns_ >= 8 else min(parts, 2)
-        sums = [[v.variables(columns_) for _ in range(rows_)] for _ in range(sets)]
-        for group in sums:
-            for row in group:
-                for register in row:
-                    builder.store(v.const(0), register)
-        na, ga, xa, nb, gb, xb = cgutils.unpack_tuple(builder, loops, 6)
-        with v.loop(na, (g, ga), (x, xa)) as (g1, x1), v.loop(nb, (g1, gb), (x1, xb)) as (g2, x2):
-            for part in range(parts):
-                group = sums[part % sets]
-                offset = part * v.bytes
-                gradient = [
-                    lambda k=k, o=offset: v.load(v.at(g2, v.times(g_row, k), o)) for k in range(rows_)
-                ]
-                value = [
-                    lambda c=c, o=offset: v.load(v.at(x2, v.times(x_column, c), o)) for c in range(columns_)
-                ]
-                multiply_all(v, gradient, value, group)
-        padded = 1 << (columns_ - 1).bit_length()
-        for k in range(rows_):
-            row = []
-            for c in range(columns_):
-                total = builder.load(sums[0][k][c])
-                for group in sums[1:]:
-                    total = v.add(total, builder.load(group[k][c]))
-                row.append(total)
-            totals = v.sum_lanes(row + [v.const(0)] * (padded - columns_))
-            if columns_ != padded:
-                totals = v.shuffle(totals, totals, range(columns_))
-            cells = builder.inttoptr(v.at(out, v.times(out_row, k)), totals.type.as_pointer())
-            # One addition for each call: a gradient of two passes is to be exactly the sum of both.
-            builder.store(v.add(builder.load(cells, align=size), v.fence(totals)), cells, align=size)
-        return context.get_dummy_value()
-
-    i = types.int64
-    result = types.void(i, i, i, i, types.UniTuple(i, 6), i, i, rows, columns, dtype_size)
-    return result, generate

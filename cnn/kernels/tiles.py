@@ -1,9 +1,192 @@
-"""The register tiles as compiled functions that all convolutions and matrix products share."""
+"""The register tiles that do the arithmetic of all convolutions and matrix products, and who calls them.
+
+The intrinsics come first; each keeps its sums in registers, so block sizes must fit the host: see
+``simd.blocks``. Below are compiled functions around them, shared by address.
+"""
 
 from functools import cache
 
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from cnn.blocked import LANES
 from cnn.kernels.jit import task
-from cnn.kernels.simd import copy_lanes, dot_tile, numbers, outer_tile
+from cnn.kernels.simd import INT64, Vectors, literals, numbers, vector_registers, width
+
+
+def multiply_all(v, left, right, sums):
+    """sums[i][j] += left[i] * right[j]; left and right are functions that write the load of an operand."""
+    if len(left) > len(right):
+        left, right, sums = right, left, list(zip(*sums, strict=True))
+    held = [load() for load in left]
+    for j, load in enumerate(right):
+        streaming = load()
+        for value, row in zip(held, sums, strict=True):
+            v.builder.store(v.fma(value, streaming, v.builder.load(row[j])), row[j])
+
+
+@intrinsic(prefer_literal=True)
+def copy_lanes(typing_context, source, target, count, source_step, target_step, itemsize):
+    """Copy ``count`` pixels of sixteen lanes: target[i * target_step] = source[i * source_step]."""
+    sizes = literals(itemsize)
+    if sizes is None:
+        return None
+    dtype = types.float32 if sizes[0] == 4 else types.float64
+
+    def generate(context, builder, signature, arguments):
+        source, target, count, source_step, target_step = arguments[:5]
+        v = Vectors(builder, dtype)
+        with v.loop(count, (source, source_step), (target, target_step)) as (s, t):
+            for part in range(LANES // v.lanes):
+                v.store(v.load(v.at(s, part * v.bytes)), v.at(t, part * v.bytes))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5, itemsize), generate
+
+
+@intrinsic(prefer_literal=True)
+def outer_tile(
+    typing_context, x, w, bias, out, loops, w_row, x_step, out_row, out_step, floor, add, rows, pixels,
+    dtype_size,
+):  # fmt: skip
+    """Sums of (weight times pixel), ``rows`` by ``pixels`` pixels of sixteen lanes.
+
+        out[k, j] = max(floor, bias[k] + sum over a, b, c of w[a, b, c, k] * x[a, b, c, j])
+
+    for k < rows, j < pixels. ``loops`` is ((count, x bytes, w bytes), ...) for a, b and c; ``x_step``,
+    ``out_step`` are the bytes between pixels, ``w_row``, ``out_row`` between rows. With ``add`` the sums are
+    added to ``out``; bias and floor play no part.
+    Per turn: one broadcast a row, one load a pixel, rows * pixels multiply-adds.
+    """
+    sizes = literals(add, rows, pixels, dtype_size)
+    if sizes is None:
+        return None
+    add_, rows_, pixels_, size = sizes
+    dtype = types.float32 if size == 4 else types.float64
+
+    def generate(context, builder, signature, arguments):
+        x, w, bias, out, loops, w_row, x_step, out_row, out_step, floor = arguments[:10]
+        v = Vectors(builder, dtype)
+        parts = LANES // v.lanes
+        sums = [v.variables(pixels_ * parts) for _ in range(rows_)]
+        for k in range(rows_):
+            start = v.const(0) if add_ else v.broadcast(v.at(bias, k * size))
+            for register in sums[k]:
+                builder.store(start, register)
+        na, xa, wa, nb, xb, wb, nc, xc, wc = cgutils.unpack_tuple(builder, loops, 9)
+        with v.loop(na, (x, xa), (w, wa)) as (x1, w1), v.loop(nb, (x1, xb), (w1, wb)) as (x2, w2):  # noqa: SIM117
+            with v.loop(nc, (x2, xc), (w2, wc)) as (x3, w3):
+                # The smaller operand waits in registers while the other streams by: sums, operands and one
+                # register to load into must not exceed the file, or every turn spills to memory.
+                pixel = [v.at(x3, v.times(x_step, j)) if j else x3 for j in range(pixels_)]
+                load = [
+                    lambda i=i: v.load(v.at(pixel[i // parts], i % parts * v.bytes))
+                    for i in range(pixels_ * parts)
+                ]
+                weigh = [lambda k=k: v.broadcast(v.at(w3, v.times(w_row, k))) for k in range(rows_)]
+                multiply_all(v, weigh, load, sums)
+        lowest = v.splat(floor)
+        for k in range(rows_):
+            row = v.at(out, v.times(out_row, k)) if k else out
+            for i, register in enumerate(sums[k]):
+                pixel = v.at(row, v.times(out_step, i // parts), (i % parts) * v.bytes)
+                total = builder.load(register)
+                # One addition for each call: a gradient of two passes is to be exactly the sum of both.
+                total = v.add(v.load(pixel), v.fence(total)) if add_ else v.max(total, lowest)
+                v.store(total, pixel)
+        return context.get_dummy_value()
+
+    i = types.int64
+    result = types.void(i, i, i, i, types.UniTuple(i, 9), i, i, i, i, dtype, add, rows, pixels, dtype_size)
+    return result, generate
+
+
+@intrinsic(prefer_literal=True)
+def dot_tile(typing_context, g, g_row, x, x_column, loops, out, out_row, rows, columns, dtype_size):
+    """Sums over pixels and lanes of ``rows`` gradients times ``columns`` inputs, added to ``out``.
+
+        out[k, c] += sum over a, b and lanes of g[a, b, k] * x[a, b, c]
+
+    ``loops`` is ((count, g bytes, x bytes), ...) for a and b; ``g_row``, ``x_column``, ``out_row`` are the
+    bytes from one k, c, k to the next; the columns of ``out`` are neighbours.
+    """
+    sizes = literals(rows, columns, dtype_size)
+    if sizes is None:
+        return None
+    rows_, columns_, size = sizes
+    dtype = types.float32 if size == 4 else types.float64
+
+    def generate(context, builder, signature, arguments):
+        g, g_row, x, x_column, loops, out, out_row = arguments[:7]
+        v = Vectors(builder, dtype)
+        parts = LANES // v.lanes
+        # Few products leave the multipliers waiting for the sum before: then each part has its own sums.
+        sets = 1 if rows_ * columns_ >= 8 else min(parts, 2)
+        sums = [[v.variables(columns_) for _ in range(rows_)] for _ in range(sets)]
+        for group in sums:
+            for row in group:
+                for register in row:
+                    builder.store(v.const(0), register)
+        na, ga, xa, nb, gb, xb = cgutils.unpack_tuple(builder, loops, 6)
+        with v.loop(na, (g, ga), (x, xa)) as (g1, x1), v.loop(nb, (g1, gb), (x1, xb)) as (g2, x2):
+            for part in range(parts):
+                group = sums[part % sets]
+                offset = part * v.bytes
+                gradient = [
+                    lambda k=k, o=offset: v.load(v.at(g2, v.times(g_row, k), o)) for k in range(rows_)
+                ]
+                value = [
+                    lambda c=c, o=offset: v.load(v.at(x2, v.times(x_column, c), o)) for c in range(columns_)
+                ]
+                multiply_all(v, gradient, value, group)
+        padded = 1 << (columns_ - 1).bit_length()
+        for k in range(rows_):
+            row = []
+            for c in range(columns_):
+                total = builder.load(sums[0][k][c])
+                for group in sums[1:]:
+                    total = v.add(total, builder.load(group[k][c]))
+                row.append(total)
+            totals = v.sum_lanes(row + [v.const(0)] * (padded - columns_))
+            if columns_ != padded:
+                totals = v.shuffle(totals, totals, range(columns_))
+            cells = builder.inttoptr(v.at(out, v.times(out_row, k)), totals.type.as_pointer())
+            # One addition for each call: a gradient of two passes is to be exactly the sum of both.
+            builder.store(v.add(builder.load(cells, align=size), v.fence(totals)), cells, align=size)
+        return context.get_dummy_value()
+
+    i = types.int64
+    result = types.void(i, i, i, i, types.UniTuple(i, 6), i, i, rows, columns, dtype_size)
+    return result, generate
+
+
+@intrinsic(prefer_literal=True)
+def transpose(typing_context, source, channel_step, count, pixel_step, out, itemsize):
+    """out[i][lane][channel] = source[channel][i][lane] for ``count`` pixels of sixteen channels."""
+    sizes = literals(itemsize)
+    if sizes is None:
+        return None
+    dtype = types.float32 if sizes[0] == 4 else types.float64
+
+    def generate(context, builder, signature, arguments):
+        source, channel_step, count, pixel_step, out = arguments[:5]
+        v = Vectors(builder, dtype)
+        pixel = LANES * v.itemsize
+        parts = ir.Constant(INT64, LANES // v.lanes)
+        with v.loop(count, (source, pixel_step), (out, LANES * pixel)) as (s, t):  # noqa: SIM117
+            with v.loop(parts, (s, v.times(channel_step, v.lanes)), (t, v.bytes)) as (block, column):
+                for part in range(LANES // v.lanes):
+                    rows = [
+                        v.load(v.at(block, v.times(channel_step, c), part * v.bytes)) for c in range(v.lanes)
+                    ]
+                    for lane, value in enumerate(v.transpose(rows)):
+                        v.store(value, v.at(column, (part * v.lanes + lane) * pixel))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5, itemsize), generate
 
 
 @cache
@@ -27,12 +210,12 @@ def outer_run(rows, pixels, size, spread=False):
                 done = min(done, count - pixels)
                 outer_tile(
                     x + done * x_step, w, bias, out + done * out_step, loops,
-                    row, x_step, out_row, out_step, lowest, rows, pixels, size,
+                    row, x_step, out_row, out_step, lowest, 0, rows, pixels, size,
                 )  # fmt: skip
                 done += pixels
         else:
             for _ in range(count):
-                outer_tile(x, w, bias, out, loops, row, x_step, out_row, out_step, lowest, rows, 1, size)
+                outer_tile(x, w, bias, out, loops, row, x_step, out_row, out_step, lowest, 0, rows, 1, size)
                 x += x_step
                 out += out_step
 
@@ -64,3 +247,86 @@ def copy_box(size):
                 )  # fmt: skip
 
     return box.address
+
+
+def _number(size):
+    return np.float32 if size == 4 else np.float64
+
+
+@cache
+def product(rows, pixels, size):
+    """Address of ``outer_tile`` without bias for ``blocks`` blocks of rows and ``count`` pixels.
+
+        out[k, j] = sum over c of w[k / rows, c, k % rows] * x[j, c]
+
+    All rows pass by one pixel after the other: its channels stay in the L1 cache, the weights in L2.
+    """
+
+    number = _number(size)
+
+    @task
+    def panels(x, w, zeros, out, count, blocks, channels, x_step, w_block, out_step):
+        lowest = number(-np.inf)
+        j = 0
+        while j < count:
+            wide = count >= pixels
+            if wide:
+                j = min(j, count - pixels)
+            for block in range(blocks):
+                loops = (1, 0, 0, 1, 0, 0, channels, 16 * size, rows * size)
+                source, weights = x + j * x_step, w + block * w_block
+                to = out + j * out_step + block * rows * 16 * size
+                if wide:
+                    outer_tile(
+                        source, weights, zeros, to, loops, size, x_step, 16 * size, out_step, lowest, 0,
+                        rows, pixels, size,
+                    )  # fmt: skip
+                elif pixels > 1:
+                    outer_tile(
+                        source, weights, zeros, to, loops, size, x_step, 16 * size, out_step, lowest, 0,
+                        rows, 1, size,
+                    )  # fmt: skip
+            j += pixels if wide else 1
+
+    return panels.address
+
+
+def sum_rows(size):
+    """Rows of the tile of ``outer_sum``: with sixteen columns each, as many as leave room for operands."""
+    count = vector_registers()[1]
+    return max(1, min(12, count * 3 // 4 * width(size) // LANES))
+
+
+@cache
+def outer_sum(size):
+    """Address of a matrix product over pixels and lanes, which is what weight gradients are.
+
+        out[k, c] += sum over a, b and lanes of g[k, a, b, lane] * panel[a, b, lane, c]
+
+    for sixteen c and ``blocks`` blocks of rows k. The panel is transposed, so the sums of sixteen c lie side
+    by side; were lanes summed in registers instead, adding them up would cost a third of the time.
+    """
+    rows, number = sum_rows(size), _number(size)
+
+    @task
+    def sums(panel, g, g_row, out, out_row, blocks, na, xa, ga, nb, xb, gb):
+        for _ in range(blocks):
+            outer_tile(
+                panel, g, 0, out, (na, xa, ga, nb, xb, gb, 16, 16 * size, size),
+                g_row, 0, out_row, 0, number(0), 1, rows, 1, size,
+            )  # fmt: skip
+            g += rows * g_row
+            out += rows * out_row
+
+    return sums.address
+
+
+@cache
+def transpose_run(size):
+    """Address of ``transpose``."""
+
+    @task
+    def run(source, channel_step, count, pixel_step, out):
+        transpose(source, channel_step, count, pixel_step, out, size)
+
+    return run.address

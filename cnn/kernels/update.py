@@ -38,25 +38,27 @@ def squared_norm(grad, edges):
 
 
 @jit()
-def _sgd_part(data, grad, velocity, lr, decay, momentum, nesterov, grad_scale):
+def _sgd_part(data, grad, velocity, lr, decay, momentum, nesterov, decoupled, grad_scale):
     real = data.dtype.type  # scalars in the arrays' own precision, or float32 loops would run in float64
-    rate, decay, momentum, grad_scale = real(lr), real(decay), real(momentum), real(grad_scale)
+    keep = real(1 - lr * decay) if decoupled else real(1)
+    decay = real(0) if decoupled else real(decay)
+    rate, momentum, grad_scale = real(lr), real(momentum), real(grad_scale)
     if momentum == 0:
         for i in range(data.size):
-            data[i] -= rate * (grad_scale * grad[i] + decay * data[i])
+            data[i] = keep * data[i] - rate * (grad_scale * grad[i] + decay * data[i])
     elif nesterov:
         for i in range(data.size):
             g = grad_scale * grad[i] + decay * data[i]
             velocity[i] = momentum * velocity[i] + g
-            data[i] -= rate * (g + momentum * velocity[i])
+            data[i] = keep * data[i] - rate * (g + momentum * velocity[i])
     else:
         for i in range(data.size):
             velocity[i] = momentum * velocity[i] + (grad_scale * grad[i] + decay * data[i])
-            data[i] -= rate * velocity[i]
+            data[i] = keep * data[i] - rate * velocity[i]
 
 
 @jit(parallel=True)
-def sgd_update(data, grad, velocity, edges, lr, weight_decay, momentum, nesterov, grad_scale):
+def sgd_update(data, grad, velocity, edges, lr, weight_decay, momentum, nesterov, decoupled, grad_scale):
     """Twin of ``cnn.reference.sgd_update``."""
     for k in prange((data.size + _PIECE - 1) // _PIECE):
         for p in range(edges.shape[0]):
@@ -70,6 +72,7 @@ def sgd_update(data, grad, velocity, edges, lr, weight_decay, momentum, nesterov
                     weight_decay[p],
                     momentum,
                     nesterov,
+                    decoupled,
                     grad_scale,
                 )
 
@@ -108,7 +111,7 @@ def adam_update(
                     beta1,
                     beta2,
                     eps,
-                    step,
+                    step[p],
                     decoupled,
                     grad_scale,
                 )

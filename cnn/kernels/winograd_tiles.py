@@ -7,6 +7,7 @@ Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.093
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnn.blocked import LANES
@@ -85,70 +86,99 @@ def _both_ways(v, transform, load, count):
 # --- The same in two dimensions, from memory to memory --------------------------------------------
 
 
-def _pixel_addresses(v, image, top, left, height, width_, row_bytes, outside, count):
-    """Addresses of a tile's pixels, those outside of the image replaced by ``outside``."""
-    builder = v.builder
-
-    def axis(start, size, step):
-        places = [v.at(start, i) for i in range(count)]
-        inside = [builder.icmp_unsigned("<", place, size) for place in places]
-        return inside, [builder.mul(place, step) for place in places]
-
-    rows_in, row_at = axis(top, height, row_bytes)
-    columns_in, column_at = axis(left, width_, ir.Constant(INT64, PIXEL))
-    return [
-        [
-            builder.select(
-                builder.and_(rows_in[i], columns_in[j]), v.at(image, row_at[i], column_at[j]), outside
-            )
-            for j in range(count)
-        ]
-        for i in range(count)
-    ]
+def _clamp(builder, value, high):
+    """min(max(value, 0), high) for a signed value and an integer."""
+    zero, top = ir.Constant(INT64, 0), ir.Constant(INT64, high)
+    value = builder.select(builder.icmp_signed("<", value, zero), zero, value)
+    return builder.select(builder.icmp_signed(">", value, top), top, value)
 
 
-def _image_to_tile(transform, count):
+def _image_to_tile(transform, count, rows):
+    """The intrinsic that transforms a tile of every channel and keeps ``rows`` of the six of the result."""
+
     @intrinsic
-    def to_tile(typing_context, image, top, left, height, width, row_bytes, zeros, out, step):
+    def to_tile(
+        typing_context, image, plane, channels, top, left, height, width, row_bytes, zeros, out, channel_step,
+        step, keep,
+    ):  # fmt: skip
         def generate(context, builder, signature, arguments):
-            image, top, left, height, width_, row_bytes, zeros, out, step = arguments
+            (image, plane, channels, top, left, height, width_, row_bytes, zeros, out, channel_step, step,
+             keep) = arguments  # fmt: skip
             v = Vectors(builder, types.float32)
-            pixels = _pixel_addresses(v, image, top, left, height, width_, row_bytes, zeros, count)
-            steps = [builder.mul(step, ir.Constant(INT64, i)) for i in range(36)]
-            parts = ir.Constant(INT64, LANES // v.lanes)
-            with v.loop(parts, (ir.Constant(INT64, 0), v.bytes)) as (part,):
-                result = _both_ways(v, transform, lambda i, j: v.load(v.at(pixels[i][j], part)), count)
-                start = v.at(out, part)
-                for i, value in enumerate(value for row in result for value in row):
-                    v.store(value, v.at(start, steps[i]))
+            parts = [part * v.bytes for part in range(LANES // v.lanes)]
+            places = [v.at(top, i) for i in range(count)]
+            inside = [builder.icmp_unsigned("<", place, height) for place in places]
+            row_at = [v.at(builder.mul(place, row_bytes), v.times(left, PIXEL)) for place in places]
+            first = _clamp(builder, builder.neg(left), count)
+            last = _clamp(builder, builder.sub(width_, left), count)
+            columns = _clamp(builder, builder.sub(last, first), count)
+            # Half transformed: only what a tile needs, so that neither loop below runs out of registers.
+            half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 6 * len(rows) * len(parts)))
+            half = builder.ptrtoint(half, INT64)
+            for place in range(0, 6 * len(rows) * PIXEL, v.bytes):
+                v.store(v.const(0), v.at(half, place))
+            start = v.times(first, PIXEL)
+            with v.loop(channels, (image, plane), (out, channel_step)) as (here, to):
+                lines = [
+                    builder.select(i, v.at(here, at), zeros) for i, at in zip(inside, row_at, strict=True)
+                ]
+                with v.loop(columns, (start, PIXEL)) as (column,):
+                    for part in parts:
+                        result = transform(v, [v.load(v.at(line, column, part)) for line in lines])
+                        for place, row in enumerate(rows):
+                            v.store(result[row], v.at(half, column, part + place * count * PIXEL))
+                with v.loop(keep, (half, count * PIXEL), (to, v.times(step, 6))) as (source, target):
+                    for part in parts:
+                        result = transform(v, [v.load(v.at(source, j * PIXEL + part)) for j in range(count)])
+                        for j, value in enumerate(result):
+                            v.store(value, v.at(target, v.times(step, j), part))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 9), generate
+        return types.void(*[types.int64] * 13), generate
 
     return to_tile
 
 
-input_tile = _image_to_tile(_input_6, 6)
-gradient_tile = _image_to_tile(_gradient_6, 4)
+PAIRS = (0, 5), (1, 2), (3, 4)  # rows of a transformed tile that are computed from the same sums
+
+input_tile = _image_to_tile(_input_6, 6, range(6))
+input_pairs = [_image_to_tile(_input_6, 6, pair) for pair in PAIRS]
+gradient_pairs = [_image_to_tile(_gradient_6, 4, pair) for pair in PAIRS]
 
 
 @intrinsic
-def output_tile(typing_context, tile, step, bias, floor, image, top, left, height, width, row_bytes, nowhere):
-    """image = max(floor, bias + A^T tile A), four by four pixels."""
+def output_tile(
+    typing_context, tile, step, bias, floor, image, plane, channels, rows, columns, points, row_bytes
+):
+    """image = max(floor, bias + A^T tile A), of every channel the upper left ``rows`` by ``columns`` pixels.
+
+    The last of ``points`` columns of a narrow tile is missing: it plays a part only in the fourth pixel.
+    """
 
     def generate(context, builder, signature, arguments):
-        tile, step, bias, floor, image, top, left, height, width_, row_bytes, nowhere = arguments
+        tile, step, bias, floor, image, plane, channels, rows, columns, points, row_bytes = arguments
         v = Vectors(builder, types.float32)
-        pixels = _pixel_addresses(v, image, top, left, height, width_, row_bytes, nowhere, 4)
-        steps = [builder.mul(step, ir.Constant(INT64, i)) for i in range(36)]
-        shift, lowest = v.broadcast(bias), v.splat(floor)
-        parts = ir.Constant(INT64, LANES // v.lanes)
-        with v.loop(parts, (ir.Constant(INT64, 0), v.bytes)) as (part,):
-            start = v.at(tile, part)
-            result = _both_ways(v, _output_4, lambda i, j: v.load(v.at(start, steps[6 * i + j])), 6)
-            for i in range(4):
-                for j in range(4):
-                    v.store(v.max(v.add(result[i][j], shift), lowest), v.at(pixels[i][j], part))
+        parts = [part * v.bytes for part in range(LANES // v.lanes)]
+        lowest = v.splat(floor)
+        half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 24 * len(parts)))
+        half = builder.ptrtoint(half, INT64)
+        # A pixel outside goes where the last one inside follows: stored from right to left, it is lost.
+        beyond = [builder.icmp_signed(">=", ir.Constant(INT64, j), columns) for j in range(4)]
+        edge = v.times(v.at(columns, -1), PIXEL)
+        place = [builder.select(beyond[j], edge, ir.Constant(INT64, j * PIXEL)) for j in range(4)]
+        with v.loop(channels, (tile, PIXEL), (image, plane), (bias, SIZE)) as (here, to, b):
+            with v.loop(points, (here, step), (half, PIXEL)) as (source, target):
+                for part in parts:
+                    column = [v.load(v.at(source, v.times(step, 6 * i), part)) for i in range(6)]
+                    for i, value in enumerate(_output_4(v, column)):
+                        v.store(value, v.at(target, i * 6 * PIXEL + part))
+            shift = v.broadcast(b)
+            with v.loop(rows, (half, 6 * PIXEL), (to, row_bytes)) as (source, target):
+                for part in parts:
+                    row = [v.load(v.at(source, j * PIXEL + part)) for j in range(6)]
+                    result = _output_4(v, row)
+                    for j in (3, 2, 1, 0):
+                        v.store(v.max(v.add(result[j], shift), lowest), v.at(target, place[j], part))
         return context.get_dummy_value()
 
     i = types.int64

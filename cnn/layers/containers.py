@@ -55,8 +55,10 @@ class Sequential(_Container):
         return dy
 
     def backward_parameters(self, dy):
-        """Add to the gradients of the parameters only."""
+        """Add to the gradients of the parameters only; it ends at the first step that has any to train."""
         _, dy, steps = self._saved(dy)
+        while steps and not steps[0].trainable:
+            steps = steps[1:]
         for step in reversed(steps[1:]):
             dy = step.backward(dy)
         if steps:
@@ -121,6 +123,12 @@ class Residual(_Container):
         ops, dy = self._saved(dy)
         return ops.add(self.body.backward(dy), self.shortcut.backward(dy))
 
+    def backward_parameters(self, dy):
+        """Add to the gradients of the parameters only."""
+        _, dy = self._saved(dy)
+        self.body.backward_parameters(dy)
+        self.shortcut.backward_parameters(dy)
+
     def _describe(self):
         return f"body=[{self.body._describe()}], shortcut=[{self.shortcut._describe()}]"
 
@@ -166,13 +174,22 @@ class Concat(_Container):
         return self._keep(operations().concat([branch.forward(x, training) for branch in self.branches]))
 
     def backward(self, dy):
-        ops, dy = self._saved(dy)
-        parts = ops.split(dy, [branch.output_shape[0] for branch in self.branches])
+        ops, parts = self._parts(dy)
         gradients = [branch.backward(part) for branch, part in zip(self.branches, parts, strict=True)]
         total = gradients[0]
         for gradient in gradients[1:]:
             total = ops.add(total, gradient)
         return total
+
+    def backward_parameters(self, dy):
+        """Add to the gradients of the parameters only."""
+        for branch, part in zip(self.branches, self._parts(dy)[1], strict=True):
+            branch.backward_parameters(part)
+
+    def _parts(self, dy):
+        """Return the operations in use, and the channels of dy that came from each branch."""
+        ops, dy = self._saved(dy)
+        return ops, ops.split(dy, [branch.output_shape[0] for branch in self.branches])
 
     def _describe(self):
         return ", ".join(f"[{branch._describe()}]" for branch in self.branches)

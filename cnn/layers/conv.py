@@ -5,7 +5,7 @@ import numpy as np
 from cnn import geometry
 from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
-from cnn.initializers import initialize
+from cnn.initializers import check_whitening, initialize
 from cnn.layers.layer import Layer
 from cnn.layers.parameter import Parameter
 
@@ -46,7 +46,8 @@ class Conv2d(Layer):
     bias : bool
         Whether to add bias[k].
     weight_init, bias_init : str
-        Names from ``cnn.initializers``; the default is PyTorch's.
+        Names from ``cnn.initializers``; the default is PyTorch's. "dirac" starts as the identity;
+        "whitening" is for filters that see the images, see ``cnn.whitening``.
 
     Shapes
     ------
@@ -80,6 +81,7 @@ class Conv2d(Layer):
         bias_init: str = "pytorch_uniform",
     ):
         self.out_channels = geometry.count(out_channels, "Conv2d out_channels")
+        self.weight_init = weight_init
         self.kernel_size = geometry.pair(kernel_size, "Conv2d kernel_size")
         self.stride = geometry.pair(stride, "Conv2d stride")
         self.dilation = geometry.pair(dilation, "Conv2d dilation")
@@ -99,7 +101,11 @@ class Conv2d(Layer):
             raise ShapeError(f"{self.label}: groups={self.groups} does not divide the {c} input channels")
         plane = geometry.output_shape(h, w, self.kernel_size, self.stride, self.padding, self.dilation)
         shape = (self.out_channels, c // self.groups, *self.kernel_size)
-        self.weight, self.bias = _create(shape, self.out_channels, self._inits, self._with_bias, rng, dtype)
+        if self.weight_init == "whitening":
+            check_whitening(shape, self.groups)
+        self.weight, self.bias = _create(
+            shape, self.out_channels, self.groups, self._inits, self._with_bias, rng, dtype
+        )
         return (self.out_channels, *plane)
 
     def forward(self, x, training=False):
@@ -112,8 +118,9 @@ class Conv2d(Layer):
     def backward_parameters(self, dy):
         """Add to the gradients of the parameters only."""
         ops, dy, x = self._saved(dy)
-        ops.conv2d_backward_weight(dy, x, self.weight.grad, *self._geometry())
-        if self.bias:
+        if self.weight.trainable:
+            ops.conv2d_backward_weight(dy, x, self.weight.grad, *self._geometry())
+        if self.bias and self.bias.trainable:
             ops.channel_sum(dy, self.bias.grad)
 
     def backward(self, dy):
@@ -184,6 +191,8 @@ class ConvTranspose2d(Layer):
         bias_init: str = "pytorch_uniform",
     ):
         self.out_channels = geometry.count(out_channels, "ConvTranspose2d out_channels")
+        if weight_init == "whitening":
+            raise ConfigError('ConvTranspose2d: weight_init="whitening" is for Conv2d only')
         self.kernel_size = geometry.pair(kernel_size, "ConvTranspose2d kernel_size")
         self.stride = geometry.pair(stride, "ConvTranspose2d stride")
         self.dilation = geometry.pair(dilation, "ConvTranspose2d dilation")
@@ -227,7 +236,9 @@ class ConvTranspose2d(Layer):
         if c % self.groups:
             raise ShapeError(f"{self.label}: groups={self.groups} does not divide the {c} input channels")
         shape = (c, self.out_channels // self.groups, *self.kernel_size)
-        self.weight, self.bias = _create(shape, self.out_channels, self._inits, self._with_bias, rng, dtype)
+        self.weight, self.bias = _create(
+            shape, self.out_channels, self.groups, self._inits, self._with_bias, rng, dtype
+        )
         return (self.out_channels, *self._plane(h, w))
 
     def _geometry(self):
@@ -243,8 +254,9 @@ class ConvTranspose2d(Layer):
 
     def backward(self, dy):
         ops, dy, x = self._saved(dy)
-        ops.conv2d_backward_weight(x, dy, self.weight.grad, *self._geometry())
-        if self.bias:
+        if self.weight.trainable:
+            ops.conv2d_backward_weight(x, dy, self.weight.grad, *self._geometry())
+        if self.bias and self.bias.trainable:
             ops.channel_sum(dy, self.bias.grad)
         return ops.conv2d_forward(dy, self.weight.data, None, *self._geometry())
 
@@ -261,9 +273,9 @@ class ConvTranspose2d(Layer):
         )
 
 
-def _create(shape, out_channels, inits, with_bias, rng, dtype):
+def _create(shape, out_channels, groups, inits, with_bias, rng, dtype):
     """Return the (weight, bias) parameters of a convolution; bias is None without one."""
-    weight = Parameter("weight", initialize(inits[0], shape, rng, dtype))
+    weight = Parameter("weight", initialize(inits[0], shape, rng, dtype, groups=groups))
     fan_in = int(np.prod(shape[1:]))
     values = initialize(inits[1], (out_channels,), rng, dtype, fan_in=fan_in) if with_bias else None
     return weight, Parameter("bias", values, decay=False) if with_bias else None

@@ -78,6 +78,11 @@ class Layer:
         return self.output_shape is not None
 
     @property
+    def trainable(self):
+        """Whether any parameter in here is to be trained now."""
+        return any(p.trainable for p in self.parameters())
+
+    @property
     def label(self):
         """The layer for an error message: its type, and its place once a network has given it one."""
         return f"{type(self).__name__} (layer {self.name})" if self.name else type(self).__name__

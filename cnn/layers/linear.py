@@ -69,8 +69,9 @@ class Linear(Layer):
     def backward_parameters(self, dy):
         """Add to the gradients of the parameters only."""
         ops, dy, x = self._saved(dy)
-        ops.linear_backward_weight(dy, x, self.weight.grad)
-        if self.bias:
+        if self.weight.trainable:
+            ops.linear_backward_weight(dy, x, self.weight.grad)
+        if self.bias and self.bias.trainable:
             ops.channel_sum(dy, self.bias.grad)
 
     def backward(self, dy):

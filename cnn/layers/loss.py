@@ -61,7 +61,8 @@ class SoftmaxCrossEntropy:
         logits = _as_float(logits, "SoftmaxCrossEntropy")
         rows, indices = _target_rows(targets, logits.shape, logits.dtype, "SoftmaxCrossEntropy")
         classes = logits.shape[1]
-        rows = rows * (1 - self.label_smoothing) + self.label_smoothing / classes
+        if self.label_smoothing:
+            rows = rows * (1 - self.label_smoothing) + self.label_smoothing / classes
         divisor = logits.shape[0]
         if self.class_weight is not None:
             if self.class_weight.shape != (classes,):
@@ -72,7 +73,7 @@ class SoftmaxCrossEntropy:
             if indices is not None:
                 divisor = self.class_weight[indices].sum()
         factor = 1 / divisor if self.reduction == "mean" else 1.0
-        rows = rows.astype(logits.dtype)
+        rows = rows.astype(logits.dtype, copy=False)
         losses, probabilities = operations().softmax_cross_entropy_forward(logits, rows)
         self._cache = operations(), probabilities, rows, factor
         return float(np.asarray(losses, np.float64).sum() * factor)

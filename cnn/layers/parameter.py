@@ -28,13 +28,17 @@ class Parameter:
     decay : bool
         Whether weight decay applies. By default biases and normalisation parameters are left alone.
 
+    An optimizer reads three more, which ``cnn.groups`` sets: ``lr_scale`` multiplies its learning rate,
+    ``weight_decay`` stands in for its decay unless None, and where ``trainable`` is False nothing changes the
+    values: layers need not add to ``grad`` then.
+
     Assigning to ``data`` or ``grad`` copies into the array, so that views stay views.
     """
 
     def __init__(self, name, data, decay=True):
         self.name = name
         self.decay = decay
-        self.lr_scale = 1.0
+        self.lr_scale, self.weight_decay, self.trainable = 1.0, None, True
         self.shape, self.size, self.dtype = data.shape, data.size, data.dtype
         self._place(FlatBuffer(data.size, data.dtype), 0, data, np.zeros_like(data))
 

@@ -13,16 +13,20 @@ def squared_norm(grad, edges):
     return sum(float(np.square(grad[start:stop], dtype=np.float64).sum()) for start, stop in edges)
 
 
-def sgd_update(data, grad, velocity, edges, lr, weight_decay, momentum, nesterov, grad_scale):
+def sgd_update(data, grad, velocity, edges, lr, weight_decay, momentum, nesterov, decoupled, grad_scale):
     """Gradient descent, with ``velocity`` where ``momentum`` is not 0 (otherwise it may be empty).
 
-    g = grad_scale * grad + weight_decay * data
+    g = grad_scale * grad + weight_decay * data     or, decoupled:  data *= 1 - lr * weight_decay
     velocity = momentum * velocity + g
     data -= lr * velocity                           or, nesterov:  lr * (g + momentum * velocity)
     """
     for (start, stop), rate, decay in zip(edges, lr, weight_decay, strict=True):
         part = slice(start, stop)
-        step = grad_scale * grad[part] + decay * data[part]
+        step = grad_scale * grad[part]
+        if decoupled:
+            data[part] *= 1 - rate * decay
+        else:
+            step = step + decay * data[part]
         if momentum:
             velocity[part] = momentum * velocity[part] + step
             step = step + momentum * velocity[part] if nesterov else velocity[part]
@@ -32,14 +36,14 @@ def sgd_update(data, grad, velocity, edges, lr, weight_decay, momentum, nesterov
 def adam_update(
     data, grad, mean, square, edges, lr, weight_decay, beta1, beta2, eps, step, decoupled, grad_scale
 ):
-    """Adam; ``decoupled`` makes it AdamW. ``step`` counts from 1.
+    """Adam; ``decoupled`` makes it AdamW. ``step`` (P,) counts each parameter's steps from 1.
 
     g = grad_scale * grad + weight_decay * data     or, decoupled:  data *= 1 - lr * weight_decay
     mean = beta1 * mean + (1 - beta1) * g
     square = beta2 * square + (1 - beta2) * g²
     data -= lr * mean / (1 - beta1^step) / (sqrt(square / (1 - beta2^step)) + eps)
     """
-    for (start, stop), rate, decay in zip(edges, lr, weight_decay, strict=True):
+    for (start, stop), rate, decay, t in zip(edges, lr, weight_decay, step, strict=True):
         part = slice(start, stop)
         g = grad_scale * grad[part]
         if decoupled:
@@ -48,7 +52,7 @@ def adam_update(
             g = g + decay * data[part]
         mean[part] = beta1 * mean[part] + (1 - beta1) * g
         square[part] = beta2 * square[part] + (1 - beta2) * np.square(g)
-        mean_hat, square_hat = mean[part] / (1 - beta1**step), square[part] / (1 - beta2**step)
+        mean_hat, square_hat = mean[part] / (1 - beta1**t), square[part] / (1 - beta2**t)
         data[part] -= rate * mean_hat / (np.sqrt(square_hat) + eps)
 
 

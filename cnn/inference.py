@@ -1,0 +1,296 @@
+"""Prediction: nothing is kept for backward, and a batch normalisation behind a convolution costs nothing.
+
+In evaluation mode a normalisation is a fixed scale and shift of each channel, so it moves into the weights in
+front of it:
+
+    ((w * x + b) - mean) * s + beta  =  (s w) * x + (b - mean) s + beta,      s = gamma / sqrt(var + eps)
+
+The folded weights are made again as soon as a parameter or a running statistic differs from when they were
+made. Batches run in the blocked layout like training; up to ``FEW`` images as plain arrays, sixteen output
+channels side by side (``cnn.kernels.planar``). Both are replayed where they can be (``cnn.replay``).
+"""
+
+import numpy as np
+
+from cnn import blocked
+from cnn.fused import KINDS, NormActivation
+from cnn.kernels import activation, conv, elementwise, linear, planar
+from cnn.kernels.jit import Recording
+from cnn.layers import (
+    AvgPool2d,
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+    Tanh,
+)
+from cnn.replay import LAUNCH_ONLY, Replay
+
+FEW = 4  # images; from there on sixteen side by side are faster, though some of them are nobody
+
+_NORMS = (BatchNorm1d, BatchNorm2d)
+_KINDS = KINDS | {
+    Sigmoid: lambda layer: (activation.SIGMOID, 0.0),
+    Tanh: lambda layer: (activation.TANH, 0.0),
+}
+
+
+class Inference:
+    """The forward pass of a network in evaluation mode.
+
+    Parameters
+    ----------
+    body : Sequential, built
+    """
+
+    _cache = None
+
+    def __init__(self, body):
+        self._body, self.layers = body, body.layers
+        self.steps = _fold(body.layers)
+        self._replay, self._planar, self._folded = Replay(self), {}, None
+        self._buffers = [array for norm in _norms(body.layers) for array in norm.buffers().values()]
+
+    def __reduce__(self):  # a copy of a network has its arrays elsewhere
+        return Inference, (self._body,)
+
+    def predict(self, x):
+        """Return the output for a batch, (N, *output_shape), as a NumPy array of its own."""
+        dtype = self._refresh()
+        x = np.ascontiguousarray(x, dtype)
+        if 0 < len(x) <= FEW and all(step.planar for step in self.steps):
+            return self._predict_few(x)
+        y = self._replay.forward(x, False)
+        return np.asarray(self.forward(blocked.as_blocked(x))) if y is None else y
+
+    def _predict_few(self, x):
+        found = self._planar.get(len(x))
+        if found is None:
+            source = planar.array(x.shape, x.dtype)
+            with Recording() as recording:
+                y = source
+                for step in self.steps:
+                    y = step.few(y)
+            found = self._planar[len(x)] = source, recording, y
+        source, recording, y = found
+        source[...] = x
+        recording.run()
+        return y.copy()
+
+    def forward(self, x, training=False):
+        """Return the output of a blocked batch."""
+        for step in self.steps:
+            x = step.forward(x)
+        return x
+
+    def parameters(self):
+        """Return the parameters, as the network does."""
+        return self._body.parameters()
+
+    def _forget(self):
+        """There is nothing to forget."""
+
+    def _refresh(self):
+        """Fold again if anything changed; return the dtype of the network."""
+        parameters = self.parameters()
+        if not parameters:
+            return np.float32
+        values = parameters[0].buffer.data[parameters[0].start : parameters[-1].stop]
+        state = [values, np.concatenate([np.ravel(array) for array in self._buffers] or [values[:0]])]
+        if self._folded is None or not all(map(_same_bits, state, self._folded)):
+            for step in self.steps:
+                step.refresh()
+            self._folded = [values.copy(), state[1]]
+        return values.dtype
+
+
+def _same_bits(a, b):
+    whole = np.uint32 if a.itemsize == 4 else np.uint64  # a NaN equals itself then
+    return np.array_equal(a.view(whole), b.view(whole))
+
+
+def _norms(layers):
+    for layer in layers:
+        if isinstance(layer, _NORMS):
+            yield layer
+        yield from _norms([child for _, child in layer.children()])
+
+
+def _fold(layers):
+    """Return the steps that predict what ``layers`` (a list) do in evaluation mode."""
+    steps, rest = [], list(layers)
+    while rest:
+        layer = rest.pop(0)
+        if type(layer) is Sequential:
+            rest = layer.layers + rest
+        elif type(layer) in (Conv2d, Linear):
+            norm = rest.pop(0) if rest and type(rest[0]) in _NORMS else None
+            relu = bool(rest) and type(rest[0]) is ReLU and bool(rest.pop(0))
+            steps.append(_Weighted(layer, norm, relu))
+        elif type(layer) is Residual:
+            relu = bool(rest) and type(rest[0]) is ReLU and bool(rest.pop(0))
+            steps.append(_Branches(layer, relu))
+        elif type(layer) in _NORMS and rest and type(rest[0]) in KINDS:
+            steps.append(_Normalise(layer, rest.pop(0)))
+        elif type(layer) is not Dropout:  # which does nothing here
+            steps.append(_Single(layer))
+    return steps
+
+
+class _Step:
+    """One pass: ``forward`` on a blocked array, ``few`` on a plain one if ``planar``."""
+
+    _cache = None
+    launches_only = planar = True
+
+    def refresh(self):
+        """Take over the parameters as they are now."""
+
+
+class _Weighted(_Step):
+    """Conv2d or Linear, with the normalisation and the ReLU behind it."""
+
+    def __init__(self, layer, norm, relu):
+        self._layer, self._norm, self._relu = layer, norm, relu
+        self._dense = type(layer) is Linear
+        self.planar = self._dense or layer.groups == 1
+        self._weight = np.empty_like(layer.weight.data)
+        self._bias = np.zeros(len(self._weight), self._weight.dtype)
+        self._packed = planar.pack(self._four()) if self.planar else None
+
+    def _four(self):
+        return self._weight.reshape(*self._weight.shape[:2], 1, 1) if self._dense else self._weight
+
+    def refresh(self):
+        layer, norm = self._layer, self._norm
+        weight, bias = layer.weight.data, layer.bias.data if layer.bias else 0.0
+        if norm is not None:
+            gamma, beta = norm.affine_arrays() if norm.affine else (1.0, 0.0)
+            scale = gamma / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
+            bias = (bias - norm.running_mean.astype(np.float64)) * scale + beta
+            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        self._weight[...], self._bias[...] = weight, bias
+        if self.planar:
+            self._packed[...] = planar.pack(self._four())
+
+    def forward(self, x):
+        if self._dense:
+            return linear.linear_forward(x, self._weight, self._bias, relu=self._relu)
+        return conv.conv2d_forward(x, self._weight, self._bias, *self._layer._geometry(), relu=self._relu)
+
+    def few(self, x):
+        if self._dense:
+            window = (1, 1), ((0, 0), (0, 0)), (1, 1)
+            y = planar.convolve(
+                x.reshape(*x.shape, 1, 1), self._packed, self._bias, len(self._weight), *window, self._relu
+            )
+            return y.reshape(y.shape[:2])
+        *window, _ = self._layer._geometry()
+        return planar.convolve(x, self._packed, self._bias, len(self._weight), *window, self._relu)
+
+
+class _Branches(_Step):
+    """Residual, and the ReLU behind it."""
+
+    def __init__(self, layer, relu):
+        self._parts, self._relu = [_fold(part.layers) for part in (layer.body, layer.shortcut)], relu
+        self._steps = [step for part in self._parts for step in part]
+        self.planar = all(step.planar for step in self._steps)
+        self.launches_only = all(step.launches_only for step in self._steps)
+
+    def refresh(self):
+        for step in self._steps:
+            step.refresh()
+
+    def forward(self, x):
+        ends = []
+        for part in self._parts:
+            y = x
+            for step in part:
+                y = step.forward(y)
+            ends.append(y)
+        return elementwise.add(*ends, relu=self._relu)
+
+    def few(self, x):
+        ends = []
+        for part in self._parts:
+            y = x
+            for step in part:
+                y = step.few(y)
+            ends.append(y)
+        return planar.add(*ends, relu=self._relu)
+
+
+class _Normalise(_Step):
+    """A batch normalisation with nothing in front to fold it into, and the activation behind it."""
+
+    launches_only = False  # the coefficients are worked out in Python
+
+    def __init__(self, layer, following):
+        self._layer, self._kind = layer, KINDS[type(following)](following)
+        self._step = NormActivation(layer, following)
+        self._factor, self._shift = np.empty_like(layer.running_mean), np.empty_like(layer.running_mean)
+
+    def refresh(self):
+        layer = self._layer
+        gamma, beta = layer.affine_arrays() if layer.affine else (1.0, 0.0)
+        factor = gamma / np.sqrt(layer.running_var.astype(np.float64) + layer.eps)
+        self._factor[...], self._shift[...] = factor, beta - layer.running_mean * factor
+
+    def forward(self, x):
+        y = self._step.forward(x)
+        self._step._forget()
+        return y
+
+    def few(self, x):
+        return planar.activate(planar.affine(x, self._factor, self._shift), *self._kind)
+
+
+class _Single(_Step):
+    """Any other layer."""
+
+    def __init__(self, layer):
+        self._layer = layer
+        self.launches_only = type(layer) in LAUNCH_ONLY
+        self.planar = type(layer) in _FEW or type(layer) in _KINDS
+
+    def forward(self, x):
+        y = self._layer.forward(x)
+        self._layer._forget()
+        return y
+
+    def few(self, x):
+        layer = self._layer
+        if type(layer) in _KINDS:
+            return planar.activate(x, *_KINDS[type(layer)](layer))
+        return _FEW[type(layer)](layer, x)
+
+
+def _pool(layer, x):
+    largest = type(layer) is MaxPool2d
+    include = largest or layer.count_include_pad
+    return planar.pool(x, largest, layer.kernel_size, layer.stride, layer.padding, include)
+
+
+def _pool_all(layer, x):
+    plane = x.shape[2:]
+    y = planar.pool(x, type(layer) is GlobalMaxPool2d, plane, plane, ((0, 0), (0, 0)))
+    return y.reshape(y.shape[:2])
+
+
+_FEW = {
+    MaxPool2d: _pool,
+    AvgPool2d: _pool,
+    GlobalAvgPool2d: _pool_all,
+    GlobalMaxPool2d: _pool_all,
+    Flatten: lambda layer, x: x.reshape(len(x), -1),
+}

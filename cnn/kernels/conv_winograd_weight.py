@@ -1,0 +1,200 @@
+"""The weight gradient by Winograd's transforms: 36 matrix products over tiles and images.
+
+    dw += G^T [ sum over tiles and images of (A dy A^T) o (B^T x B) ] G
+
+A task transforms a pair of rows of the 6x6 points for a group of tiles of all channels, so that what it has
+to keep is small enough for the cache; then it multiplies. Of dy and x one is the left operand, read number by
+number, the other the right one, transposed so that sixteen channels lie side by side.
+"""
+
+from functools import cache
+
+import numpy as np
+
+from cnn.blocked import LANES, aligned_zeros
+from cnn.kernels.conv_winograd import lines, tile_tables
+from cnn.kernels.jit import launch, plans, scratch_threads, table, task
+from cnn.kernels.simd import call, numbers, peek, width
+from cnn.kernels.tiles import outer_sum, sum_rows, transpose_run
+from cnn.kernels.winograd_tiles import PIXEL, SIZE, gradient_pairs, input_pairs, weights_back
+
+CHUNK = 128  # channels of the left operand in one piece of work: those of the right are transformed for each
+SUM_BYTES = 8 << 20  # of partial sums, unless fewer than two pieces were left
+TILE_BYTES = 1 << 20  # of transformed tiles
+
+
+@cache
+def _side(pairs):
+    """Address of the transform of one operand: a pair of rows of every tile of a group."""
+    pair_0, pair_1, pair_2 = pairs
+
+    @task
+    def side(s, pair, group, tiles, first, channels, out, channel_step, step, keep):
+        image, all_channels, height, width = peek(s, 0), peek(s, 1), peek(s, 2), peek(s, 3)
+        above, left, clipped, zeros = peek(s, 4), peek(s, 5), peek(s, 6), peek(s, 7)
+        plane, row_bytes = height * width * 64, width * 64
+        start, count, per_image = peek(group, 0), peek(group, 1), peek(group, 5)
+        tiles += peek(group, 4) * 32
+        for t in range(count):
+            block, tile = (start + t) // per_image, tiles + (start + t) % per_image * 32
+            top, side = peek(tile, 0) - above, peek(tile, 1) - left
+            bottom = min(height, top + peek(tile, 2)) if clipped else height
+            right = min(width, side + peek(tile, 3)) if clipped else width
+            at, to = image + (block * all_channels + first) * plane, out + t * 64
+            if pair == 0:
+                pair_0(
+                    at, plane, channels, top, side, bottom, right, row_bytes, zeros, to, channel_step, step,
+                    keep,
+                )  # fmt: skip
+            elif pair == 1:
+                pair_1(
+                    at, plane, channels, top, side, bottom, right, row_bytes, zeros, to, channel_step, step,
+                    keep,
+                )  # fmt: skip
+            else:
+                pair_2(
+                    at, plane, channels, top, side, bottom, right, row_bytes, zeros, to, channel_step, step,
+                    keep,
+                )  # fmt: skip
+
+    return side.address
+
+
+@cache
+def _dot_task():
+    @task
+    def dots(index, thread, p):
+        left, right = p, p + 9 * 8
+        sums, scratch, scratch_bytes = peek(p, 18), peek(p, 19), peek(p, 20)
+        groups, tiles, group_count, chunks, parts = (
+            peek(p, 21), peek(p, 22), peek(p, 23), peek(p, 24), peek(p, 25)
+        )  # fmt: skip
+        chunk_rows, g_step, v_step, row = peek(p, 26), peek(p, 27), peek(p, 28), peek(p, 29)
+        s_row, s_step, rows = peek(p, 30), peek(p, 31), peek(p, 32)
+        multiply, flip = peek(p, 33), peek(p, 34)
+        pair, chunk, part = index % 3, index // 3 % chunks, index // 3 // chunks
+        k = chunk * chunk_rows
+        out_channels, channels = min(chunk_rows, peek(left, 1) - k), peek(right, 1)
+        upper, lower = 2 * pair - 1 if pair else 0, 2 * pair if pair else 5
+        g = scratch + thread * scratch_bytes
+        v = g + 12 * g_step
+        panel = v + 12 * v_step
+        sums += (part * chunks + chunk) * 36 * s_step
+        for i in range(2):
+            cells = numbers(sums + 6 * (lower if i else upper) * s_step, 4)
+            for j in range(6 * s_step // 4):
+                cells[j] = 0
+        for q in range(group_count * part // parts, group_count * (part + 1) // parts):
+            group = groups + q * 48
+            count, down, across = peek(group, 1), peek(group, 2), peek(group, 3)
+            keep = 2 if lower < down else 1
+            call(peek(left, 8), (left, pair, group, tiles, k, out_channels, g, row, g_step, keep))
+            call(peek(right, 8), (right, pair, group, tiles, 0, channels, v, row, v_step, keep))
+            for i in range(keep):
+                for j in range(across):
+                    source, from_ = v + (6 * i + j) * v_step, g + (6 * i + j) * g_step
+                    to = sums + (6 * (lower if i else upper) + j) * s_step
+                    for c in range(0, channels, 16):
+                        call(flip, (source + c * row, row, count, 64, panel))
+                        call(multiply, (
+                            panel, from_, row, to + c * 4, s_row, (out_channels + rows - 1) // rows,
+                            1, 0, 0, count, 1024, 64,
+                        ))  # fmt: skip
+
+    return dots
+
+
+@cache
+def _unpack_task():
+    lanes = width(SIZE)
+
+    @task
+    def unpack(index, thread, p):
+        sums, nine, channels, chunk_rows, chunks, parts = (
+            peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5)
+        )  # fmt: skip
+        s_row, s_step, left_step, right_step = peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9)
+        nine += thread * 9 * s_row
+        source = sums + index // chunk_rows * 36 * s_step + index % chunk_rows * s_row
+        weights_back(source, s_step, parts, chunks * 36 * s_step, nine, s_row, s_row // (4 * lanes))
+        weight, total = numbers(peek(p, 10) + index * left_step * 4, 4), numbers(nine, 4)
+        for c in range(channels):
+            for t in range(9):
+                weight[c * right_step + t] += total[t * s_row // 4 + c]
+
+    return unpack
+
+
+def dy_is_left(out_channels, channels):
+    """Whether dy as the left operand fits the register tile better than x."""
+    rows = sum_rows(SIZE)
+
+    def cost(left, right):
+        return -(-left // rows) * rows * -(-right // LANES)
+
+    return cost(out_channels, channels) <= cost(channels, out_channels)
+
+
+class DotPlan:
+    """One geometry of d-weight."""
+
+    def __init__(self, images, channels, out_channels, in_shape, out_shape, above, left):
+        self.zeros = aligned_zeros((6 * PIXEL,), np.uint8)
+        zeros = self.zeros.ctypes.data
+        x = (channels, *in_shape, above, left, 0, zeros, _side(tuple(input_pairs)))
+        dy = (out_channels, *out_shape, 0, 0, 1, zeros, _side(tuple(gradient_pairs)))
+        self.dy_left = dy_is_left(out_channels, channels)
+        one, other = (dy, x) if self.dy_left else (x, dy)
+        rows = sum_rows(SIZE)
+        chunks = -(-one[0] // CHUNK)
+        chunk_rows = -(-one[0] // chunks // rows) * rows
+        chunks = -(-one[0] // chunk_rows)
+        right_channels = -(-other[0] // LANES) * LANES
+        fitting = TILE_BYTES // (12 * (chunk_rows + right_channels) * PIXEL)
+        self.groups, self.tiles = tile_tables(images, out_shape, min(16, max(8, fitting)))
+        group = int(self.groups[:, 1].max())
+        s_row = right_channels * SIZE
+        s_step = lines(chunk_rows * s_row // PIXEL)
+        parts = min(len(self.groups), max(1, min(4, SUM_BYTES // (36 * s_step * chunks))))
+        self.tasks = 3 * chunks * parts
+        self.sums = aligned_zeros((parts * chunks * 36 * s_step,), np.uint8)
+        g_step, v_step = lines(chunk_rows * group), lines(right_channels * group)
+        scratch_bytes = 12 * (g_step + v_step) + group * LANES * PIXEL
+        threads = scratch_threads()
+        self.scratch = aligned_zeros((threads * scratch_bytes,), np.uint8)
+        self.params = table(
+            [
+                0, *one, 0, *other, self.sums.ctypes.data, self.scratch.ctypes.data, scratch_bytes,
+                self.groups.ctypes.data, self.tiles.ctypes.data, len(self.groups), chunks, parts,
+                chunk_rows, g_step, v_step, group * PIXEL, s_row, s_step, rows,
+                outer_sum(SIZE), transpose_run(SIZE),
+            ]
+        )  # fmt: skip
+        self.nine = aligned_zeros((threads * 9 * s_row,), np.uint8)
+        steps = (channels * 9, 9) if self.dy_left else (9, channels * 9)
+        self.rows = one[0]
+        self.unpack_params = table(
+            [
+                self.sums.ctypes.data, self.nine.ctypes.data, other[0], chunk_rows, chunks, parts,
+                s_row, s_step, *steps, 0,
+            ]
+        )  # fmt: skip
+
+    def run(self, dy, x, dweight):
+        """Sum the pieces, then transform back and add to ``dweight`` in a fixed order."""
+        self.params[0], self.params[9] = (dy.address, x.address) if self.dy_left else (x.address, dy.address)
+        launch(_dot_task(), self.tasks, self.params)
+        self.unpack_params[10] = dweight.ctypes.data
+        launch(_unpack_task(), self.rows, self.unpack_params)
+
+
+@plans
+def weight_plan(x_shape, out_shape, above, left):
+    """The plan of a d-weight pass."""
+    n, c, h, w = x_shape
+    return DotPlan(-(-n // LANES), c, out_shape[1], (h, w), out_shape[2:], above, left)
+
+
+def backward_weight(dy, x, dweight, padding):
+    """dweight += the sum over images and tiles."""
+    weight_plan(x.shape, dy.shape, padding[0][0], padding[1][0]).run(dy, x, dweight)

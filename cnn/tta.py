@@ -1,0 +1,64 @@
+"""Test-time augmentation: the logits of an image, averaged over views of it."""
+
+import numpy as np
+
+from cnn.errors import ConfigError
+
+_CORNERS = ((0, 0), (2, 2), (0, 2), (2, 0))  # of a window in the padded image, in units of the padding
+
+
+def check_reach(translate, height, width):
+    """Raise ConfigError when ``translate`` reaches beyond the mirror image of height x width pixels."""
+    if translate >= min(height, width):
+        raise ConfigError(
+            f"tta.translate: found {translate}, expected at most {min(height, width) - 1} pixels "
+            f"for images of {height}x{width}"
+        )
+
+
+def averaged_logits(predict, x, flip=True, translate=0, crops=2):
+    """Return the logits of a batch, averaged over mirrored and translated views of each image.
+
+        m(x) = f(x) / 2 + f(mirror x) / 2                    with ``flip``, else f(x)
+        y    = m(x) / 2 + mean over c of m(crop_c(x)) / 2    with ``translate``, else m(x)
+
+    The crops are windows of the image padded by ``translate`` pixels, which mirror the image at its border
+    pixel: the upper left and the lower right one, or with ``crops`` 4 all corners. The pixels may be
+    normalised already, because that is done channel by channel and moves nothing.
+
+    Parameters
+    ----------
+    predict : function
+        From images (N, C, H, W) to logits (N, K); f above.
+    x : (N, C, H, W)
+    flip : bool
+    translate : int, in pixels
+        0 leaves the crops out.
+    crops : 2 or 4
+
+    Shapes
+    ------
+    y : (N, K) float64
+
+    Raises ConfigError when ``translate`` reaches beyond the mirror image.
+
+    References
+    ----------
+    Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", arXiv:2404.00498, section 3.5: flip and
+    translate 1 with 2 crops.
+    """
+
+    def f(images):
+        return np.asarray(predict(np.ascontiguousarray(images)), np.float64)
+
+    def m(images):
+        return (f(images) + f(images[..., ::-1])) / 2 if flip else f(images)
+
+    if not translate:
+        return m(x)
+    height, width = x.shape[2:]
+    check_reach(translate, height, width)
+    padded = np.pad(x, ((0, 0), (0, 0), (translate, translate), (translate, translate)), mode="reflect")
+    corners = ((row * translate, column * translate) for row, column in _CORNERS[:crops])
+    moved = [m(padded[:, :, top : top + height, left : left + width]) for top, left in corners]
+    return m(x) / 2 + sum(moved) / (2 * crops)

@@ -1,0 +1,141 @@
+"""Prediction is the forward pass in evaluation mode, whatever is folded, packed or replayed on the way."""
+
+import copy
+
+import numpy as np
+import pytest
+from test_fused import NETWORKS
+
+import cnn
+from cnn import inference
+from cnn.layers import (
+    GELU,
+    AvgPool2d,
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+    LeakyReLU,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+    SoftmaxCrossEntropy,
+    Tanh,
+)
+from cnn.optimizers import SGD
+
+MORE = {
+    "strided, dilated": lambda: [
+        Conv2d(20, 3, stride=2, padding=1), BatchNorm2d(affine=False), Conv2d(5, 3, dilation=2, padding=2),
+        Tanh(), AvgPool2d(3, stride=2, padding=1, count_include_pad=False), Flatten(), Linear(33),
+        BatchNorm1d(), Sigmoid(), Linear(4, bias=False),
+    ],
+    "rectangles": lambda: [
+        Conv2d(17, (1, 3), padding="same", bias=False), MaxPool2d((3, 2), stride=(2, 1), padding=(1, 0)),
+        BatchNorm2d(), LeakyReLU(0.1), Sequential([Dropout(0.5), Conv2d(64, 1), BatchNorm2d(), ReLU()]),
+        Residual([Conv2d(64, 3, padding=1), BatchNorm2d()], shortcut=[Conv2d(64, 1)]), GlobalMaxPool2d(),
+    ],
+    "not for few": lambda: [
+        Conv2d(6, 3, groups=3), BatchNorm2d(), ReLU(), ConvTranspose2d(4, 2, stride=2), GELU(),
+        GlobalAvgPool2d(),
+    ],
+    "few channels": lambda: [Conv2d(1, 2), Residual([BatchNorm2d(), GELU(), Conv2d(1, 1)]), ReLU()],
+}  # fmt: skip
+ALL = NETWORKS | MORE
+
+
+def _network(name, dtype=np.float32):
+    rng = np.random.default_rng(4)
+    network = cnn.Network(ALL[name]())
+    network.build((3, 11, 12), rng=np.random.default_rng(1), dtype=dtype)
+    for _, layer in network.walk():
+        if isinstance(layer, (BatchNorm1d, BatchNorm2d)):
+            layer.running_mean[...] = rng.standard_normal(layer.running_mean.shape)
+            layer.running_var[...] = rng.uniform(0.5, 2, layer.running_var.shape)
+            if layer.affine:
+                layer.weight.data[...] = rng.standard_normal(layer.weight.shape)
+    return network
+
+
+def _forward(network, x):
+    with cnn.use_backend("reference"):
+        return np.asarray(network.forward(x))
+
+
+@pytest.mark.parametrize("images", [1, 3, 5, 19])
+@pytest.mark.parametrize("name", ALL)
+def test_prediction_equals_the_reference(name, images):
+    for dtype, tolerance in ((np.float64, 1e-11), (np.float32, 1e-4)):
+        network = _network(name, dtype)
+        for seed in range(3):  # computed, recorded, replayed
+            x = np.random.default_rng(seed).standard_normal((images, 3, 11, 12)).astype(dtype)
+            y, expected = network.predict(x), _forward(network, x)
+            assert y.dtype == dtype
+            np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("images", [2, 19])
+def test_prediction_follows_every_step_of_training(images):
+    network = _network("rectangles")
+    loss, optimizer = SoftmaxCrossEntropy(), SGD(network.parameters(), lr=0.1, momentum=0.9)
+    rng, before = np.random.default_rng(0), None
+    x = rng.standard_normal((images, 3, 11, 12), dtype=np.float32)
+    for _ in range(4):
+        y = network.predict(x)
+        np.testing.assert_allclose(y, _forward(network, x), rtol=1e-3, atol=1e-3)
+        assert before is None or np.abs(y - before).max() > 1e-3
+        before = y
+        loss.forward(np.asarray(network.forward(x, training=True)), rng.integers(0, 64, images))
+        network.backward(loss.backward())
+        optimizer.step()
+        network.zero_grad()
+
+
+def test_a_moved_running_statistic_alone_is_noticed():
+    network, x = _network("rectangles"), np.ones((2, 3, 11, 12), np.float32)
+    for _ in range(2):
+        network.predict(x)
+    next(layer for _, layer in network.walk() if isinstance(layer, BatchNorm2d)).running_mean[3] += 1
+    np.testing.assert_allclose(network.predict(x), _forward(network, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("images", [2, 19])
+def test_predictions_share_no_memory(images):
+    network, rng = _network("rectangles"), np.random.default_rng(0)
+    batches = rng.standard_normal((5, images, 3, 11, 12), dtype=np.float32)
+    kept = [network.predict(x) for x in batches]
+    for x, y in zip(batches, kept, strict=True):
+        np.testing.assert_allclose(y, _forward(network, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("images", [1, 19])
+def test_nan_stays_visible(images):
+    network = _network("few channels")
+    x = np.zeros((images, 3, 11, 12), np.float32)
+    x[-1, 1, 5, 5] = np.nan
+    for _ in range(3):
+        assert np.isnan(network.predict(x)[-1]).any()
+
+
+def test_few_images_use_the_planar_kernels():
+    network = _network("rectangles")
+    network.predict(np.zeros((inference.FEW, 3, 11, 12), np.float32))
+    network.predict(np.zeros((inference.FEW + 1, 3, 11, 12), np.float32))
+    assert list(network._inference._planar) == [inference.FEW]
+
+
+def test_a_copy_predicts_with_its_own_weights():
+    network, x = _network("rectangles"), np.ones((1, 3, 11, 12), np.float32)
+    y = network.predict(x)
+    twin = copy.deepcopy(network)
+    for p in twin.parameters():
+        p.data[...] *= 0.5
+    assert np.abs(twin.predict(x) - y).max() > 1e-3
+    np.testing.assert_array_equal(network.predict(x), y)

@@ -1,0 +1,166 @@
+"""The whole of cnn against the whole of PyTorch: each bundled config, three steps, logits and weights."""
+
+import sys
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+
+from cnn import experiment
+from cnn.backend import use_backend
+from cnn.config import load_config
+from cnn.layers import SoftmaxCrossEntropy, from_config, layer_types
+from cnn.network import Network
+from cnn.optimizers import SGD
+
+torch = pytest.importorskip("torch")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "scripts"))
+from torch_twin import Twin  # noqa: E402
+
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+BATCH, STEPS = 6, 3
+
+
+#: dtype: (backend, largest error). ReLU's kink and Adam's division blow the roundings of float32 up.
+PRECISIONS = {np.float64: ("reference", 1e-9), np.float32: ("numba", 2e-2)}
+
+
+def built(path, dtype=np.float32):
+    """Return (config, network, loss, optimizer) of a config file, without its data set and its dropout."""
+    config = load_config(path)
+    shape, classes = ((3, 64, 64), 2) if config.data.dataset == "folder" else experiment.input_shape(config)
+    network = Network(from_config(experiment.layer_specs(config)))
+    network.build(shape, np.random.default_rng(config.seed), dtype)
+    for _, layer in network.walk():
+        if hasattr(layer, "p"):
+            layer.p = 0.0  # the two draw different masks
+    experiment.build_groups(config, network)
+    return (
+        config,
+        network,
+        experiment.build_loss(config, classes),
+        experiment.build_optimizer(config, network),
+    )
+
+
+def batches(shape, classes, dtype, rows=False):
+    rng = np.random.default_rng(1)
+    for _ in range(STEPS):
+        targets = rng.integers(0, classes, BATCH)
+        if rows:
+            targets = rng.dirichlet(np.ones(classes), BATCH).astype(dtype)
+        yield rng.standard_normal((BATCH, *shape), dtype=dtype), targets
+
+
+def assert_same_training(network, loss, optimizer, rates, rows=False):
+    """Train both for three steps and compare losses, logits, weights and running statistics."""
+    torch.set_num_threads(1)
+    twin = Twin(network, loss, optimizer)
+    start, dtype = network.data.copy(), network.data.dtype.type
+    backend, tolerance = PRECISIONS[dtype]
+    shape, classes = network.input_shape, network.output_shape[0]
+    with use_backend(backend):
+        for (x, targets), rate in zip(batches(shape, classes, dtype, rows), rates, strict=True):
+            logits = np.asarray(network.forward(x, training=True))
+            value = loss.forward(logits, targets)
+            network.zero_grad()
+            network.backward(loss.backward(), input_gradient=False)
+            optimizer.lr = rate
+            optimizer.step()
+            their_value, their_logits = twin.step(x, targets, rate)
+            assert value == pytest.approx(their_value, rel=tolerance)
+            assert helpers.error_of(logits, their_logits, floor=1.0) < tolerance
+        for parameter, theirs in zip(network.parameters(), twin.module.parameters(), strict=True):
+            ours, before = parameter.data, start[parameter.start : parameter.stop].reshape(parameter.shape)
+            moved = max(np.linalg.norm(ours - before), 1e-3)
+            error = np.linalg.norm(ours - theirs.detach().numpy())
+            assert error <= tolerance * moved, f"{parameter}: differs by {error}, moved {moved}"
+        assert helpers.error_of(network.predict(x), twin.predict(x), floor=1.0) < tolerance
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_bundled_config_trains_as_in_pytorch(path, dtype):
+    config, network, loss, optimizer = built(path, dtype)
+    schedule = experiment.build_schedule(config, 10)
+    assert_same_training(network, loss, optimizer, [schedule(step) for step in range(STEPS)])
+
+
+def conv(**options):
+    return {"type": "Conv2d", "out_channels": 4, "kernel_size": 3, **options}
+
+
+EVERY_LAYER = [
+    conv(padding="same", dilation=2),
+    {"type": "LeakyReLU", "negative_slope": 0.2},
+    {"type": "Conv2d", "out_channels": 4, "kernel_size": 2, "padding": "same", "groups": 2},
+    {"type": "GELU", "approximate": "tanh"},
+    {"type": "ConvTranspose2d", "out_channels": 6, "kernel_size": 3, "stride": 2, "output_padding": 1},
+    {"type": "BatchNorm2d", "momentum": 0.4},
+    {"type": "SiLU"},
+    {"type": "AvgPool2d", "kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
+    {
+        "type": "Concat",
+        "branches": [[conv(padding=1)], [], [{"type": "Sequential", "layers": [conv(padding=1)]}]],
+    },
+    {"type": "Residual", "body": [{"type": "GELU"}], "shortcut": [{"type": "Sigmoid"}]},
+    {"type": "MaxPool2d", "kernel_size": 2, "padding": 1},
+    {"type": "Concat", "branches": [[{"type": "GlobalAvgPool2d"}], [{"type": "GlobalMaxPool2d"}]]},
+    {"type": "BatchNorm1d"},
+    {"type": "Tanh"},
+    {"type": "Dropout", "p": 0.0},
+    {"type": "Linear", "out_features": 5, "bias": False},
+    {"type": "Scale", "factor": 0.3},
+]
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("rows", [False, True], ids=["labels", "rows"])
+def test_every_layer_has_a_twin(rows, dtype):
+    network = Network(from_config(EVERY_LAYER))
+    network.build((2, 9, 8), np.random.default_rng(0), dtype)
+    weights = None if rows else [1.0, 2.0, 0.5, 1.0, 1.5]
+    loss = SoftmaxCrossEntropy(label_smoothing=0.1, class_weight=weights)
+    optimizer = SGD(
+        network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, clip_norm=0.5
+    )
+    assert_same_training(network, loss, optimizer, [0.1, 0.3, 0.2], rows)
+
+
+def test_every_layer_has_been_tried():
+    named = {spec["type"] for spec in EVERY_LAYER} | {"Sequential", "ReLU", "Flatten", "BatchNorm2d"}
+    assert set(layer_types()) <= named | {"Softmax", "Sigmoid"} | {"GlobalAvgPool2d", "GlobalMaxPool2d"}
+
+
+@pytest.mark.parametrize("change", ["lr", "momentum"])
+def test_a_step_that_differs_a_little_is_noticed(change):
+    _, network, loss, optimizer = built(ROOT / "configs" / "sample.toml", np.float64)
+    step = optimizer.step
+
+    def wrong():
+        optimizer.momentum *= 1.001 if change == "momentum" else 1
+        optimizer.lr *= 1.001 if change == "lr" else 1
+        step()
+
+    optimizer.step = wrong
+    with pytest.raises(AssertionError):
+        assert_same_training(network, loss, optimizer, [0.1, 0.1, 0.1])
+
+
+def test_groups_of_parameters_keep_their_own_rates():
+    _, network, loss, optimizer = built(ROOT / "configs" / "sample.toml", np.float64)
+    for number, parameter in enumerate(optimizer.parameters):
+        parameter.lr_scale = (0.0, 1.0, 0.3)[number % 3]
+        parameter.trainable = number != 4
+    assert_same_training(network, loss, optimizer, [0.1, 0.2, 0.1])
+
+
+def test_compiling_rehearses_without_a_trace():
+    _, network, loss, optimizer = built(ROOT / "configs" / "sample.toml")
+    twin = Twin(network, loss, optimizer)
+    before = {name: tensor.clone() for name, tensor in twin.module.state_dict().items()}
+    twin.rehearse(batches(network.input_shape, 10, np.float32))
+    assert all(torch.equal(before[name], tensor) for name, tensor in twin.module.state_dict().items())
+    assert not twin.optimizer.theirs.state_dict()["state"]
