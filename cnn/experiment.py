@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn import checkpoint
+from cnn.averaging import make_average
 from cnn.config import expand_blocks
 from cnn.data import (
     NAMES,
@@ -215,6 +216,12 @@ def build_schedule(config, steps_per_epoch):
         warmup_steps=round(schedule.warmup_epochs * steps_per_epoch),
         **schedule.options(),
     )
+
+
+def build_average(config, network, steps_per_epoch):
+    """Return the average of the weights that a config asks for; the network holds its first weights."""
+    options = config.average.model_dump()
+    return make_average(options.pop("type"), network, total_steps(config, steps_per_epoch), **options)
 
 
 def evaluate(network, batches, tta=None):

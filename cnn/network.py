@@ -197,6 +197,7 @@ class Network:
                     layer.macs() * batch_size,
                     own * itemsize * batch_size,
                     not layer.children(),
+                    sum(p.size for p in layer.parameters() if not p.trainable),
                 )
             )
         return Summary(self.input_shape, batch_size, rows)
@@ -230,6 +231,7 @@ class SummaryRow:
     macs: int
     activation_bytes: int
     leaf: bool
+    frozen: int = 0  # of the parameters, those that are not trained now
 
 
 @dataclass(frozen=True)
@@ -246,8 +248,13 @@ class Summary:
 
     @property
     def parameters(self):
-        """Number of trainable values."""
+        """Number of values in all parameters."""
         return self._total("parameters")
+
+    @property
+    def frozen(self):
+        """Number of those that are not trained now."""
+        return self._total("frozen")
 
     @property
     def macs(self):
@@ -266,13 +273,13 @@ class Summary:
                 row.name,
                 row.type,
                 " x ".join(map(str, row.output_shape)),
-                f"{row.parameters:,}",
+                _parameters(row),
                 f"{row.macs:,}",
                 _bytes(row.activation_bytes) if row.activation_bytes else "",
             )
             for row in self.rows
         ]
-        total = ("total", "", "", f"{self.parameters:,}", f"{self.macs:,}", _bytes(self.activation_bytes))
+        total = ("total", "", "", _parameters(self), f"{self.macs:,}", _bytes(self.activation_bytes))
         widths = [max(len(line[i]) for line in (header, *body, total)) for i in range(len(header))]
 
         def line(cells):
@@ -283,6 +290,10 @@ class Summary:
         rule = "-" * len(line(header))
         title = f"input {' x '.join(map(str, self.input_shape))}, batch of {self.batch_size}"
         return "\n".join([title, line(header), rule, *map(line, body), rule, line(total)])
+
+
+def _parameters(row):
+    return f"{row.frozen:,} frozen of {row.parameters:,}" if row.frozen else f"{row.parameters:,}"
 
 
 def _bytes(count):

@@ -6,7 +6,8 @@
         parameters <- optimizer(parameters, gradients, schedule(step))
 
 Order, augmentation, dropout and the learning rate are functions of the seed and of counters, so the state
-to save is: parameters and buffers, the optimizer's buffers, the counters, the sums of the running epoch.
+to save is: parameters and buffers, the optimizer's and the average's, the counters, the sums of the running
+epoch.
 """
 
 import json
@@ -64,6 +65,7 @@ class Trainer:
         self.loss = experiment.build_loss(config, len(self.images.classes))
         self.optimizer = experiment.build_optimizer(config, self.network)
         self.schedule = experiment.build_schedule(config, len(self.batches))
+        self.average = experiment.build_average(config, self.network, len(self.batches))
         self.total_steps = experiment.total_steps(config, len(self.batches))
         self.epochs = math.ceil(self.total_steps / len(self.batches))
         self.progress = Progress()
@@ -147,6 +149,7 @@ class Trainer:
         self.network.backward(self.loss.backward(), input_gradient=False)
         self._record_gradients()
         self.optimizer.step()
+        self.average.step(number + 1)
         p.step += 1
         p.seen += len(labels)
         p.loss_sum += loss * len(labels)
@@ -162,7 +165,8 @@ class Trainer:
     def _finish_epoch(self):
         """Validate, keep the best, add a row to the metrics, save."""
         p, begin = self.progress, time.perf_counter()
-        loss, accuracy = self._validate()
+        with self.average.applied():
+            loss, accuracy = self._validate()
         if loss is not None and not math.isfinite(loss):
             raise self._numeric_error(f"end of the epoch: the validation loss is {loss}")
         p.seconds += p.epoch_seconds + time.perf_counter() - begin
@@ -299,6 +303,7 @@ class Trainer:
             raise CheckpointError(f"{self.run.last}: holds no state to resume ({error})") from error
         self.network.load_state(checkpoint.section(tensors, "network"))
         self.optimizer.load_state(checkpoint.section(tensors, "optimizer"))
+        self.average.load_state(checkpoint.section(tensors, "average"))
         self.progress = progress
         self.run.log(f"resuming after epoch {progress.epoch}, step {progress.step}")
 
@@ -319,15 +324,16 @@ class Trainer:
             raise self._numeric_error(f"step {self.progress.step}: a weight is not a finite number")
         tensors = {f"network/{name}": array for name, array in self.network.state().items()}
         tensors |= {f"optimizer/{name}": array for name, array in self.optimizer.state().items()}
+        tensors |= {f"average/{name}": array for name, array in self.average.state().items()}
         header = {**self._header(), "epoch": self.progress.epoch, "progress": asdict(self.progress)}
         checkpoint.save(self.run.last, tensors, header)
         self._saved_at = time.monotonic()
 
     def _save_best(self, score):
-        tensors = {f"network/{name}": array for name, array in self.network.state().items()}
-        checkpoint.save(
-            self.run.best, tensors, {**self._header(), "epoch": self.progress.epoch, "score": score}
-        )
+        header = {**self._header(), "epoch": self.progress.epoch, "score": score}
+        with self.average.applied():
+            tensors = {f"network/{name}": array for name, array in self.network.state().items()}
+            checkpoint.save(self.run.best, tensors, header)
 
     def _stop(self, signum):
         self._save_last()

@@ -26,6 +26,7 @@ FLOORS = {
     "network": 8,
     "optimizers": 6,
     "groups": 6,
+    "averaging": 6,
     "whitening": 6,
     "schedules": 6,
     "__init__": 9,
@@ -133,8 +134,9 @@ def is_public(name):
     return not name.startswith("_")
 
 
-#: What a layer writes is described by its class and by ``Layer``.
+#: What a layer writes is described by its class and by ``Layer``, an augmentation's by ``Augmentation``.
 CONTRACT = {"forward", "backward", "build", "parameters", "buffers", "children", "macs"}
+CONTRACT |= {"apply", "output_shape", "for_evaluation"}
 
 
 def documented_methods(tree):

@@ -173,6 +173,7 @@ def test_config_builds_every_type():
         {"type": "RandomCrop", "size": [32, 30], "padding": 4},
         {"type": "CenterCrop", "size": 30},
         {"type": "Cutout", "size": 8},
+        {"type": "RandomAffine", "degrees": 5},
     ]
     built = augment.from_config(entries)
     assert [type(a).__name__ for a in built] == [e["type"] for e in entries]

@@ -160,6 +160,10 @@ def test_an_empty_config(capsys, place):
             "0.bias would be trained from epoch 2 until epoch 2",
         ),
         ("optimizer.groups=3", "optimizer.groups: found 3, expected a list"),
+        ("average.type=emma", 'average.type: found "emma", expected one of "none", "lookahead", "ema"'),
+        ("average={type='ema', decay=1.0}", "average.decay: found 1.0, expected a number below 1"),
+        ("average={type='lookahead', evry=2}", 'average.evry: unknown key. Did you mean "every"?'),
+        ("average={type='lookahead', every=0}", "average.every: found 0, expected at least 1"),
         ("optimizer.decoupled=1", "optimizer.decoupled: found 1, expected true or false"),
         ("data.drop_last=1", "data.drop_last: found 1, expected true or false"),
         (

@@ -272,6 +272,7 @@ def test_the_json_schema_knows_every_section_layer_and_argument():
         "loss",
         "optimizer",
         "schedule",
+        "average",
         "train",
         "tta",
     }

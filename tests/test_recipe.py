@@ -67,10 +67,18 @@ peak = 0.23
 start_factor = 0.2
 final_factor = 0.07
 
+[average]
+type = "lookahead"
+every = 4
+decay = 0.8
+ramp = 2
+
 [train]
 epochs = 2.9
 backend = "numba"
 """
+NAMES = ["0.weight", "0.bias", "2.weight", "4.weight", "4.bias", "6.weight", "7.weight", "7.bias"]
+NAMES += ["11.weight"]
 STEPS = 18  # 6 an epoch; the third has 5.4
 
 
@@ -135,8 +143,42 @@ def test_each_parameter_moves_in_its_time(straight):
     assert not any(changes(states, "0.weight"))
     assert not any(changes(states, "4.weight"))
     assert all(changes(states, "4.bias"))
-    assert changes(states, "0.bias") == [step < 9 for step in range(STEPS - 1)]
+    # once it is frozen, the average pulls it back once more
+    assert changes(states, "0.bias") == [step < 9 or step == 11 for step in range(STEPS - 1)]
     assert changes(states, "6.weight") == [step >= 3 for step in range(STEPS - 1)]
+
+
+def test_in_the_end_the_network_is_the_average(workplace, straight):
+    tensors, _ = checkpoint.load(workplace / "straight" / "last.safetensors")
+    parameters = [tensors[f"network/{name}"] for name in NAMES]
+    np.testing.assert_array_equal(
+        np.concatenate([p.ravel() for p in parameters]), tensors["average/parameters"]
+    )
+    for name in ("4.running_mean", "7.running_var"):
+        np.testing.assert_array_equal(tensors[f"network/{name}"], tensors[f"average/{name}"])
+    assert not np.array_equal(straight[1][-1]["11.weight"], tensors["network/11.weight"])
+
+
+def test_a_running_average_is_kept_and_judged_beside_the_training(workplace, straight):
+    """The training is that without an average; best.safetensors has the average, and resumes bit for bit."""
+    steps, averaged = [], []
+    plain = ("average={type='none'}",)
+    ema = ("average={type='ema', decay=0.8}",)
+    run(workplace, "plain", *plain, note=steps)
+    result = run(workplace, "ema", *ema, note=averaged)
+    for a, b in zip(steps, averaged, strict=True):
+        assert all(np.array_equal(a[name], b[name]) for name in a)
+    last = checkpoint.load(workplace / "ema" / "last.safetensors")[0]
+    best, meta = checkpoint.load(workplace / "ema" / "best.safetensors")
+    assert meta["epoch"] == 3
+    np.testing.assert_array_equal(
+        np.concatenate([best[f"network/{name}"].ravel() for name in NAMES]), last["average/parameters"]
+    )
+    np.testing.assert_array_equal(best["network/7.running_var"], last["average/7.running_var"])
+    assert not np.array_equal(best["network/11.weight"], last["network/11.weight"])
+    run(workplace, "ema-stopped", *ema, stop_at=8)
+    assert run(workplace, "ema-stopped", *ema)["test_loss"] == result["test_loss"]
+    assert_same_run(workplace / "ema", workplace / "ema-stopped")
 
 
 # before and after each boundary of a group, in the middle of an epoch, in the shortened epoch
@@ -149,6 +191,15 @@ def test_a_stopped_run_goes_on_with_the_same_bits(workplace, straight, stop_at):
     assert_same_run(workplace / "straight", workplace / name)
     table = checkpoint.load(workplace / name / "last.safetensors")[1]["progress"]["history"]
     assert [row["step"] for row in table] == [6, 12, 18]
+
+
+def test_the_summary_says_what_is_frozen(workplace, capsys):
+    for command in (("summary",), ("train", "--dry-run")):
+        code, out, _ = tiny.run(capsys, *command, workplace / "recipe.toml")
+        assert code == 0
+        first, last = (next(line for line in out.splitlines() if line.startswith(s)) for s in ("0 ", "total"))
+        assert "32 frozen of 40" in first
+        assert "2,368 frozen of 3,720" in last  # 0.weight, two scales, and 6.weight in the beginning
 
 
 @pytest.mark.parametrize("command", ["summary", "gradcheck", "doctor"])

@@ -19,4 +19,6 @@ def run(args):
     if batch_size < 1:
         raise ConfigError(f"--batch-size: found {batch_size}, expected at least 1")
     shape, classes = experiment.input_shape(config)
-    print(experiment.build_network(config, shape, classes).summary(batch_size=batch_size))
+    network = experiment.build_network(config, shape, classes)
+    experiment.build_groups(config, network)
+    print(network.summary(batch_size=batch_size))

@@ -182,6 +182,28 @@ class OneCycle(Schedule):
     shape: Literal["cosine", "linear"] = "cosine"
 
 
+class NoAverage(Section):
+    """The weights are what the optimizer made of them."""
+
+    type: Literal["none"]
+
+
+class Lookahead(Section):
+    """Weights pulled back towards their average every few steps, and at the end replaced by it."""
+
+    type: Literal["lookahead"]
+    every: Count = Field(5, description="steps")
+    decay: Share = Field(0.7737809375, description="share of the average that stays, at the end of the run")
+    ramp: NotNegative = Field(3.0, description="before, that share is less by (step / steps)^ramp")
+
+
+class EMA(Section):
+    """A running average of the weights beside the training: what is evaluated and kept."""
+
+    type: Literal["ema"]
+    decay: Fraction = Field(0.999, description="averages over about 1 / (1 - decay) steps")
+
+
 class Train(Section):
     """How long, and on what."""
 
@@ -213,6 +235,7 @@ class Config(Section):
     schedule: Annotated[Constant | Step | Cosine | Linear | OneCycle, Field(discriminator="type")] = Constant(
         type="constant"
     )
+    average: Annotated[NoAverage | Lookahead | EMA, Field(discriminator="type")] = NoAverage(type="none")
     train: Train = Train()
     tta: Tta | None = Field(None, description="for the test and `cnn evaluate --tta`")
 
@@ -235,6 +258,8 @@ class Config(Section):
             del sections["model"]["blocks"]
         if not self.optimizer.groups:
             del sections["optimizer"]["groups"]
+        if self.average.type == "none":
+            del sections["average"]
         for name in ("optimizer", "schedule"):  # the type first, as one writes it
             sections[name] = {"type": sections[name]["type"], **sections[name]}
         return sections

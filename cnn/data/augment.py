@@ -6,43 +6,15 @@ epoch and on which images these are.
 """
 
 import inspect
-from typing import Literal
 
 import numpy as np
 
 from cnn.data import pixels as kernels
+from cnn.data.affine import RandomAffine
+from cnn.data.augmentation import Augmentation, Mode, check_mode
 from cnn.data.streams import index_bits
 from cnn.errors import ConfigError, did_you_mean
 from cnn.geometry import pair
-
-Mode = Literal["zero", "reflect"]
-
-
-class Augmentation:
-    """What every augmentation has: `apply`, `output_shape`, `for_evaluation`."""
-
-    def apply(self, images, rng, indices, epoch):
-        """Return the augmented batch (n, C, H', W') uint8; ``images`` may be changed in place.
-
-        ``rng`` is the batch's generator, ``indices`` (n,) which images of the split these are, and
-        ``epoch`` counts from 0.
-        """
-        raise NotImplementedError
-
-    def output_shape(self, shape):
-        """Return the shape (C, H', W') of an augmented image of ``shape`` (C, H, W).
-
-        Raises ConfigError when such images are too small.
-        """
-        return shape
-
-    def for_evaluation(self):
-        """Return what takes its place when no chance is wanted, or None for nothing."""
-        return None
-
-    def __repr__(self):
-        names = inspect.signature(type(self)).parameters
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
 class RandomHorizontalFlip(Augmentation):
@@ -84,7 +56,7 @@ class RandomTranslate(Augmentation):
 
     def __init__(self, pixels: int, mode: Mode = "zero"):
         self.pixels = _integer(pixels, "RandomTranslate: pixels", 0)
-        self.mode = _mode(mode, "RandomTranslate")
+        self.mode = check_mode(mode, "RandomTranslate")
 
     def output_shape(self, shape):
         _check_reach(self, shape, self.pixels)
@@ -112,7 +84,7 @@ class RandomCrop(Augmentation):
     def __init__(self, size: int | tuple[int, int] | None = None, padding: int = 0, mode: Mode = "zero"):
         self.size = None if size is None else pair(size, "RandomCrop: size")
         self.padding = _integer(padding, "RandomCrop: padding", 0)
-        self.mode = _mode(mode, "RandomCrop")
+        self.mode = check_mode(mode, "RandomCrop")
         if self.size is None and self.padding == 0:
             raise ConfigError("RandomCrop: expected size, padding or both, found neither")
 
@@ -173,7 +145,15 @@ class Cutout(Augmentation):
 
 _TYPES = {
     kind.__name__: kind
-    for kind in (RandomHorizontalFlip, AlternatingFlip, RandomTranslate, RandomCrop, CenterCrop, Cutout)
+    for kind in (
+        RandomHorizontalFlip,
+        AlternatingFlip,
+        RandomTranslate,
+        RandomCrop,
+        CenterCrop,
+        Cutout,
+        RandomAffine,
+    )
 }
 
 
@@ -235,13 +215,6 @@ def output_shape(augmentations, shape):
 def _integer(value, name, minimum):
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise ConfigError(f"{name}: expected an integer >= {minimum}, found {value!r}")
-    return value
-
-
-def _mode(value, owner):
-    if value not in ("zero", "reflect"):
-        hint = did_you_mean(value, ("zero", "reflect"))
-        raise ConfigError(f'{owner}: mode: expected "zero" or "reflect", found {value!r}.{hint}')
     return value
 
 

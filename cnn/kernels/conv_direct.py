@@ -15,6 +15,7 @@ from math import gcd
 import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
+from cnn.kernels.conv_pointwise import PointwisePlan
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.simd import blocks, call, numbers, peek
 from cnn.kernels.tiles import copy_box, outer_run
@@ -124,7 +125,7 @@ def _gather_task(size):
             # Planes whose size is a power of two would compete for the same few cache sets.
             x_channel, x_row = scratch_plane, (right - left) * 16 * size
             start = scratch + thread * scratch_bytes
-            planes, pixels = (in_channels, in_plane, scratch_plane), (right - left, in_pixel)
+            planes, pixels = (in_channels, in_plane, scratch_plane), (right - left, in_pixel, 16 * size)
             call(peek(p, 28), (source, start, *planes, high - low, in_row, x_row, *pixels))
             source = start
         x_tap_row = row_step * x_row
@@ -219,13 +220,10 @@ class GatherPlan:
             ]
         )
         copied = in_channels > 4 or in_pixel != pixel
-        if taps == 1 and copied and out_shape[0] == 1:
-            runs, strips = self._pieces(out_shape[1], in_channels)
-        else:
-            runs = columns.segments()
-            strips = self._strips(
-                rows, out_shape[0], in_channels * width * pixel, images * groups, len(runs), width
-            )
+        runs = columns.segments()
+        strips = self._strips(
+            rows, out_shape[0], in_channels * width * pixel, images * groups, len(runs), width
+        )
         self.segments = table(
             [
                 (n, at * pixel, step * pixel, index * pixel, index_step * pixel, tap * w_tap * size, count)
@@ -272,17 +270,6 @@ class GatherPlan:
         self.pack_tasks = groups * row_blocks
 
     @staticmethod
-    def _pieces(count, channels):
-        """A 1x1 window over one long row, cut into pieces whose input stays in the L1 cache."""
-        length = max(4, L1_BYTES // (channels * LANES * 4))
-        pieces = -(-count // length)
-        cuts = [count * i // pieces for i in range(pieces + 1)]
-        ends = list(pairwise(cuts))
-        return [(a, 1, b - a, 0, 1, a, 1) for a, b in ends], [
-            (0, 1, 0, 1, i, i + 1, *e) for i, e in enumerate(ends)
-        ]
-
-    @staticmethod
     def _strips(rows, height, row_bytes, others, runs, width):
         """Cut the output rows so that the input of a strip stays in the L2 cache, with work for all."""
         pieces = 1
@@ -308,6 +295,12 @@ class GatherPlan:
         launch(_gather_task(self.size), self.tasks, params)
 
 
+def _pointwise_plan(images, groups, channels, out_channels, source, out_shape, size):
+    block = row_block(out_channels, blocks(size)[0])
+    pack = _pack_task(size)
+    return PointwisePlan(images, groups, channels, out_channels, source, out_shape, block, pack, size)
+
+
 @plans
 def forward_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
     """The plan of a forward pass; ``size``: bytes of a number."""
@@ -316,20 +309,14 @@ def forward_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, gr
     pixel = LANES * size
     in_row, in_pixel = w * pixel, pixel
     in_plane = h * in_row
-    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)) and c // groups > 4:
-        # The pixels that the stride passes over play no part; without stride the image is one long row.
-        h, w = out_shape
-        in_row, in_pixel = stride[0] * in_row, stride[1] * pixel
-        if stride == (1, 1):
-            h, w = 1, h * w
-            in_row = w * pixel
-        out_shape, stride = (h, w), (1, 1)
+    images, channels = -(-n // LANES), (c // groups, k // groups)
+    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)) and channels[0] > 4:
+        source = *out_shape, in_plane, stride[0] * in_row, stride[1] * pixel  # without the pixels passed over
+        return _pointwise_plan(images, groups, *channels, source, out_shape, size)
     rows = Axis.forward(h, out_shape[0], kh, stride[0], padding[0][0], dilation[0])
     columns = Axis.forward(w, out_shape[1], kw, stride[1], padding[1][0], dilation[1])
     source = h, w, in_plane, in_row, in_pixel
-    return GatherPlan(
-        -(-n // LANES), groups, c // groups, k // groups, source, out_shape, rows, columns, (kh, kw), size
-    )
+    return GatherPlan(images, groups, *channels, source, out_shape, rows, columns, (kh, kw), size)
 
 
 @plans
@@ -338,15 +325,14 @@ def input_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, grou
     n, c, h, w = x_shape
     k, _, kh, kw = weight_shape
     oh, ow = out_shape
-    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)) and stride == (1, 1):
-        h, w, oh, ow = 1, h * w, 1, oh * ow
     pixel = LANES * size
+    images, channels = -(-n // LANES), (k // groups, c // groups)
+    source = oh, ow, oh * ow * pixel, ow * pixel, pixel
+    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)) and stride == (1, 1):
+        return _pointwise_plan(images, groups, *channels, source, (h, w), size)
     rows = Axis.backward(h, oh, kh, stride[0], padding[0][0], dilation[0])
     columns = Axis.backward(w, ow, kw, stride[1], padding[1][0], dilation[1])
-    source = oh, ow, oh * ow * pixel, ow * pixel, pixel
-    return GatherPlan(
-        -(-n // LANES), groups, k // groups, c // groups, source, (h, w), rows, columns, (kh, kw), size
-    )
+    return GatherPlan(images, groups, *channels, source, (h, w), rows, columns, (kh, kw), size)
 
 
 def forward(x, weight, bias, out, stride, padding, dilation, groups, floor=-np.inf):

@@ -1,11 +1,12 @@
-"""The weight gradient of a direct convolution: dots of dy with x over pixels and images.
+"""The weight gradient of a direct convolution with few channels: dots of dy with x over pixels and images.
 
     dweight[k, c, u, v] += sum over n, i, j of dy[n, k, i, j] * x[n, c, i*sh - top + u*dh, j*sw - left + v*dw]
 
 A register tile sums ``rows`` channels of dy against ``columns`` neighbours at once: input channels of one tap
 where there are several (the rows and columns of dy that meet the padding are then left out), taps of one row
 of the window where there are not (first layers, depthwise; x is then copied with its padding). Both operands
-are copied, a strip of rows at a time, to where they neither leave the cache nor collide in it.
+are copied, a strip of rows at a time, to where they neither leave the cache nor collide in it. With many
+channels, ``conv_panels`` is faster.
 """
 
 from functools import cache
@@ -13,6 +14,7 @@ from functools import cache
 import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
+from cnn.kernels import conv_panels
 from cnn.kernels.conv_direct import L1_BYTES, forward_taps
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.simd import blocks, call, numbers, peek
@@ -74,13 +76,13 @@ def _dot_task(size):
                 high = min(in_height, (bottom - 1) * down + peek(tap_rows, 3 * tap_row_count - 1) + 1)
                 source = x_block + low * in_row
                 planes, strip = (in_channels, in_plane, x_plane), (high - low, in_row, x_row)
-                call(copy, (source, xs + x_start, *planes, *strip, copied, in_pixel))
+                call(copy, (source, xs + x_start, *planes, *strip, copied, in_pixel, pixel))
                 g_plane = height * dy_row
                 g_start = dy + ((block * groups + group) * out_channels + k0) * g_plane + top * dy_row
                 if g_copied:
                     strip_plane = ((strip_rows * width) | 1) * pixel
                     count = (bottom - top) * width
-                    call(copy, (g_start, gs, k1 - k0, g_plane, strip_plane, 1, 0, 0, count, pixel))
+                    call(copy, (g_start, gs, k1 - k0, g_plane, strip_plane, 1, 0, 0, count, pixel, pixel))
                     g_start, g_plane = gs, strip_plane
                 for c0 in range(0, in_channels, column_chunk):
                     c1 = min(c0 + column_chunk, in_channels)
@@ -314,19 +316,11 @@ def weight_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, gro
         out_shape, stride = (h, w), (1, 1)
     before = padding[0][0], padding[1][0]
     source = h, w, in_plane, in_row, in_pixel
-    return DotPlan(
-        -(-n // LANES),
-        groups,
-        c // groups,
-        k // groups,
-        source,
-        out_shape,
-        (kh, kw),
-        stride,
-        before,
-        dilation,
-        size,
-    )
+    channels = k // groups, c // groups
+    shared = source, out_shape, (kh, kw), stride, before, dilation, size
+    if conv_panels.suits(*channels, size):
+        return conv_panels.PanelPlan(-(-n // LANES), groups, channels, *shared)
+    return DotPlan(-(-n // LANES), groups, channels[1], channels[0], *shared)
 
 
 def backward_weight(dy, x, dweight, stride, padding, dilation, groups):

@@ -145,8 +145,8 @@ def _forward_task():
                     xi = 6 * i + j
                     weights = u + xi * u_step + k // rows * u_block
                     call(multiply, (
-                        v + xi * v_step, weights, zeros, m + xi * m_step, count, (size + rows - 1) // rows,
-                        channels, channels * 64, u_block, chunk * 64,
+                        v + xi * v_step, weights, zeros, m + xi * m_step, p + 25 * 8, count,
+                        (size + rows - 1) // rows, chunk, channels, channels * 64, u_block, 64, chunk * 64,
                     ))  # fmt: skip
             for t in range(count):
                 block, tile = (first + t) // per_image, tiles + (first + t) % per_image * 32
@@ -185,15 +185,16 @@ class ForwardPlan:
         block_bytes = -(-channels * rows // LANES) * PIXEL
         u_step = lines(row_blocks * block_bytes // PIXEL)
         self.u = aligned_zeros((36 * u_step,), np.uint8)
-        self.zeros = aligned_zeros((max(out_channels * SIZE, 6 * PIXEL),), np.uint8)
+        self.zeros = aligned_zeros((max((out_channels + rows) * SIZE, 6 * PIXEL),), np.uint8)
         self.params = table(
             [
                 0, self.u.ctypes.data, 0, 0, self.scratch.ctypes.data, scratch_bytes,
                 self.groups.ctypes.data, self.tiles.ctypes.data, channels, out_channels, chunk, *in_shape,
                 above, left, *out_shape, block_bytes, u_step, v_step, m_step, self.zeros.ctypes.data, 0,
-                product(rows, pixels, SIZE), rows,
+                product(rows, pixels, SIZE), rows, 0,
             ]
         )  # fmt: skip
+        self.params[25:26].view(np.float32)[0] = -np.inf
         nine_bytes = 9 * (block_bytes + PIXEL)
         self.nine = aligned_zeros((threads * nine_bytes,), np.uint8)
         self.pack_tasks = row_blocks

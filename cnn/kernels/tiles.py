@@ -238,12 +238,14 @@ def copy_box(size):
     """Address of a copy of planes x rows x pixels from one spacing to another (each in bytes)."""
 
     @task
-    def box(source, target, planes, from_plane, to_plane, rows, from_row, to_row, count, from_pixel):
+    def box(
+        source, target, planes, from_plane, to_plane, rows, from_row, to_row, count, from_pixel, to_pixel
+    ):  # fmt: skip
         for plane in range(planes):
             for row in range(rows):
                 copy_lanes(
                     source + plane * from_plane + row * from_row, target + plane * to_plane + row * to_row,
-                    count, from_pixel, 16 * size, size,
+                    count, from_pixel, to_pixel, size,
                 )  # fmt: skip
 
     return box.address
@@ -255,18 +257,17 @@ def _number(size):
 
 @cache
 def product(rows, pixels, size):
-    """Address of ``outer_tile`` without bias for ``blocks`` blocks of rows and ``count`` pixels.
+    """Address of ``outer_tile`` for ``blocks`` blocks of rows and ``count`` pixels; ``floor`` is an address.
 
-        out[k, j] = sum over c of w[k / rows, c, k % rows] * x[j, c]
+        out[k, j] = max(floor, bias[k] + sum over c of w[k / rows, c, k % rows] * x[j, c])
 
     All rows pass by one pixel after the other: its channels stay in the L1 cache, the weights in L2.
+    The last block of rows is moved up to ``last``.
     """
 
-    number = _number(size)
-
     @task
-    def panels(x, w, zeros, out, count, blocks, channels, x_step, w_block, out_step):
-        lowest = number(-np.inf)
+    def panels(x, w, bias, out, floor, count, blocks, last, channels, x_step, w_block, out_row, out_step):
+        lowest = numbers(floor, size)[0]
         j = 0
         while j < count:
             wide = count >= pixels
@@ -275,15 +276,16 @@ def product(rows, pixels, size):
             for block in range(blocks):
                 loops = (1, 0, 0, 1, 0, 0, channels, 16 * size, rows * size)
                 source, weights = x + j * x_step, w + block * w_block
-                to = out + j * out_step + block * rows * 16 * size
+                row = min(block * rows, last)
+                to, shift = out + j * out_step + row * out_row, bias + row * size
                 if wide:
                     outer_tile(
-                        source, weights, zeros, to, loops, size, x_step, 16 * size, out_step, lowest, 0,
+                        source, weights, shift, to, loops, size, x_step, out_row, out_step, lowest, 0,
                         rows, pixels, size,
                     )  # fmt: skip
                 elif pixels > 1:
                     outer_tile(
-                        source, weights, zeros, to, loops, size, x_step, 16 * size, out_step, lowest, 0,
+                        source, weights, shift, to, loops, size, x_step, out_row, out_step, lowest, 0,
                         rows, 1, size,
                     )  # fmt: skip
             j += pixels if wide else 1

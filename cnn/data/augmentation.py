@@ -1,0 +1,43 @@
+"""What every augmentation has in common."""
+
+import inspect
+from typing import Literal
+
+from cnn.errors import ConfigError, did_you_mean
+
+Mode = Literal["zero", "reflect"]
+
+
+class Augmentation:
+    """What every augmentation has: `apply`, `output_shape`, `for_evaluation`."""
+
+    def apply(self, images, rng, indices, epoch):
+        """Return the augmented batch (n, C, H', W') uint8; ``images`` may be changed in place.
+
+        ``rng`` is the batch's generator, ``indices`` (n,) which images of the split these are, and
+        ``epoch`` counts from 0.
+        """
+        raise NotImplementedError
+
+    def output_shape(self, shape):
+        """Return the shape (C, H', W') of an augmented image of ``shape`` (C, H, W).
+
+        Raises ConfigError when such images are too small.
+        """
+        return shape
+
+    def for_evaluation(self):
+        """Return what takes its place when no chance is wanted, or None for nothing."""
+        return None
+
+    def __repr__(self):
+        names = inspect.signature(type(self)).parameters
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+def check_mode(value, owner):
+    """Return ``value``; ConfigError unless it is a Mode."""
+    if value not in ("zero", "reflect"):
+        hint = did_you_mean(value, ("zero", "reflect"))
+        raise ConfigError(f'{owner}: mode: expected "zero" or "reflect", found {value!r}.{hint}')
+    return value
