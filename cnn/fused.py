@@ -200,11 +200,17 @@ class NormActivation(_Step):
         self._cache = x, mean, rstd, training
         return norm.batch_norm_forward(x, mean, rstd, *layer.affine_arrays(), *self._kind)
 
-    def backward(self, dy):
+    def backward(self, dy, over=False):
         layer, (x, mean, rstd, training) = self.first, self._cache
         weight, bias = layer.affine_arrays()
         gradients = layer.affine_gradients()
-        return norm.batch_norm_backward(dy, x, mean, rstd, weight, *gradients, training, bias, *self._kind)
+        return norm.batch_norm_backward(
+            dy, x, mean, rstd, weight, *gradients, training, bias, *self._kind, over=over
+        )
+
+    def backward_over(self, dy):
+        """Like ``backward``, where nobody needs dy any more: dx takes its place in memory."""
+        return self.backward(dy, over=True)
 
 
 class ResidualReLU(_Step):
@@ -248,7 +254,7 @@ class ResidualReLU(_Step):
 
     def _forget(self):
         self._cache = None
-        for step in self._steps:
+        for step in (*self._steps, self.first):
             step._forget()
 
 

@@ -114,7 +114,7 @@ class Inference:
 
 
 def _same_bits(a, b):
-    whole = np.uint32 if a.itemsize == 4 else np.uint64  # a NaN equals itself then
+    whole = np.uint64 if a.nbytes % 8 == 0 else np.uint32  # a NaN equals itself then
     return np.array_equal(a.view(whole), b.view(whole))
 
 

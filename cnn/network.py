@@ -93,8 +93,10 @@ class Network:
     def backward(self, dy, input_gradient=True):
         """Return dx for the last forward; add to the gradients of all parameters.
 
-        Training has no use for dx: with ``input_gradient=False`` the first layer leaves it out and None
-        is returned.
+        One forward serves many backwards. Training has no use for that, nor for dx: with
+        ``input_gradient=False`` the first layer leaves dx out, None is returned, and what forward kept is
+        given back layer by layer, so that gradients need hardly any memory of their own; the next backward
+        then needs another forward.
         """
         if current_backend() == "numba":
             replayed = self._plan().backward(dy, input_gradient)
@@ -103,7 +105,7 @@ class Network:
             dy = _enter(dy)
         if input_gradient:
             return self.body.backward(dy)
-        self.body.backward_parameters(dy)
+        self.body.backward_once(dy)
         return None
 
     def predict(self, x, batch_size=256):

@@ -94,7 +94,10 @@ class Replay:
         """Return (dx,) of the last forward pass when that was recorded, dx being None unless asked for."""
         if self.current is None or type(dy) is not np.ndarray:
             return None
-        return self.current.backward(dy, input_gradient)
+        found = self.current.backward(dy, input_gradient)
+        if found is not None and not input_gradient:  # as the layers do, which give back what they kept
+            self.current = self._body._cache = None
+        return found
 
 
 def _launches_only(step):

@@ -19,6 +19,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -224,6 +225,7 @@ def main(arguments=None):
         print(error, file=sys.stderr)
         return error.exit_code
     options.title = config.name
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the workers, too
     if options.timing_only:
         timing(options)
         return 0

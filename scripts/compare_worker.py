@@ -45,7 +45,9 @@ class Recorded(Trainer):
         self.trained, loss = self.trained + p.epoch_seconds, p.loss_sum / p.seen
         super()._finish_epoch()
         row = {"epoch": p.epoch, "seconds": self.trained, "train_loss": loss}
-        self.answer(row=row | accuracies(self, self.network))
+        with self.average.applied():
+            row |= accuracies(self, self.network)
+        self.answer(row=row)
 
 
 class Cnn:
@@ -88,7 +90,7 @@ class Torch:
         rest = t.batches.images_per_epoch % t.batches.batch_size or len(x)
         self.sizes = [(x, targets), (x[:rest], targets[:rest])]  # what an epoch shows: compiled beforehand
         compile, channels_last = job["compile"], job["channels_last"]
-        parts = t.network, t.loss, t.optimizer
+        parts = t.network, t.loss, t.optimizer, t.average
         self.twin = Twin(*parts, compile, channels_last)
         try:
             self.twin.rehearse(self.sizes)
@@ -116,9 +118,12 @@ class Torch:
                     if not math.isfinite(loss):
                         raise SystemExit(f"PyTorch: the loss of step {step + 1} is {loss}")
                     losses, seen, step = losses + loss * len(x), seen + len(x), step + 1
+                    self.twin.average.step(step)
                 trained += time.perf_counter() - begin
             row = {"epoch": epoch + 1, "seconds": trained, "train_loss": losses / seen}
-            self.answer(row=row | accuracies(t, self.twin))
+            with self.twin.average.applied():
+                row |= accuracies(t, self.twin)
+            self.answer(row=row)
 
     def freeze(self, epoch):
         """Freeze what cnn would freeze at this moment; return the seconds that compiling it anew took."""

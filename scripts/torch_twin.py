@@ -4,6 +4,7 @@ Everything is made from the built objects of cnn, not from the config, so both s
 """
 
 import copy
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -205,24 +206,70 @@ class TwinOptimizer:
         return changed
 
 
+class TwinAverage:
+    """The same average of the weights, over the parameters and running statistics of a module.
+
+    ``ours`` is cnn's average at its start; only its kind and its numbers are read.
+    """
+
+    def __init__(self, ours, module):
+        self.ours, self.kind = ours, type(ours).__name__
+        if self.kind not in ("Average", "Lookahead", "EMA"):
+            raise SystemExit(f"PyTorch has no average called {self.kind} here")
+        self.fast = {k: v for k, v in module.state_dict().items() if v.is_floating_point()}  # live
+        self.slow = {name: tensor.clone() for name, tensor in self.fast.items()}
+
+    def step(self, number):
+        """Take note of step ``number`` (from 1)."""
+        ours = self.ours
+        if self.kind == "EMA":
+            self._mix(ours.decay if number > 1 else 0.0)
+        if self.kind == "Lookahead":
+            if number % ours.every == 0:
+                self._mix(ours.decay * min(1.0, number / ours.total_steps) ** ours.ramp)
+                self._copy(self.fast, self.slow)
+            if number == ours.total_steps:
+                self._copy(self.fast, self.slow)
+
+    def _mix(self, decay):
+        for name, slow in self.slow.items():
+            slow.lerp_(self.fast[name], 1 - decay)
+
+    def _copy(self, target, source):
+        for name, tensor in target.items():
+            tensor.copy_(source[name])
+
+    @contextmanager
+    def applied(self):
+        """While this holds, the module has the weights that are judged."""
+        if self.kind != "EMA":
+            yield
+            return
+        kept = {name: tensor.clone() for name, tensor in self.fast.items()}
+        self._copy(self.fast, self.slow)
+        yield
+        self._copy(self.fast, kept)
+
+
 class Twin:
-    """A network, its loss and its optimizer in PyTorch, made from those of cnn.
+    """A network, its loss, its optimizer and its average in PyTorch, made from those of cnn.
 
     Parameters
     ----------
-    network, loss, optimizer
-        The objects of cnn; they stay as they are.
+    network, loss, optimizer, average
+        The objects of cnn at the start of training; they stay as they are.
     compile, channels_last : bool
         What PyTorch is to run: through torch.compile, and in which memory layout.
     """
 
-    def __init__(self, network, loss, optimizer, compile=False, channels_last=False):
+    def __init__(self, network, loss, optimizer, average, compile=False, channels_last=False):
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.module = make_module(network).to(memory_format=self.layout)
         self.network = torch.compile(self.module, dynamic=False) if compile else self.module
         self.loss = make_loss(loss)
         self.optimizer = TwinOptimizer(optimizer, self.module.parameters())
         self.optimizer.freeze()
+        self.average = TwinAverage(average, self.module)
 
     def step(self, x, targets, lr):
         """Take one step of training; return (loss before it, logits)."""

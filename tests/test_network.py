@@ -310,3 +310,34 @@ def test_the_same_seed_gives_the_same_bits(rng):
         for network in (first, second):
             overfit(network, x, labels, 5, 0.1)
     np.testing.assert_array_equal(first.data, second.data)
+
+
+@pytest.mark.parametrize("images", [3, 19])
+def test_training_backward_gives_back_what_forward_kept(images):
+    network = cnn.Network([Conv2d(4, 3), BatchNorm2d(), ReLU(), Flatten(), Linear(3)])
+    network.build((1, 6, 6))
+    x = np.ones((images, 1, 6, 6), np.float32)
+    for _ in range(3):
+        y = network.forward(x, training=True)
+        network.backward(np.ones_like(np.asarray(y)), input_gradient=False)
+        with pytest.raises(RuntimeError, match="backward was called before forward"):
+            network.backward(np.ones_like(np.asarray(y)))
+        assert all(step._cache is None for step in network.body.steps)
+
+
+def test_the_gradients_of_training_are_those_of_backward():
+    x, gradients = np.random.default_rng(0).standard_normal((19, 2, 8, 8)).astype(np.float32), []
+    for wanted in (True, False):
+        network = cnn.Network([
+            Conv2d(4, 3), BatchNorm2d(), ReLU(), MaxPool2d(2), BatchNorm2d(), ReLU(),
+            Residual([Conv2d(4, 3, padding=1), BatchNorm2d()]), ReLU(),
+            Flatten(), Linear(3), BatchNorm1d(), ReLU(),
+        ])  # fmt: skip
+        network.build((2, 8, 8), rng=np.random.default_rng(1))
+        y = network.forward(x, training=True)
+        dy = np.random.default_rng(2).standard_normal(y.shape).astype(np.float32)
+        kept = dy.copy()
+        network.backward(dy, input_gradient=wanted)
+        np.testing.assert_array_equal(dy, kept)
+        gradients.append(network.grad.copy())
+    np.testing.assert_array_equal(*gradients)

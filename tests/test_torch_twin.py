@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnn import experiment
+from cnn.averaging import make_average
 from cnn.backend import use_backend
 from cnn.config import load_config
 from cnn.layers import SoftmaxCrossEntropy, from_config, layer_types
@@ -54,22 +55,26 @@ def batches(shape, classes, dtype, rows=False):
         yield rng.standard_normal((BATCH, *shape), dtype=dtype), targets
 
 
-def assert_same_training(network, loss, optimizer, rates, rows=False):
+def assert_same_training(network, loss, optimizer, rates, rows=False, average=None):
     """Train both for three steps and compare losses, logits, weights and running statistics."""
     torch.set_num_threads(1)
-    twin = Twin(network, loss, optimizer)
+    average = average or make_average("none", network, STEPS)
+    twin = Twin(network, loss, optimizer, average)
     start, dtype = network.data.copy(), network.data.dtype.type
     backend, tolerance = PRECISIONS[dtype]
     shape, classes = network.input_shape, network.output_shape[0]
     with use_backend(backend):
-        for (x, targets), rate in zip(batches(shape, classes, dtype, rows), rates, strict=True):
+        shown = zip(batches(shape, classes, dtype, rows), rates, strict=True)
+        for number, ((x, targets), rate) in enumerate(shown, 1):
             logits = np.asarray(network.forward(x, training=True))
             value = loss.forward(logits, targets)
             network.zero_grad()
             network.backward(loss.backward(), input_gradient=False)
             optimizer.lr = rate
             optimizer.step()
+            average.step(number)
             their_value, their_logits = twin.step(x, targets, rate)
+            twin.average.step(number)
             assert value == pytest.approx(their_value, rel=tolerance)
             assert helpers.error_of(logits, their_logits, floor=1.0) < tolerance
         for parameter, theirs in zip(network.parameters(), twin.module.parameters(), strict=True):
@@ -78,14 +83,20 @@ def assert_same_training(network, loss, optimizer, rates, rows=False):
             error = np.linalg.norm(ours - theirs.detach().numpy())
             assert error <= tolerance * moved, f"{parameter}: differs by {error}, moved {moved}"
         assert helpers.error_of(network.predict(x), twin.predict(x), floor=1.0) < tolerance
+        with average.applied(), twin.average.applied():
+            assert helpers.error_of(network.predict(x), twin.predict(x), floor=1.0) < tolerance
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_bundled_config_trains_as_in_pytorch(path, dtype):
     config, network, loss, optimizer = built(path, dtype)
-    schedule = experiment.build_schedule(config, 10)
-    assert_same_training(network, loss, optimizer, [schedule(step) for step in range(STEPS)])
+    schedule, average = (
+        experiment.build_schedule(config, 10),
+        experiment.build_average(config, network, 10),
+    )
+    rates = [schedule(step) for step in range(STEPS)]
+    assert_same_training(network, loss, optimizer, rates, average=average)
 
 
 def conv(**options):
@@ -157,9 +168,29 @@ def test_groups_of_parameters_keep_their_own_rates():
     assert_same_training(network, loss, optimizer, [0.1, 0.2, 0.1])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"type": "lookahead", "every": 2, "decay": 0.6, "ramp": 1.0},
+        {"type": "lookahead", "every": 1, "decay": 0.9, "ramp": 0.0},
+        {"type": "ema", "decay": 0.7},
+    ],
+)
+@pytest.mark.parametrize("total", [STEPS, STEPS + 5])
+def test_averages_of_the_weights(options, total):
+    _, network, loss, optimizer = built(ROOT / "configs" / "sample.toml", np.float64)
+    average = make_average(network=network, total_steps=total, **options)
+    before = network.data.copy()
+    assert_same_training(network, loss, optimizer, [0.1, 0.2, 0.1], average=average)
+    assert not np.array_equal(network.data, before)
+    trained = network.data.copy()
+    with average.applied():
+        assert np.array_equal(network.data, trained) == (options["type"] == "lookahead")
+
+
 def test_compiling_rehearses_without_a_trace():
     _, network, loss, optimizer = built(ROOT / "configs" / "sample.toml")
-    twin = Twin(network, loss, optimizer)
+    twin = Twin(network, loss, optimizer, make_average("none", network, STEPS))
     before = {name: tensor.clone() for name, tensor in twin.module.state_dict().items()}
     twin.rehearse(batches(network.input_shape, 10, np.float32))
     assert all(torch.equal(before[name], tensor) for name, tensor in twin.module.state_dict().items())

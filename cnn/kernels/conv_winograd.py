@@ -21,7 +21,7 @@ from itertools import pairwise
 import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
-from cnn.kernels.jit import launch, plans, scratch_threads, table, task
+from cnn.kernels.jit import launch, plans, scratch_threads, table, task, workspace
 from cnn.kernels.simd import blocks, call, numbers, peek, width
 from cnn.kernels.tiles import product
 from cnn.kernels.winograd_tiles import (
@@ -181,10 +181,10 @@ class ForwardPlan:
         v_step, m_step = lines(channels * group), lines(chunk * group)
         scratch_bytes = 36 * (v_step + m_step)
         threads = scratch_threads()
-        self.scratch = aligned_zeros((threads * scratch_bytes,), np.uint8)
+        self.scratch = workspace("scratch", threads * scratch_bytes)
         block_bytes = -(-channels * rows // LANES) * PIXEL
         u_step = lines(row_blocks * block_bytes // PIXEL)
-        self.u = aligned_zeros((36 * u_step,), np.uint8)
+        self.u = workspace("weights", 36 * u_step)
         self.zeros = aligned_zeros((max((out_channels + rows) * SIZE, 6 * PIXEL),), np.uint8)
         self.params = table(
             [

@@ -13,7 +13,7 @@ import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_winograd import lines, tile_tables
-from cnn.kernels.jit import launch, plans, scratch_threads, table, task
+from cnn.kernels.jit import launch, plans, scratch_threads, table, task, workspace
 from cnn.kernels.simd import call, numbers, peek, width
 from cnn.kernels.tiles import outer_sum, sum_rows, transpose_run
 from cnn.kernels.winograd_tiles import PIXEL, SIZE, gradient_pairs, input_pairs, weights_back
@@ -157,11 +157,11 @@ class DotPlan:
         s_step = lines(chunk_rows * s_row // PIXEL)
         parts = min(len(self.groups), max(1, min(4, SUM_BYTES // (36 * s_step * chunks))))
         self.tasks = 3 * chunks * parts
-        self.sums = aligned_zeros((parts * chunks * 36 * s_step,), np.uint8)
+        self.sums = workspace("sums", parts * chunks * 36 * s_step)
         g_step, v_step = lines(chunk_rows * group), lines(right_channels * group)
         scratch_bytes = 12 * (g_step + v_step) + group * LANES * PIXEL
         threads = scratch_threads()
-        self.scratch = aligned_zeros((threads * scratch_bytes,), np.uint8)
+        self.scratch = workspace("scratch", threads * scratch_bytes)
         self.params = table(
             [
                 0, *one, 0, *other, self.sums.ctypes.data, self.scratch.ctypes.data, scratch_bytes,

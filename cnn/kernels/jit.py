@@ -18,6 +18,7 @@ import numpy as np
 from numba import types
 from numba.core.ccallback import CFunc
 
+from cnn.blocked import aligned_zeros
 from cnn.kernels import cache
 from cnn.kernels.simd import call
 
@@ -211,6 +212,20 @@ def plans(make):
         return found
 
     return plan
+
+
+def workspace(name, size):
+    """Memory of at least ``size`` bytes, aligned to a cache line, that all plans share under this name.
+
+    For what a plan writes and reads within its own launches: kernels run one after the other. It holds
+    anything at the start.
+    """
+    return _workspace(name, 1 << (size - 1).bit_length())
+
+
+@functools.cache
+def _workspace(name, size):
+    return aligned_zeros((size,), np.uint8)
 
 
 def scratch_threads():

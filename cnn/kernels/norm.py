@@ -191,7 +191,7 @@ def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0
 
 
 def batch_norm_backward(
-    dy, x, mean, rstd, weight, dweight, dbias, training, bias=None, kind=IDENTITY, parameter=0.0
+    dy, x, mean, rstd, weight, dweight, dbias, training, bias=None, kind=IDENTITY, parameter=0.0, over=False
 ):
     """Return dx and add to dweight and dbias (either may be None).
 
@@ -201,11 +201,12 @@ def batch_norm_backward(
         dx = rstd * weight * (g - sum(g) / M - c * rstd^2 * sum(g * c) / M)   in training
         dx = rstd * weight * g                                                otherwise
 
-    ``bias``, ``kind`` and ``parameter`` are those of the forward pass when it had the activation on top.
+    ``bias``, ``kind`` and ``parameter`` are those of the forward pass when it had the activation on top. With
+    ``over`` dx takes the place of dy, which must be blocked.
     """
     x = blocked.as_blocked(x)
     dy = blocked.as_blocked(dy, x.dtype)
-    dx = blocked.empty(x.shape, x.dtype)
+    dx = dy if over else blocked.empty(x.shape, x.dtype)
     blocks, channels, height, width, _ = x.buffer.shape
     rows = _coefficients(x, mean, rstd, weight, bias)
     planes = np.empty((blocks, channels, 2))

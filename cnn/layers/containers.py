@@ -56,11 +56,24 @@ class Sequential(_Container):
 
     def backward_parameters(self, dy):
         """Add to the gradients of the parameters only; it ends at the first step that has any to train."""
+        self._walk_back(dy, keep=True)
+
+    def backward_once(self, dy):
+        """Like ``backward_parameters``, but what forward kept is given back step by step on the way."""
+        self._walk_back(dy, keep=False)
+        self._forget()
+
+    def _walk_back(self, dy, keep):
         _, dy, steps = self._saved(dy)
         while steps and not steps[0].trainable:
             steps = steps[1:]
-        for step in reversed(steps[1:]):
-            dy = step.backward(dy)
+        for index, step in enumerate(reversed(steps[1:])):
+            if keep:
+                dy = step.backward(dy)
+                continue
+            ours = index > 0  # the first dy is the caller's
+            dy = step.backward_over(dy) if ours and hasattr(step, "backward_over") else step.backward(dy)
+            step._forget()  # its memory serves the gradients that follow
         if steps:
             steps[0].backward_parameters(dy)
 
