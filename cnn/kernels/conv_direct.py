@@ -18,10 +18,9 @@ from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_pointwise import PointwisePlan
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.simd import blocks, call, numbers, peek
-from cnn.kernels.tiles import copy_box, outer_run
+from cnn.kernels.tiles import copy_box, outer_run, prefetch
 
-L1_BYTES = 24 * 1024  # what a tile's loop should touch, of the 32 KiB that nearly every core has
-L2_BYTES = 256 * 1024  # what a strip of rows should touch, of 512 KiB or more
+STRIP_BYTES = 64 * 1024  # what a strip of rows should touch: of 512 KiB of L2, but larger strips were slower
 
 
 def forward_taps(size, out_size, kernel, stride, before, dilation):
@@ -121,6 +120,7 @@ def _gather_task(size):
         first_row, last_row, low, high = peek(strip, 0), peek(strip, 1), peek(strip, 2), peek(strip, 3)
         first_run, last_run, left, right = peek(strip, 4), peek(strip, 5), peek(strip, 6), peek(strip, 7)
         source = x + (block * groups + group) * in_channels * in_plane + low * in_row + left * in_pixel
+        ahead = scratch_bytes == 0
         if scratch_bytes:
             # Planes whose size is a power of two would compete for the same few cache sets.
             x_channel, x_row = scratch_plane, (right - left) * 16 * size
@@ -140,6 +140,14 @@ def _gather_task(size):
             for y in range(first_row, last_row):
                 y_out, y_in = peek(row_table, 4 * y), (peek(row_table, 4 * y + 1) - low) * x_row
                 y_w, y_taps = peek(row_table, 4 * y + 2), peek(row_table, 4 * y + 3)
+                if ahead and j == 0 and y + 2 < last_row:
+                    # Rows that nobody copies are asked for early: no hardware foresees a window with strides.
+                    old, new = row_table + 32 * (y + 1), row_table + 32 * (y + 2)
+                    old_end = peek(old, 1) + (peek(old, 3) - 1) * row_step
+                    new_end = peek(new, 1) + (peek(new, 3) - 1) * row_step
+                    for c in range(in_channels):
+                        start = source + c * x_channel + (old_end + 1 - low) * x_row
+                        prefetch(start, (new_end - old_end) * x_row // 64)
                 for run in range(first_run, last_run):
                     s = segments + 56 * run
                     count, to, out_step = peek(s, 0), target + y_out + peek(s, 1), peek(s, 2)
@@ -276,7 +284,7 @@ class GatherPlan:
         while pieces < height:
             step = -(-height // pieces)
             low, high = rows.span(0, step)
-            if (high - low) * row_bytes <= L2_BYTES and (pieces * others >= 16 or step <= 4):
+            if (high - low) * row_bytes <= STRIP_BYTES and (pieces * others >= 16 or step <= 4):
                 break
             pieces += 1
         cuts = [height * i // pieces for i in range(pieces + 1)]

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from cnn.blocked import LANES
 from cnn.kernels.jit import task
-from cnn.kernels.simd import INT64, Vectors, literals, numbers, vector_registers, width
+from cnn.kernels.simd import INT32, INT64, Vectors, literals, numbers, vector_registers, width
 
 
 def multiply_all(v, left, right, sums):
@@ -45,6 +45,23 @@ def copy_lanes(typing_context, source, target, count, source_step, target_step, 
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5, itemsize), generate
+
+
+@intrinsic
+def prefetch(typing_context, address, count):
+    """Ask for ``count`` cache lines that will be read soon, without waiting for them."""
+
+    def generate(context, builder, signature, arguments):
+        address, count = arguments
+        v = Vectors(builder, types.float32)
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[INT32] * 3])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        hints = [ir.Constant(INT32, hint) for hint in (0, 3, 1)]  # to read, soon again, data
+        with v.loop(count, (address, 64)) as (line,):
+            builder.call(function, [builder.inttoptr(line, ir.IntType(8).as_pointer()), *hints])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -142,20 +159,23 @@ def dot_tile(typing_context, g, g_row, x, x_column, loops, out, out_row, rows, c
                     lambda c=c, o=offset: v.load(v.at(x2, v.times(x_column, c), o)) for c in range(columns_)
                 ]
                 multiply_all(v, gradient, value, group)
-        padded = 1 << (columns_ - 1).bit_length()
         for k in range(rows_):
-            row = []
-            for c in range(columns_):
-                total = builder.load(sums[0][k][c])
-                for group in sums[1:]:
-                    total = v.add(total, builder.load(group[k][c]))
-                row.append(total)
-            totals = v.sum_lanes(row + [v.const(0)] * (padded - columns_))
-            if columns_ != padded:
-                totals = v.shuffle(totals, totals, range(columns_))
-            cells = builder.inttoptr(v.at(out, v.times(out_row, k)), totals.type.as_pointer())
-            # One addition for each call: a gradient of two passes is to be exactly the sum of both.
-            builder.store(v.add(builder.load(cells, align=size), v.fence(totals)), cells, align=size)
+            for start in range(0, columns_, v.lanes):  # so many sums fit one vector
+                count = min(v.lanes, columns_ - start)
+                padded = 1 << (count - 1).bit_length()
+                row = []
+                for c in range(start, start + count):
+                    total = builder.load(sums[0][k][c])
+                    for group in sums[1:]:
+                        total = v.add(total, builder.load(group[k][c]))
+                    row.append(total)
+                totals = v.sum_lanes(row + [v.const(0)] * (padded - count))
+                if count != padded:
+                    totals = v.shuffle(totals, totals, range(count))
+                place = v.at(out, v.times(out_row, k), start * size)
+                cells = builder.inttoptr(place, totals.type.as_pointer())
+                # One addition for each call: a gradient of two passes is to be exactly the sum of both.
+                builder.store(v.add(builder.load(cells, align=size), v.fence(totals)), cells, align=size)
         return context.get_dummy_value()
 
     i = types.int64
