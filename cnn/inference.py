@@ -52,12 +52,9 @@ class Inference:
     body : Sequential, built
     """
 
-    _cache = None
-
     def __init__(self, body):
-        self._body, self.layers = body, body.layers
-        self.steps = _fold(body.layers)
-        self._replay, self._planar, self._folded = Replay(self), {}, None
+        self._body, self._folded = body, _Folded(body)
+        self._replay, self._planar, self._state = Replay(self._folded), {}, None
         self._buffers = [array for norm in _norms(body.layers) for array in norm.buffers().values()]
 
     def __reduce__(self):  # a copy of a network has its arrays elsewhere
@@ -67,10 +64,10 @@ class Inference:
         """Return the output for a batch, (N, *output_shape), as a NumPy array of its own."""
         dtype = self._refresh()
         x = np.ascontiguousarray(x, dtype)
-        if 0 < len(x) <= FEW and all(step.planar for step in self.steps):
+        if 0 < len(x) <= FEW and all(step.planar for step in self._folded.steps):
             return self._predict_few(x)
         y = self._replay.forward(x, False)
-        return np.asarray(self.forward(blocked.as_blocked(x))) if y is None else y
+        return np.asarray(self._folded.forward(blocked.as_blocked(x))) if y is None else y
 
     def _predict_few(self, x):
         found = self._planar.get(len(x))
@@ -78,7 +75,7 @@ class Inference:
             source = planar.array(x.shape, x.dtype)
             with Recording() as recording:
                 y = source
-                for step in self.steps:
+                for step in self._folded.steps:
                     y = step.few(y)
             found = self._planar[len(x)] = source, recording, y
         source, recording, y = found
@@ -86,31 +83,35 @@ class Inference:
         recording.run()
         return y.copy()
 
-    def forward(self, x, training=False):
-        """Return the output of a blocked batch."""
-        for step in self.steps:
-            x = step.forward(x)
-        return x
-
-    def parameters(self):
-        """Return the parameters, as the network does."""
-        return self._body.parameters()
-
-    def _forget(self):
-        """There is nothing to forget."""
-
     def _refresh(self):
         """Fold again if anything changed; return the dtype of the network."""
-        parameters = self.parameters()
+        parameters = self._body.parameters()
         if not parameters:
             return np.float32
         values = parameters[0].buffer.data[parameters[0].start : parameters[-1].stop]
         state = [values, np.concatenate([np.ravel(array) for array in self._buffers] or [values[:0]])]
-        if self._folded is None or not all(map(_same_bits, state, self._folded)):
-            for step in self.steps:
+        if self._state is None or not all(map(_same_bits, state, self._state)):
+            for step in self._folded.steps:
                 step.refresh()
-            self._folded = [values.copy(), state[1]]
+            self._state = [values.copy(), state[1]]
         return values.dtype
+
+
+class _Folded:
+    """The layers of a network as folded steps: what ``Replay`` asks of a Sequential."""
+
+    _cache = None
+
+    def __init__(self, body):
+        self.layers, self.steps, self.parameters = body.layers, _fold(body.layers), body.parameters
+
+    def forward(self, x, training=False):
+        for step in self.steps:
+            x = step.forward(x)
+        return x
+
+    def _forget(self):
+        """There is nothing to forget."""
 
 
 def _same_bits(a, b):

@@ -183,7 +183,7 @@ class Network:
             own[name][...] = array
 
     def summary(self, batch_size=1):
-        """Return a table of the layers: shapes, parameters, multiply-adds and activation memory."""
+        """Return a table of the layers: shapes, parameters, multiply-adds, memory; and that of training."""
         if not self.body.built:
             raise RuntimeError("Network: summary needs build(input_shape) first")
         itemsize = self.parameters()[0].dtype.itemsize if self.parameters() else 4
@@ -202,7 +202,9 @@ class Network:
                     sum(p.size for p in layer.parameters() if not p.trainable),
                 )
             )
-        return Summary(self.input_shape, batch_size, rows)
+        from cnn.memory import training_memory  # brings Numba, which building a network does without
+
+        return Summary(self.input_shape, batch_size, rows, training_memory(self, batch_size))
 
     def __repr__(self):
         return f"Network([{self.body._describe()}])"
@@ -243,6 +245,7 @@ class Summary:
     input_shape: tuple
     batch_size: int
     rows: list
+    memory: object  # cnn.memory.Memory: the predicted peak of training, in bytes by what they are for
 
     def _total(self, what):
         """Add up the leaves; a container's row repeats what its layers have."""
@@ -291,7 +294,7 @@ class Summary:
 
         rule = "-" * len(line(header))
         title = f"input {' x '.join(map(str, self.input_shape))}, batch of {self.batch_size}"
-        return "\n".join([title, line(header), rule, *map(line, body), rule, line(total)])
+        return "\n".join([title, line(header), rule, *map(line, body), rule, line(total), str(self.memory)])
 
 
 def _parameters(row):

@@ -7,7 +7,7 @@
 Each framework runs in a process of its own, and they take turns. PyTorch is the better of NCHW and
 channels_last, eager and compiled (with --quick: eager only). A row gives medians and, in brackets, the
 smallest and largest median of the rounds; "ratio" is PyTorch's time over ours: above 1 we are faster.
-Writes benchmark.md and benchmark.json. Needs PyTorch.
+Writes benchmark.md, benchmark.json and (section growth) growth.png. Needs PyTorch.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def disagreement(ours, theirs):
     """Largest difference of two sets of fingerprints, relative to the norm."""
     return max(
         max(abs(a - b) for a, b in zip(ours[key], theirs[key], strict=True)) / max(abs(theirs[key][0]), 1e-6)
-        for key in ours
+        for key in theirs
     )
 
 
@@ -78,6 +78,7 @@ def compare(job, request, options):
         for variant in options.variants:
             made = theirs.ask(make=job, variant=variant, **request)
             if "error" in made:  # no C++ compiler for torch.compile, for example
+                print(f"  PyTorch {variant} left out: {made['error'].splitlines()[0]}")
                 continue
             worst = max(worst, disagreement(reply["marks"], made["marks"]))
             theirs.ask(time=0)
@@ -101,7 +102,7 @@ def compare(job, request, options):
         }
         ratios = [b / a for a, b in zip(rounds["cnn"], rounds["torch"], strict=True)]
         row["ratio"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-        row |= {"variant": best, "disagreement": worst}
+        row |= {"variant": best, "disagreement": worst, "marks": reply["marks"]}
         row["memory"] = {side.framework: side.ask(memory=True)["memory"] for side in (ours, theirs)}
         return row
     finally:
@@ -210,7 +211,65 @@ def startup(options):
     return "From process start to the first gradients", header, rows
 
 
-SECTIONS = {f.__name__: f for f in (kernels, steps, inference, memory, startup)}
+BATCHES, WIDTHS = (1, 4, 16, 64, 256, 1024), (1, 2, 4, 8)
+
+
+def growth(options):
+    """Images/s of LeNet-5's step, both frameworks: over the batch, over the width, over the threads."""
+    curves = {"batch": [], "width": [], "threads": []}
+    for batch in BATCHES:
+        curves["batch"].append((batch, rates("LeNet-5", batch, options)))
+    for width in WIDTHS:
+        curves["width"].append((width, rates(f"LeNet-5 x{width}", 64, options)))
+    for threads in range(1, options.threads + 1):
+        fewer = argparse.Namespace(**vars(options) | {"threads": threads})
+        curves["threads"].append((threads, rates("LeNet-5", 64, fewer)))
+    worker = Worker("cnn", options)
+    worker.ask(make="peak", variant="cnn")
+    peak = 2e9 / min(worker.ask(time=options.seconds)["times"])
+    worker.close()
+    rows = []
+    for axis, points in curves.items():
+        for value, (ours, theirs, work) in points:
+            yield {"axis": axis, "value": value, "cnn": ours, "torch": theirs, "flops_per_image": work}
+            share = f"{100 * ours * work / peak:.0f} %"
+            rows.append([axis, value, f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}", share])
+            progress(rows[-1])
+    draw(curves, peak, options.out / "growth.png")
+    title = f"How cost grows: LeNet-5 training, peak {peak / 1e9:.0f} GFLOP/s of multiply-adds in registers"
+    return title, ["over", "value", "cnn, images/s", "PyTorch, images/s", "ratio", "cnn, of the peak"], rows
+
+
+def rates(name, batch, options):
+    """(our images/s, PyTorch's, FLOP of one image's step: forward, d-input and d-weight of every layer)."""
+    request = {"name": name, "batch": batch, "weights": weights_file(options)}
+    row = compare("step", request, options)
+    return batch / row["cnn"]["median"], batch / row["torch"]["median"], row["marks"]["work"][0]
+
+
+def draw(curves, peak, path):
+    """One panel an axis, logarithmic; the dotted line is what the measured peak would give."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("  no growth.png: matplotlib is not installed")
+        return
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for axes, (axis, points) in zip(figure.subplots(1, 3), curves.items(), strict=True):
+        values = [value for value, _ in points]
+        axes.loglog(values, [peak / work for _, (_, _, work) in points], "k:", label="peak FLOP/s")
+        axes.loglog(values, [ours for _, (ours, _, _) in points], "o-", label="cnn")
+        axes.loglog(values, [theirs for _, (_, theirs, _) in points], "s-", label="PyTorch")
+        axes.set(xlabel=axis, xticks=values, xticklabels=values)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("training images/s")
+    figure.axes[0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+SECTIONS = {f.__name__: f for f in (kernels, steps, inference, memory, startup, growth)}
 
 
 def progress(row):

@@ -17,10 +17,12 @@ RELU, FLATTEN, NORM, POOL = (
 )
 GELU = {"type": "GELU"}
 
-LENET = [
-    _conv(6, 5, padding=2), RELU, POOL, _conv(16, 5), RELU, POOL,
-    FLATTEN, _linear(120), RELU, _linear(84), RELU, _linear(10),
-]  # fmt: skip
+
+def _lenet(width=1):
+    return [
+        _conv(6 * width, 5, padding=2), RELU, POOL, _conv(16 * width, 5), RELU, POOL,
+        FLATTEN, _linear(120 * width), RELU, _linear(84 * width), RELU, _linear(10),
+    ]  # fmt: skip
 
 
 def _vgg():
@@ -60,11 +62,14 @@ def _airbench():
 
 #: name: (layers, shape of one image)
 NETWORKS = {
-    "LeNet-5": (LENET, (1, 28, 28)),
+    "LeNet-5": (_lenet(), (1, 28, 28)),
     "VGG-like": (_vgg(), (3, 32, 32)),
     "ResNet-20": (_resnet20(), (3, 32, 32)),
     "airbench-like": (_airbench(), (3, 32, 32)),
 }
+
+#: the same with all widths multiplied, to see how cost grows
+WIDER = {f"LeNet-5 x{width}": (_lenet(width), (1, 28, 28)) for width in (1, 2, 4, 8)}
 
 #: (network, batch) of the training steps
 STEPS = [("LeNet-5", 64), ("LeNet-5", 128), ("VGG-like", 128), ("ResNet-20", 128), ("airbench-like", 128)]

@@ -12,7 +12,7 @@ import sys
 import time
 
 import numpy as np
-from benchmark_cases import NETWORKS
+from benchmark_cases import NETWORKS, WIDER
 
 
 def fingerprint(array):
@@ -40,7 +40,7 @@ class Cnn:
         backend.set_threads(threads)
 
     def _network(self, name):
-        layers, shape = NETWORKS[name]
+        layers, shape = (NETWORKS | WIDER)[name]
         network = self.cnn.Network(self.cnn.layers.from_config(layers))
         network.build(shape, rng=np.random.default_rng(0))
         return network, shape
@@ -67,7 +67,31 @@ class Cnn:
             f"gradient {i}": fingerprint(p.grad) for i, p in enumerate(network.parameters())
         }
         network.zero_grad()
-        return run, marks
+        return run, marks | {"work": [6 * network.summary().macs]}
+
+    def peak(self, variant):
+        """Two GFLOP of the register tile on one and the same cache line: nothing has to be fetched."""
+        import numba
+
+        from cnn.kernels.jit import launch, table, task
+        from cnn.kernels.simd import blocks, call, peek
+        from cnn.kernels.tiles import outer_run
+
+        rows, pixels = max(blocks(4)[0], key=lambda block: block[0] * block[1])
+
+        @task
+        def multiply_add(index, thread, p):
+            memory = peek(p, 1)
+            out = memory + (index + 1) * 8192
+            # 19 arguments of the tile: addresses, one run of pixels, then three loops, the last one long
+            ends = (memory, memory, memory, out, peek(p, 2), 64, 1024, 64, memory)
+            call(peek(p, 0), (*ends, 1, 0, 0, 1, 0, 0, peek(p, 3), 0, 0, 4))
+
+        threads = numba.get_num_threads()
+        memory = np.zeros(8192 * (threads + 1), np.uint8)
+        turns = int(1e9 / (rows * pixels * 16 * threads))
+        params = table([outer_run(rows, pixels, 4), memory.ctypes.data, pixels, turns])
+        return lambda: (memory, launch(multiply_add, threads, params)), {}
 
     def inference(self, name, batch, weights, variant):
         network, shape = self._network(name)
@@ -153,7 +177,7 @@ class Torch:
 
     def _network(self, name, weights, variant):
         torch = self.torch
-        layers, shape = NETWORKS[name]
+        layers, shape = (NETWORKS | WIDER)[name]
         network = self._sequential(layers)
         network(torch.zeros(2, *shape))
         with torch.no_grad(), np.load(weights) as stored:

@@ -23,6 +23,7 @@ FLOORS = {
     "fused": 5,
     "replay": 6,
     "inference": 7,
+    "memory": 7,
     "network": 8,
     "optimizers": 6,
     "groups": 6,

@@ -54,7 +54,7 @@ def test_buffers_start_at_a_cache_line():
 
 
 def test_a_dead_array_gives_its_buffer_to_the_next_of_the_same_extents():
-    gc.collect()  # what earlier tests left in cycles would come into the pool below
+    gc.collect()  # what earlier tests left
     blocked.release_pool()
     a = empty((3, 2, 5, 5), np.float32)
     address = a.address

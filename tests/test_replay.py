@@ -1,6 +1,8 @@
 """Replayed passes are the passes they stand for: same bits, same errors, nothing shared with the caller."""
 
 import copy
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -141,3 +143,15 @@ def test_backward_after_predict_and_with_a_wrong_shape_is_refused():
     network.predict(x)
     with pytest.raises(RuntimeError, match="backward was called before forward"):
         network.backward(np.ones((18, 5), np.float32))
+
+
+def test_a_network_that_predicted_and_trained_dies_with_its_last_name():
+    network, x = _replaying()
+    network.predict(x)
+    network.predict(x[:1])
+    body, _ = weakref.ref(network.body), gc.disable()
+    try:
+        del network
+        assert body() is None, "a cycle keeps the activations until the garbage collector comes"
+    finally:
+        gc.enable()

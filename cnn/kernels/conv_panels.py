@@ -25,82 +25,50 @@ SUM_BYTES = 8 << 20  # of partial sums, unless fewer than two pieces were left
 def _sum_task(size):
     @task
     def sums(index, thread, p):
-        dy, x, total, scratch, scratch_bytes = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
-        units, parts, groups, strips, strip = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9)
-        height, width, in_height, in_width = peek(p, 10), peek(p, 11), peek(p, 12), peek(p, 13)
-        dy_channels, x_channels, in_plane, in_row, in_pixel = (
-            peek(p, 14), peek(p, 15), peek(p, 16), peek(p, 17), peek(p, 18)
+        left, right, total = peek(p, 0), peek(p, 1), peek(p, 2)
+        scratch, scratch_bytes = peek(p, 3), peek(p, 4)
+        units, parts, groups, strips, strip_table = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9)
+        taps, tap_table, left_channels, left_plane, left_row, left_pixel, left_image = (
+            peek(p, 10), peek(p, 11), peek(p, 12), peek(p, 13), peek(p, 14), peek(p, 15), peek(p, 16)
         )  # fmt: skip
-        tap_rows, rows_of_taps, tap_columns, columns_of_taps = (
-            peek(p, 19), peek(p, 20), peek(p, 21), peek(p, 22)
+        right_channels, right_plane, right_row, right_pixel, right_image = (
+            peek(p, 17), peek(p, 18), peek(p, 19), peek(p, 20), peek(p, 21)
         )  # fmt: skip
-        down, across, dy_left, left_plane, panel_block = (
-            peek(p, 23), peek(p, 24), peek(p, 25), peek(p, 26), peek(p, 27)
+        copied_plane, panel_bytes, row_blocks, s_row, s_tap, s_bytes = (
+            peek(p, 22), peek(p, 23), peek(p, 24), peek(p, 25), peek(p, 26), peek(p, 27)
         )  # fmt: skip
-        row_blocks, s_row, s_tap, s_bytes = peek(p, 28), peek(p, 29), peek(p, 30), peek(p, 31)
-        copy, flip, multiply, panels_at = peek(p, 32), peek(p, 33), peek(p, 34), peek(p, 35)
+        copy, flip, multiply = peek(p, 28), peek(p, 29), peek(p, 30)
         pixel = 16 * size
         group, part = index % groups, index // groups
         total += index * s_bytes
         cells = numbers(total, size)
         for i in range(s_bytes // size):
             cells[i] = 0
-        left = scratch + thread * scratch_bytes
-        panels = left + panels_at
-        right_channels = x_channels if dy_left else dy_channels
-        # bytes of a pixel of dy and x where they are copied to
-        dy_pixel, x_pixel = (pixel, 16 * pixel) if dy_left else (16 * pixel, pixel)
+        copied = scratch + thread * scratch_bytes
+        panels = copied + peek(p, 31)
         for unit in range(units * part // parts, units * (part + 1) // parts):
-            block, top = unit // strips, unit % strips * strip
-            bottom = min(top + strip, height)
-            low = min(in_height, max(0, top * down + peek(tap_rows, 2)))
-            high = min(in_height, (bottom - 1) * down + peek(tap_rows, 3 * rows_of_taps - 1) + 1)
-            dy_plane = height * width * pixel
-            dy_from = dy + (block * groups + group) * dy_channels * dy_plane + top * width * pixel
-            x_from = x + (block * groups + group) * x_channels * in_plane + low * in_row
-            dy_box = (dy_plane, bottom - top, width * pixel, width, pixel)
-            x_box = (in_plane, high - low, in_row, in_width, in_pixel)
-            if dy_left:
-                source, channels, box, right, right_box = dy_from, dy_channels, dy_box, x_from, x_box
-            else:
-                source, channels, box, right, right_box = x_from, x_channels, x_box, dy_from, dy_box
-            plane, rows, row, count, step = box
-            if row == count * step:
-                rows, count = 1, rows * count
-            box = (channels, plane, left_plane, rows, row, count * pixel, count, step, pixel)
-            call(copy, (source, left, *box))
-            plane, rows, row, count, step = right_box
-            if row == count * step:
-                rows, count = 1, rows * count
+            image, strip = unit // strips * groups + group, unit % strips
+            s = strip_table + strip * 48
+            count = peek(s, 2)
+            ends = (left + image * left_image + peek(s, 0), copied, left_channels, left_plane, copied_plane)
+            call(copy, (*ends, peek(s, 1), left_row, count * pixel, count, left_pixel, pixel))
+            start, rows, count = right + image * right_image + peek(s, 3), peek(s, 4), peek(s, 5)
             for b in range(0, right_channels, 16):
                 # The last block is moved up to end with the last channel: it has sums of its own.
-                at = right + min(b, right_channels - 16) * plane
-                to = panels + b // 16 * panel_block
+                at = start + min(b, right_channels - 16) * right_plane
+                panel = panels + b // 16 * panel_bytes
                 for y in range(rows):
-                    call(flip, (at + y * row, plane, count, step, to + y * count * 16 * pixel))
-            dy_row, x_row = width * dy_pixel, in_width * x_pixel
+                    to = panel + y * count * 16 * pixel
+                    call(flip, (at + y * right_row, right_plane, count, right_pixel, to))
             for b in range(0, right_channels, 16):
-                panel = panels + b // 16 * panel_block
-                out = total + b * size
-                for u in range(rows_of_taps):
-                    first, last = max(top, peek(tap_rows, 3 * u)), min(bottom, peek(tap_rows, 3 * u + 1))
-                    for v in range(columns_of_taps):
-                        start, stop = peek(tap_columns, 3 * v), peek(tap_columns, 3 * v + 1)
-                        if first < last and start < stop:
-                            dy_at = (first - top) * dy_row + start * dy_pixel
-                            x_at = (first * down + peek(tap_rows, 3 * u + 2) - low) * x_row
-                            x_at += (start * across + peek(tap_columns, 3 * v + 2)) * x_pixel
-                            dy_steps, x_steps = (dy_row, dy_pixel), (down * x_row, across * x_pixel)
-                            if dy_left:
-                                a, b_, g, s = panel + x_at, left + dy_at, dy_steps, x_steps
-                            else:
-                                a, b_, g, s = panel + dy_at, left + x_at, x_steps, dy_steps
-                            ends = (a, b_, left_plane, out, s_row, row_blocks)
-                            if stop - start == 1:
-                                call(multiply, (*ends, 1, 0, 0, last - first, s[0], g[0]))
-                            else:
-                                call(multiply, (*ends, last - first, s[0], g[0], stop - start, s[1], g[1]))
-                        out += s_tap
+                panel, out = panels + b // 16 * panel_bytes, total + b * size
+                for tap in range(taps):
+                    t = tap_table + (strip * taps + tap) * 64
+                    if peek(t, 2):
+                        ends = (panel + peek(t, 0), copied + peek(t, 1), copied_plane, out, s_row, row_blocks)
+                        outer = (peek(t, 2), peek(t, 3), peek(t, 4))
+                        call(multiply, (*ends, *outer, peek(t, 5), peek(t, 6), peek(t, 7)))
+                    out += s_tap
 
     return sums
 
@@ -128,10 +96,9 @@ def _add_task(size):
                 for c in range(s_row // size):
                     total[c] += other[c]
             # Added once: the gradient of two passes is to be exactly the sum of both.
-            for c in range(last):
-                weight[c * right_step + t] += total[c]
-            for c in range(last, right_channels):
-                weight[c * right_step + t] += total[c + last + 16 - right_channels]
+            for c in range(right_channels):
+                moved = c + last + 16 - right_channels if c >= last else c
+                weight[c * right_step + t] += total[moved]
 
     return add
 
@@ -156,62 +123,92 @@ class PanelPlan:
         ``source`` is (h, w, bytes of a plane, of a row step, of a pixel step): the input as taps count it.
         """
         self.size, pixel = size, LANES * size
-        height, width, in_plane, in_row, in_pixel = source
-        spans = []
-        for axis in (0, 1):
-            geometry = kernel[axis], stride[axis], before[axis], dilation[axis]
-            met = forward_taps(source[axis], dy_shape[axis], *geometry)
-            span = []
+        out_height, out_width = dy_shape
+        height, width, *x_steps = source
+        dy_steps = out_height * out_width * pixel, out_width * pixel, pixel
+        self.dy_left = _padded(*channels, size) <= _padded(*channels[::-1], size)
+        left, right = channels if self.dy_left else channels[::-1]
+        dy_pixel, x_pixel = (pixel, LANES * pixel) if self.dy_left else (LANES * pixel, pixel)
+
+        def order(dy_value, x_value):
+            return (dy_value, x_value) if self.dy_left else (x_value, dy_value)
+
+        def lines(first, count, row_width, steps):
+            """(offset, rows, pixels of a row) of some rows: one long row where they follow each other."""
+            whole = steps[1] == row_width * steps[2]
+            return (first * steps[1], 1, count * row_width) if whole else (first * steps[1], count, row_width)
+
+        def taps_of(axis):
+            """For each tap: (first output inside, one past the last, input index of output 0)."""
+            size_, window = source[axis], (kernel[axis], stride[axis], before[axis], dilation[axis])
+            met = forward_taps(size_, dy_shape[axis], *window)
             for u in range(kernel[axis]):
                 inside = [i for i, pairs in enumerate(met) if any(tap == u for tap, _ in pairs)]
                 first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
-                span.append((first, last, u * dilation[axis] - before[axis]))
-            spans.append(span)
-        self.tap_rows, self.tap_columns = table(spans[0]), table(spans[1])
-        strip = min(dy_shape[0], -(-STRIP_PIXELS // dy_shape[1]))
-        strips = -(-dy_shape[0] // strip)
-        in_rows = min((strip - 1) * stride[0] + (kernel[0] - 1) * dilation[0] + 1, height)
-        dy_pixels, x_pixels = strip * dy_shape[1], in_rows * width
-        self.dy_left = _padded(*channels, size) <= _padded(*channels[::-1], size)
-        left, right = channels if self.dy_left else channels[::-1]
-        left_pixels, right_pixels = (dy_pixels, x_pixels) if self.dy_left else (x_pixels, dy_pixels)
+                yield first, last, u * dilation[axis] - before[axis]
+
+        down, across = list(taps_of(0)), list(taps_of(1))
+        strip = min(out_height, -(-STRIP_PIXELS // out_width))
+        strips, taps = [], []
+        for top in range(0, out_height, strip):
+            bottom = min(top + strip, out_height)
+            low = min(height, max(0, top * stride[0] + down[0][2]))
+            high = max(low, min(height, (bottom - 1) * stride[0] + down[-1][2] + 1))
+            boxes = lines(top, bottom - top, out_width, dy_steps), lines(low, high - low, width, x_steps)
+            strips.append([n for box in order(*boxes) for n in box])
+            for first, last, row in down:
+                first, last = max(first, top), min(last, bottom)
+                for start, stop, column in across:
+                    dy_at = ((first - top) * out_width + start) * dy_pixel
+                    x_at = (first * stride[0] + row - low) * width + start * stride[1] + column
+                    steps = order(out_width * dy_pixel, stride[0] * width * x_pixel)[::-1]
+                    rows = max(0, last - first) if stop > start else 0, *steps
+                    pixels = stop - start, *order(dy_pixel, stride[1] * x_pixel)[::-1]
+                    # Long inner loops are the cheap ones.
+                    loops = (*pixels, *rows) if pixels[0] == 1 else (*rows, *pixels)
+                    loops = loops if rows[0] else (0,) * 6
+                    taps.append((*order(dy_at, x_at * x_pixel)[::-1], *loops))
+        self.strips, self.taps = table(strips), table(taps)
+        left_pixels, right_pixels = (int((self.strips[:, i] * self.strips[:, i + 1]).max()) for i in (1, 4))
         rows, blocks = sum_rows(size), -(-right // LANES)
         row_blocks = -(-left // rows)
         # An odd number of cache lines: planes of a round size would compete for the same few cache sets.
-        left_plane = (left_pixels | 1) * pixel
-        panel_block = right_pixels * LANES * pixel
-        left_bytes = row_blocks * rows * left_plane
-        scratch_bytes = left_bytes + blocks * panel_block + 64
+        copied_plane = (left_pixels | 1) * pixel
+        panel_bytes = right_pixels * LANES * pixel
+        copied_bytes = row_blocks * rows * copied_plane
+        scratch_bytes = copied_bytes + blocks * panel_bytes + 64
         self.scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
-        taps = kernel[0] * kernel[1]
+        tap_count = kernel[0] * kernel[1]
         s_row = blocks * pixel
         s_tap = row_blocks * rows * s_row
-        s_bytes = taps * s_tap
-        parts = min(images * strips, max(1, -(-8 // groups)), max(2, SUM_BYTES // (s_bytes * groups)))
+        s_bytes = tap_count * s_tap
+        units = images * len(strips)
+        parts = min(units, max(1, -(-8 // groups)), max(2, SUM_BYTES // (s_bytes * groups)))
         self.tasks = parts * groups
         self.sums = aligned_zeros((self.tasks * s_bytes,), np.uint8)
+        dy_side = channels[0], *dy_steps, channels[0] * dy_steps[0]
+        x_side = channels[1], *x_steps, channels[1] * x_steps[0]
+        one, other = order(dy_side, x_side)
         self.params = table(
             [
                 0, 0, self.sums.ctypes.data, self.scratch.ctypes.data, scratch_bytes,
-                images * strips, parts, groups, strips, strip, *dy_shape, height, width, *channels,
-                in_plane, in_row, in_pixel, self.tap_rows.ctypes.data, kernel[0],
-                self.tap_columns.ctypes.data, kernel[1], *stride, int(self.dy_left), left_plane, panel_block,
-                row_blocks, s_row, s_tap, s_bytes, copy_box(size), transpose_run(size), outer_sum(size),
-                left_bytes,
+                units, parts, groups, len(strips), self.strips.ctypes.data, tap_count, self.taps.ctypes.data,
+                *one, *other, copied_plane, panel_bytes, row_blocks, s_row, s_tap, s_bytes,
+                copy_box(size), transpose_run(size), outer_sum(size), copied_bytes,
             ]
         )  # fmt: skip
-        steps = (channels[1] * taps, taps) if self.dy_left else (taps, channels[1] * taps)
+        steps = order(channels[1] * tap_count, tap_count)
         self.rows = groups * left
         self.add_params = table(
             [
-                self.sums.ctypes.data, parts, groups, left, right, taps, s_row, s_tap, s_bytes, *steps,
-                channels[0] * channels[1] * taps, 0,
+                self.sums.ctypes.data, parts, groups, left, right, tap_count, s_row, s_tap, s_bytes, *steps,
+                channels[0] * channels[1] * tap_count, 0,
             ]
         )  # fmt: skip
 
     def run(self, dy, x, dweight):
         """Sum the pieces, then add them to ``dweight`` in a fixed order."""
-        self.params[0], self.params[1] = dy.address, x.address
+        self.params[:2] = (dy.address, x.address) if self.dy_left else (x.address, dy.address)
         launch(_sum_task(self.size), self.tasks, self.params)
         self.add_params[12] = dweight.ctypes.data
         launch(_add_task(self.size), self.rows, self.add_params)
