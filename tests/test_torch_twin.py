@@ -24,8 +24,15 @@ CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 BATCH, STEPS = 6, 3
 
 
-#: dtype: (backend, largest error). ReLU's kink and Adam's division blow the roundings of float32 up.
-PRECISIONS = {np.float64: ("reference", 1e-9), np.float32: ("numba", 2e-2)}
+#: dtype, backend, steps, largest error. In float32 one rounding can move an image across ReLU's kink or to
+#: another winner of a maximum, and from step to step that grows: PyTorch's own float32 is 8 % away from its
+#: float64 after three steps of cifar10_vgg. So there the first step is compared; Adam's is the sign of
+#: the gradient, also where that is next to nothing.
+PRECISIONS = {
+    "reference": (np.float64, "reference", STEPS, 1e-9),
+    "numba": (np.float64, "numba", STEPS, 1e-9),
+    "float32": (np.float32, "numba", 1, 5e-2),
+}
 
 
 def built(path, dtype=np.float32):
@@ -55,16 +62,16 @@ def batches(shape, classes, dtype, rows=False):
         yield rng.standard_normal((BATCH, *shape), dtype=dtype), targets
 
 
-def assert_same_training(network, loss, optimizer, rates, rows=False, average=None):
-    """Train both for three steps and compare losses, logits, weights and running statistics."""
+def assert_same_training(network, loss, optimizer, rates, precision, rows=False, average=None):
+    """Train both for some steps and compare losses, logits, weights and running statistics."""
     torch.set_num_threads(1)
     average = average or make_average("none", network, STEPS)
     twin = Twin(network, loss, optimizer, average)
-    start, dtype = network.data.copy(), network.data.dtype.type
-    backend, tolerance = PRECISIONS[dtype]
+    start = network.data.copy()
+    dtype, backend, steps, tolerance = PRECISIONS[precision]
     shape, classes = network.input_shape, network.output_shape[0]
     with use_backend(backend):
-        shown = zip(batches(shape, classes, dtype, rows), rates, strict=True)
+        shown = list(zip(batches(shape, classes, dtype, rows), rates, strict=True))[:steps]
         for number, ((x, targets), rate) in enumerate(shown, 1):
             logits = np.asarray(network.forward(x, training=True))
             value = loss.forward(logits, targets)
@@ -87,16 +94,16 @@ def assert_same_training(network, loss, optimizer, rates, rows=False, average=No
             assert helpers.error_of(network.predict(x), twin.predict(x), floor=1.0) < tolerance
 
 
-@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_bundled_config_trains_as_in_pytorch(path, dtype):
-    config, network, loss, optimizer = built(path, dtype)
+def test_a_bundled_config_trains_as_in_pytorch(path, precision):
+    config, network, loss, optimizer = built(path, PRECISIONS[precision][0])
     schedule, average = (
         experiment.build_schedule(config, 10),
         experiment.build_average(config, network, 10),
     )
     rates = [schedule(step) for step in range(STEPS)]
-    assert_same_training(network, loss, optimizer, rates, average=average)
+    assert_same_training(network, loss, optimizer, rates, precision, average=average)
 
 
 def conv(**options):
@@ -127,17 +134,17 @@ EVERY_LAYER = [
 ]
 
 
-@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("rows", [False, True], ids=["labels", "rows"])
-def test_every_layer_has_a_twin(rows, dtype):
+def test_every_layer_has_a_twin(rows, precision):
     network = Network(from_config(EVERY_LAYER))
-    network.build((2, 9, 8), np.random.default_rng(0), dtype)
+    network.build((2, 9, 8), np.random.default_rng(0), PRECISIONS[precision][0])
     weights = None if rows else [1.0, 2.0, 0.5, 1.0, 1.5]
     loss = SoftmaxCrossEntropy(label_smoothing=0.1, class_weight=weights)
     optimizer = SGD(
         network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, clip_norm=0.5
     )
-    assert_same_training(network, loss, optimizer, [0.1, 0.3, 0.2], rows)
+    assert_same_training(network, loss, optimizer, [0.1, 0.3, 0.2], precision, rows)
 
 
 def test_every_layer_has_been_tried():
@@ -157,7 +164,7 @@ def test_a_step_that_differs_a_little_is_noticed(change):
 
     optimizer.step = wrong
     with pytest.raises(AssertionError):
-        assert_same_training(network, loss, optimizer, [0.1, 0.1, 0.1])
+        assert_same_training(network, loss, optimizer, [0.1, 0.1, 0.1], "reference")
 
 
 def test_groups_of_parameters_keep_their_own_rates():
@@ -165,7 +172,7 @@ def test_groups_of_parameters_keep_their_own_rates():
     for number, parameter in enumerate(optimizer.parameters):
         parameter.lr_scale = (0.0, 1.0, 0.3)[number % 3]
         parameter.trainable = number != 4
-    assert_same_training(network, loss, optimizer, [0.1, 0.2, 0.1])
+    assert_same_training(network, loss, optimizer, [0.1, 0.2, 0.1], "reference")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +188,7 @@ def test_averages_of_the_weights(options, total):
     _, network, loss, optimizer = built(ROOT / "configs" / "sample.toml", np.float64)
     average = make_average(network=network, total_steps=total, **options)
     before = network.data.copy()
-    assert_same_training(network, loss, optimizer, [0.1, 0.2, 0.1], average=average)
+    assert_same_training(network, loss, optimizer, [0.1, 0.2, 0.1], "reference", average=average)
     assert not np.array_equal(network.data, before)
     trained = network.data.copy()
     with average.applied():
