@@ -90,7 +90,24 @@ class _Step:
         self.backward(dy)
 
 
-class ConvReLU(_Step):
+class _ConvStep(_Step):
+    """A convolution and what follows it; ``_sums_gradient`` takes dy back to the convolution's output."""
+
+    def backward_parameters(self, dy):
+        layer, x, g = self.first, self._cache[0], self._sums_gradient(dy)
+        if layer.weight.trainable:
+            conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
+        if layer.bias and layer.bias.trainable:
+            elementwise.channel_sum(g, layer.bias.grad)
+        return g
+
+    def backward(self, dy):
+        g = self.backward_parameters(dy)
+        layer, x = self.first, self._cache[0]
+        return conv.conv2d_backward_input(g, layer.weight.data, x.shape, *layer._geometry())
+
+
+class ConvReLU(_ConvStep):
     """Conv2d, ReLU."""
 
     pattern = ((Conv2d,), (ReLU,))
@@ -103,19 +120,8 @@ class ConvReLU(_Step):
         self._cache = x, y
         return y
 
-    def backward_parameters(self, dy):
-        layer, (x, y) = self.first, self._cache
-        g = activation.relu_backward(dy, y)
-        if layer.weight.trainable:
-            conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
-        if layer.bias and layer.bias.trainable:
-            elementwise.channel_sum(g, layer.bias.grad)
-        return g
-
-    def backward(self, dy):
-        g = self.backward_parameters(dy)
-        layer, (x, _) = self.first, self._cache
-        return conv.conv2d_backward_input(g, layer.weight.data, x.shape, *layer._geometry())
+    def _sums_gradient(self, dy):
+        return activation.relu_backward(dy, self._cache[1])
 
 
 class LinearReLU(_Step):
@@ -143,7 +149,7 @@ class LinearReLU(_Step):
         return linear.linear_backward_input(self.backward_parameters(dy), self.first.weight.data)
 
 
-class ConvReLUPool(_Step):
+class ConvReLUPool(_ConvStep):
     """Conv2d, ReLU, MaxPool2d: the largest of what is positive; the winners say as well where nothing was."""
 
     pattern = ((Conv2d,), (ReLU,), (MaxPool2d,))
@@ -157,19 +163,9 @@ class ConvReLUPool(_Step):
         self._cache = x, argmax, sums.shape
         return y
 
-    def backward_parameters(self, dy):
-        layer, (x, argmax, shape) = self.first, self._cache
-        g = pool.max_pool2d_backward(dy, argmax, shape, *_window(self.layers[2]))
-        if layer.weight.trainable:
-            conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
-        if layer.bias and layer.bias.trainable:
-            elementwise.channel_sum(g, layer.bias.grad)
-        return g
-
-    def backward(self, dy):
-        g = self.backward_parameters(dy)
-        layer, x = self.first, self._cache[0]
-        return conv.conv2d_backward_input(g, layer.weight.data, x.shape, *layer._geometry())
+    def _sums_gradient(self, dy):
+        _, argmax, shape = self._cache
+        return pool.max_pool2d_backward(dy, argmax, shape, *_window(self.layers[2]))
 
 
 def _window(layer):
