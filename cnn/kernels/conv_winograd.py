@@ -134,9 +134,9 @@ def _forward_task():
         for t in range(count):
             block, tile = (first + t) // per_image, tiles + (first + t) % per_image * 32
             input_tile(
-                x + block * channels * in_plane, in_plane, channels, peek(tile, 0) - above,
-                peek(tile, 1) - left, height, width, width * 64, zeros, v + t * channels * 64, 64, v_step,
-                down,
+                0, x + block * channels * in_plane, in_plane, channels,
+                peek(tile, 0) - above, peek(tile, 1) - left, height, width, width * 64, zeros,
+                v + t * channels * 64, 64, v_step, down,
             )  # fmt: skip
         for k in range(0, out_channels, chunk):
             size = min(chunk, out_channels - k)

@@ -16,7 +16,7 @@ from cnn.kernels.conv_winograd import lines, tile_tables
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task, workspace
 from cnn.kernels.simd import call, numbers, peek, width
 from cnn.kernels.tiles import outer_sum, sum_rows, transpose_run
-from cnn.kernels.winograd_tiles import PIXEL, SIZE, gradient_pairs, input_pairs, weights_back
+from cnn.kernels.winograd_tiles import PIXEL, SIZE, gradient_pair, input_pair, weights_back
 
 CHUNK = 128  # channels of the left operand in one piece of work: those of the right are transformed for each
 SUM_BYTES = 8 << 20  # of partial sums, unless fewer than two pieces were left
@@ -24,10 +24,8 @@ TILE_BYTES = 1 << 20  # of transformed tiles
 
 
 @cache
-def _side(pairs):
+def _side(of_gradient):
     """Address of the transform of one operand: a pair of rows of every tile of a group."""
-    pair_0, pair_1, pair_2 = pairs
-
     @task
     def side(s, pair, group, tiles, first, channels, out, channel_step, step, keep):
         image, all_channels, height, width = peek(s, 0), peek(s, 1), peek(s, 2), peek(s, 3)
@@ -41,20 +39,15 @@ def _side(pairs):
             bottom = min(height, top + peek(tile, 2)) if clipped else height
             right = min(width, side + peek(tile, 3)) if clipped else width
             at, to = image + (block * all_channels + first) * plane, out + t * 64
-            if pair == 0:
-                pair_0(
-                    at, plane, channels, top, side, bottom, right, row_bytes, zeros, to, channel_step, step,
-                    keep,
-                )  # fmt: skip
-            elif pair == 1:
-                pair_1(
-                    at, plane, channels, top, side, bottom, right, row_bytes, zeros, to, channel_step, step,
-                    keep,
+            if of_gradient:
+                gradient_pair(
+                    pair, at, plane, channels, top, side, bottom, right, row_bytes, zeros, to, channel_step,
+                    step, keep,
                 )  # fmt: skip
             else:
-                pair_2(
-                    at, plane, channels, top, side, bottom, right, row_bytes, zeros, to, channel_step, step,
-                    keep,
+                input_pair(
+                    pair, at, plane, channels, top, side, bottom, right, row_bytes, zeros, to, channel_step,
+                    step, keep,
                 )  # fmt: skip
 
     return side.address
@@ -141,8 +134,8 @@ class DotPlan:
     def __init__(self, images, channels, out_channels, in_shape, out_shape, above, left):
         self.zeros = aligned_zeros((6 * PIXEL,), np.uint8)
         zeros = self.zeros.ctypes.data
-        x = (channels, *in_shape, above, left, 0, zeros, _side(tuple(input_pairs)))
-        dy = (out_channels, *out_shape, 0, 0, 1, zeros, _side(tuple(gradient_pairs)))
+        x = (channels, *in_shape, above, left, 0, zeros, _side(False))
+        dy = (out_channels, *out_shape, 0, 0, 1, zeros, _side(True))
         self.dy_left = dy_is_left(out_channels, channels)
         one, other = (dy, x) if self.dy_left else (x, dy)
         rows = sum_rows(SIZE)

@@ -1,156 +1,158 @@
 """Optimizer steps in Numba: one launch over the whole flat buffer; arguments as in the reference.
 
 The buffer is cut into pieces of fixed length, and a piece belongs to one thread. What is added up over pieces
-is added in their order, so the bits do not depend on the number of threads.
+is added in their order, so the bits do not depend on the number of threads. What is constant over a parameter
+is worked out here once, in float64; the loops then run in the precision of the buffer.
 """
 
+from functools import cache
+
 import numpy as np
-from numba import prange
 
-from cnn.kernels.jit import jit
+from cnn.kernels import vector as v
+from cnn.kernels.jit import launch, table, task
 
-_PIECE = 8192  # elements: small enough to share LeNet's 61,706 out, large enough to hide the bookkeeping
-
-
-@jit()
-def _squares(part):
-    total = 0.0
-    for i in range(part.size):
-        value = np.float64(part[i])
-        total += value * value
-    return total
+_PIECE = 8192  # numbers: small enough to share LeNet's 61,706 out, large enough to hide the bookkeeping
 
 
-@jit(parallel=True)
+def _run(task, arrays, edges, constants=(), numbers=()):
+    """Launch ``task`` with: P, the number of parameters, their edges, constants (K, P), arrays, numbers."""
+    edges, rows = np.ascontiguousarray(edges), np.array(constants, np.float64)
+    addresses = [array.ctypes.data for array in (edges, rows, *arrays)]
+    params = table([len(edges), *addresses, *map(v.bits, numbers)])
+    launch(task, -(-arrays[0].size // _PIECE), params)
+
+
+def _precision(itemsize):
+    return np.float32 if itemsize == 4 else np.float64
+
+
+@cache
+def _squares_task(itemsize):
+    @task
+    def squares(index, thread, params):
+        a = v.integers(params)
+        edges, grad, sums = v.integers(a[1]), v.pointer(a[3], itemsize), v.pointer(a[4], 8)
+        total = 0.0
+        for p in range(a[0]):
+            for i in range(max(edges[2 * p], index * _PIECE), min(edges[2 * p + 1], (index + 1) * _PIECE)):
+                value = np.float64(grad[i])
+                total += value * value
+        sums[index] = total
+
+    return squares
+
+
 def squared_norm(grad, edges):
     """Twin of ``cnn.reference.squared_norm``."""
-    pieces = (grad.size + _PIECE - 1) // _PIECE
-    sums = np.zeros(pieces, np.float64)
-    for k in prange(pieces):
-        for p in range(edges.shape[0]):
-            a, b = max(edges[p, 0], k * _PIECE), min(edges[p, 1], (k + 1) * _PIECE)
-            if a < b:
-                sums[k] += _squares(grad[a:b])
-    total = 0.0
-    for k in range(pieces):
-        total += sums[k]
-    return total
+    sums = np.zeros(-(-grad.size // _PIECE))
+    _run(_squares_task(grad.itemsize), (grad, sums), edges)
+    return float(sums.sum())
 
 
-@jit()
-def _sgd_part(data, grad, velocity, lr, decay, momentum, nesterov, decoupled, grad_scale):
-    real = data.dtype.type  # scalars in the arrays' own precision, or float32 loops would run in float64
-    keep = real(1 - lr * decay) if decoupled else real(1)
-    decay = real(0) if decoupled else real(decay)
-    rate, momentum, grad_scale = real(lr), real(momentum), real(grad_scale)
-    if momentum == 0:
-        for i in range(data.size):
-            data[i] = keep * data[i] - rate * (grad_scale * grad[i] + decay * data[i])
-    elif nesterov:
-        for i in range(data.size):
-            g = grad_scale * grad[i] + decay * data[i]
-            velocity[i] = momentum * velocity[i] + g
-            data[i] = keep * data[i] - rate * (g + momentum * velocity[i])
-    else:
-        for i in range(data.size):
-            velocity[i] = momentum * velocity[i] + (grad_scale * grad[i] + decay * data[i])
-            data[i] = keep * data[i] - rate * velocity[i]
+@cache
+def _sgd_task(itemsize, momentum, nesterov):
+    real = _precision(itemsize)
+
+    @task
+    def update(index, thread, params):
+        a = v.integers(params)
+        count, edges, rows = a[0], v.integers(a[1]), v.pointer(a[2], 8)
+        data, grad, velocity = v.pointer(a[3], itemsize), v.pointer(a[4], itemsize), v.pointer(a[5], itemsize)
+        scale, slow = real(v.real(a[6])), real(v.real(a[7]))
+        for p in range(count):
+            start, stop = max(edges[2 * p], index * _PIECE), min(edges[2 * p + 1], (index + 1) * _PIECE)
+            rate, decay, keep = real(rows[p]), real(rows[count + p]), real(rows[2 * count + p])
+            for i in range(start, stop):
+                step = scale * grad[i] + decay * data[i]
+                if momentum:
+                    velocity[i] = slow * velocity[i] + step
+                    step = step + slow * velocity[i] if nesterov else velocity[i]
+                data[i] = keep * data[i] - rate * step
+
+    return update
 
 
-@jit(parallel=True)
+def _shrink(lr, weight_decay, decoupled):
+    """The decay that joins the gradient, and the factor that weights keep: one of them does nothing."""
+    nothing = np.zeros_like(weight_decay)
+    return (nothing, 1 - lr * weight_decay) if decoupled else (weight_decay, nothing + 1)
+
+
 def sgd_update(data, grad, velocity, edges, lr, weight_decay, momentum, nesterov, decoupled, grad_scale):
     """Twin of ``cnn.reference.sgd_update``."""
-    for k in prange((data.size + _PIECE - 1) // _PIECE):
-        for p in range(edges.shape[0]):
-            a, b = max(edges[p, 0], k * _PIECE), min(edges[p, 1], (k + 1) * _PIECE)
-            if a < b:
-                _sgd_part(
-                    data[a:b],
-                    grad[a:b],
-                    velocity[a:b],
-                    lr[p],
-                    weight_decay[p],
-                    momentum,
-                    nesterov,
-                    decoupled,
-                    grad_scale,
-                )
+    run = _sgd_task(data.itemsize, momentum != 0, bool(nesterov))
+    constants = (lr, *_shrink(lr, weight_decay, decoupled))
+    _run(run, (data, grad, velocity), edges, constants, (grad_scale, momentum))
 
 
-@jit()
-def _adam_part(data, grad, mean, square, lr, decay, beta1, beta2, eps, step, decoupled, grad_scale):
-    real = data.dtype.type
-    keep = real(1 - lr * decay) if decoupled else real(1)
-    added = real(0) if decoupled else real(decay)
-    rate, root = real(lr / (1 - beta1**step)), real(1 / np.sqrt(1 - beta2**step))
-    keep1, take1, keep2, take2 = real(beta1), real(1 - beta1), real(beta2), real(1 - beta2)
-    eps, grad_scale = real(eps), real(grad_scale)
-    for i in range(data.size):
-        g = grad_scale * grad[i] + added * data[i]
-        mean[i] = keep1 * mean[i] + take1 * g
-        square[i] = keep2 * square[i] + take2 * (g * g)
-        data[i] = keep * data[i] - rate * mean[i] / (np.sqrt(square[i]) * root + eps)
+@cache
+def _adam_task(itemsize):
+    real = _precision(itemsize)
+
+    @task
+    def update(index, thread, params):
+        a = v.integers(params)
+        count, edges, rows = a[0], v.integers(a[1]), v.pointer(a[2], 8)
+        data, grad, mean, square = (
+            v.pointer(a[3], itemsize), v.pointer(a[4], itemsize), v.pointer(a[5], itemsize),
+            v.pointer(a[6], itemsize),
+        )  # fmt: skip
+        scale, beta1, beta2, eps = real(v.real(a[7])), v.real(a[8]), v.real(a[9]), real(v.real(a[10]))
+        keep1, take1, keep2, take2 = real(beta1), real(1 - beta1), real(beta2), real(1 - beta2)
+        for p in range(count):
+            start, stop = max(edges[2 * p], index * _PIECE), min(edges[2 * p + 1], (index + 1) * _PIECE)
+            rate, root = real(rows[p]), real(rows[count + p])
+            decay, keep = real(rows[2 * count + p]), real(rows[3 * count + p])
+            for i in range(start, stop):
+                g = scale * grad[i] + decay * data[i]
+                mean[i] = keep1 * mean[i] + take1 * g
+                square[i] = keep2 * square[i] + take2 * (g * g)
+                data[i] = keep * data[i] - rate * mean[i] / (np.sqrt(square[i]) * root + eps)
+
+    return update
 
 
-@jit(parallel=True)
 def adam_update(
     data, grad, mean, square, edges, lr, weight_decay, beta1, beta2, eps, step, decoupled, grad_scale
 ):
     """Twin of ``cnn.reference.adam_update``."""
-    for k in prange((data.size + _PIECE - 1) // _PIECE):
-        for p in range(edges.shape[0]):
-            a, b = max(edges[p, 0], k * _PIECE), min(edges[p, 1], (k + 1) * _PIECE)
-            if a < b:
-                _adam_part(
-                    data[a:b],
-                    grad[a:b],
-                    mean[a:b],
-                    square[a:b],
-                    lr[p],
-                    weight_decay[p],
-                    beta1,
-                    beta2,
-                    eps,
-                    step[p],
-                    decoupled,
-                    grad_scale,
-                )
+    rate, root = lr / (1 - beta1**step), 1 / np.sqrt(1 - beta2**step)
+    constants = (rate, root, *_shrink(lr, weight_decay, decoupled))
+    arrays = (data, grad, mean, square)
+    _run(_adam_task(data.itemsize), arrays, edges, constants, (grad_scale, beta1, beta2, eps))
 
 
-@jit()
-def _rmsprop_part(data, grad, square, velocity, lr, decay, alpha, eps, momentum, grad_scale):
-    real = data.dtype.type
-    rate, decay, momentum, grad_scale = real(lr), real(decay), real(momentum), real(grad_scale)
-    keep, take, eps = real(alpha), real(1 - alpha), real(eps)
-    if momentum == 0:
-        for i in range(data.size):
-            g = grad_scale * grad[i] + decay * data[i]
-            square[i] = keep * square[i] + take * (g * g)
-            data[i] -= rate * g / (np.sqrt(square[i]) + eps)
-    else:
-        for i in range(data.size):
-            g = grad_scale * grad[i] + decay * data[i]
-            square[i] = keep * square[i] + take * (g * g)
-            velocity[i] = momentum * velocity[i] + g / (np.sqrt(square[i]) + eps)
-            data[i] -= rate * velocity[i]
+@cache
+def _rmsprop_task(itemsize, momentum):
+    real = _precision(itemsize)
+
+    @task
+    def update(index, thread, params):
+        a = v.integers(params)
+        count, edges, rows = a[0], v.integers(a[1]), v.pointer(a[2], 8)
+        data, grad, square, velocity = (
+            v.pointer(a[3], itemsize), v.pointer(a[4], itemsize), v.pointer(a[5], itemsize),
+            v.pointer(a[6], itemsize),
+        )  # fmt: skip
+        scale, alpha, eps, slow = real(v.real(a[7])), v.real(a[8]), real(v.real(a[9])), real(v.real(a[10]))
+        keep, take = real(alpha), real(1 - alpha)
+        for p in range(count):
+            start, stop = max(edges[2 * p], index * _PIECE), min(edges[2 * p + 1], (index + 1) * _PIECE)
+            rate, decay = real(rows[p]), real(rows[count + p])
+            for i in range(start, stop):
+                g = scale * grad[i] + decay * data[i]
+                square[i] = keep * square[i] + take * (g * g)
+                step = g / (np.sqrt(square[i]) + eps)
+                if momentum:
+                    velocity[i] = slow * velocity[i] + step
+                    step = velocity[i]
+                data[i] -= rate * step
+
+    return update
 
 
-@jit(parallel=True)
 def rmsprop_update(data, grad, square, velocity, edges, lr, weight_decay, alpha, eps, momentum, grad_scale):
     """Twin of ``cnn.reference.rmsprop_update``."""
-    for k in prange((data.size + _PIECE - 1) // _PIECE):
-        for p in range(edges.shape[0]):
-            a, b = max(edges[p, 0], k * _PIECE), min(edges[p, 1], (k + 1) * _PIECE)
-            if a < b:
-                _rmsprop_part(
-                    data[a:b],
-                    grad[a:b],
-                    square[a:b],
-                    velocity[a:b],
-                    lr[p],
-                    weight_decay[p],
-                    alpha,
-                    eps,
-                    momentum,
-                    grad_scale,
-                )
+    arrays, numbers = (data, grad, square, velocity), (grad_scale, alpha, eps, momentum)
+    _run(_rmsprop_task(data.itemsize, momentum != 0), arrays, edges, (lr, weight_decay), numbers)

@@ -93,57 +93,67 @@ def _clamp(builder, value, high):
     return builder.select(builder.icmp_signed(">", value, top), top, value)
 
 
-def _image_to_tile(transform, count, rows):
-    """The intrinsic that transforms a tile of every channel and keeps ``rows`` of the six of the result."""
+def _image_to_tile(transform, count, choices):
+    """The intrinsic that transforms a tile of every channel and keeps some of the six rows of the result.
+
+    Its first argument is the place in ``choices`` of the rows to keep.
+    """
+
+    def write(
+        v, rows, image, plane, channels, top, left, height, width, row_bytes, zeros, out, channel_step, step,
+        keep,
+    ):  # fmt: skip
+        builder = v.builder
+        parts = [part * v.bytes for part in range(LANES // v.lanes)]
+        places = [v.at(top, i) for i in range(count)]
+        inside = [builder.icmp_unsigned("<", place, height) for place in places]
+        row_at = [v.at(builder.mul(place, row_bytes), v.times(left, PIXEL)) for place in places]
+        first = _clamp(builder, builder.neg(left), count)
+        last = _clamp(builder, builder.sub(width, left), count)
+        columns = _clamp(builder, builder.sub(last, first), count)
+        # Half transformed: only what a tile needs, so that neither loop below runs out of registers.
+        half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 6 * len(rows) * len(parts)))
+        half = builder.ptrtoint(half, INT64)
+        for place in range(0, 6 * len(rows) * PIXEL, v.bytes):
+            v.store(v.const(0), v.at(half, place))
+        start = v.times(first, PIXEL)
+        with v.loop(channels, (image, plane), (out, channel_step)) as (here, to):
+            lines = [
+                builder.select(i, v.at(here, at), zeros) for i, at in zip(inside, row_at, strict=True)
+            ]
+            with v.loop(columns, (start, PIXEL)) as (column,):
+                for part in parts:
+                    result = transform(v, [v.load(v.at(line, column, part)) for line in lines])
+                    for place, row in enumerate(rows):
+                        v.store(result[row], v.at(half, column, part + place * count * PIXEL))
+            with v.loop(keep, (half, count * PIXEL), (to, v.times(step, 6))) as (source, target):
+                for part in parts:
+                    result = transform(v, [v.load(v.at(source, j * PIXEL + part)) for j in range(count)])
+                    for j, value in enumerate(result):
+                        v.store(value, v.at(target, v.times(step, j), part))
 
     @intrinsic
     def to_tile(
-        typing_context, image, plane, channels, top, left, height, width, row_bytes, zeros, out, channel_step,
-        step, keep,
+        typing_context, choice, image, plane, channels, top, left, height, width, row_bytes, zeros, out,
+        channel_step, step, keep,
     ):  # fmt: skip
         def generate(context, builder, signature, arguments):
-            (image, plane, channels, top, left, height, width_, row_bytes, zeros, out, channel_step, step,
-             keep) = arguments  # fmt: skip
-            v = Vectors(builder, types.float32)
-            parts = [part * v.bytes for part in range(LANES // v.lanes)]
-            places = [v.at(top, i) for i in range(count)]
-            inside = [builder.icmp_unsigned("<", place, height) for place in places]
-            row_at = [v.at(builder.mul(place, row_bytes), v.times(left, PIXEL)) for place in places]
-            first = _clamp(builder, builder.neg(left), count)
-            last = _clamp(builder, builder.sub(width_, left), count)
-            columns = _clamp(builder, builder.sub(last, first), count)
-            # Half transformed: only what a tile needs, so that neither loop below runs out of registers.
-            half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 6 * len(rows) * len(parts)))
-            half = builder.ptrtoint(half, INT64)
-            for place in range(0, 6 * len(rows) * PIXEL, v.bytes):
-                v.store(v.const(0), v.at(half, place))
-            start = v.times(first, PIXEL)
-            with v.loop(channels, (image, plane), (out, channel_step)) as (here, to):
-                lines = [
-                    builder.select(i, v.at(here, at), zeros) for i, at in zip(inside, row_at, strict=True)
-                ]
-                with v.loop(columns, (start, PIXEL)) as (column,):
-                    for part in parts:
-                        result = transform(v, [v.load(v.at(line, column, part)) for line in lines])
-                        for place, row in enumerate(rows):
-                            v.store(result[row], v.at(half, column, part + place * count * PIXEL))
-                with v.loop(keep, (half, count * PIXEL), (to, v.times(step, 6))) as (source, target):
-                    for part in parts:
-                        result = transform(v, [v.load(v.at(source, j * PIXEL + part)) for j in range(count)])
-                        for j, value in enumerate(result):
-                            v.store(value, v.at(target, v.times(step, j), part))
+            choice, *arguments = arguments
+            for number, rows in enumerate(choices):
+                with builder.if_then(builder.icmp_unsigned("==", choice, ir.Constant(INT64, number))):
+                    write(Vectors(builder, types.float32), rows, *arguments)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 13), generate
+        return types.void(*[types.int64] * 14), generate
 
     return to_tile
 
 
 PAIRS = (0, 5), (1, 2), (3, 4)  # rows of a transformed tile that are computed from the same sums
 
-input_tile = _image_to_tile(_input_6, 6, range(6))
-input_pairs = [_image_to_tile(_input_6, 6, pair) for pair in PAIRS]
-gradient_pairs = [_image_to_tile(_gradient_6, 4, pair) for pair in PAIRS]
+input_tile = _image_to_tile(_input_6, 6, (range(6),))
+input_pair = _image_to_tile(_input_6, 6, PAIRS)
+gradient_pair = _image_to_tile(_gradient_6, 4, PAIRS)
 
 
 @intrinsic
