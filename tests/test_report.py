@@ -101,6 +101,14 @@ def test_the_page_has_every_part():
     assert page.count("polyline") >= 6
 
 
+def test_the_accuracy_over_several_views_is_told_where_there_is_one():
+    plain = story()
+    assert "with TTA" not in Page(report.render(plain)).text
+    page = Page(report.render(story(result=plain.result | {"tta_accuracy": 0.87654})))
+    assert "with TTA" in page.text
+    assert "87.65 %" in page.text
+
+
 def test_the_page_needs_nothing_else():
     text = report.render(story())
     page = Page(text)

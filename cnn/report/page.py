@@ -73,6 +73,7 @@ def _header(story, confusion):
             f"{100 * r['test_accuracy']:.2f} %",
             f"95 % interval {_percent(low)} to {_percent(high)}",
         ),
+        *_augmented(r),
         ("test loss", f"{r['test_loss']:.4f}", f"{r['test_images']:,} images"),
         ("weights of epoch", f"{r['epoch']}", f"of {len(story.history)}"),
         ("parameters", f"{r['parameters']:,}", f"input {' x '.join(map(str, story.network.input_shape))}"),
@@ -84,6 +85,12 @@ def _header(story, confusion):
         f"<h1>{escape(story.name)}</h1><p class=soft>Trained on {escape(story.dataset)}, "
         f"{len(story.classes)} classes.</p><p>{sentences}</p><dl class=facts>{cells}</dl>"
     )
+
+
+def _augmented(result):
+    """The accuracy over several views of each image, if that was asked for."""
+    if result.get("tta_accuracy") is not None:
+        yield "with TTA", f"{100 * result['tta_accuracy']:.2f} %", "test-time augmentation"
 
 
 def _observations(story, confusion):
@@ -180,7 +187,7 @@ def _confusion(story, confusion):
     return _section(
         "Confusion matrix",
         note,
-        f"<div class=two><div>{picture}</div>",
+        f"<div class=wide><div>{picture}</div>",
         _classes(classes, confusion),
         "</div>",
     )

@@ -67,6 +67,8 @@ pre{overflow-x:auto;font:12.5px/1.45 ui-monospace,Menlo,Consolas,monospace;backg
   padding:12px;border-radius:8px;border:1px solid var(--line)}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:24px;
   align-items:start}
+.wide{display:flex;flex-wrap:wrap;gap:24px;align-items:flex-start}
+.wide>*{max-width:100%}
 .noisy svg polyline{stroke-width:1.5}
 @media(max-width:480px){table.confusion td{min-width:1.55rem;height:1.7rem;padding:0;font-size:.72rem}
   table.confusion th{padding:0 2px;font-size:.75rem;max-width:4rem}.bar{display:none}
