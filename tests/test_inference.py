@@ -130,7 +130,7 @@ def test_few_images_use_the_planar_kernels():
     network = _network("rectangles")
     network.predict(np.zeros((inference.FEW, 3, 11, 12), np.float32))
     network.predict(np.zeros((inference.FEW + 1, 3, 11, 12), np.float32))
-    assert list(network._inference._planar) == [inference.FEW]
+    assert [shape for shape, _ in network._inference._few] == [(inference.FEW, 3, 11, 12)]
 
 
 def test_a_copy_predicts_with_its_own_weights():

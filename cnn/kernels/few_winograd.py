@@ -1,0 +1,120 @@
+"""Winograd convolution F(4x4, 3x3) of a few images: ``conv_winograd`` with sixteen channels as lanes.
+
+    y  = A^T [ sum over c of (G w G^T) o (B^T x B) ] A
+
+A batch transforms its weights each time; here they are transformed once a parameter change. All tiles of all
+images pass by a block of sixteen output channels while the 36 products of that block lie in the cache: the
+transformed weights, which may take megabytes, are read once and in order.
+"""
+
+from functools import cache
+
+import numpy as np
+
+from cnn.blocked import LANES
+from cnn.kernels.conv_winograd import lines
+from cnn.kernels.few import Lanes, array, in_blocks
+from cnn.kernels.few_conv import tile
+from cnn.kernels.jit import launch, scratch_threads, table, task, workspace
+from cnn.kernels.simd import numbers, peek
+from cnn.kernels.tiles import outer_tile
+from cnn.kernels.winograd_tiles import PIXEL, SIZE, input_tile, output_tile_of_channels
+
+FEWEST = 4  # tiles: with fewer, reading 36 transformed numbers a weight costs more than 9 products a pixel
+
+_G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+
+
+def tiles_of(images, out_size):
+    """How many tiles of 4x4 outputs there are."""
+    return images * -(-out_size[0] // 4) * -(-out_size[1] // 4)
+
+
+def pack(weight):
+    """(K, C, 3, 3) as G w G^T in the order [K/16][36][C][16], filled up with zeros."""
+    k, c = weight.shape[:2]
+    packed = array((in_blocks(k), 36, c, LANES), weight.dtype)
+    both = np.kron(_G, _G)
+    for block in range(in_blocks(k)):
+        part = weight[block * LANES : (block + 1) * LANES]
+        nine = part.transpose(2, 3, 1, 0).reshape(9, -1)
+        packed[block, ..., : len(part)] = (both @ nine).reshape(36, c, -1)
+    return packed
+
+
+@cache
+def _input_task():
+    @task
+    def transform(index, thread, p):
+        x, v, zeros, image_bytes, blocks = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
+        height, width, above, left, down, across = (
+            peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9), peek(p, 10)
+        )  # fmt: skip
+        v_step = peek(p, 11)
+        for i in range(across):
+            input_tile(
+                0, x + index // down * image_bytes, height * width * 64, blocks, index % down * 4 - above,
+                i * 4 - left, height, width, width * 64, zeros, v + (index * across + i) * blocks * 64, 64,
+                v_step, 6,
+            )  # fmt: skip
+
+    return transform
+
+
+@cache
+def _output_task(rows):
+    @task
+    def multiply(index, thread, p):
+        v, u, bias, y, zeros = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
+        scratch, scratch_bytes, v_step, m_step = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8)
+        channels, images, down, across = peek(p, 9), peek(p, 10), peek(p, 11), peek(p, 12)
+        height, width, out_blocks = peek(p, 13), peek(p, 14), peek(p, 15)
+        lowest, floor = numbers(p + 16 * 8, 4)[0], numbers(p + 17 * 8, 4)[0]
+        m, tiles, tile_bytes = scratch + thread * scratch_bytes, images * down * across, (channels + 15) // 16 * 64
+        for xi in range(36):
+            weights, t = u + (index * 36 + xi) * channels * 64, 0
+            while t < tiles:  # the last few are moved back to end with the tiles
+                t = min(t, tiles - rows)
+                outer_tile(
+                    weights, v + xi * v_step + t * tile_bytes, zeros, m + xi * m_step + t * 64,
+                    (1, 0, 0, 1, 0, 0, channels, 64, 4), tile_bytes, 0, 64, 0, lowest, 0, rows, 1, 4,
+                )  # fmt: skip
+                t += rows
+        for t in range(tiles):
+            image, top, left = t // across // down, t // across % down * 4, t % across * 4
+            corner = ((image * out_blocks + index) * height + top) * width + left
+            output_tile_of_channels(
+                m + t * 64, m_step, bias + index * 64, floor, y + corner * 64, 0, 1,
+                min(4, height - top), min(4, width - left), 6, width * 64,
+            )  # fmt: skip
+
+    return multiply
+
+
+def convolve(x, packed, bias, out_channels, out_size, padding, relu):
+    """3x3 convolution, stride 1, float32, with the weight in ``pack``'s order; max(0, y) with ``relu``."""
+    n, c, *in_size = x.shape
+    y = Lanes((n, out_channels, *out_size), x.dtype)
+    down, across = -(-out_size[0] // 4), -(-out_size[1] // 4)
+    tiles = n * down * across
+    v_step, m_step = lines(tiles * x.blocks), lines(tiles)
+    transformed = workspace("few tiles", 36 * v_step).ctypes.data
+    scratch = workspace("scratch", scratch_threads() * 36 * m_step).ctypes.data
+    zeros = array((6 * LANES,), x.dtype).ctypes.data
+    image_bytes = x.blocks * x.pixels * PIXEL
+    values = [
+        x.address, transformed, zeros, image_bytes, x.blocks, *in_size, padding[0][0], padding[1][0], down,
+        across, v_step,
+    ]  # fmt: skip
+    launch(_input_task(), n * down, table(values))
+    rows, _ = tile(tiles, 1, SIZE)
+    values = table(
+        [
+            transformed, packed.ctypes.data, bias.ctypes.data, y.address, zeros, scratch, 36 * m_step, v_step,
+            m_step, c, n, down, across, *out_size, y.blocks, 0, 0,
+        ]
+    )  # fmt: skip
+    values[16:17].view(np.float32)[0] = -np.inf
+    values[17:18].view(np.float32)[0] = 0 if relu else -np.inf
+    launch(_output_task(rows), y.blocks, values)
+    return y
