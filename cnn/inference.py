@@ -18,6 +18,7 @@ from cnn import blocked
 from cnn.fused import KINDS, NormActivation
 from cnn.geometry import output_shape
 from cnn.kernels import activation, conv, elementwise, few, few_conv, few_winograd, linear
+from cnn.kernels.fingerprint import Fingerprint
 from cnn.kernels.jit import Recording
 from cnn.layers import (
     AvgPool2d,
@@ -57,8 +58,8 @@ class Inference:
 
     def __init__(self, body):
         self._body, self._folded = body, _Folded(body)
-        self._replay, self._few, self._state = Replay(self._folded), {}, None
-        self._buffers = [array for norm in _norms(body.layers) for array in norm.buffers().values()]
+        self._replay, self._few = Replay(self._folded), {}
+        self._parameters, self._places, self._changes = body.parameters(), None, None
 
     def __reduce__(self):  # a copy of a network has its arrays elsewhere
         return Inference, (self._body,)
@@ -91,16 +92,18 @@ class Inference:
 
     def _refresh(self):
         """Fold again if anything changed; return the dtype of the network."""
-        parameters = self._body.parameters()
-        if not parameters:
+        if not self._parameters:
             return np.float32
-        values = parameters[0].buffer.data[parameters[0].start : parameters[-1].stop]
-        state = [values, np.concatenate([np.ravel(array) for array in self._buffers] or [values[:0]])]
-        if self._state is None or not all(map(_same_bits, state, self._state)):
+        places = [p.buffer for p in self._parameters]
+        if places != self._places:  # an optimizer may gather parameters elsewhere
+            first, last = self._parameters[0], self._parameters[-1]
+            buffers = [array for norm in _norms(self._body.layers) for array in norm.buffers().values()]
+            self._changes = Fingerprint([first.buffer.data[first.start : last.stop], *buffers])
+            self._places = places
+        if self._changes.changed():
             for step in self._folded.steps:
                 step.refresh()
-            self._state = [values.copy(), state[1]]
-        return values.dtype
+        return self._parameters[0].dtype
 
 
 class _Folded:
@@ -118,11 +121,6 @@ class _Folded:
 
     def _forget(self):
         """There is nothing to forget."""
-
-
-def _same_bits(a, b):
-    whole = np.uint64 if a.nbytes % 8 == 0 else np.uint32  # a NaN equals itself then
-    return np.array_equal(a.view(whole), b.view(whole))
 
 
 def _norms(layers):

@@ -2,9 +2,9 @@
 
     y  = A^T [ sum over c of (G w G^T) o (B^T x B) ] A
 
-A batch transforms its weights each time; here they are transformed once a parameter change. All tiles of all
-images pass by a block of sixteen output channels while the 36 products of that block lie in the cache: the
-transformed weights, which may take megabytes, are read once and in order.
+All tiles of all images pass by sixteen output channels at a time. Their weights are transformed in passing,
+some input channels after the other: that takes less time than to read 36 numbers a weight from far away
+where 9 tell the same.
 """
 
 from functools import cache
@@ -16,13 +16,12 @@ from cnn.kernels.conv_winograd import lines
 from cnn.kernels.few import Lanes, array, in_blocks
 from cnn.kernels.few_conv import tile
 from cnn.kernels.jit import launch, scratch_threads, table, task, workspace
-from cnn.kernels.simd import numbers, peek
+from cnn.kernels.simd import numbers, peek, width
 from cnn.kernels.tiles import outer_tile
-from cnn.kernels.winograd_tiles import PIXEL, SIZE, input_tile, output_tile_of_channels
+from cnn.kernels.winograd_tiles import PIXEL, SIZE, input_tile, output_tile_of_channels, weights_forth
 
-FEWEST = 4  # tiles: with fewer, reading 36 transformed numbers a weight costs more than 9 products a pixel
-
-_G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+FEWEST = 4  # tiles: with fewer, transforming the weights takes longer than 9 products a pixel
+CHUNK = 64  # input channels whose transformed weights wait in the L2 cache
 
 
 def tiles_of(images, out_size):
@@ -31,14 +30,12 @@ def tiles_of(images, out_size):
 
 
 def pack(weight):
-    """(K, C, 3, 3) as G w G^T in the order [K/16][36][C][16], filled up with zeros."""
+    """(K, C, 3, 3) as [K/16][C][9][16], filled up with zeros."""
     k, c = weight.shape[:2]
-    packed = array((in_blocks(k), 36, c, LANES), weight.dtype)
-    both = np.kron(_G, _G)
+    packed = array((in_blocks(k), c, 9, LANES), weight.dtype)
     for block in range(in_blocks(k)):
         part = weight[block * LANES : (block + 1) * LANES]
-        nine = part.transpose(2, 3, 1, 0).reshape(9, -1)
-        packed[block, ..., : len(part)] = (both @ nine).reshape(36, c, -1)
+        packed[block, ..., : len(part)] = part.reshape(len(part), c, 9).transpose(1, 2, 0)
     return packed
 
 
@@ -63,23 +60,36 @@ def _input_task():
 
 @cache
 def _output_task(rows):
+    lanes = width(SIZE)
+
     @task
     def multiply(index, thread, p):
-        v, u, bias, y, zeros = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
+        v, weight, bias, y, zeros = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
         scratch, scratch_bytes, v_step, m_step = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8)
         channels, images, down, across = peek(p, 9), peek(p, 10), peek(p, 11), peek(p, 12)
-        height, width, out_blocks = peek(p, 13), peek(p, 14), peek(p, 15)
-        lowest, floor = numbers(p + 16 * 8, 4)[0], numbers(p + 17 * 8, 4)[0]
+        height, width, out_blocks, chunk, u_step = peek(p, 13), peek(p, 14), peek(p, 15), peek(p, 16), peek(p, 17)
+        lowest, floor = numbers(p + 18 * 8, 4)[0], numbers(p + 19 * 8, 4)[0]
         m, tiles, tile_bytes = scratch + thread * scratch_bytes, images * down * across, (channels + 15) // 16 * 64
-        for xi in range(36):
-            weights, t = u + (index * 36 + xi) * channels * 64, 0
-            while t < tiles:  # the last few are moved back to end with the tiles
-                t = min(t, tiles - rows)
-                outer_tile(
-                    weights, v + xi * v_step + t * tile_bytes, zeros, m + xi * m_step + t * 64,
-                    (1, 0, 0, 1, 0, 0, channels, 64, 4), tile_bytes, 0, 64, 0, lowest, 0, rows, 1, 4,
-                )  # fmt: skip
-                t += rows
+        u = m + 36 * m_step
+        for first in range(0, channels, chunk):
+            count = min(chunk, channels - first)
+            for c in range(count):
+                nine = weight + (index * channels + first + c) * 9 * 64
+                weights_forth(nine, 64, u + c * 64, u_step, 16 // lanes)
+            for xi in range(36):
+                source, t = v + xi * v_step + first * 4, 0
+                while t < tiles:
+                    sums, now = m + xi * m_step + t * 64, source + t * tile_bytes
+                    loops = (1, 0, 0, 1, 0, 0, count, 64, 4)
+                    if first == 0:
+                        outer_tile(
+                            u + xi * u_step, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, 0, rows, 1, 4,
+                        )  # fmt: skip
+                    else:
+                        outer_tile(
+                            u + xi * u_step, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, 1, rows, 1, 4,
+                        )  # fmt: skip
+                    t += rows
         for t in range(tiles):
             image, top, left = t // across // down, t // across % down * 4, t % across * 4
             corner = ((image * out_blocks + index) * height + top) * width + left
@@ -97,9 +107,12 @@ def convolve(x, packed, bias, out_channels, out_size, padding, relu):
     y = Lanes((n, out_channels, *out_size), x.dtype)
     down, across = -(-out_size[0] // 4), -(-out_size[1] // 4)
     tiles = n * down * across
-    v_step, m_step = lines(tiles * x.blocks), lines(tiles)
+    rows, _ = tile(tiles, 1, SIZE)
+    tiles = -(-tiles // rows) * rows  # the last few may be nobody
+    chunk = -(-c // -(-c // CHUNK))
+    v_step, m_step, u_step = lines(tiles * x.blocks), lines(tiles), lines(chunk)
     transformed = workspace("few tiles", 36 * v_step).ctypes.data
-    scratch = workspace("scratch", scratch_threads() * 36 * m_step).ctypes.data
+    scratch = workspace("scratch", scratch_threads() * 36 * (m_step + u_step)).ctypes.data
     zeros = array((6 * LANES,), x.dtype).ctypes.data
     image_bytes = x.blocks * x.pixels * PIXEL
     values = [
@@ -107,14 +120,13 @@ def convolve(x, packed, bias, out_channels, out_size, padding, relu):
         across, v_step,
     ]  # fmt: skip
     launch(_input_task(), n * down, table(values))
-    rows, _ = tile(tiles, 1, SIZE)
     values = table(
         [
-            transformed, packed.ctypes.data, bias.ctypes.data, y.address, zeros, scratch, 36 * m_step, v_step,
-            m_step, c, n, down, across, *out_size, y.blocks, 0, 0,
+            transformed, packed.ctypes.data, bias.ctypes.data, y.address, zeros, scratch, 36 * (m_step + u_step),
+            v_step, m_step, c, n, down, across, *out_size, y.blocks, chunk, u_step, 0, 0,
         ]
     )  # fmt: skip
-    values[16:17].view(np.float32)[0] = -np.inf
-    values[17:18].view(np.float32)[0] = 0 if relu else -np.inf
+    values[18:19].view(np.float32)[0] = -np.inf
+    values[19:20].view(np.float32)[0] = 0 if relu else -np.inf
     launch(_output_task(rows), y.blocks, values)
     return y
