@@ -17,7 +17,7 @@ from cnn.kernels.few import Lanes, array, in_blocks
 from cnn.kernels.few_conv import tile
 from cnn.kernels.jit import launch, scratch_threads, table, task, workspace
 from cnn.kernels.simd import numbers, peek, width
-from cnn.kernels.tiles import outer_tile
+from cnn.kernels.tiles import outer_tile, prefetch
 from cnn.kernels.winograd_tiles import PIXEL, SIZE, input_tile, output_tile_of_channels, weights_forth
 
 FEWEST = 4  # tiles: with fewer, transforming the weights takes longer than 9 products a pixel
@@ -77,6 +77,7 @@ def _output_task(rows):
                 nine = weight + (index * channels + first + c) * 9 * 64
                 weights_forth(nine, 64, u + c * 64, u_step, 16 // lanes)
             for xi in range(36):
+                prefetch(weight + (index * channels + first + count) * 9 * 64 + xi * chunk * 16, chunk // 4)
                 source, t = v + xi * v_step + first * 4, 0
                 while t < tiles:
                     sums, now = m + xi * m_step + t * 64, source + t * tile_bytes
