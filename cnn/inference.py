@@ -84,7 +84,8 @@ class Inference:
                     y = step.few(y)
                 shape, y = y.shape, few.flatten(y)
             features = math.prod(shape[1:])
-            found = self._few[key] = source, recording, y.data.reshape(len(x), -1)[:, :features].reshape(shape)
+            result = y.data.reshape(len(x), -1)[:, :features].reshape(shape)
+            found = self._few[key] = source, recording, result
         source, recording, y = found
         source[...] = x
         recording.run()
@@ -92,18 +93,18 @@ class Inference:
 
     def _refresh(self):
         """Fold again if anything changed; return the dtype of the network."""
-        if not self._parameters:
-            return np.float32
         places = [p.buffer for p in self._parameters]
         if places != self._places:  # an optimizer may gather parameters elsewhere
-            first, last = self._parameters[0], self._parameters[-1]
-            buffers = [array for norm in _norms(self._body.layers) for array in norm.buffers().values()]
-            self._changes = Fingerprint([first.buffer.data[first.start : last.stop], *buffers])
-            self._places = places
+            arrays = [array for norm in _norms(self._body.layers) for array in norm.buffers().values()]
+            if places:
+                first, last = self._parameters[0], self._parameters[-1]
+                arrays.append(first.buffer.data[first.start : last.stop])
+            self._places, self._changes = places, Fingerprint(arrays)
+            self._dtype = arrays[-1].dtype if arrays else np.float32
         if self._changes.changed():
             for step in self._folded.steps:
                 step.refresh()
-        return self._parameters[0].dtype
+        return self._dtype
 
 
 class _Folded:

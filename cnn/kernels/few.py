@@ -31,7 +31,7 @@ def array(shape, dtype):
 
 
 class Lanes:
-    """Images (N, C, H, W) or features (N, F), kept as ``data`` [N][C/16][H][W][16]; features have H = W = 1."""
+    """Images (N, C, H, W) or features (N, F; H = W = 1), kept as ``data`` [N][C/16][H][W][16]."""
 
     def __init__(self, shape, dtype):
         n, c, *plane = shape

@@ -1,4 +1,4 @@
-"""Direct convolution of a few images, and matrix products: a weight of sixteen output channels times a number.
+"""Direct convolution of a few images, and matrix products: sixteen output channels times one number.
 
 This is the register tile of ``conv_direct`` with exchanged parts: the weight is the vector, a number of the
 image what multiplies it. The image is first copied to [N][H][W][C] with its border of zeros: then all numbers
@@ -15,7 +15,7 @@ from cnn.geometry import output_shape
 from cnn.kernels import vector as v
 from cnn.kernels.few import Lanes, array, in_blocks
 from cnn.kernels.jit import launch, table, task
-from cnn.kernels.simd import call, numbers, peek, vector_registers, width
+from cnn.kernels.simd import call, peek, vector_registers, width
 from cnn.kernels.tiles import outer_run
 
 
@@ -82,7 +82,7 @@ def tile(count, row_blocks, size):
 def _convolve_task(size):
     @task
     def convolve(index, thread, p):
-        x, weight, bias, out, zeros, run = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5)
+        x, weight, bias, out, zeros = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
         pixels, at_once, channels, height, width = peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9), peek(p, 10)
         image_step, row_step, pixel_step = peek(p, 11), peek(p, 12), peek(p, 13)
         out_image, out_block, out_row, out_pixel = peek(p, 14), peek(p, 15), peek(p, 16), peek(p, 17)
@@ -100,9 +100,10 @@ def _convolve_task(size):
         done = 0
         while done < width:  # the last tile is moved back to end with the row
             done = min(done, width - pixels)
-            call(run, (
-                weight + first * block_bytes, source + done * pixel_step, zeros, target + done * out_pixel, count,
-                block_bytes, out_pixel, out_block, p + 29 * 8, na, wa, xa, nb, wb, xb, nc, wc, xc, pixel_step,
+            call(peek(p, 5), (
+                weight + first * block_bytes, source + done * pixel_step, zeros, target + done * out_pixel,
+                count, block_bytes, out_pixel, out_block, p + 29 * 8, na, wa, xa, nb, wb, xb, nc, wc, xc,
+                pixel_step,
             ))  # fmt: skip
             done += pixels
         for block in range(first, first + count):  # while the row lies in the cache
@@ -118,14 +119,15 @@ def _convolve_task(size):
 
 
 def _launch(x, packed, bias, out, channels, steps, out_steps, shape, loops, relu):
-    """All rows of all images; steps: bytes to the next image, row, pixel of ``x``, and loops over a window."""
+    """All rows of all images; steps: bytes to the next image, row and pixel of ``x``."""
     size = packed.itemsize
     images, height, width = shape
     blocks = len(packed)
     pixels, at_once = tile(width, blocks, size)
+    zeros = array((LANES,), packed.dtype)
     values = table(
         [
-            x, packed.ctypes.data, bias.ctypes.data, out, array((LANES,), packed.dtype).ctypes.data,
+            x, packed.ctypes.data, bias.ctypes.data, out, zeros.ctypes.data,
             outer_run(pixels, at_once, size, True), pixels, at_once, channels, height, width,
             *steps, *out_steps, *loops, packed[0].nbytes, relu, 0,
         ]

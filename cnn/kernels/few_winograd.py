@@ -67,9 +67,11 @@ def _output_task(rows):
         v, weight, bias, y, zeros = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
         scratch, scratch_bytes, v_step, m_step = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8)
         channels, images, down, across = peek(p, 9), peek(p, 10), peek(p, 11), peek(p, 12)
-        height, width, out_blocks, chunk, u_step = peek(p, 13), peek(p, 14), peek(p, 15), peek(p, 16), peek(p, 17)
+        height, width, out_blocks = peek(p, 13), peek(p, 14), peek(p, 15)
+        chunk, u_step = peek(p, 16), peek(p, 17)
         lowest, floor = numbers(p + 18 * 8, 4)[0], numbers(p + 19 * 8, 4)[0]
-        m, tiles, tile_bytes = scratch + thread * scratch_bytes, images * down * across, (channels + 15) // 16 * 64
+        tiles, tile_bytes = images * down * across, (channels + 15) // 16 * 64
+        m = scratch + thread * scratch_bytes
         u = m + 36 * m_step
         for first in range(0, channels, chunk):
             count = min(chunk, channels - first)
@@ -77,18 +79,20 @@ def _output_task(rows):
                 nine = weight + (index * channels + first + c) * 9 * 64
                 weights_forth(nine, 64, u + c * 64, u_step, 16 // lanes)
             for xi in range(36):
-                prefetch(weight + (index * channels + first + count) * 9 * 64 + xi * chunk * 16, chunk // 4)
-                source, t = v + xi * v_step + first * 4, 0
+                # What comes next is asked for while this is multiplied: 9 vectors a channel, in 36 parts.
+                coming = weight + (index * channels + first + count) * 9 * 64
+                prefetch(coming + xi * chunk * 16, chunk // 4)
+                weights, source, t = u + xi * u_step, v + xi * v_step + first * 4, 0
                 while t < tiles:
                     sums, now = m + xi * m_step + t * 64, source + t * tile_bytes
                     loops = (1, 0, 0, 1, 0, 0, count, 64, 4)
                     if first == 0:
                         outer_tile(
-                            u + xi * u_step, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, 0, rows, 1, 4,
+                            weights, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, 0, rows, 1, 4,
                         )  # fmt: skip
                     else:
                         outer_tile(
-                            u + xi * u_step, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, 1, rows, 1, 4,
+                            weights, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, 1, rows, 1, 4,
                         )  # fmt: skip
                     t += rows
         for t in range(tiles):
@@ -114,17 +118,18 @@ def convolve(x, packed, bias, out_channels, out_size, padding, relu):
     v_step, m_step, u_step = lines(tiles * x.blocks), lines(tiles), lines(chunk)
     transformed = workspace("few tiles", 36 * v_step).ctypes.data
     scratch = workspace("scratch", scratch_threads() * 36 * (m_step + u_step)).ctypes.data
-    zeros = array((6 * LANES,), x.dtype).ctypes.data
+    zeros = array((6 * LANES,), x.dtype)
     image_bytes = x.blocks * x.pixels * PIXEL
     values = [
-        x.address, transformed, zeros, image_bytes, x.blocks, *in_size, padding[0][0], padding[1][0], down,
-        across, v_step,
+        x.address, transformed, zeros.ctypes.data, image_bytes, x.blocks, *in_size, padding[0][0],
+        padding[1][0], down, across, v_step,
     ]  # fmt: skip
     launch(_input_task(), n * down, table(values))
     values = table(
         [
-            transformed, packed.ctypes.data, bias.ctypes.data, y.address, zeros, scratch, 36 * (m_step + u_step),
-            v_step, m_step, c, n, down, across, *out_size, y.blocks, chunk, u_step, 0, 0,
+            transformed, packed.ctypes.data, bias.ctypes.data, y.address, zeros.ctypes.data, scratch,
+            36 * (m_step + u_step), v_step, m_step, c, n, down, across, *out_size, y.blocks, chunk, u_step,
+            0, 0,
         ]
     )  # fmt: skip
     values[18:19].view(np.float32)[0] = -np.inf

@@ -3,15 +3,16 @@
 from functools import cache
 
 import numpy as np
+from numba.extending import register_jitable
 
 from cnn.kernels import vector as v
-from cnn.kernels.jit import jit, launch, table, task
+from cnn.kernels.jit import launch, table, task
 from cnn.kernels.simd import peek
 
 PIECE = 1 << 17  # bytes
 
 
-@jit
+@register_jitable
 def _mix(state, word):
     """One to one in ``state`` and in ``word``: a change of one word never goes unnoticed."""
     state = (state ^ word) * 0x1E3779B97F4A7C15

@@ -190,7 +190,7 @@ def _tile_to_image(bias_bytes):
     def to_image(
         typing_context, tile, step, bias, floor, image, plane, channels, rows, columns, points, row_bytes
     ):
-        """image = max(floor, bias + A^T tile A), of every channel the upper left ``rows`` by ``columns`` pixels.
+        """image = max(floor, bias + A^T tile A), of every channel ``rows`` by ``columns`` pixels.
 
         The last of ``points`` columns of a narrow tile is missing: it plays a part only in the fourth pixel.
         """
