@@ -3,38 +3,62 @@
 from functools import cache
 
 import numpy as np
-from numba.extending import register_jitable
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, register_jitable
 
 from cnn.kernels import vector as v
 from cnn.kernels.jit import launch, table, task
-from cnn.kernels.simd import peek
+from cnn.kernels.simd import INT64, Vectors, peek
 
 PIECE = 1 << 17  # bytes
+CHAINS = 16  # eight bytes each, side by side: one alone would wait for itself
 
 
 @register_jitable
 def _mix(state, word):
     """One to one in ``state`` and in ``word``: a change of one word never goes unnoticed."""
-    state = (state ^ word) * 0x1E3779B97F4A7C15
-    return state ^ ((state >> 32) & 0xFFFFFFFF)
+    state ^= word
+    state += state << 21
+    return state ^ ((state >> 29) & 0x7FFFFFFFF)
+
+
+@intrinsic
+def _mix_all(typing_context, address, count, out):
+    """``_mix`` on sixteen chains: word i of each of ``count`` groups joins chain i."""
+
+    def generate(context, builder, signature, arguments):
+        address, count, out = arguments
+        v, kind = Vectors(builder, types.float64), ir.VectorType(INT64, CHAINS)
+        state = cgutils.alloca_once(builder, kind)
+        builder.store(ir.Constant(kind, list(range(1, CHAINS + 1))), state)
+        with v.loop(count, (address, CHAINS * 8)) as (here,):
+            words = builder.load(builder.inttoptr(here, kind.as_pointer()), align=4)
+            mixed = builder.xor(builder.load(state), words)
+            mixed = builder.add(mixed, builder.shl(mixed, ir.Constant(kind, [21] * CHAINS)))
+            mixed = builder.xor(mixed, builder.lshr(mixed, ir.Constant(kind, [29] * CHAINS)))
+            builder.store(mixed, state)
+        builder.store(builder.load(state), builder.inttoptr(out, kind.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
 
 
 @cache
 def _fingerprint_task():
     @task
     def fingerprint(index, thread, p):
-        start, count, out = peek(p, index * 3), peek(p, index * 3 + 1), v.integers(peek(p, index * 3 + 2))
-        h0, h1, h2, h3, h4, h5, h6, h7 = 1, 2, 3, 4, 5, 6, 7, 8
-        words = count // 64 * 8
-        for i in range(0, words, 8):  # eight chains: a multiplication takes three cycles
-            h0, h1 = _mix(h0, peek(start, i)), _mix(h1, peek(start, i + 1))
-            h2, h3 = _mix(h2, peek(start, i + 2)), _mix(h3, peek(start, i + 3))
-            h4, h5 = _mix(h4, peek(start, i + 4)), _mix(h5, peek(start, i + 5))
-            h6, h7 = _mix(h6, peek(start, i + 6)), _mix(h7, peek(start, i + 7))
+        start, size, out = peek(p, index * 3), peek(p, index * 3 + 1), peek(p, index * 3 + 2)
+        groups, words = size // 128, size // 8
+        _mix_all(start, groups, out)
+        state = 0
+        for i in range(groups * 16, words):
+            state = _mix(state, peek(start, i))
         halves = v.pointer(start, 2)
-        for i in range(words * 4, count // 2):
-            h0 = _mix(h0, halves[i])
-        out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7] = h0, h1, h2, h3, h4, h5, h6, h7
+        for i in range(words * 4, size // 2):
+            state = _mix(state, types.int64(halves[i]))
+        v.integers(out)[16] = state
 
     return fingerprint
 
@@ -48,14 +72,13 @@ class Fingerprint:
         for array in arrays:
             for first in range(0, array.nbytes, PIECE):
                 pieces.append((array.ctypes.data + first, min(PIECE, array.nbytes - first)))
-        self._now, self._last = np.zeros((2, len(pieces), 8), np.int64)
+        self._now, self._last = np.zeros((len(pieces), CHAINS + 1), np.int64), None
         self._table = table([[*piece, out.ctypes.data] for piece, out in zip(pieces, self._now, strict=True)])
-        self._known = False
 
     def changed(self):
         """Whether something changed; the first time it did."""
         if len(self._table):
             launch(_fingerprint_task(), len(self._table), self._table)
-        same = self._known and np.array_equal(self._now, self._last)
-        self._last[...], self._known = self._now, True
+        now = self._now.tobytes()
+        same, self._last = now == self._last, now
         return not same
