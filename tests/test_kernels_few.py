@@ -182,8 +182,9 @@ def test_a_fingerprint_sees_every_number(count):
     arrays[1][4] = np.nan
     assert prints.changed()
     assert not prints.changed()
-    arrays[0][[0, count - 1]] = arrays[0][[count - 1, 0]]
-    assert prints.changed() == (count > 1)
+    for i in {count - 1, min(32, count - 1)}:
+        arrays[0][[0, i]] = arrays[0][[i, 0]]
+        assert prints.changed() == (count > 1)
 
 
 def test_a_fingerprint_of_nothing_changes_once():

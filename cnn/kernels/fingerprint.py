@@ -73,12 +73,13 @@ class Fingerprint:
             for first in range(0, array.nbytes, PIECE):
                 pieces.append((array.ctypes.data + first, min(PIECE, array.nbytes - first)))
         self._now, self._last = np.zeros((len(pieces), CHAINS + 1), np.int64), None
-        self._table = table([[*piece, out.ctypes.data] for piece, out in zip(pieces, self._now, strict=True)])
+        rows = [[*piece, out.ctypes.data] for piece, out in zip(pieces, self._now, strict=True)]
+        self._pieces, self._table = len(rows), table(rows).ravel()
 
     def changed(self):
         """Whether something changed; the first time it did."""
-        if len(self._table):
-            launch(_fingerprint_task(), len(self._table), self._table)
+        if self._pieces:
+            launch(_fingerprint_task(), self._pieces, self._table)
         now = self._now.tobytes()
         same, self._last = now == self._last, now
         return not same
