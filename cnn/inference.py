@@ -171,15 +171,12 @@ class _Weighted(_Step):
         self.for_few = self._dense or layer.groups == 1
         self._weight = np.empty_like(layer.weight.data)
         self._bias = np.zeros(len(self._weight), self._weight.dtype)
-        self._packed = {}  # by the function that packs: what recordings of a few images read
+        self._packed = {}  # what recordings of a few images read, by the function that packs it
 
     def _pack(self, function, values):
         if function not in self._packed:
-            self._packed[function] = function(values()), values
+            self._packed[function] = function(values), values
         return self._packed[function][0]
-
-    def _window(self):
-        return self._weight.reshape(*self._weight.shape[:2], 1, 1) if self._dense else self._weight
 
     def refresh(self):
         layer, norm = self._layer, self._norm
@@ -191,7 +188,7 @@ class _Weighted(_Step):
             weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
         self._weight[...], self._bias[...] = weight, bias
         for function, (packed, values) in self._packed.items():
-            packed[...] = function(values())
+            packed[...] = function(values)  # which is, or views, an array that was changed above
 
     def forward(self, x):
         if self._dense:
@@ -199,17 +196,18 @@ class _Weighted(_Step):
         return conv.conv2d_forward(x, self._weight, self._bias, *self._layer._geometry(), relu=self._relu)
 
     def few(self, x):
-        bias, k = self._pack(few.channel_vector, lambda: self._bias), len(self._weight)
+        bias, k = self._pack(few.channel_vector, self._bias), len(self._weight)
         if self._dense:
-            return few_conv.linear(x, self._pack(few_conv.pack, self._window), bias, k, self._relu)
+            packed = self._pack(few_conv.pack, self._weight[:, :, None, None])
+            return few_conv.linear(x, packed, bias, k, self._relu)
         stride, padding, dilation, groups = self._layer._geometry()
         shape = self._weight.shape
         out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
         quick = conv.suits_winograd(x.dtype, shape, out_size, stride, dilation, groups)
         if quick and few_winograd.tiles_of(len(x.data), out_size) >= few_winograd.FEWEST:
-            packed = self._pack(few_winograd.pack, self._window)
+            packed = self._pack(few_winograd.pack, self._weight)
             return few_winograd.convolve(x, packed, bias, k, out_size, padding, self._relu)
-        packed = self._pack(few_conv.pack, self._window)
+        packed = self._pack(few_conv.pack, self._weight)
         return few_conv.convolve(x, packed, bias, k, stride, padding, dilation, self._relu)
 
 
