@@ -39,7 +39,7 @@ from cnn.layers import (
 )
 from cnn.replay import LAUNCH_ONLY, Replay
 
-FEW = 4  # images; from there on sixteen side by side are faster, though some of them are nobody
+FEW = 8  # images; with more, sixteen side by side are faster, though some of them are nobody
 
 _NORMS = (BatchNorm1d, BatchNorm2d)
 _KINDS = KINDS | {

@@ -74,7 +74,7 @@ def _forward(network, x):
         return np.asarray(network.forward(x))
 
 
-@pytest.mark.parametrize("images", [1, 3, 5, 19])
+@pytest.mark.parametrize("images", [1, 3, 8, 9])
 @pytest.mark.parametrize("name", ALL)
 def test_prediction_equals_the_reference(name, images):
     for dtype, tolerance in ((np.float64, 1e-11), (np.float32, 1e-4)):
