@@ -6,15 +6,19 @@ front of it:
     ((w * x + b) - mean) * s + beta  =  (s w) * x + (b - mean) s + beta,      s = gamma / sqrt(var + eps)
 
 The folded weights are made again as soon as a parameter or a running statistic differs from when they were
-made. Batches run in the blocked layout like training; up to ``FEW`` images as plain arrays, sixteen output
-channels side by side (``cnn.kernels.planar``). Both are replayed where they can be (``cnn.replay``).
+made. Batches run in the blocked layout like training; up to ``FEW`` images with sixteen channels side by side
+(``cnn.kernels.few``). Both are replayed where they can be (``cnn.replay``).
 """
+
+import math
 
 import numpy as np
 
 from cnn import blocked
 from cnn.fused import KINDS, NormActivation
-from cnn.kernels import activation, conv, elementwise, linear, planar
+from cnn.geometry import output_shape
+from cnn.kernels import activation, conv, elementwise, few, few_conv, few_winograd, linear
+from cnn.kernels.fingerprint import Fingerprint
 from cnn.kernels.jit import Recording
 from cnn.layers import (
     AvgPool2d,
@@ -35,7 +39,7 @@ from cnn.layers import (
 )
 from cnn.replay import LAUNCH_ONLY, Replay
 
-FEW = 4  # images; from there on sixteen side by side are faster, though some of them are nobody
+FEW = 8  # images; with more, sixteen side by side are faster, though some of them are nobody
 
 _NORMS = (BatchNorm1d, BatchNorm2d)
 _KINDS = KINDS | {
@@ -54,8 +58,8 @@ class Inference:
 
     def __init__(self, body):
         self._body, self._folded = body, _Folded(body)
-        self._replay, self._planar, self._state = Replay(self._folded), {}, None
-        self._buffers = [array for norm in _norms(body.layers) for array in norm.buffers().values()]
+        self._replay, self._few = Replay(self._folded), {}
+        self._parameters, self._places, self._changes = body.parameters(), None, None
 
     def __reduce__(self):  # a copy of a network has its arrays elsewhere
         return Inference, (self._body,)
@@ -64,20 +68,24 @@ class Inference:
         """Return the output for a batch, (N, *output_shape), as a NumPy array of its own."""
         dtype = self._refresh()
         x = np.ascontiguousarray(x, dtype)
-        if 0 < len(x) <= FEW and all(step.planar for step in self._folded.steps):
+        if 0 < len(x) <= FEW and all(step.for_few for step in self._folded.steps):
             return self._predict_few(x)
         y = self._replay.forward(x, False)
         return np.asarray(self._folded.forward(blocked.as_blocked(x))) if y is None else y
 
     def _predict_few(self, x):
-        found = self._planar.get(len(x))
+        key = x.shape, conv.get_winograd()
+        found = self._few.get(key)
         if found is None:
-            source = planar.array(x.shape, x.dtype)
+            source = few.array(x.shape, x.dtype)
             with Recording() as recording:
-                y = source
+                y = few.enter(source)
                 for step in self._folded.steps:
                     y = step.few(y)
-            found = self._planar[len(x)] = source, recording, y
+                shape, y = y.shape, few.flatten(y)
+            features = math.prod(shape[1:])
+            result = y.data.reshape(len(x), -1)[:, :features].reshape(shape)
+            found = self._few[key] = source, recording, result
         source, recording, y = found
         source[...] = x
         recording.run()
@@ -85,16 +93,18 @@ class Inference:
 
     def _refresh(self):
         """Fold again if anything changed; return the dtype of the network."""
-        parameters = self._body.parameters()
-        if not parameters:
-            return np.float32
-        values = parameters[0].buffer.data[parameters[0].start : parameters[-1].stop]
-        state = [values, np.concatenate([np.ravel(array) for array in self._buffers] or [values[:0]])]
-        if self._state is None or not all(map(_same_bits, state, self._state)):
+        places = [p.buffer for p in self._parameters]
+        if places != self._places:  # an optimizer may gather parameters elsewhere
+            arrays = [array for norm in _norms(self._body.layers) for array in norm.buffers().values()]
+            if places:
+                first, last = self._parameters[0], self._parameters[-1]
+                arrays.append(first.buffer.data[first.start : last.stop])
+            self._places, self._changes = places, Fingerprint(arrays)
+            self._dtype = arrays[-1].dtype if arrays else np.float32
+        if self._changes.changed():
             for step in self._folded.steps:
                 step.refresh()
-            self._state = [values.copy(), state[1]]
-        return values.dtype
+        return self._dtype
 
 
 class _Folded:
@@ -112,11 +122,6 @@ class _Folded:
 
     def _forget(self):
         """There is nothing to forget."""
-
-
-def _same_bits(a, b):
-    whole = np.uint64 if a.nbytes % 8 == 0 else np.uint32  # a NaN equals itself then
-    return np.array_equal(a.view(whole), b.view(whole))
 
 
 def _norms(layers):
@@ -148,10 +153,10 @@ def _fold(layers):
 
 
 class _Step:
-    """One pass: ``forward`` on a blocked array, ``few`` on a plain one if ``planar``."""
+    """One pass: ``forward`` on a blocked array, ``few`` on ``few.Lanes`` if ``for_few``."""
 
     _cache = None
-    launches_only = planar = True
+    launches_only = for_few = True
 
     def refresh(self):
         """Take over the parameters as they are now."""
@@ -163,13 +168,15 @@ class _Weighted(_Step):
     def __init__(self, layer, norm, relu):
         self._layer, self._norm, self._relu = layer, norm, relu
         self._dense = type(layer) is Linear
-        self.planar = self._dense or layer.groups == 1
+        self.for_few = self._dense or layer.groups == 1
         self._weight = np.empty_like(layer.weight.data)
         self._bias = np.zeros(len(self._weight), self._weight.dtype)
-        self._packed = planar.pack(self._four()) if self.planar else None
+        self._packed = {}  # what recordings of a few images read, by the function that packs it
 
-    def _four(self):
-        return self._weight.reshape(*self._weight.shape[:2], 1, 1) if self._dense else self._weight
+    def _pack(self, function, values):
+        if function not in self._packed:
+            self._packed[function] = function(values), values
+        return self._packed[function][0]
 
     def refresh(self):
         layer, norm = self._layer, self._norm
@@ -180,8 +187,8 @@ class _Weighted(_Step):
             bias = (bias - norm.running_mean.astype(np.float64)) * scale + beta
             weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
         self._weight[...], self._bias[...] = weight, bias
-        if self.planar:
-            self._packed[...] = planar.pack(self._four())
+        for function, (packed, values) in self._packed.items():
+            packed[...] = function(values)  # which is, or views, an array that was changed above
 
     def forward(self, x):
         if self._dense:
@@ -189,14 +196,19 @@ class _Weighted(_Step):
         return conv.conv2d_forward(x, self._weight, self._bias, *self._layer._geometry(), relu=self._relu)
 
     def few(self, x):
+        bias, k = self._pack(few.channel_vector, self._bias), len(self._weight)
         if self._dense:
-            window = (1, 1), ((0, 0), (0, 0)), (1, 1)
-            y = planar.convolve(
-                x.reshape(*x.shape, 1, 1), self._packed, self._bias, len(self._weight), *window, self._relu
-            )
-            return y.reshape(y.shape[:2])
-        *window, _ = self._layer._geometry()
-        return planar.convolve(x, self._packed, self._bias, len(self._weight), *window, self._relu)
+            packed = self._pack(few_conv.pack, self._weight[:, :, None, None])
+            return few_conv.linear(x, packed, bias, k, self._relu)
+        stride, padding, dilation, groups = self._layer._geometry()
+        shape = self._weight.shape
+        out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
+        quick = conv.suits_winograd(x.dtype, shape, out_size, stride, dilation, groups)
+        if quick and few_winograd.tiles_of(len(x.data), out_size) >= few_winograd.FEWEST:
+            packed = self._pack(few_winograd.pack, self._weight)
+            return few_winograd.convolve(x, packed, bias, k, out_size, padding, self._relu)
+        packed = self._pack(few_conv.pack, self._weight)
+        return few_conv.convolve(x, packed, bias, k, stride, padding, dilation, self._relu)
 
 
 class _Branches(_Step):
@@ -205,7 +217,7 @@ class _Branches(_Step):
     def __init__(self, layer, relu):
         self._parts, self._relu = [_fold(part.layers) for part in (layer.body, layer.shortcut)], relu
         self._steps = [step for part in self._parts for step in part]
-        self.planar = all(step.planar for step in self._steps)
+        self.for_few = all(step.for_few for step in self._steps)
         self.launches_only = all(step.launches_only for step in self._steps)
 
     def refresh(self):
@@ -228,7 +240,7 @@ class _Branches(_Step):
             for step in part:
                 y = step.few(y)
             ends.append(y)
-        return planar.add(*ends, relu=self._relu)
+        return few.add(*ends, relu=self._relu)
 
 
 class _Normalise(_Step):
@@ -239,13 +251,14 @@ class _Normalise(_Step):
     def __init__(self, layer, following):
         self._layer, self._kind = layer, KINDS[type(following)](following)
         self._step = NormActivation(layer, following)
-        self._factor, self._shift = np.empty_like(layer.running_mean), np.empty_like(layer.running_mean)
+        self._factor, self._shift = map(few.channel_vector, (layer.running_mean, layer.running_var))
 
     def refresh(self):
         layer = self._layer
         gamma, beta = layer.affine_arrays() if layer.affine else (1.0, 0.0)
         factor = gamma / np.sqrt(layer.running_var.astype(np.float64) + layer.eps)
-        self._factor[...], self._shift[...] = factor, beta - layer.running_mean * factor
+        c = len(factor)
+        self._factor[:c], self._shift[:c] = factor, beta - layer.running_mean * factor
 
     def forward(self, x):
         y = self._step.forward(x)
@@ -253,7 +266,7 @@ class _Normalise(_Step):
         return y
 
     def few(self, x):
-        return planar.activate(planar.affine(x, self._factor, self._shift), *self._kind)
+        return few.scale(x, self._factor, self._shift, *self._kind)
 
 
 class _Single(_Step):
@@ -262,7 +275,7 @@ class _Single(_Step):
     def __init__(self, layer):
         self._layer = layer
         self.launches_only = type(layer) in LAUNCH_ONLY
-        self.planar = type(layer) in _FEW or type(layer) in _KINDS
+        self.for_few = type(layer) in _FEW or type(layer) in _KINDS
 
     def forward(self, x):
         y = self._layer.forward(x)
@@ -272,26 +285,20 @@ class _Single(_Step):
     def few(self, x):
         layer = self._layer
         if type(layer) in _KINDS:
-            return planar.activate(x, *_KINDS[type(layer)](layer))
+            return few.activate(x, *_KINDS[type(layer)](layer))
         return _FEW[type(layer)](layer, x)
 
 
 def _pool(layer, x):
     largest = type(layer) is MaxPool2d
     include = largest or layer.count_include_pad
-    return planar.pool(x, largest, layer.kernel_size, layer.stride, layer.padding, include)
-
-
-def _pool_all(layer, x):
-    plane = x.shape[2:]
-    y = planar.pool(x, type(layer) is GlobalMaxPool2d, plane, plane, ((0, 0), (0, 0)))
-    return y.reshape(y.shape[:2])
+    return few.pool(x, largest, layer.kernel_size, layer.stride, layer.padding, include)
 
 
 _FEW = {
     MaxPool2d: _pool,
     AvgPool2d: _pool,
-    GlobalAvgPool2d: _pool_all,
-    GlobalMaxPool2d: _pool_all,
-    Flatten: lambda layer, x: x.reshape(len(x), -1),
+    GlobalAvgPool2d: lambda layer, x: few.pool_all(x, False),
+    GlobalMaxPool2d: lambda layer, x: few.pool_all(x, True),
+    Flatten: lambda layer, x: few.flatten(x),
 }

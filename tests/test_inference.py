@@ -7,7 +7,7 @@ import pytest
 from test_fused import NETWORKS
 
 import cnn
-from cnn import inference
+from cnn import inference, kernels
 from cnn.layers import (
     GELU,
     AvgPool2d,
@@ -46,6 +46,11 @@ MORE = {
         Conv2d(6, 3, groups=3), BatchNorm2d(), ReLU(), ConvTranspose2d(4, 2, stride=2), GELU(),
         GlobalAvgPool2d(),
     ],
+    "wide": lambda: [
+        Conv2d(20, 3, padding=1), BatchNorm2d(), ReLU(), Conv2d(70, 3), BatchNorm2d(),
+        Conv2d(33, 3, padding=2), ReLU(), MaxPool2d(2),
+        Residual([Conv2d(33, 3, padding=1), BatchNorm2d(), Tanh()]), Flatten(), Linear(5),
+    ],
     "few channels": lambda: [Conv2d(1, 2), Residual([BatchNorm2d(), GELU(), Conv2d(1, 1)]), ReLU()],
 }  # fmt: skip
 ALL = NETWORKS | MORE
@@ -69,7 +74,7 @@ def _forward(network, x):
         return np.asarray(network.forward(x))
 
 
-@pytest.mark.parametrize("images", [1, 3, 5, 19])
+@pytest.mark.parametrize("images", [1, 3, 8, 9])
 @pytest.mark.parametrize("name", ALL)
 def test_prediction_equals_the_reference(name, images):
     for dtype, tolerance in ((np.float64, 1e-11), (np.float32, 1e-4)):
@@ -126,11 +131,48 @@ def test_nan_stays_visible(images):
         assert np.isnan(network.predict(x)[-1]).any()
 
 
-def test_few_images_use_the_planar_kernels():
+def test_few_images_have_kernels_of_their_own():
     network = _network("rectangles")
     network.predict(np.zeros((inference.FEW, 3, 11, 12), np.float32))
     network.predict(np.zeros((inference.FEW + 1, 3, 11, 12), np.float32))
-    assert list(network._inference._planar) == [inference.FEW]
+    assert [shape for shape, _ in network._inference._few] == [(inference.FEW, 3, 11, 12)]
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_a_few_images_use_winograd_while_it_is_switched_on(images):
+    network = _network("wide")
+    x = np.random.default_rng(0).standard_normal((images, 3, 11, 12), dtype=np.float32)
+    results = []
+    try:
+        for enabled in (True, False, True, False):
+            kernels.conv.set_winograd(enabled)
+            results.append(network.predict(x))
+    finally:
+        kernels.conv.set_winograd(True)
+    expected = _forward(network, x)
+    for y in results:
+        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    assert (results[0] != results[1]).any()
+    np.testing.assert_array_equal(results[0], results[2])
+    np.testing.assert_array_equal(results[1], results[3])
+
+
+def test_without_parameters_running_statistics_are_watched_all_the_same():
+    network = cnn.Network([BatchNorm2d(affine=False), ReLU(), AvgPool2d(2)])
+    network.build((3, 4, 4), rng=np.random.default_rng(0))
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 4), dtype=np.float32)
+    for mean in (0.5, -0.5):
+        network.layers[0].running_mean[1] = mean
+        np.testing.assert_allclose(network.predict(x), _forward(network, x), rtol=1e-5, atol=1e-5)
+
+
+def test_parameters_may_move_to_a_buffer_shared_with_another_network():
+    network, other = _network("rectangles"), _network("few channels")
+    x = np.ones((2, 3, 11, 12), np.float32)
+    network.predict(x)
+    SGD([*other.parameters(), *network.parameters()], lr=0.1)
+    network.parameters()[0].data[...] *= 3
+    np.testing.assert_allclose(network.predict(x), _forward(network, x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_copy_predicts_with_its_own_weights():

@@ -1,6 +1,7 @@
 """Compiled kernels are kept: what one process compiled, the next one only loads."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -52,3 +53,22 @@ def test_the_second_process_compiles_nothing(tmp_path):
     second = report(tmp_path)
     assert second["compiled"] == 0
     assert second["loaded"] > 40
+
+
+LAUNCH = """
+import sys
+import numpy as np
+from cnn.kernels import activation, jit
+
+x = np.zeros(64, np.float32)
+params = jit.table([x.ctypes.data, x.ctypes.data, 64, 0])
+jit.launch(activation.forward_task(1, 4), 1, params.reshape([4] if sys.argv[1] == "flat" else [2, 2]))
+"""
+
+
+def test_what_was_compiled_around_a_loaded_kernel_starts_threads(tmp_path):
+    """Numba lost that: the third process crashed."""
+    for shape in ("flat", "square", "square"):
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", LAUNCH, shape], env=environment, check=False)
+        assert done.returncode == 0

@@ -65,7 +65,7 @@ def test_tiles_cover_every_pixel_once_with_the_fewest_points(size):
 def suits(
     dtype=np.float32, weight_shape=(32, 32, 3, 3), size=(16, 16), stride=(1, 1), dilation=(1, 1), groups=1
 ):
-    return conv._suits_winograd(np.dtype(dtype), weight_shape, size, stride, dilation, groups)
+    return conv.suits_winograd(np.dtype(dtype), weight_shape, size, stride, dilation, groups)
 
 
 def test_winograd_is_for_large_float32_convolutions_with_three_by_three_windows():

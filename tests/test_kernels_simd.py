@@ -12,7 +12,8 @@ from cnn.kernels import linear, simd
 
 CHECK = """
 import numpy as np
-from cnn import kernels, reference
+import cnn
+from cnn import kernels, layers, reference
 from cnn.kernels import simd
 
 print(simd.vector_registers(), simd.blocks(4), simd.blocks(8))
@@ -35,6 +36,17 @@ for dtype, tolerance, c, k in ((np.float32, 2e-5, 16, 20), (np.float64, 1e-12, 2
     for fast, plain in zip(*results, strict=True):
         fast, plain = np.asarray(fast), np.asarray(plain)
         assert np.abs(fast - plain).max() <= tolerance * np.abs(plain).max()
+
+    network = cnn.Network([
+        layers.Conv2d(20, 3, padding=1), layers.BatchNorm2d(), layers.ReLU(), layers.MaxPool2d(2, stride=1),
+        layers.Conv2d(33, 3, padding=1), layers.Conv2d(20, 3, stride=2), layers.Flatten(), layers.Linear(40),
+    ])
+    network.build((3, 11, 12), rng=rng, dtype=dtype)
+    for n in (1, 4):
+        x = rng.standard_normal((n, 3, 11, 12)).astype(dtype)
+        with cnn.use_backend("reference"):
+            plain = np.asarray(network.forward(x))
+        assert np.abs(network.predict(x) - plain).max() <= tolerance * np.abs(plain).max()
 """
 
 

@@ -89,6 +89,10 @@ class KernelCache(FunctionCache):
         if found is None:
             while _waiting:
                 _waiting.pop()()
+        else:
+            # What is compiled around a loaded parallel kernel must start the threads as well when it is
+            # loaded itself; Numba forgets this.
+            found.library._reload_init.update(found.reload_init or ())
         return found
 
     def save_overload(self, sig, data):

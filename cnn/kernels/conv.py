@@ -19,7 +19,7 @@ def get_winograd():
     return _winograd
 
 
-def _suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups):
+def suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups):
     """Whether 36 products a tile and the transforms are cheaper than 9 products a pixel."""
     k, c, kh, kw = weight_shape
     plain = (kh, kw) == (3, 3) and stride == dilation == (1, 1) and groups == 1
@@ -56,7 +56,7 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
     oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
     y = empty((n, k, oh, ow), dtype)
-    if _suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups):
+    if suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups):
         conv_winograd.forward(x, weight, bias, y, padding, floor)
     else:
         conv_direct.forward(x, weight, bias, y, stride, padding, dilation, groups, floor)
@@ -68,7 +68,7 @@ def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, gr
     dtype = _common(dy, weight)
     dy, weight = as_blocked(dy, dtype), _plain(weight, dtype)
     dx = empty(tuple(input_shape), dtype)
-    if _suits_winograd(dtype, weight.shape, dx.shape[2:], stride, dilation, groups):
+    if suits_winograd(dtype, weight.shape, dx.shape[2:], stride, dilation, groups):
         conv_winograd.backward_input(dy, weight, dx, padding)
     else:
         conv_direct.backward_input(dy, weight, dx, stride, padding, dilation, groups)
@@ -82,7 +82,7 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     total = (
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
     )
-    if _suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups):
+    if suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups):
         conv_winograd_weight.backward_weight(dy, x, total, padding)
     else:
         conv_dots.backward_weight(dy, x, total, stride, padding, dilation, groups)

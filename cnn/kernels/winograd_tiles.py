@@ -156,18 +156,11 @@ input_pair = _image_to_tile(_input_6, 6, PAIRS)
 gradient_pair = _image_to_tile(_gradient_6, 4, PAIRS)
 
 
-@intrinsic
-def output_tile(
-    typing_context, tile, step, bias, floor, image, plane, channels, rows, columns, points, row_bytes
-):
-    """image = max(floor, bias + A^T tile A), of every channel the upper left ``rows`` by ``columns`` pixels.
+def _tile_to_image(bias_bytes):
+    """The intrinsic that transforms tiles back; a bias for all lanes, or of a whole pixel: one a lane."""
 
-    The last of ``points`` columns of a narrow tile is missing: it plays a part only in the fourth pixel.
-    """
-
-    def generate(context, builder, signature, arguments):
-        tile, step, bias, floor, image, plane, channels, rows, columns, points, row_bytes = arguments
-        v = Vectors(builder, types.float32)
+    def write(v, tile, step, bias, floor, image, plane, channels, rows, columns, points, row_bytes):
+        builder = v.builder
         parts = [part * v.bytes for part in range(LANES // v.lanes)]
         lowest = v.splat(floor)
         half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 24 * len(parts)))
@@ -176,23 +169,44 @@ def output_tile(
         beyond = [builder.icmp_signed(">=", ir.Constant(INT64, j), columns) for j in range(4)]
         edge = v.times(v.at(columns, -1), PIXEL)
         place = [builder.select(beyond[j], edge, ir.Constant(INT64, j * PIXEL)) for j in range(4)]
-        with v.loop(channels, (tile, PIXEL), (image, plane), (bias, SIZE)) as (here, to, b):
+        with v.loop(channels, (tile, PIXEL), (image, plane), (bias, bias_bytes)) as (here, to, b):
             with v.loop(points, (here, step), (half, PIXEL)) as (source, target):
                 for part in parts:
                     column = [v.load(v.at(source, v.times(step, 6 * i), part)) for i in range(6)]
                     for i, value in enumerate(_output_4(v, column)):
                         v.store(value, v.at(target, i * 6 * PIXEL + part))
-            shift = v.broadcast(b)
+            if bias_bytes == PIXEL:
+                shifts = [v.load(v.at(b, part)) for part in parts]
+            else:
+                shifts = [v.broadcast(b)] * len(parts)
             with v.loop(rows, (half, 6 * PIXEL), (to, row_bytes)) as (source, target):
-                for part in parts:
+                for part, shift in zip(parts, shifts, strict=True):
                     row = [v.load(v.at(source, j * PIXEL + part)) for j in range(6)]
                     result = _output_4(v, row)
                     for j in (3, 2, 1, 0):
                         v.store(v.max(v.add(result[j], shift), lowest), v.at(target, place[j], part))
-        return context.get_dummy_value()
 
-    i = types.int64
-    return types.void(i, i, i, types.float32, *[i] * 7), generate
+    @intrinsic
+    def to_image(
+        typing_context, tile, step, bias, floor, image, plane, channels, rows, columns, points, row_bytes
+    ):
+        """image = max(floor, bias + A^T tile A), of every channel ``rows`` by ``columns`` pixels.
+
+        The last of ``points`` columns of a narrow tile is missing: it plays a part only in the fourth pixel.
+        """
+
+        def generate(context, builder, signature, arguments):
+            write(Vectors(builder, types.float32), *arguments)
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.void(i, i, i, types.float32, *[i] * 7), generate
+
+    return to_image
+
+
+output_tile = _tile_to_image(SIZE)
+output_tile_of_channels = _tile_to_image(PIXEL)
 
 
 @intrinsic

@@ -1,0 +1,170 @@
+"""A few images: lanes run over sixteen channels, because sixteen images there are not.
+
+``Lanes`` holds images as [N][C/16][H][W][16]: each vector is one pixel of sixteen channels, so that pooling,
+scaling and activations are vector code whatever the number of images. Lanes past the last channel hold
+finite numbers that nobody reads. Forward only: this serves prediction. Convolutions are in ``few_conv`` and
+``few_winograd``.
+"""
+
+from functools import cache
+
+import numpy as np
+
+from cnn.blocked import LANES, aligned_zeros
+from cnn.geometry import output_shape
+from cnn.kernels import activation, elementwise
+from cnn.kernels import vector as v
+from cnn.kernels.jit import chunks, keep, launch, table, task
+from cnn.kernels.simd import numbers, peek
+
+
+def in_blocks(channels):
+    """How many blocks of sixteen hold so many channels."""
+    return -(-channels // LANES)
+
+
+def array(shape, dtype):
+    """A zeroed aligned array that lives as long as the recording that runs now."""
+    made = aligned_zeros(shape, dtype)
+    keep(made)
+    return made
+
+
+class Lanes:
+    """Images (N, C, H, W) or features (N, F; H = W = 1), kept as ``data`` [N][C/16][H][W][16]."""
+
+    def __init__(self, shape, dtype):
+        n, c, *plane = shape
+        self.shape, self.plane = tuple(shape), tuple(plane or (1, 1))
+        self.blocks, self.pixels = in_blocks(c), int(np.prod(self.plane))
+        self.data = array((n, self.blocks, *self.plane, LANES), dtype)
+        self.dtype, self.address = self.data.dtype, self.data.ctypes.data
+
+
+def channel_vector(values):
+    """One number a channel, filled up with zeros to whole vectors."""
+    filled = array((in_blocks(len(values)) * LANES,), values.dtype)
+    filled[: len(values)] = values
+    return filled
+
+
+@cache
+def _reorder_task(size, forth):
+    @task
+    def reorder(index, thread, p):
+        plain, lanes = numbers(peek(p, 0), size), numbers(peek(p, 1), size)
+        channels, pixels, step = peek(p, 2), peek(p, 3), peek(p, 4)
+        for c in range(channels):
+            a = index * step + c * pixels
+            b = (index * ((channels + 15) // 16) + c // 16) * pixels * 16 + c % 16
+            for i in range(pixels):
+                if forth:
+                    lanes[b + i * 16] = plain[a + i]
+                else:
+                    plain[a + i] = lanes[b + i * 16]
+
+    return reorder
+
+
+def enter(x):
+    """A contiguous NumPy array as ``Lanes``."""
+    y = Lanes(x.shape, x.dtype)
+    step = y.shape[1] * y.pixels
+    values = [x.ctypes.data, y.address, y.shape[1], y.pixels, step]
+    launch(_reorder_task(x.itemsize, True), len(x), table(values))
+    return y
+
+
+def flatten(x):
+    """(N, C, H, W) to (N, F), features in the order C, H, W."""
+    n, c = x.shape[:2]
+    y = Lanes((n, c * x.pixels), x.dtype)
+    values = [y.address, x.address, c, x.pixels, y.blocks * LANES]
+    launch(_reorder_task(x.dtype.itemsize, False), n, table(values))
+    return y
+
+
+@cache
+def _pool_task(size, largest):
+    @task
+    def pool(index, thread, p):
+        x, y = v.pointer(peek(p, 0), size), v.pointer(peek(p, 1), size)
+        height, width, oh, ow, kh, kw = peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5), peek(p, 6), peek(p, 7)
+        sh, sw, ph, pw, include = peek(p, 8), peek(p, 9), peek(p, 10), peek(p, 11), peek(p, 12)
+        source, r = index // oh * height * width * 16, index % oh
+        top, bottom = max(r * sh - ph, 0), min(r * sh - ph + kh, height)
+        for q in range(ow):
+            left, right = max(q * sw - pw, 0), min(q * sw - pw + kw, width)
+            best, total = v.load(x, source + (top * width + left) * 16), v.zeros(x)
+            for u in range(top, bottom):
+                for i in range(source + (u * width + left) * 16, source + (u * width + right) * 16, 16):
+                    value = v.load(x, i)
+                    if largest:
+                        # A NaN wins against all, and nothing wins against a NaN.
+                        wins = v.either(v.greater(value, best), v.unordered(value, value))
+                        best = v.select(wins, value, best)
+                    else:
+                        total = total + value
+            cells = kh * kw if include else (bottom - top) * (right - left)
+            v.store(y, (index * ow + q) * 16, best if largest else total / cells)
+
+    return pool
+
+
+def pool(x, largest, kernel_size, stride, padding, include=True):
+    """The largest value of each window, or its mean (``include``: padding counts in the divisor)."""
+    n, c = x.shape[:2]
+    y = Lanes((n, c, *output_shape(*x.plane, kernel_size, stride, padding)), x.dtype)
+    sizes = [*x.plane, *y.plane, *kernel_size, *stride, padding[0][0], padding[1][0], include]
+    rows = n * x.blocks * y.plane[0]
+    launch(_pool_task(x.dtype.itemsize, largest), rows, table([x.address, y.address, *sizes]))
+    return y
+
+
+def pool_all(x, largest):
+    """The largest value or the mean of each plane, as features."""
+    y = pool(x, largest, x.plane, x.plane, ((0, 0), (0, 0)))
+    y.shape = y.shape[:2]
+    return y
+
+
+@cache
+def _scale_task(kind, size):
+    @task
+    def scale(index, thread, p):
+        x, y = v.pointer(peek(p, 0), size), v.pointer(peek(p, 1), size)
+        pixels, block, parameter = peek(p, 4), index % peek(p, 5), v.real(peek(p, 6))
+        factor = v.load(v.pointer(peek(p, 2), size), block * 16)
+        shift = v.load(v.pointer(peek(p, 3), size), block * 16)
+        for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
+            value = v.fma(v.load(x, i), factor, shift)
+            v.store(y, i, activation.activate(kind, value, parameter))
+
+    return scale
+
+
+def scale(x, factor, shift, kind, parameter):
+    """f(x[n,c,...] * factor[c] + shift[c]) for an activation f of ``cnn.kernels.activation``."""
+    y = Lanes(x.shape, x.dtype)
+    ends = [x.address, y.address, factor.ctypes.data, shift.ctypes.data]
+    values = table([*ends, x.pixels, x.blocks, v.bits(parameter)])
+    launch(_scale_task(kind, x.dtype.itemsize), len(x.data) * x.blocks, values)
+    return y
+
+
+def activate(x, kind, parameter):
+    """An activation of ``cnn.kernels.activation``."""
+    y = Lanes(x.shape, x.dtype)
+    size = x.data.size
+    values = table([x.address, y.address, size, v.bits(parameter)])
+    launch(activation.forward_task(kind, x.dtype.itemsize), chunks(size), values)
+    return y
+
+
+def add(a, b, relu):
+    """a + b, or max(0, a + b)."""
+    y = Lanes(a.shape, a.dtype)
+    size = a.data.size
+    values = table([a.address, b.address, y.address, size, relu])
+    launch(elementwise.add_task(a.dtype.itemsize), chunks(size), values)
+    return y

@@ -1,0 +1,193 @@
+"""Kernels whose lanes are channels, each against the plain form: prediction of a few images runs on them."""
+
+import numba
+import numpy as np
+import pytest
+
+from cnn import reference
+from cnn.kernels import activation, few, few_conv, few_winograd
+from cnn.kernels.fingerprint import PIECE, Fingerprint
+
+ONE, SAME = (1, 1), ((1, 1), (1, 1))
+NONE = ((0, 0), (0, 0))
+
+# images, channels in, channels out, plane, kernel, stride, padding, dilation
+CONVOLUTIONS = {
+    "first layer": (1, 3, 64, (9, 33), (3, 3), ONE, SAME, ONE),
+    "one number": (1, 1, 1, (1, 1), (1, 1), ONE, NONE, ONE),
+    "uneven padding": (2, 6, 17, (5, 7), (2, 4), ONE, ((0, 1), (1, 2)), ONE),
+    "more than a block": (3, 20, 33, (6, 5), (3, 3), ONE, SAME, ONE),
+    "strided": (1, 32, 70, (11, 12), (3, 3), (2, 3), SAME, ONE),
+    "dilated": (1, 18, 16, (9, 10), (3, 2), ONE, ((2, 2), (0, 3)), (2, 3)),
+    "dilated, a few channels": (2, 5, 9, (9, 10), (3, 3), (1, 2), SAME, (1, 2)),
+    "1x1": (4, 48, 40, (4, 7), (1, 1), ONE, NONE, ONE),
+    "1x1, strided": (2, 32, 16, (5, 6), (1, 1), (2, 2), NONE, ONE),
+    "1x1 with padding": (1, 16, 5, (2, 3), (1, 1), ONE, SAME, ONE),
+    "small planes": (1, 64, 100, (3, 3), (3, 3), ONE, SAME, ONE),
+}
+
+# images, channels in, channels out, plane, padding
+WINOGRAD = {
+    "one tile": (1, 16, 16, (4, 4), SAME),
+    "four": (1, 130, 48, (8, 7), SAME),
+    "odd everything": (3, 17, 35, (9, 5), SAME),
+    "no padding": (2, 24, 20, (11, 8), NONE),
+    "uneven padding": (1, 70, 16, (6, 13), ((2, 0), (0, 2))),
+    "many tiles": (4, 65, 33, (14, 15), SAME),
+}
+
+
+def close(got, expected, tolerance):
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype
+    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def plain(y):
+    """Lanes as a NumPy array."""
+    whole = np.moveaxis(y.data, -1, 2).reshape(y.shape[0], -1, *y.plane)[:, : y.shape[1]]
+    return np.ascontiguousarray(whole).reshape(y.shape)
+
+
+def normal(*shape, dtype=np.float32, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def direct(x, weight, bias, stride, padding, dilation, relu=False):
+    bias = few.channel_vector(bias)
+    k = len(weight)
+    packed = few_conv.pack(weight)
+    return few_conv.convolve(few.enter(x), packed, bias, k, stride, padding, dilation, relu)
+
+
+def winograd(x, weight, bias, padding, relu=False):
+    out_size = tuple(size + sum(p) - 2 for size, p in zip(x.shape[2:], padding, strict=True))
+    packed, bias = few_winograd.pack(weight), few.channel_vector(bias)
+    return few_winograd.convolve(few.enter(x), packed, bias, len(weight), out_size, padding, relu)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution_agrees_with_the_reference(name, dtype):
+    n, c, k, plane, kernel, stride, padding, dilation = CONVOLUTIONS[name]
+    x, weight = normal(n, c, *plane, dtype=dtype), normal(k, c, *kernel, dtype=dtype, seed=1)
+    bias = normal(k, dtype=dtype, seed=2)
+    expected = reference.conv2d_forward(x, weight, bias, stride, padding, dilation, 1)
+    for relu in (False, True):
+        y = direct(x, weight, bias, stride, padding, dilation, relu)
+        close(plain(y), np.maximum(expected, 0) if relu else expected, 1e-5 if dtype == np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("name", WINOGRAD)
+def test_winograd_agrees_with_the_reference(name):
+    n, c, k, plane, padding = WINOGRAD[name]
+    x, weight, bias = normal(n, c, *plane), normal(k, c, 3, 3, seed=1), normal(k, seed=2)
+    expected = reference.conv2d_forward(x, weight, bias, ONE, padding, ONE, 1)
+    for relu in (False, True):
+        y = winograd(x, weight, bias, padding, relu)
+        close(plain(y), np.maximum(expected, 0) if relu else expected, 2e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 400, 120), (2, 33, 10), (3, 100, 17), (8, 16, 200)])
+def test_linear_agrees_with_numpy(shape, dtype):
+    n, c, k = shape
+    x, weight = normal(n, c, dtype=dtype), normal(k, c, dtype=dtype, seed=1)
+    bias = normal(k, dtype=dtype, seed=2)
+    packed, shift = few_conv.pack(weight.reshape(k, c, 1, 1)), few.channel_vector(bias)
+    for relu in (False, True):
+        y, expected = few_conv.linear(few.enter(x), packed, shift, k, relu), x @ weight.T + bias
+        close(plain(y), np.maximum(expected, 0) if relu else expected, 1e-5 if dtype == np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 16, 21])
+def test_pooling_agrees_with_the_reference(channels, dtype):
+    x = normal(2, channels, 7, 9, dtype=dtype)
+    for window in (((2, 2), (2, 2), NONE), ((3, 2), (2, 1), ((1, 1), (0, 1))), ((7, 9), (7, 9), NONE)):
+        largest = reference.max_pool2d_forward(x, *window)[0]
+        np.testing.assert_array_equal(plain(few.pool(few.enter(x), True, *window)), largest)
+        for include in (True, False):
+            mean = reference.avg_pool2d_forward(x, *window, include)
+            close(plain(few.pool(few.enter(x), False, *window, include)), mean, 1e-6)
+    np.testing.assert_array_equal(plain(few.pool_all(few.enter(x), True)), x.max((2, 3)))
+    close(plain(few.pool_all(few.enter(x), False)), x.mean((2, 3)), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_others_agree_with_numpy(dtype):
+    x, factor = normal(3, 21, 5, 3, dtype=dtype), normal(21, dtype=dtype)
+    shift = normal(21, dtype=dtype, seed=1)
+    a = few.enter(x)
+    y = x * factor[:, None, None] + shift[:, None, None]
+    vectors = few.channel_vector(factor), few.channel_vector(shift)
+    close(plain(few.scale(a, *vectors, activation.IDENTITY, 0.0)), y, 1e-6)
+    close(plain(few.scale(a, *vectors, activation.LEAKY_RELU, 0.1)), np.where(y > 0, y, y * dtype(0.1)), 1e-6)
+    close(plain(few.activate(a, activation.TANH, 0.0)), np.tanh(x), 1e-6)
+    b = few.enter(y)
+    np.testing.assert_array_equal(plain(few.add(a, b, False)), x + y)
+    np.testing.assert_array_equal(plain(few.add(a, b, True)), np.maximum(x + y, 0))
+    np.testing.assert_array_equal(plain(few.flatten(a)), x.reshape(3, -1))
+    np.testing.assert_array_equal(plain(a), x)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_what_is_not_a_number_goes_where_the_reference_puts_it(odd):
+    x, weight = normal(2, 20, 6, 7), normal(19, 20, 3, 3, seed=1)
+    x[1, 19, 3, 4] = odd
+    bias = np.zeros(19, np.float32)
+    expected = reference.conv2d_forward(x, weight, bias, ONE, SAME, ONE, 1)
+    y = direct(x, weight, bias, ONE, SAME, ONE)
+    assert not np.isfinite(expected).all()
+    np.testing.assert_allclose(plain(y), expected, rtol=1e-3, atol=1e-4)
+    assert (y.data[:, -1, :, :, 3:] == 0).all()  # or the next layer would multiply it by zero
+    lost = ~np.isfinite(expected)
+    assert not np.isfinite(plain(winograd(x, weight, bias, SAME))[lost]).any()
+    window = (2, 3), (1, 1), NONE
+    largest = reference.max_pool2d_forward(x, *window)[0]
+    np.testing.assert_array_equal(plain(few.pool(few.enter(x), True, *window)), largest)
+
+
+def test_a_relu_keeps_nan():
+    x, weight, bias = normal(1, 16, 8, 8), normal(16, 16, 3, 3, seed=1), np.zeros(16, np.float32)
+    x[0, 3, 2, 2] = np.nan
+    for y in (direct(x, weight, bias, ONE, SAME, ONE, True), winograd(x, weight, bias, SAME, True)):
+        assert np.isnan(plain(y)[0, :, 1:4, 1:4]).all()
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+def test_bits_do_not_depend_on_the_thread_count():
+    x, weight, bias = normal(2, 70, 13, 9), normal(50, 70, 3, 3, seed=1), normal(50, seed=2)
+    before, results = numba.get_num_threads(), []
+    for threads in (1, 2):
+        numba.set_num_threads(threads)
+        try:
+            ys = winograd(x, weight, bias, SAME), direct(x, weight, bias, (2, 1), SAME, ONE)
+            results.append([plain(y) for y in ys])
+        finally:
+            numba.set_num_threads(before)
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("count", [1, 3, 16, 35, PIECE // 4 + 9])
+def test_a_fingerprint_sees_every_number(count):
+    arrays = [normal(count), normal(5, dtype=np.float64)]
+    prints = Fingerprint(arrays)
+    assert prints.changed()
+    assert not prints.changed()
+    for i in {*range(min(count, 70)), count // 2, *range(max(0, count - 40), count)}:
+        arrays[0][i] = -arrays[0][i]  # one bit
+        assert prints.changed(), i
+    arrays[1][4] = np.nan
+    assert prints.changed()
+    assert not prints.changed()
+    for i in {count - 1, min(32, count - 1)}:
+        arrays[0][[0, i]] = arrays[0][[i, 0]]
+        assert prints.changed() == (count > 1)
+
+
+def test_a_fingerprint_of_nothing_changes_once():
+    prints = Fingerprint([])
+    assert prints.changed()
+    assert not prints.changed()
