@@ -98,8 +98,11 @@ class _ConvStep(_Step):
         if layer.weight.trainable:
             conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
         if layer.bias and layer.bias.trainable:
-            elementwise.channel_sum(g, layer.bias.grad)
+            self._bias_gradient(dy, g)
         return g
+
+    def _bias_gradient(self, dy, g):
+        elementwise.channel_sum(g, self.first.bias.grad)
 
     def backward(self, dy):
         g = self.backward_parameters(dy)
@@ -157,15 +160,22 @@ class ConvReLUPool(_ConvStep):
     def forward(self, x, training=False):
         layer, window = self.first, self.layers[2]
         x = layer._receive(x)
-        bias = layer.bias.data if layer.bias else None
-        sums = conv.conv2d_forward(x, layer.weight.data, bias, *layer._geometry())
-        y, argmax = pool.max_pool2d_forward(sums, *_window(window), relu=True)
-        self._cache = x, argmax, sums.shape
+        arguments = x, layer.weight.data, layer.bias.data if layer.bias else None, *layer._geometry()
+        done = conv.conv2d_relu_pool_forward(*arguments) if pool.is_2x2(*_window(window)) else None
+        if done is None:
+            sums = conv.conv2d_forward(*arguments)
+            done = *pool.max_pool2d_forward(sums, *_window(window), relu=True), sums.shape
+        y, argmax, shape = done
+        self._cache = x, argmax, shape
         return y
 
     def _sums_gradient(self, dy):
         _, argmax, shape = self._cache
         return pool.max_pool2d_backward(dy, argmax, shape, *_window(self.layers[2]))
+
+    def _bias_gradient(self, dy, g):
+        _, argmax, _ = self._cache
+        pool.winners_channel_sum(dy, argmax, self.layers[2].kernel_size, self.first.bias.grad)
 
 
 def _window(layer):

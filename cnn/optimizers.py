@@ -103,7 +103,8 @@ class Optimizer:
         """
         if any(p.buffer is not self._flat for p in self.parameters):
             raise RuntimeError("the parameters moved into another network after this optimizer was made")
-        chosen = np.array([p.trainable for p in self.parameters])
+        trainable = [p.trainable for p in self.parameters]
+        chosen = slice(None) if all(trainable) else np.array(trainable)
         edges = self._edges[chosen]
         norm, grad_scale = None, 1.0
         if self.clip_norm is not None:

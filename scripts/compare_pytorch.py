@@ -6,7 +6,8 @@
 
 PyTorch gets cnn's starting weights and cnn's batches (order, augmentation, normalisation and background
 thread), and takes the loss, optimizer, schedule and averaging of the config. After each epoch both are
-tested, plainly and with the config's [tta]; the clock stands still meanwhile, and while kernels are compiled.
+tested, after the last one with the config's [tta] as well; the clock stands still meanwhile, and while kernels
+are compiled. On a machine that does other work, --cpu-time counts the processor time of one thread instead.
 Each run is a process of its own.
 
 --out gets rows.csv (one row an epoch, written at once), summary.md and curves.png. Called again, it goes on
@@ -32,7 +33,7 @@ from cnn.errors import CnnError
 
 HERE = Path(__file__).parent
 COLUMNS = (
-    "framework", "variant", "threads", "seed", "epoch", "seconds", "train_loss", "test_accuracy",
+    "framework", "variant", "threads", "clock", "seed", "epoch", "seconds", "train_loss", "test_accuracy",
     "tta_accuracy",
 )  # fmt: skip
 ROUNDS = 7
@@ -54,6 +55,8 @@ class Worker:
             "threads": options.threads,
             "compile": options.compile,
             "channels_last": options.channels_last,
+            "clock": "process_time" if options.cpu_time else "perf_counter",
+            "timing": bool(options.timing_only),
         } | job
         self.name = f"{framework}, seed {seed}"
         self.process = subprocess.Popen(
@@ -117,7 +120,9 @@ def train(options, epochs):
             writer.writerows(row for row in rows if row not in mine)
             file.flush()
             worker = Worker(options, framework, seed)
-            known = {"framework": framework, "variant": "", "threads": options.threads, "seed": seed}
+            clock = "processor" if options.cpu_time else "wall"
+            known = {"framework": framework, "variant": "", "threads": options.threads, "clock": clock}
+            known["seed"] = seed
             try:
                 for answer in worker.answers():
                     if "row" not in answer:
@@ -144,14 +149,12 @@ def epoch_line(row, epochs):
 
 def timing(options):
     """Print milliseconds a step: both frameworks in turns, the fastest variant of PyTorch."""
-    clock = {"clock": "process_time" if options.cpu_time else "perf_counter"}
     seed, steps = options.seeds[0], options.timing_only
     variants = list(itertools.product((False, True) if options.compile else (False,), (False, True)))
     workers, fastest = {}, {}
     try:
         for compiled, channels_last in variants:
-            job = clock | {"compile": compiled, "channels_last": channels_last}
-            worker = Worker(options, "torch", seed, **job)
+            worker = Worker(options, "torch", seed, compile=compiled, channels_last=channels_last)
             answers = worker.answers()
             name = next(answers)["variant"]
             next(answers)  # ready
@@ -161,7 +164,7 @@ def timing(options):
                 worker, workers["torch"] = workers.get("torch"), worker
             if worker:
                 worker.close()
-        workers["cnn"] = Worker(options, "cnn", seed, **clock)
+        workers["cnn"] = Worker(options, "cnn", seed)
         next(workers["cnn"].answers())
         rounds = {"cnn": [], "torch": []}
         for _ in range(options.rounds):
@@ -202,7 +205,7 @@ def parse(arguments=None):
     parser.add_argument("--timing-only", type=int, metavar="STEPS", help="time so many steps in turns")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of --timing-only")
     parser.add_argument(
-        "--cpu-time", action="store_true", help="with --timing-only: processor time of one thread"
+        "--cpu-time", action="store_true", help="seconds are processor time, of one thread"
     )
     parser.add_argument("--out", type=Path, help="folder of the results (default: compare-<name>)")
     options = parser.parse_args(arguments)

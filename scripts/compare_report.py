@@ -25,6 +25,11 @@ def _numbers(ends, key, factor=1.0):
     return [factor * float(row[key]) for row in ends if row[key]]
 
 
+def _clocks(runs):
+    """Whether the seconds are those of the wall or of the processor."""
+    return " and ".join(sorted({row["clock"] for seeds in runs.values() for rows in seeds.values() for row in rows}))
+
+
 def _mean_std(values, digits=2):
     """Like "90.73 ± 0.12", or a dash for nothing."""
     if not values:
@@ -59,7 +64,8 @@ def _summary(runs, title, last):
     if seconds.get("cnn") and seconds.get("torch"):
         ratio = statistics.fmean(seconds["cnn"]) / statistics.fmean(seconds["torch"])
         yield f"Time of cnn / time of PyTorch: {ratio:.2f}"
-    yield "Mean ± standard deviation over the seeds that reached the last epoch; seconds of training alone."
+    yield "Mean ± standard deviation over the seeds that reached the last epoch;"
+    yield f"seconds of training alone, {_clocks(runs)} time."
 
 
 def _plot(path, runs, title):
@@ -71,12 +77,10 @@ def _plot(path, runs, title):
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    every = [row for seeds in runs.values() for rows in seeds.values() for row in rows]
-    key = "tta_accuracy" if all(row["tta_accuracy"] for row in every) else "test_accuracy"
     for framework, seeds in sorted(runs.items()):
         style = _STYLES[framework]
         curves = [
-            ([float(row["seconds"]) / 60 for row in rows], [float(row[key]) for row in rows])
+            ([float(row["seconds"]) / 60 for row in rows], [float(row["test_accuracy"]) for row in rows])
             for rows in seeds.values()
         ]
         for x, y in curves:
@@ -85,10 +89,12 @@ def _plot(path, runs, title):
         x, y = ([statistics.fmean(c[i][e] for c in curves) for e in range(shortest)] for i in (0, 1))
         count = f"{len(curves)} seeds" if len(curves) > 1 else "1 seed"
         label = f"{_NAMES[framework]}, {count}: {100 * y[-1]:.2f} % after {x[-1]:.1f} min"
+        if views := _numbers([rows[-1] for rows in seeds.values()], "tta_accuracy", 100):
+            label += f"\n({statistics.fmean(views):.2f} % with test-time augmentation)"
         axes.plot(x, y, linewidth=2.2, markersize=5, label=label, **style)
     axes.set_title(title, loc="left", color=_TEXT, fontsize=12)
-    axes.set_xlabel("minutes of training", color=_TEXT)
-    axes.set_ylabel("test accuracy" + (" with TTA" if key.startswith("tta") else ""), color=_TEXT)
+    axes.set_xlabel(f"minutes of training ({_clocks(runs)} time)", color=_TEXT)
+    axes.set_ylabel("test accuracy", color=_TEXT)
     axes.set_xlim(left=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.grid(color=_GRID, linewidth=0.8)

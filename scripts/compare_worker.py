@@ -23,12 +23,12 @@ from cnn.kernels.conv import set_winograd
 from cnn.train import Trainer
 
 
-def accuracies(trainer, network):
-    """Return the test accuracy of ``network`` as row entries, plain and with the config's [tta]."""
+def accuracies(trainer, network, epoch):
+    """Return the test accuracy of ``network`` as row entries; after the last epoch with [tta] as well."""
     split, config = trainer.images.dataset.test, trainer.config
     batches = experiment.evaluation_batches(config, split, trainer.images.mean, trainer.images.std)
     row = {"test_accuracy": experiment.evaluate(network, batches)[1], "tta_accuracy": None}
-    if config.tta is not None:
+    if config.tta is not None and epoch == trainer.epochs:  # six views cost as much as half an epoch
         row["tta_accuracy"] = experiment.evaluate(network, batches, config.tta)[1]
     return row
 
@@ -36,17 +36,22 @@ def accuracies(trainer, network):
 class Recorded(Trainer):
     """The real Trainer, which in addition tells ``answer`` about each epoch."""
 
-    def __init__(self, config, answer, run=None):
+    def __init__(self, config, answer, clock, run=None):
         super().__init__(config, run)
-        self.answer, self.trained = answer, 0.0
+        self.answer, self.clock, self.trained = answer, clock, 0.0
+
+    def _train_epoch(self, *arguments):
+        begin = self.clock()
+        super()._train_epoch(*arguments)
+        self.trained += self.clock() - begin
 
     def _finish_epoch(self):
         p = self.progress
-        self.trained, loss = self.trained + p.epoch_seconds, p.loss_sum / p.seen
+        loss = p.loss_sum / p.seen
         super()._finish_epoch()
         row = {"epoch": p.epoch, "seconds": self.trained, "train_loss": loss}
         with self.average.applied():
-            row |= accuracies(self, self.network)
+            row |= accuracies(self, self.network, p.epoch)
         self.answer(row=row)
 
 
@@ -55,12 +60,13 @@ class Cnn:
 
     def __init__(self, config, job, answer):
         backend.set_threads(job["threads"])
-        self.config, self.answer = config, answer
+        self.config, self.answer, self.clock = config, answer, getattr(time, job["clock"])
 
     def train(self):
         """Train to the end; the files of the run are thrown away."""
         with tempfile.TemporaryDirectory() as folder:
-            Recorded(self.config, self.answer, run_folder.RunFolder(Path(folder))).fit()
+            run = run_folder.RunFolder(Path(folder))
+            Recorded(self.config, self.answer, self.clock, run).fit()
 
     def start(self):
         """Return the function that takes one step."""
@@ -84,7 +90,7 @@ class Torch:
 
         torch.set_num_threads(job["threads"])
         torch.manual_seed(config.seed)
-        self.trainer, self.answer = Trainer(config), answer
+        self.trainer, self.answer, self.clock = Trainer(config), answer, getattr(time, job["clock"])
         t = self.trainer
         x, targets = next(t.batches.epoch(0))
         rest = t.batches.images_per_epoch % t.batches.batch_size or len(x)
@@ -111,7 +117,7 @@ class Torch:
         for epoch in range(t.epochs):
             losses, seen = 0.0, 0
             with closing(t.batches.epoch(epoch, prefetch=True)) as batches:
-                begin = time.perf_counter()
+                begin = self.clock()
                 for x, targets in islice(batches, t.total_steps - step):
                     begin += self.freeze(step / per_epoch)
                     loss, _ = self.twin.step(x, targets, t.schedule(step))
@@ -119,19 +125,19 @@ class Torch:
                         raise SystemExit(f"PyTorch: the loss of step {step + 1} is {loss}")
                     losses, seen, step = losses + loss * len(x), seen + len(x), step + 1
                     self.twin.average.step(step)
-                trained += time.perf_counter() - begin
+                trained += self.clock() - begin
             row = {"epoch": epoch + 1, "seconds": trained, "train_loss": losses / seen}
             with self.twin.average.applied():
-                row |= accuracies(t, self.twin)
+                row |= accuracies(t, self.twin, epoch + 1)
             self.answer(row=row)
 
     def freeze(self, epoch):
         """Freeze what cnn would freeze at this moment; return the seconds that compiling it anew took."""
-        begin = time.perf_counter()
+        begin = self.clock()
         self.trainer.groups.at(epoch)
         if self.twin.optimizer.freeze():
             self.twin.rehearse(self.sizes)
-        return time.perf_counter() - begin
+        return self.clock() - begin
 
     def start(self):
         """Return the function that takes one step."""
@@ -162,7 +168,7 @@ def main():
         config = load_config(job["config"], job["set"])
         side = {"cnn": Cnn, "torch": Torch}[job["framework"]](config, job, answer)
         with backend.use_backend(config.train.backend), np.errstate(all="ignore"):
-            if "clock" not in job:
+            if not job["timing"]:
                 side.train()
                 return
             clock, step = getattr(time, job["clock"]), side.start()

@@ -63,6 +63,26 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
     return y
 
 
+def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups):
+    """Return (y, argmax, shape): ReLU and the maxima of 2x2 windows of a convolution, in one pass.
+
+    As ``conv2d_forward`` and ``max_pool2d_forward`` with relu=True, bit for bit; ``shape`` is that of the
+    convolution, whose result is never stored. None where Winograd's form is faster than that is worth.
+    """
+    dtype = _common(x, weight)
+    k, _, kh, kw = weight.shape
+    n, _, h, w = x.shape
+    oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
+    ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
+    if min(oh, ow) < 2 or suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups):
+        return None
+    x, weight = as_blocked(x, dtype), _plain(weight, dtype)
+    bias = None if bias is None else _plain(bias, dtype)
+    y, argmax = empty((n, k, oh // 2, ow // 2), dtype), empty((n, k, oh // 2, ow // 2), np.uint8)
+    conv_direct.forward_pooled(x, weight, bias, y, argmax, (oh, ow), stride, padding, dilation, groups)
+    return y, argmax, (n, k, oh, ow)
+
+
 def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, groups):
     """Return dx, the gradient of the loss by x."""
     dtype = _common(dy, weight)

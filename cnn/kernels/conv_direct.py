@@ -17,6 +17,7 @@ import numpy as np
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_pointwise import PointwisePlan
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task
+from cnn.kernels.pool import max_2x2
 from cnn.kernels.simd import blocks, call, numbers, peek
 from cnn.kernels.tiles import copy_box, outer_run, prefetch
 
@@ -106,7 +107,8 @@ def _gather_task(size):
             peek(p, 8),
             peek(p, 9),
         )
-        rows = peek(p, 27)
+        rows, full, small_tile = peek(p, 27), peek(p, 29), peek(p, 30)
+        pool, out_row = peek(p, 31), peek(p, 32)
         groups, in_channels, out_channels = peek(p, 10), peek(p, 11), peek(p, 12)
         in_plane, in_row, in_pixel, out_plane = peek(p, 13), peek(p, 14), peek(p, 15), peek(p, 16)
         scratch_plane, scratch_bytes = peek(p, 17), peek(p, 18)
@@ -129,11 +131,18 @@ def _gather_task(size):
             call(peek(p, 28), (source, start, *planes, high - low, in_row, x_row, *pixels))
             source = start
         x_tap_row = row_step * x_row
-        out += (block * groups + group) * out_channels * out_plane
+        planes = (block * groups + group) * out_channels
+        if pool:
+            # The strip stays with this thread; only the largest of each window leaves.
+            strip_sums = peek(p, 33) + thread * peek(p, 34)
+            out_plane = (last_row - first_row) * out_row
+            out = strip_sums - first_row * out_row
+        else:
+            out += planes * out_plane
         row_blocks = (out_channels + rows - 1) // rows
         for j in range(row_blocks):
-            # The last block is moved up to end with the last channel; it repeats a few with the same result.
-            channel = min(j * rows, out_channels - rows)
+            channel = j * rows - max(0, j - full)  # behind the full blocks each has one row less
+            run_tile = tile if j < full else small_tile
             weights = w + (group * row_blocks + j) * w_block
             shift = bias + (group * out_channels + channel) * size
             target = out + channel * out_plane
@@ -157,9 +166,15 @@ def _gather_task(size):
                     channels, down = (in_channels, x_channel, w_channel), (y_taps, x_tap_row, w_tap_row)
                     across = (taps, x_tap, w_tap)
                     if channels_inside:
-                        call(tile, (*shared, *down, *across, *channels, size))
+                        call(run_tile, (*shared, *down, *across, *channels, size))
                     else:
-                        call(tile, (*shared, *channels, *down, *across, size))
+                        call(run_tile, (*shared, *channels, *down, *across, size))
+        if pool:
+            oh, ow, relu = peek(p, 37), peek(p, 38), peek(p, 39)
+            first = (planes * oh + first_row // 2) * ow * 16
+            ends = (strip_sums, peek(p, 35) + first * size, peek(p, 36) + first)
+            strip_rows = (last_row - first_row) // 2
+            call(pool, (*ends, out_channels, out_plane, out_row, oh * ow * 16, strip_rows, ow, relu))
 
     return gather
 
@@ -173,15 +188,17 @@ def _pack_task(size):
         weight, packed = numbers(peek(p, 0), size), numbers(peek(p, 1), size)
         rows, out_channels, channels, taps = peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5)
         group_step, out_step, channel_step = peek(p, 6), peek(p, 7), peek(p, 8)
-        to_channel, to_tap = peek(p, 9), peek(p, 10)
+        to_channel, to_tap, full, last = peek(p, 9), peek(p, 10), peek(p, 11), peek(p, 12)
         row_blocks = (out_channels + rows - 1) // rows
         group, j = index // row_blocks, index % row_blocks
-        first = group * group_step + min(j * rows, out_channels - rows) * out_step
+        row = min(j * rows - max(0, j - full), last)
+        first = group * group_step + row * out_step
+        stop = min(rows, out_channels - row)
         start = index * channels * taps * rows
         for c in range(channels):
             for t in range(taps):
                 source, target = first + c * channel_step + t, start + c * to_channel + t * to_tap
-                for k in range(rows):
+                for k in range(stop):
                     packed[target + k] = weight[source + k * out_step]
 
     return pack
@@ -197,23 +214,36 @@ def row_block(count, outer):
     return min((b for b in outer if b[0] <= count), key=cost)
 
 
+def even_blocks(count, outer):
+    """Share ``count`` rows out evenly over as few register blocks as ``row_block`` takes.
+
+    Returns (rows, pixels) of the block, and how many blocks have that many rows; the others have one less.
+    """
+    rows, pixels = row_block(count, outer)
+    number = -(-count // rows)
+    rows = -(-count // number)
+    return (rows, pixels), count - number * (rows - 1)
+
+
 class GatherPlan:
     """Everything about one geometry that the compiled gather needs; ``run`` fills in the addresses."""
 
     def __init__(
-        self, images, groups, in_channels, out_channels, source, out_shape, rows, columns, kernel, size
-    ):
+        self, images, groups, in_channels, out_channels, source, out_shape, rows, columns, kernel, size,
+        pooled=False,
+    ):  # fmt: skip
         """images: blocks of sixteen; channels: of one group; out_shape: (h, w); rows, columns: Axis.
 
         ``source`` is (h, w, bytes of a plane, of a row step, of a pixel step): the input as taps count it.
+        With ``pooled`` only the largest of each 2x2 window is written, and which one it was.
         """
         pixel = LANES * size
         taps = kernel[0] * kernel[1]
         _, width, in_plane, in_row, in_pixel = source
         out_row = out_shape[1] * pixel
         self.size = size
-        self.block = row_block(out_channels, blocks(size)[0])
-        block_rows = self.block[0]
+        block, full = even_blocks(out_channels, blocks(size)[0])
+        block_rows = block[0]
         row_blocks = -(-out_channels // block_rows)
         # Long inner loops are the cheap ones.
         inside = in_channels > kernel[1]
@@ -229,8 +259,9 @@ class GatherPlan:
         )
         copied = in_channels > 4 or in_pixel != pixel
         runs = columns.segments()
+        height = out_shape[0] // 2 * 2 if pooled else out_shape[0]  # no window reaches an odd row at the end
         strips = self._strips(
-            rows, out_shape[0], in_channels * width * pixel, images * groups, len(runs), width
+            rows, height, in_channels * width * pixel, images * groups, len(runs), width, 2 if pooled else 1
         )
         self.segments = table(
             [
@@ -247,7 +278,10 @@ class GatherPlan:
         )
         self.no_bias = aligned_zeros((groups * out_channels * size,), np.uint8)
         self.tasks = images * groups * len(strips)
-        tile = outer_run(*self.block, size)
+        tile = outer_run(*block, size)
+        small = outer_run(block_rows - 1, block[1], size) if full < row_blocks else 0
+        sums_bytes = max(s[1] - s[0] for s in strips) * out_row * out_channels + 64 if pooled else 0
+        self.sums = aligned_zeros((scratch_threads() * sums_bytes,), np.uint8)
         self.params = table(
             [
                 0, self.packed.ctypes.data, 0, 0, self.scratch.ctypes.data,
@@ -258,6 +292,8 @@ class GatherPlan:
                 w_channel * size, rows.tap_step * w_tap_row * size, columns.tap_step * w_tap * size,
                 block_rows * in_channels * taps * size,
                 rows.index_step, columns.index_step * pixel, int(inside), 0, block_rows, copy_box(size),
+                full, small, max_2x2(size) if pooled else 0, out_row, self.sums.ctypes.data, sums_bytes,
+                0, 0, out_shape[0] // 2, out_shape[1] // 2, 0,
             ]
         )  # fmt: skip
         self.pack_params = table(
@@ -273,25 +309,33 @@ class GatherPlan:
                 0,
                 w_channel,
                 w_tap,
+                full,
+                out_channels,
             ]
         )
         self.pack_tasks = groups * row_blocks
 
     @staticmethod
-    def _strips(rows, height, row_bytes, others, runs, width):
-        """Cut the output rows so that the input of a strip stays in the L2 cache, with work for all."""
-        pieces = 1
-        while pieces < height:
-            step = -(-height // pieces)
+    def _strips(rows, height, row_bytes, others, runs, width, unit):
+        """Cut the output rows so that the input of a strip stays in the L2 cache, with work for all.
+
+        A strip has a multiple of ``unit`` rows.
+        """
+        pieces, units = 1, height // unit
+        while pieces < units:
+            step = -(-units // pieces) * unit
             low, high = rows.span(0, step)
             if (high - low) * row_bytes <= STRIP_BYTES and (pieces * others >= 16 or step <= 4):
                 break
             pieces += 1
-        cuts = [height * i // pieces for i in range(pieces + 1)]
+        cuts = [units * i // pieces * unit for i in range(pieces + 1)]
         return [(a, b, *rows.span(a, b), 0, runs, 0, width) for a, b in pairwise(cuts)]
 
-    def run(self, x, weight, steps, bias, out, floor=-np.inf):
-        """Pack the weights, then gather; ``steps``: the weight's (group, out, channel) strides in numbers."""
+    def run(self, x, weight, steps, bias, out, floor=-np.inf, argmax=None):
+        """Pack the weights, then gather; ``steps``: the weight's (group, out, channel) strides in numbers.
+
+        With ``argmax``, where the plan is a pooled one, ``out`` holds the largest of each window or 0.
+        """
         pack = self.pack_params
         pack[0] = weight.ctypes.data
         pack[6:9] = steps
@@ -300,6 +344,8 @@ class GatherPlan:
         params[0], params[3] = x.address, out.address
         params[2] = self.no_bias.ctypes.data if bias is None else bias.ctypes.data
         params[26:27].view(np.float32 if self.size == 4 else np.float64)[0] = floor
+        if argmax is not None:
+            params[35], params[36], params[39] = out.address, argmax.address, 1
         launch(_gather_task(self.size), self.tasks, params)
 
 
@@ -310,21 +356,21 @@ def _pointwise_plan(images, groups, channels, out_channels, source, out_shape, s
 
 
 @plans
-def forward_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
-    """The plan of a forward pass; ``size``: bytes of a number."""
+def forward_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size, pooled=False):
+    """The plan of a forward pass; ``size``: bytes of a number. ``out_shape``: before pooling."""
     n, c, h, w = x_shape
     k, _, kh, kw = weight_shape
     pixel = LANES * size
     in_row, in_pixel = w * pixel, pixel
     in_plane = h * in_row
     images, channels = -(-n // LANES), (c // groups, k // groups)
-    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)) and channels[0] > 4:
+    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)) and channels[0] > 4 and not pooled:
         source = *out_shape, in_plane, stride[0] * in_row, stride[1] * pixel  # without the pixels passed over
         return _pointwise_plan(images, groups, *channels, source, out_shape, size)
     rows = Axis.forward(h, out_shape[0], kh, stride[0], padding[0][0], dilation[0])
     columns = Axis.forward(w, out_shape[1], kw, stride[1], padding[1][0], dilation[1])
     source = h, w, in_plane, in_row, in_pixel
-    return GatherPlan(images, groups, *channels, source, out_shape, rows, columns, (kh, kw), size)
+    return GatherPlan(images, groups, *channels, source, out_shape, rows, columns, (kh, kw), size, pooled)
 
 
 @plans
@@ -350,6 +396,18 @@ def forward(x, weight, bias, out, stride, padding, dilation, groups, floor=-np.i
     plan = forward_plan(x.shape, weight.shape, out.shape[2:], stride, padding, dilation, groups, size)
     taps = kh * kw
     plan.run(x, weight, (k // groups * c * taps, c * taps, taps), bias, out, floor)
+
+
+def forward_pooled(x, weight, bias, out, argmax, out_shape, stride, padding, dilation, groups):
+    """out = max(0, largest of each 2x2 window of weight * x + bias), which is ``out_shape`` large.
+
+    ``argmax``: which cell of the window it was, 4 where none is positive, as ``pool.max_pool2d_forward``.
+    """
+    k, c, kh, kw = weight.shape
+    size = x.dtype.itemsize
+    plan = forward_plan(x.shape, weight.shape, out_shape, stride, padding, dilation, groups, size, True)
+    taps = kh * kw
+    plan.run(x, weight, (k // groups * c * taps, c * taps, taps), bias, out, argmax=argmax)
 
 
 def backward_input(dy, weight, dx, stride, padding, dilation, groups):

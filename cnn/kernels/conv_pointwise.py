@@ -90,8 +90,11 @@ class PointwisePlan:
         self.pack = pack
         self.pack_tasks = groups * row_blocks
         self.pack_params = table(
-            [0, self.packed.ctypes.data, rows, out_channels, channels, 1, 0, 0, 0, rows, w_block]
-        )
+            [
+                0, self.packed.ctypes.data, rows, out_channels, channels, 1, 0, 0, 0, rows, w_block,
+                row_blocks, out_channels - rows,
+            ]
+        )  # fmt: skip
 
     def run(self, x, weight, steps, bias, out, floor=-np.inf):
         """Pack the weights, then multiply; ``steps``: strides of the weight by (group, out, channel)."""

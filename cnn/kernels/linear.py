@@ -14,11 +14,11 @@ import numpy as np
 
 from cnn.blocked import aligned_zeros, as_blocked, empty
 from cnn.kernels.conv_direct import row_block
-from cnn.kernels.jit import launch, plans, table, task
+from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.simd import blocks, call, peek
-from cnn.kernels.tiles import dot, outer_run
+from cnn.kernels.tiles import dot, outer_run, outer_sum, sum_rows, transpose_run
 
-FEATURE_CHUNK = 16  # input features whose images stay in the L1 cache while the gradients pass
+FEATURE_CHUNK = 16  # input features whose images stay in the L1 cache while the gradients pass: one panel
 
 
 @cache
@@ -48,7 +48,11 @@ def _product_task():
 
 @cache
 def _weight_task():
-    """dweight += the sum over images, for one chunk of features."""
+    """dweight += the sum over images, for one chunk of features.
+
+    Sixteen features are transposed into a panel in which they lie side by side; what is left of features and
+    rows is summed over lanes.
+    """
 
     @task
     def gradient(index, thread, p):
@@ -57,8 +61,17 @@ def _weight_task():
             peek(p, 3), peek(p, 4), peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8)
         )  # fmt: skip
         pixel = 16 * size
-        stop = min(features, (index + 1) * FEATURE_CHUNK)
+        f = index * FEATURE_CHUNK
+        stop = min(features, f + FEATURE_CHUNK)
         k = 0
+        if stop - f == 16:
+            flip, multiply, panel_rows = peek(p, 13), peek(p, 14), peek(p, 15)
+            panel = peek(p, 16) + thread * peek(p, 17)
+            call(flip, (x + f * pixel, pixel, images, features * pixel, panel))
+            whole = out_features // panel_rows
+            k = whole * panel_rows
+            image = (images, 16 * pixel, out_features * pixel)
+            call(multiply, (panel, dy, pixel, dweight + f * size, features * size, whole, *image, 1, 0, 0))
         while k < out_features:
             # Tiles add to dweight, so they must not overlap: the rest is done one row, one feature at a time.
             whole_rows = k + rows <= out_features
@@ -126,11 +139,30 @@ def linear_backward_input(dy, weight):
     return dx
 
 
+class WeightPlan:
+    """d-weight of one geometry; ``run`` fills in the addresses."""
+
+    def __init__(self, images, out_features, features, size):
+        rows, columns = blocks(size)[1]
+        tiles = [dot(r, c, size) for r in (rows, 1) for c in (columns, 1)]
+        panel = [0, 0, 0, 0, 0]
+        if features >= 16:
+            panel_bytes = images * 16 * 16 * size
+            self.scratch = aligned_zeros((scratch_threads() * panel_bytes,), np.uint8)
+            scratch = self.scratch.ctypes.data
+            panel = [transpose_run(size), outer_sum(size), sum_rows(size), scratch, panel_bytes]
+        self.params = table([0, 0, 0, out_features, features, images, size, rows, columns, *tiles, *panel])
+        self.tasks = -(-features // FEATURE_CHUNK)
+
+    def run(self, dy, x, dweight):
+        """dweight += sum over images of dy * x"""
+        self.params[:3] = dy.address, x.address, dweight.ctypes.data
+        launch(_weight_task(), self.tasks, self.params)
+
+
 @plans
-def _weight_params(images, out_features, features, size):
-    rows, columns = blocks(size)[1]
-    tiles = [dot(r, c, size) for r in (rows, 1) for c in (columns, 1)]
-    return table([0, 0, 0, out_features, features, images, size, rows, columns, *tiles])
+def _weight_plan(*arguments):
+    return WeightPlan(*arguments)
 
 
 def linear_backward_weight(dy, x, dweight):
@@ -140,8 +172,6 @@ def linear_backward_weight(dy, x, dweight):
     total = (
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
     )
-    params = _weight_params(len(x.buffer), *total.shape, dtype.itemsize)
-    params[:3] = dy.address, x.address, total.ctypes.data
-    launch(_weight_task(), -(-total.shape[1] // FEATURE_CHUNK), params)
+    _weight_plan(len(x.buffer), *total.shape, dtype.itemsize).run(dy, x, total)
     if total is not dweight:
         dweight += total

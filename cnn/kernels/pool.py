@@ -12,38 +12,54 @@ from cnn import blocked
 from cnn.geometry import output_shape
 from cnn.kernels import vector as v
 from cnn.kernels.jit import jit, launch, table, task
+from cnn.kernels.simd import call
+
+
+@functools.cache
+def max_2x2(itemsize):
+    """Address of the maxima of 2x2 windows that do not overlap: the common case, no test at the border.
+
+    ``channels`` planes of ``oh`` rows of ``ow`` windows. Steps: ``plane``, ``row`` of the source in bytes,
+    ``to_plane`` of y and argmax in numbers. ``relu``: max(0, y), and cell 4 where that is 0.
+    """
+
+    @task
+    def planes(source, y_address, argmax_address, channels, plane, row, to_plane, oh, ow, relu):
+        y, argmax = v.pointer(y_address, itemsize), v.pointer(argmax_address, 1)
+        for c in range(channels):
+            for r in range(oh):
+                upper = v.pointer(source + c * plane + 2 * r * row, itemsize)
+                lower = v.pointer(source + c * plane + (2 * r + 1) * row, itemsize)
+                for q in range(ow):
+                    i, o = 32 * q, c * to_plane + (r * ow + q) * 16
+                    best, cell = v.load(upper, i), v.zeros(y)
+                    if relu:
+                        dead = v.at_least(0.0, best)
+                        best, cell = v.select(dead, 0.0, best), v.select(dead, 4.0, cell)
+                    second = v.load(upper, i + 16)
+                    wins = _beats(second, best)
+                    best, cell = v.select(wins, second, best), v.select(wins, 1.0, cell)
+                    third = v.load(lower, i)
+                    wins = _beats(third, best)
+                    best, cell = v.select(wins, third, best), v.select(wins, 2.0, cell)
+                    fourth = v.load(lower, i + 16)
+                    wins = _beats(fourth, best)
+                    best, cell = v.select(wins, fourth, best), v.select(wins, 3.0, cell)
+                    v.store(y, o, best)
+                    v.store_integers(argmax, o, cell)
+
+    return planes.address
 
 
 @functools.cache
 def _max_2x2_task(itemsize):
-    """Windows of 2x2 that do not overlap: the common case, without any test at the border."""
-
     @task
     def forward(index, thread, params):
         a = v.integers(params)
-        x, y, argmax = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], 1)
-        width, oh, ow, relu = a[4], a[5], a[6], a[7]
-        source, target = index * a[3] * width * 16, index * oh * ow * 16
-        for r in range(oh):
-            for q in range(ow):
-                i = source + (2 * r * width + 2 * q) * 16
-                best = v.load(x, i)
-                cell = v.zeros(x)
-                second = v.load(x, i + 16)
-                wins = _beats(second, best)
-                best, cell = v.select(wins, second, best), v.select(wins, 1.0, cell)
-                third = v.load(x, i + width * 16)
-                wins = _beats(third, best)
-                best, cell = v.select(wins, third, best), v.select(wins, 2.0, cell)
-                fourth = v.load(x, i + width * 16 + 16)
-                wins = _beats(fourth, best)
-                best, cell = v.select(wins, fourth, best), v.select(wins, 3.0, cell)
-                if relu:
-                    dead = v.at_least(0.0, best)
-                    best, cell = v.select(dead, 0.0, best), v.select(dead, 4.0, cell)
-                o = target + (r * ow + q) * 16
-                v.store(y, o, best)
-                v.store_integers(argmax, o, cell)
+        plane, row, oh, ow = a[3] * a[4] * 16 * itemsize, a[4] * 16 * itemsize, a[5], a[6]
+        target = index * oh * ow * 16
+        ends = (a[0] + index * plane, a[1] + target * itemsize, a[2] + target)
+        call(a[8], (*ends, 1, plane, row, 0, oh, ow, a[7]))
 
     return forward
 
@@ -51,9 +67,7 @@ def _max_2x2_task(itemsize):
 @jit
 def _beats(value, best):
     """Mask of: value is larger, or the first NaN; so the first of equals wins and a NaN stays visible."""
-    return v.either(
-        v.greater(value, best), v.both(v.unordered(value, value), v.negated(v.unordered(best, best)))
-    )
+    return v.both(v.not_at_most(value, best), v.negated(v.unordered(best, best)))
 
 
 @functools.cache
@@ -150,15 +164,16 @@ def max_pool2d_forward(x, kernel_size, stride, padding, relu=False):
     argmax = blocked.empty(y.shape, np.uint8 if kernel_size[0] * kernel_size[1] < 255 else np.uint16)
     planes, size = y.buffer.shape[0] * c, x.dtype.itemsize
     memory = [x.address, y.address, argmax.address, height, width, oh, ow]
-    if _is_2x2(kernel_size, stride, padding):
-        launch(_max_2x2_task(size), planes, table([*memory, relu]))
+    if is_2x2(kernel_size, stride, padding):
+        launch(_max_2x2_task(size), planes, table([*memory, relu, max_2x2(size)]))
     else:
         values = table([*memory, *kernel_size, *stride, padding[0][0], padding[1][0], relu])
         launch(_max_task(size, argmax.dtype.itemsize), planes, values)
     return y, argmax
 
 
-def _is_2x2(kernel_size, stride, padding):
+def is_2x2(kernel_size, stride, padding):
+    """Whether windows are 2x2, side by side and without padding."""
     return kernel_size == stride == (2, 2) and padding == ((0, 0), (0, 0))
 
 
@@ -168,12 +183,54 @@ def max_pool2d_backward(dy, argmax, input_shape, kernel_size, stride, padding):
     dx = blocked.empty(input_shape, dy.dtype)
     memory = [dy.address, argmax.address, dx.address, *input_shape[2:], *dy.shape[2:]]
     planes, size = dx.buffer.shape[0] * dx.shape[1], dx.dtype.itemsize
-    if _is_2x2(kernel_size, stride, padding):
+    if is_2x2(kernel_size, stride, padding):
         launch(_unpool_2x2_task(size), planes, table(memory))
     else:
         values = table([*memory, *kernel_size, *stride, padding[0][0], padding[1][0]])
         launch(_unpool_task(size, argmax.dtype.itemsize), planes, values)
     return dx
+
+
+@functools.cache
+def _winners_sum_task(itemsize, small):
+    real = np.float32 if itemsize == 4 else np.float64
+
+    @task
+    def total(index, thread, params):
+        a = v.integers(params)
+        dy, argmax, out = v.pointer(a[0], itemsize), v.pointer(a[1], small), v.pointer(a[2], itemsize)
+        channels, height, width, blocks, nobody = a[3], a[4], a[5], a[6], a[7]
+        everything = 0.0
+        for block in range(blocks):
+            first = (block * channels + index) * height * width * 16
+            plane = v.zeros(dy)
+            for r in range(height):
+                row = v.zeros(dy)
+                for q in range(width):
+                    i = first + (r * width + q) * 16
+                    row = row + v.select(v.load_equal(argmax, i, nobody), 0.0, v.load(dy, i))
+                plane = plane + row
+            everything += float(v.total(plane))
+        out[index] += real(everything)  # rounded first, as in channel_sum
+
+    return total
+
+
+def winners_channel_sum(dy, argmax, kernel_size, dbias):
+    """Add dbias[k] += sum of dy over n and the windows that ReLU let through; ``argmax`` with relu=True.
+
+    That is the sum over all positions of what ``max_pool2d_backward`` returns, of a fraction of the numbers.
+    """
+    dy = blocked.as_blocked(dy)
+    blocks, channels, height, width, _ = dy.buffer.shape
+    fits = dbias.dtype == dy.dtype and dbias.flags.c_contiguous
+    sums = dbias if fits else np.zeros(channels, dy.dtype)
+    nobody = kernel_size[0] * kernel_size[1]
+    memory = [dy.address, argmax.address, sums.ctypes.data]
+    values = table([*memory, channels, height, width, blocks, nobody])
+    launch(_winners_sum_task(dy.dtype.itemsize, argmax.dtype.itemsize), channels, values)
+    if sums is not dbias:
+        dbias += sums
 
 
 @functools.cache

@@ -16,8 +16,13 @@ _PIECE = 8192  # numbers: small enough to share LeNet's 61,706 out, large enough
 
 
 def _run(task, arrays, edges, constants=(), numbers=()):
-    """Launch ``task`` with: P, the number of parameters, their edges, constants (K, P), arrays, numbers."""
-    edges, rows = np.ascontiguousarray(edges), np.array(constants, np.float64)
+    """Launch ``task`` with: P, the number of parameters, their edges, constants (K, P), arrays, numbers.
+
+    A constant may be one number for all parameters.
+    """
+    edges, rows = np.ascontiguousarray(edges), np.empty((len(constants), len(edges)))
+    for row, values in zip(rows, constants, strict=True):
+        row[:] = values
     addresses = [array.ctypes.data for array in (edges, rows, *arrays)]
     params = table([len(edges), *addresses, *map(v.bits, numbers)])
     launch(task, -(-arrays[0].size // _PIECE), params)
@@ -75,8 +80,7 @@ def _sgd_task(itemsize, momentum, nesterov):
 
 def _shrink(lr, weight_decay, decoupled):
     """The decay that joins the gradient, and the factor that weights keep: one of them does nothing."""
-    nothing = np.zeros_like(weight_decay)
-    return (nothing, 1 - lr * weight_decay) if decoupled else (weight_decay, nothing + 1)
+    return (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
 
 
 def sgd_update(data, grad, velocity, edges, lr, weight_decay, momentum, nesterov, decoupled, grad_scale):

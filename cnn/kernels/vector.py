@@ -340,13 +340,13 @@ def power_of_two(typingctx, a):
     return a(a), emit
 
 
-def _compare(name, predicate, doc):
+def _compare(name, predicate, doc, unordered=False):
     def typed(typingctx, a, b):
         _, bring = _numbers_to(a, b)
 
         def emit(context, builder, signature, arguments):
-            ordered = builder.fcmp_unordered if predicate == "uno" else builder.fcmp_ordered
-            return ordered(predicate, *bring(context, builder, arguments))
+            compare = builder.fcmp_unordered if unordered else builder.fcmp_ordered
+            return compare(predicate, *bring(context, builder, arguments))
 
         return MASK(a, b), emit
 
@@ -356,7 +356,8 @@ def _compare(name, predicate, doc):
 
 greater = _compare("greater", ">", "Mask of a > b.")
 at_least = _compare("at_least", ">=", "Mask of a >= b.")
-unordered = _compare("unordered", "uno", "Mask of: a or b is NaN.")
+unordered = _compare("unordered", "uno", "Mask of: a or b is NaN.", unordered=True)
+not_at_most = _compare("not_at_most", ">", "Mask of a > b, or a or b is NaN.", unordered=True)
 
 
 @intrinsic

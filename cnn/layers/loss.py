@@ -1,5 +1,7 @@
 """Losses: how wrong the network is, and the gradient that starts the backward pass."""
 
+from functools import cache
+
 import numpy as np
 
 from cnn.backend import operations
@@ -180,4 +182,9 @@ def _target_rows(targets, shape, dtype, kind):
         raise DataError(
             f"{kind}: expected labels from 0 to {shape[1] - 1}, found {targets[first]} at image {first}"
         )
-    return np.eye(shape[1], dtype=dtype)[targets], targets
+    return _one_hot_rows(shape[1], dtype)[targets], targets
+
+
+@cache
+def _one_hot_rows(classes, dtype):
+    return np.eye(classes, dtype=dtype)

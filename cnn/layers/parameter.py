@@ -83,12 +83,11 @@ def flatten(parameters):
     Each parameter's ``start`` and ``stop`` say where it lies. Raises ShapeError when dtypes differ.
     """
     parameters = list(parameters)
+    if parameters and all(p.buffer is parameters[0].buffer for p in parameters):
+        return parameters[0].buffer
     dtypes = {p.dtype for p in parameters}
     if len(dtypes) > 1:
         raise ShapeError(f"parameters of one buffer need one dtype, found {sorted(map(str, dtypes))}")
-    buffers = {id(p.buffer): p.buffer for p in parameters}
-    if len(buffers) == 1:
-        return next(iter(buffers.values()))
     buffer = FlatBuffer(sum(p.size for p in parameters), dtypes.pop() if dtypes else np.float32)
     start = 0
     for p in parameters:
