@@ -6,8 +6,8 @@
 
 PyTorch gets cnn's starting weights and cnn's batches (order, augmentation, normalisation and background
 thread), and takes the loss, optimizer, schedule and averaging of the config. After each epoch both are
-tested, after the last one with the config's [tta] as well; the clock stands still meanwhile, and while kernels
-are compiled. On a machine that does other work, --cpu-time counts the processor time of one thread instead.
+tested, after the last one with the config's [tta] as well; the clock stands still meanwhile, and while
+kernels are compiled. On a machine that does other work, --cpu-time counts the processor time of one thread.
 Each run is a process of its own.
 
 --out gets rows.csv (one row an epoch, written at once), summary.md and curves.png. Called again, it goes on

@@ -27,7 +27,8 @@ def _numbers(ends, key, factor=1.0):
 
 def _clocks(runs):
     """Whether the seconds are those of the wall or of the processor."""
-    return " and ".join(sorted({row["clock"] for seeds in runs.values() for rows in seeds.values() for row in rows}))
+    every = (row for seeds in runs.values() for rows in seeds.values() for row in rows)
+    return " and ".join(sorted({row["clock"] for row in every}))
 
 
 def _mean_std(values, digits=2):

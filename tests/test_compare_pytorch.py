@@ -67,7 +67,8 @@ def test_both_train_alike_and_a_second_call_goes_on(place):
     ]  # fmt: skip
     for ours, theirs in zip(rows[:2], rows[2:], strict=True):
         assert float(ours["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=1e-3)
-        assert float(ours["test_accuracy"]) == pytest.approx(float(theirs["test_accuracy"]), abs=0.07)  # two of 30
+        # two of 30 images may fall differently
+        assert float(ours["test_accuracy"]) == pytest.approx(float(theirs["test_accuracy"]), abs=0.07)
     for first, last in (rows[:2], rows[2:]):
         assert first["tta_accuracy"] == ""  # after the last epoch only
         assert float(last["tta_accuracy"]) == pytest.approx(float(rows[1]["tta_accuracy"]), abs=0.07)
@@ -123,9 +124,9 @@ def test_the_recorded_trainer_is_the_real_one(place, tmp_path):
 def test_the_summary_has_mean_spread_and_ratio(tmp_path):
     rows = [
         {
-            "framework": framework, "variant": "", "threads": "2", "clock": "wall", "seed": str(seed), "epoch": str(epoch),
-            "seconds": str(30 * epoch * (1 + (framework == "torch"))), "train_loss": "1.5",
-            "test_accuracy": str(0.8 + 0.02 * seed), "tta_accuracy": "",
+            "framework": framework, "variant": "", "threads": "2", "clock": "wall", "seed": str(seed),
+            "epoch": str(epoch), "seconds": str(30 * epoch * (1 + (framework == "torch"))),
+            "train_loss": "1.5", "test_accuracy": str(0.8 + 0.02 * seed), "tta_accuracy": "",
         }
         for framework, epochs in {"cnn": 2, "torch": 2}.items()
         for seed in (0, 1)

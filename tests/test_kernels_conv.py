@@ -5,7 +5,7 @@ import pytest
 
 from cnn import kernels
 from cnn.blocked import as_blocked
-from cnn.kernels import conv, conv_direct
+from cnn.kernels import conv, conv_direct, pool
 
 torch = pytest.importorskip("torch")
 
@@ -113,6 +113,37 @@ def test_a_nan_stays_visible_through_a_fused_relu():
     y = np.asarray(conv.conv2d_forward(x, weight, bias, *GEOMETRIES["LeNet second"][5:], relu=True))
     assert np.isnan(y[3]).any()
     assert not np.isnan(np.delete(y, 3, axis=0)).any()
+
+
+@pytest.mark.parametrize("name", [name for name, geometry in GEOMETRIES.items() if min(geometry[3]) > 4])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pooling_in_the_same_task_equals_pooling_afterwards(name, dtype):
+    geometry = GEOMETRIES[name]
+    x, weight, bias, _ = arrays(geometry, dtype)
+    x[0, 0, 2, 3] = np.nan
+    for shift in (bias, None):
+        done = conv.conv2d_relu_pool_forward(x, weight, shift, *geometry[5:])
+        sums = conv.conv2d_forward(x, weight, shift, *geometry[5:])
+        if min(sums.shape[2:]) < 2 or conv.suits_winograd(
+            np.dtype(dtype), weight.shape, sums.shape[2:], geometry[5], *geometry[7:]
+        ):
+            assert done is None
+            continue
+        y, argmax, shape = done
+        expected, winners = pool.max_pool2d_forward(sums, (2, 2), (2, 2), ((0, 0), (0, 0)), relu=True)
+        assert shape == sums.shape
+        np.testing.assert_array_equal(np.asarray(y), np.asarray(expected))
+        np.testing.assert_array_equal(argmax.buffer, winners.buffer)
+
+
+@pytest.mark.parametrize("count", range(1, 50))
+def test_register_blocks_share_rows_out_evenly(count):
+    (rows, pixels), full = conv_direct.even_blocks(count, [(6, 1), (3, 2), (2, 3), (1, 6)])
+    blocks = -(-count // rows)
+    assert full * rows + (blocks - full) * (rows - 1) == count  # no row twice, none left out
+    assert blocks == -(-count // conv_direct.row_block(count, [(6, 1), (3, 2), (2, 3), (1, 6)])[0])
+    assert 0 < full <= blocks
+    assert pixels >= 1
 
 
 def test_gradients_of_images_that_are_not_there_are_zero():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnn import reference
-from cnn.kernels import pool
+from cnn.kernels import elementwise, pool
 
 WINDOWS = {
     "tiles": ((2, 2), (2, 2), ((0, 0), (0, 0))),
@@ -107,3 +107,17 @@ def test_global_pools_equal_the_reference(n, dtype):
     _close(y, expected)
     dx = pool.global_max_pool_backward(dy, argmax, x.shape)
     _close(dx, reference.global_max_pool_backward(dy, winners, x.shape))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["tiles", "overlaps, padded", "large"])
+def test_the_winners_sum_is_the_channel_sum_of_the_whole_gradient(name, dtype):
+    window, rng = WINDOWS[name], np.random.default_rng(2)
+    x = _images(rng, 19, dtype) - dtype(1.0)  # most windows of some images are dead
+    y, argmax = pool.max_pool2d_forward(x, *window, relu=True)
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    whole, part = np.ones(3, dtype), np.ones(3, dtype)
+    elementwise.channel_sum(pool.max_pool2d_backward(dy, argmax, x.shape, *window), whole)
+    pool.winners_channel_sum(dy, argmax, window[0], part)
+    np.testing.assert_allclose(part, whole, rtol=1e-5 if dtype == np.float32 else 1e-12)
+    assert not np.allclose(part, 1 + dy.sum((0, 2, 3)))  # the dead windows have a part in this one
