@@ -5,7 +5,7 @@ import pytest
 
 from cnn import kernels
 from cnn.blocked import as_blocked
-from cnn.kernels import conv, conv_direct, pool
+from cnn.kernels import conv, conv_direct, pool, taps
 
 torch = pytest.importorskip("torch")
 
@@ -187,5 +187,5 @@ def test_a_window_that_meets_no_pixel_gives_the_bias():
 
 
 def test_segments_of_a_strided_gradient_are_one_run_for_each_phase():
-    axis = conv_direct.Axis.backward(size=8, out_size=4, kernel=2, stride=2, before=0, dilation=1)
+    axis = taps.Axis.backward(size=8, out_size=4, kernel=2, stride=2, before=0, dilation=1)
     assert [run[:5] for run in axis.segments()] == [[0, 2, 4, 0, 1], [1, 2, 4, 1, 1]]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnn import reference
-from cnn.kernels import elementwise, pool
+from cnn.kernels import elementwise, global_pool, pool
 
 WINDOWS = {
     "tiles": ((2, 2), (2, 2), ((0, 0), (0, 0))),
@@ -100,12 +100,12 @@ def test_a_window_of_more_than_255_cells():
 def test_global_pools_equal_the_reference(n, dtype):
     rng = np.random.default_rng(n)
     x, dy = _images(rng, n, dtype), rng.standard_normal((n, 3)).astype(dtype)
-    _close(pool.global_avg_pool_forward(x), reference.global_avg_pool_forward(x))
-    _close(pool.global_avg_pool_backward(dy, x.shape), reference.global_avg_pool_backward(dy, x.shape))
-    y, argmax = pool.global_max_pool_forward(x)
+    _close(global_pool.global_avg_pool_forward(x), reference.global_avg_pool_forward(x))
+    _close(global_pool.global_avg_pool_backward(dy, x.shape), reference.global_avg_pool_backward(dy, x.shape))
+    y, argmax = global_pool.global_max_pool_forward(x)
     expected, winners = reference.global_max_pool_forward(x)
     _close(y, expected)
-    dx = pool.global_max_pool_backward(dy, argmax, x.shape)
+    dx = global_pool.global_max_pool_backward(dy, argmax, x.shape)
     _close(dx, reference.global_max_pool_backward(dy, winners, x.shape))
 
 

@@ -35,16 +35,18 @@ from cnn.kernels.elementwise import (
     split,
     unflatten,
 )
+from cnn.kernels.global_pool import (
+    global_avg_pool_backward,
+    global_avg_pool_forward,
+    global_max_pool_backward,
+    global_max_pool_forward,
+)
 from cnn.kernels.linear import linear_backward_input, linear_backward_weight, linear_forward
 from cnn.kernels.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from cnn.kernels.norm import batch_norm_backward, batch_norm_forward, batch_norm_statistics
 from cnn.kernels.pool import (
     avg_pool2d_backward,
     avg_pool2d_forward,
-    global_avg_pool_backward,
-    global_avg_pool_forward,
-    global_max_pool_backward,
-    global_max_pool_forward,
     max_pool2d_backward,
     max_pool2d_forward,
 )

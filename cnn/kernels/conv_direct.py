@@ -3,14 +3,12 @@
 Both are one kernel. Each output pixel gathers products over the taps of the window that meet a
 pixel inside of the other array: for forward those are x pixels, for d-input the dy pixels that x pixel went
 into (with stride 2, taps of one parity: no zeros are inserted and multiplied). Which taps those are depends
-on the row and the column separately and is worked out here in Python, once a geometry: a row table and a
-list of column segments. Padding, stride and dilation thus never reach the compiled code.
+on the row and the column separately and is worked out in Python (``taps``), once a geometry: a row table and
+a list of column segments. Padding, stride and dilation thus never reach the compiled code.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from math import gcd
 
 import numpy as np
 
@@ -19,78 +17,10 @@ from cnn.kernels.conv_pointwise import PointwisePlan
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.pool import max_2x2
 from cnn.kernels.simd import blocks, call, numbers, peek
+from cnn.kernels.taps import Axis
 from cnn.kernels.tiles import copy_box, outer_run, prefetch
 
 STRIP_BYTES = 64 * 1024  # what a strip of rows should touch: of 512 KiB of L2, but larger strips were slower
-
-
-def forward_taps(size, out_size, kernel, stride, before, dilation):
-    """For each output index: [(tap, input index), ...] inside the input."""
-    return [
-        [(u, p) for u in range(kernel) if 0 <= (p := i * stride - before + u * dilation) < size]
-        for i in range(out_size)
-    ]
-
-
-def _backward_taps(size, out_size, kernel, stride, before, dilation):
-    """For each input index: [(tap, output index), ...] of the outputs that it went into."""
-    return [
-        [
-            (u, q // stride)
-            for u in range(kernel)
-            if (q := p + before - u * dilation) % stride == 0 and 0 <= q // stride < out_size
-        ]
-        for p in range(size)
-    ]
-
-
-@dataclass
-class Axis:
-    """The taps of one axis as arithmetic progressions: first tap, count and first input index a position."""
-
-    first: list
-    tap_step: int
-    index_step: int
-    phases: int
-
-    @classmethod
-    def forward(cls, size, out_size, kernel, stride, before, dilation):
-        """Taps of each output: the inputs it is summed from."""
-        taps = forward_taps(size, out_size, kernel, stride, before, dilation)
-        return cls([(*(t[0] if t else (0, 0)), len(t)) for t in taps], 1, dilation, 1)
-
-    @classmethod
-    def backward(cls, size, out_size, kernel, stride, before, dilation):
-        """Taps of each input: the outputs it went into."""
-        taps = _backward_taps(size, out_size, kernel, stride, before, dilation)
-        common = gcd(stride, dilation)
-        first = [(*(t[0] if t else (0, 0)), len(t)) for t in taps]
-        return cls(first, stride // common, -dilation // common, stride)
-
-    def segments(self):
-        """Runs of positions with equal taps: (position, step, count, first tap, taps, index, index step)."""
-        runs = []
-        for phase in range(self.phases):
-            run, last = None, 0
-            for position in range(phase, len(self.first), self.phases):
-                tap, index, count = self.first[position]
-                if run and run[3:5] == [tap, count] and (count == 0 or index - last == run[6] or run[2] == 1):
-                    if run[2] == 1:
-                        run[6] = index - last
-                    run[2] += 1
-                else:
-                    run = [position, self.phases, 1, tap, count, index, 0]
-                    runs.append(run)
-                last = index
-        return runs
-
-    def span(self, start, stop):
-        """The input indices that positions start ... stop-1 touch, as (lowest, highest + 1)."""
-        ends = []
-        for _, index, count in self.first[start:stop]:
-            if count:
-                ends += [index, index + (count - 1) * self.index_step]
-        return (min(ends), max(ends) + 1) if ends else (0, 0)
 
 
 @cache

@@ -15,10 +15,10 @@ import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels import conv_panels
-from cnn.kernels.conv_direct import forward_taps
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.simd import blocks, call, numbers, peek
 from cnn.kernels.simd import width as width_of
+from cnn.kernels.taps import forward_taps
 from cnn.kernels.tiles import copy_box, dot
 
 L1_BYTES = 24 * 1024  # what a tile's loop should touch, of the 32 KiB that nearly every core has

@@ -12,9 +12,9 @@ from functools import cache
 import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
-from cnn.kernels.conv_direct import forward_taps
 from cnn.kernels.jit import launch, scratch_threads, table, task
 from cnn.kernels.simd import call, numbers, peek
+from cnn.kernels.taps import forward_taps
 from cnn.kernels.tiles import copy_box, outer_sum, sum_rows, transpose_run
 
 STRIP_PIXELS = 16  # of dy that one strip covers at least, where the image has them
