@@ -11,6 +11,7 @@ from cnn.errors import ConfigError, did_you_mean
 
 _MODULES = {"numba": "cnn.kernels", "reference": "cnn.reference"}
 _current = "numba"
+_loaded = {}
 
 
 def backends():
@@ -45,7 +46,9 @@ def use_backend(name):
 
 def operations():
     """Return the module that holds the current backend's functions."""
-    return importlib.import_module(_MODULES[_current])
+    if _current not in _loaded:
+        _loaded[_current] = importlib.import_module(_MODULES[_current])
+    return _loaded[_current]
 
 
 def get_threads():

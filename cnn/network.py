@@ -31,7 +31,7 @@ class Network:
                     f"{places[id(layer)]} and {name}; make a new one for each"
                 )
             places[id(layer)] = layer.name = name
-        self._replay = self._parameters = None
+        self._replay = None
 
     @property
     def layers(self):
@@ -54,8 +54,8 @@ class Network:
         Returns the output shape. All shapes are checked here; a ShapeError names the layer and both shapes.
         """
         self.body.build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
-        self._replay, self._parameters = None, self.body.parameters()
-        flatten(self._parameters)
+        flatten(self.parameters())
+        self._replay = None
         return self.output_shape
 
     def forward(self, x, training=False):
@@ -130,7 +130,7 @@ class Network:
 
     def parameters(self):
         """Return all parameters, in the order of the layers."""
-        return self.body.parameters() if self._parameters is None else self._parameters.copy()
+        return self.body.parameters()
 
     @property
     def data(self):
@@ -143,7 +143,7 @@ class Network:
         return self._flat("grad")
 
     def _flat(self, what):
-        parameters = self._parameters or self.body.parameters()
+        parameters = self.parameters()
         buffer = flatten(parameters)
         start = parameters[0].start if parameters else 0
         return getattr(buffer, what)[start : parameters[-1].stop if parameters else 0]

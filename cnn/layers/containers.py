@@ -37,6 +37,9 @@ class Sequential(_Container):
     def children(self):
         return [(str(index), layer) for index, layer in enumerate(self.layers)]
 
+    def parameters(self):  # asked for in every step, so without the names
+        return [p for layer in self.layers for p in layer.parameters()]
+
     def _build(self, input_shape, rng, dtype):
         for layer in self.layers:
             input_shape = layer.build(input_shape, rng, dtype)
