@@ -7,6 +7,7 @@ Pieces never share a cell they write, and their number depends on shapes only, n
 that is why results are the same bits on any machine load and thread count.
 """
 
+import ctypes
 import functools
 import importlib
 import os
@@ -182,9 +183,9 @@ class Recording:
     def run(self, source=None, target=None):
         """Launch all again; if given, the first reads the array ``source``, the last writes to ``target``."""
         if source is not None:
-            self._launches[0][2][0] = source.ctypes.data
+            self._launches[0][2][0] = address(source)
         if target is not None:
-            self._launches[-1][2][1] = target.ctypes.data
+            self._launches[-1][2][1] = address(target)
         if numba.config.DISABLE_JIT:
             for function, count, params in self._launches:
                 _launch_plainly(function, count, params.ctypes.data)
@@ -231,6 +232,14 @@ def _workspace(name, size):
 def scratch_threads():
     """How many threads may ask for scratch memory at once."""
     return numba.config.NUMBA_NUM_THREADS
+
+
+def address(array):
+    """Address of the first number of a NumPy array: ``array.ctypes.data`` in a quarter of its 2 µs."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):  # read-only, not contiguous or empty
+        return array.ctypes.data
 
 
 def table(values):

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from cnn.kernels import vector as v
-from cnn.kernels.jit import launch, table, task
+from cnn.kernels.jit import address, launch, table, task
 
 _PIECE = 8192  # numbers: small enough to share LeNet's 61,706 out, large enough to hide the bookkeeping
 
@@ -23,7 +23,7 @@ def _run(task, arrays, edges, constants=(), numbers=()):
     edges, rows = np.ascontiguousarray(edges), np.empty((len(constants), len(edges)))
     for row, values in zip(rows, constants, strict=True):
         row[:] = values
-    addresses = [array.ctypes.data for array in (edges, rows, *arrays)]
+    addresses = [address(array) for array in (edges, rows, *arrays)]
     params = table([len(edges), *addresses, *map(v.bits, numbers)])
     launch(task, -(-arrays[0].size // _PIECE), params)
 
