@@ -94,20 +94,23 @@ class _ConvStep(_Step):
     """A convolution and what follows it; ``_sums_gradient`` takes dy back to the convolution's output."""
 
     def backward_parameters(self, dy):
-        layer, x, g = self.first, self._cache[0], self._sums_gradient(dy)
-        if layer.weight.trainable:
-            conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
-        if layer.bias and layer.bias.trainable:
-            self._bias_gradient(dy, g)
-        return g
-
-    def _bias_gradient(self, dy, g):
-        elementwise.channel_sum(g, self.first.bias.grad)
+        self._gradients(dy, self._sums_gradient(dy))
 
     def backward(self, dy):
-        g = self.backward_parameters(dy)
-        layer, x = self.first, self._cache[0]
+        layer, x, g = self.first, self._cache[0], self._sums_gradient(dy)
+        self._gradients(dy, g)
         return conv.conv2d_backward_input(g, layer.weight.data, x.shape, *layer._geometry())
+
+    def _gradients(self, dy, g):
+        """Add to the gradients of the parameters; g: of the convolution's output."""
+        layer, x = self.first, self._cache[0]
+        if layer.weight.trainable:
+            conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
+        self._bias_gradient(dy, g)
+
+    def _bias_gradient(self, dy, g):
+        if self.first.bias and self.first.bias.trainable:
+            elementwise.channel_sum(g, self.first.bias.grad)
 
 
 class ConvReLU(_ConvStep):
@@ -169,13 +172,31 @@ class ConvReLUPool(_ConvStep):
         self._cache = x, argmax, shape
         return y
 
+    def never_whole(self, itemsize):
+        """Whether neither the convolution's output nor its gradient is stored, if nobody asks for dx."""
+        layer = self.first
+        dtype = np.dtype(f"f{itemsize}")
+        return pool.is_2x2(*_window(self.layers[2])) and conv.pools_within(
+            dtype, layer.weight.shape, layer.output_shape[1:], *layer._geometry()
+        )
+
     def _sums_gradient(self, dy):
         _, argmax, shape = self._cache
         return pool.max_pool2d_backward(dy, argmax, shape, *_window(self.layers[2]))
 
+    def backward_parameters(self, dy):
+        layer, (x, argmax, shape) = self.first, self._cache
+        arguments = dy, argmax, x, layer.weight.grad, shape, *layer._geometry()
+        two = layer.weight.trainable and pool.is_2x2(*_window(self.layers[2]))
+        if two and conv.conv2d_relu_pool_backward_weight(*arguments):
+            self._bias_gradient(dy, None)
+        else:
+            super().backward_parameters(dy)
+
     def _bias_gradient(self, dy, g):
-        _, argmax, _ = self._cache
-        pool.winners_channel_sum(dy, argmax, self.layers[2].kernel_size, self.first.bias.grad)
+        if self.first.bias and self.first.bias.trainable:
+            _, argmax, _ = self._cache
+            pool.winners_channel_sum(dy, argmax, self.layers[2].kernel_size, self.first.bias.grad)
 
 
 def _window(layer):

@@ -50,7 +50,7 @@ def training_memory(network, batch_size):
     itemsize = parameters[0].dtype.itemsize if parameters else 4
     images = -(-batch_size // LANES) * LANES
     sizes = [math.prod(network.input_shape) * itemsize]
-    kept = sizes[0] + _kept(network.body.layers, itemsize, sizes)
+    kept = sizes[0] + _kept(network.body.layers, itemsize, sizes, first=True)
     weights = max((p.size for p in parameters if len(p.shape) == 4), default=0) * itemsize
     return Memory(
         PROGRAM,
@@ -60,25 +60,28 @@ def training_memory(network, batch_size):
     )
 
 
-def _kept(layers, itemsize, sizes):
-    """Bytes an image that these layers keep; the size of each step's output is added to ``sizes``."""
+def _kept(layers, itemsize, sizes, first=False):
+    """Bytes an image that these layers keep; the size of each step's output is added to ``sizes``.
+
+    ``first``: these are the first layers of the network, so that nobody asks for the gradient of their input.
+    """
     total, steps = 0, plan(layers)
     for step, following in pairwise([*steps, None]):
-        first, last = (step.layers[0], step.layers[-1]) if hasattr(step, "layers") else (step, step)
+        head, last = (step.layers[0], step.layers[-1]) if hasattr(step, "layers") else (step, step)
         if isinstance(step, Sequential):
             total += _kept(step.layers, itemsize, sizes)
             continue
         numbers = math.prod(last.output_shape)
         sizes.append(numbers * itemsize)
-        if isinstance(first, Residual):
-            bodies = [first.body.layers, first.shortcut.layers]
+        if isinstance(head, Residual):
+            bodies = [head.body.layers, head.shortcut.layers]
             total += sum(_kept(part, itemsize, sizes) for part in bodies)
             if isinstance(step, ResidualReLU):
                 total -= numbers * itemsize  # its body's last normalisation writes nothing of its own
         if isinstance(step, (MaxPool2d, ConvReLUPool)):
             total += numbers  # the winners, a byte each
-        if isinstance(step, ConvReLUPool):
-            sizes.append(math.prod(first.output_shape) * itemsize / 2)  # once before the pool, once behind
+        if isinstance(step, ConvReLUPool) and not (first and step is steps[0] and step.never_whole(itemsize)):
+            sizes.append(math.prod(head.output_shape) * itemsize / 2)  # only as a gradient
         if isinstance(step, _KEEP_OUTPUT) or not isinstance(following, _KEEP_NO_INPUT):
             total += numbers * itemsize
     return total

@@ -136,6 +136,26 @@ def test_pooling_in_the_same_task_equals_pooling_afterwards(name, dtype):
         np.testing.assert_array_equal(argmax.buffer, winners.buffer)
 
 
+@pytest.mark.parametrize("name", [name for name, geometry in GEOMETRIES.items() if min(geometry[3]) > 4])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_unpooling_in_the_same_task_equals_unpooling_before(name, dtype):
+    geometry = GEOMETRIES[name]
+    x, weight, bias, _ = arrays(geometry, dtype)
+    done = conv.conv2d_relu_pool_forward(x, weight, bias, *geometry[5:])
+    if done is None:
+        return  # nothing is pooled there
+    y, argmax, shape = done
+    dy = np.random.default_rng(3).standard_normal(y.shape).astype(dtype)
+    together, alone = np.ones_like(weight), np.ones_like(weight)
+    offered = conv.conv2d_relu_pool_backward_weight(dy, argmax, x, together, shape, *geometry[5:])
+    assert offered == conv.pools_within(np.dtype(dtype), weight.shape, shape[2:], *geometry[5:])
+    assert offered or min(weight.shape[:2]) > 4 or weight.shape[2:] == (1, 1)  # few channels need no whole
+    if offered:
+        g = pool.max_pool2d_backward(dy, argmax, shape, (2, 2), (2, 2), ((0, 0), (0, 0)))
+        conv.conv2d_backward_weight(g, x, alone, *geometry[5:])
+        np.testing.assert_array_equal(together, alone)
+
+
 @pytest.mark.parametrize("count", range(1, 50))
 def test_register_blocks_share_rows_out_evenly(count):
     (rows, pixels), full = conv_direct.even_blocks(count, [(6, 1), (3, 2), (2, 3), (1, 6)])

@@ -108,3 +108,26 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
         conv_dots.backward_weight(dy, x, total, stride, padding, dilation, groups)
     if total is not dweight:
         dweight += total
+
+
+def pools_within(dtype, weight_shape, out_size, stride, padding, dilation, groups):
+    """Whether ``conv2d_relu_pool_forward`` and ``conv2d_relu_pool_backward_weight`` do it."""
+    if min(out_size) < 2 or suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups):
+        return False
+    return conv_dots.pools_within(weight_shape, padding, groups, dtype.itemsize)
+
+
+def conv2d_relu_pool_backward_weight(dy, argmax, x, dweight, out_shape, stride, padding, dilation, groups):
+    """Add the gradient by the weight, given that of the pool behind it; return whether that was done.
+
+    As ``max_pool2d_backward`` and ``conv2d_backward_weight``, bit for bit; what the convolution itself gets
+    is never stored. Not done where another form than dots is faster; ``out_shape``: of the convolution.
+    """
+    dtype = _common(dy, x)
+    geometry = stride, padding, dilation, groups
+    fits = dweight.dtype == dtype and dweight.flags.c_contiguous
+    if not (fits and pools_within(dtype, dweight.shape, out_shape[2:], *geometry)):
+        return False
+    dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
+    conv_dots.backward_weight_pooled(dy, argmax, x, dweight, out_shape[2:], *geometry)
+    return True

@@ -16,6 +16,7 @@ import numpy as np
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels import conv_panels
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task
+from cnn.kernels.pool import unpool_2x2
 from cnn.kernels.simd import blocks, call, numbers, peek
 from cnn.kernels.simd import width as width_of
 from cnn.kernels.taps import forward_taps
@@ -48,7 +49,7 @@ def _dot_task(size):
             peek(p, 29), peek(p, 30), peek(p, 31), peek(p, 32), peek(p, 33), peek(p, 34)
         )  # fmt: skip
         taps_across, tile, rows, columns = peek(p, 35), peek(p, 36), peek(p, 37), peek(p, 38)
-        copy, store = peek(p, 39), peek(p, 40)
+        copy, store, unpool, argmax = peek(p, 39), peek(p, 40), peek(p, 41), peek(p, 42)
         pixel = 16 * size
         chunk = index % chunks
         group = index // chunks % groups
@@ -78,10 +79,17 @@ def _dot_task(size):
                 source = x_block + low * in_row
                 planes, strip = (in_channels, in_plane, x_plane), (high - low, in_row, x_row)
                 call(copy, (source, xs + x_start, *planes, *strip, copied, in_pixel, pixel))
-                g_plane = height * dy_row
-                g_start = dy + ((block * groups + group) * out_channels + k0) * g_plane + top * dy_row
-                if g_copied:
-                    strip_plane = ((strip_rows * width) | 1) * pixel
+                g_plane, first_plane = height * dy_row, (block * groups + group) * out_channels + k0
+                g_start = dy + first_plane * g_plane + top * dy_row
+                strip_plane = ((strip_rows * width) | 1) * pixel
+                if unpool:
+                    # dy is that of a pool behind: the cells of its windows are filled in here
+                    oh, ow = height // 2, width // 2
+                    at = (first_plane * oh + top // 2) * ow * 16
+                    ends = (dy + at * size, argmax + at, gs, k1 - k0, oh * ow * 16, strip_plane)
+                    call(unpool, (*ends, bottom - top, width, ow))
+                    g_start, g_plane = gs, strip_plane
+                elif g_copied:
                     count = (bottom - top) * width
                     call(copy, (g_start, gs, k1 - k0, g_plane, strip_plane, 1, 0, 0, count, pixel, pixel))
                     g_start, g_plane = gs, strip_plane
@@ -208,8 +216,9 @@ class DotPlan:
         before,
         dilation,
         size,
+        pooled=False,
     ):
-        """images: blocks of sixteen; channels: of one group; dy_shape: (h, w); the last four: (down, across).
+        """images: blocks of sixteen; channels: of one group; dy_shape: (h, w); kernel ...: (down, across).
 
         ``source`` is (h, w, bytes of a plane, of a row step, of a pixel step): the input as taps count it.
         """
@@ -252,6 +261,9 @@ class DotPlan:
             <= L1_BYTES // 2
         ):
             strip += 1
+        # An even number, so that strips hold whole windows of a pool behind, whether there is one or not:
+        # sums in another order would be other bits.
+        strip = max(2, strip // 2 * 2) if dy_shape[0] > 1 else 1
         one, in_rows = strip_bytes(strip, 1)
         column_chunk = max(1, (L1_BYTES - rows * strip * dy_shape[1] * pixel) // one // columns) * columns
         if across:
@@ -274,7 +286,7 @@ class DotPlan:
         sum_count = row_blocks * column_blocks * (kernel[0] if across else taps) * rows * columns
         sum_bytes = -(-sum_count * size // 64) * 64
         x_plane = (in_rows * padded | 1) * pixel
-        g_copied = in_channels > 4
+        g_copied = in_channels > 4 or pooled
         g_bytes = chunk_rows * (strip * dy_shape[1] | 1) * pixel if g_copied else 0
         scratch_bytes = sum_bytes + in_channels * x_plane + g_bytes + 64
         self.scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
@@ -288,27 +300,38 @@ class DotPlan:
                 x_plane, padded * pixel, x_start * pixel, int(g_copied),
                 sum_bytes, sum_bytes + in_channels * x_plane,
                 int(across), dot(rows, columns, size), rows, columns,
-                copy_box(size), _store(size),
+                copy_box(size), _store(size), unpool_2x2(size) if pooled else 0, 0,
             ]
         )  # fmt: skip
         self.add_params = table([self.partial.ctypes.data, 0, parts, self.count])
 
-    def run(self, dy, x, dweight):
-        """Sum the pieces, then add them to ``dweight`` in a fixed order."""
+    def run(self, dy, x, dweight, argmax=None):
+        """Sum the pieces, then add them to ``dweight`` in a fixed order; ``argmax`` if the plan is pooled."""
         self.params[0], self.params[1] = dy.address, x.address
+        self.params[42] = 0 if argmax is None else argmax.address
         launch(_dot_task(self.size), self.tasks, self.params)
         self.add_params[1] = dweight.ctypes.data
         launch(_add_task(self.size), -(-self.count // 1024), self.add_params)
 
 
+def _pointwise(weight_shape, padding):
+    return weight_shape[2:] == (1, 1) and padding == ((0, 0), (0, 0))
+
+
+def pools_within(weight_shape, padding, groups, size):
+    """Whether dots can fill in the gradients of 2x2 windows behind the convolution, in the same order."""
+    k, c = weight_shape[:2]
+    return not _pointwise(weight_shape, padding) and not conv_panels.suits(k // groups, c, size)
+
+
 @plans
-def weight_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size):
-    """The plan of a d-weight pass; ``size``: bytes of a number."""
+def weight_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size, pooled=False):
+    """The plan of a d-weight pass; ``size``: bytes of a number. ``pooled``: only where ``pools_within``."""
     n, c, h, w = x_shape
     k, _, kh, kw = weight_shape
     pixel = LANES * size
     in_plane, in_row, in_pixel = h * w * pixel, w * pixel, pixel
-    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)):
+    if _pointwise(weight_shape, padding):
         # The pixels that the stride passes over play no part; without stride the image is one long column.
         h, w = out_shape
         in_row, in_pixel = stride[0] * in_row, stride[1] * pixel
@@ -321,7 +344,7 @@ def weight_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, gro
     shared = source, out_shape, (kh, kw), stride, before, dilation, size
     if conv_panels.suits(*channels, size):
         return conv_panels.PanelPlan(-(-n // LANES), groups, channels, *shared)
-    return DotPlan(-(-n // LANES), groups, channels[1], channels[0], *shared)
+    return DotPlan(-(-n // LANES), groups, channels[1], channels[0], *shared, pooled)
 
 
 def backward_weight(dy, x, dweight, stride, padding, dilation, groups):
@@ -330,3 +353,13 @@ def backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     weight_plan(x.shape, dweight.shape, dy.shape[2:], stride, padding, dilation, groups, size).run(
         dy, x, dweight
     )
+
+
+def backward_weight_pooled(dy, argmax, x, dweight, out_shape, stride, padding, dilation, groups):
+    """Like ``backward_weight``, dy being that of 2x2 windows behind the convolution, if ``pools_within``.
+
+    ``argmax`` says which cell of a window got the gradient; ``out_shape`` is (h, w) before pooling.
+    """
+    size = x.dtype.itemsize
+    plan = weight_plan(x.shape, dweight.shape, out_shape, stride, padding, dilation, groups, size, True)
+    plan.run(dy, x, dweight, argmax)

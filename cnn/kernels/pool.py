@@ -71,28 +71,45 @@ def beats(value, best):
 
 
 @functools.cache
+def unpool_2x2(itemsize):
+    """Address of the way back: each dy goes to the cell of its window that won, the other cells become 0.
+
+    ``channels`` planes of ``height`` rows of ``width`` pixels are written, ``plane`` bytes apart. A row of dy
+    and argmax has ``ow`` windows; their planes are ``from_plane`` numbers apart.
+    """
+
+    @task
+    def planes(dy_address, argmax_address, target, channels, from_plane, plane, height, width, ow):
+        dy, argmax = v.pointer(dy_address, itemsize), v.pointer(argmax_address, 1)
+        nothing, oh = v.zeros(dy), height // 2
+        for c in range(channels):
+            dx = v.pointer(target + c * plane, itemsize)
+            for r in range(oh):
+                for q in range(ow):
+                    i, o = c * from_plane + (r * ow + q) * 16, (2 * r * width + 2 * q) * 16
+                    g = v.load(dy, i)
+                    v.store(dx, o, v.select(v.load_equal(argmax, i, 0), g, nothing))
+                    v.store(dx, o + 16, v.select(v.load_equal(argmax, i, 1), g, nothing))
+                    v.store(dx, o + width * 16, v.select(v.load_equal(argmax, i, 2), g, nothing))
+                    v.store(dx, o + width * 16 + 16, v.select(v.load_equal(argmax, i, 3), g, nothing))
+                for q in range(2 * ow, width):  # columns and rows that no window reaches
+                    v.store(dx, (2 * r * width + q) * 16, nothing)
+                    v.store(dx, ((2 * r + 1) * width + q) * 16, nothing)
+            for q in range(2 * oh * width, height * width):
+                v.store(dx, q * 16, nothing)
+
+    return planes.address
+
+
+@functools.cache
 def _unpool_2x2_task(itemsize):
     @task
     def backward(index, thread, params):
         a = v.integers(params)
-        dy, argmax, dx = v.pointer(a[0], itemsize), v.pointer(a[1], 1), v.pointer(a[2], itemsize)
         height, width, oh, ow = a[3], a[4], a[5], a[6]
-        source, target = index * oh * ow * 16, index * height * width * 16
-        nothing = v.zeros(dx)
-        for r in range(oh):
-            for q in range(ow):
-                g = v.load(dy, source + (r * ow + q) * 16)
-                i = source + (r * ow + q) * 16
-                o = target + (2 * r * width + 2 * q) * 16
-                v.store(dx, o, v.select(v.load_equal(argmax, i, 0), g, nothing))
-                v.store(dx, o + 16, v.select(v.load_equal(argmax, i, 1), g, nothing))
-                v.store(dx, o + width * 16, v.select(v.load_equal(argmax, i, 2), g, nothing))
-                v.store(dx, o + width * 16 + 16, v.select(v.load_equal(argmax, i, 3), g, nothing))
-            for q in range(2 * ow, width):  # columns and rows that no window reaches
-                v.store(dx, target + (2 * r * width + q) * 16, nothing)
-                v.store(dx, target + ((2 * r + 1) * width + q) * 16, nothing)
-        for q in range(2 * oh * width, height * width):
-            v.store(dx, target + q * 16, nothing)
+        source, plane = index * oh * ow * 16, height * width * 16 * itemsize
+        ends = (a[0] + source * itemsize, a[1] + source, a[2] + index * plane)
+        call(a[7], (*ends, 1, 0, plane, height, width, ow))
 
     return backward
 
@@ -184,7 +201,7 @@ def max_pool2d_backward(dy, argmax, input_shape, kernel_size, stride, padding):
     memory = [dy.address, argmax.address, dx.address, *input_shape[2:], *dy.shape[2:]]
     planes, size = dx.buffer.shape[0] * dx.shape[1], dx.dtype.itemsize
     if is_2x2(kernel_size, stride, padding):
-        launch(_unpool_2x2_task(size), planes, table(memory))
+        launch(_unpool_2x2_task(size), planes, table([*memory, unpool_2x2(size)]))
     else:
         values = table([*memory, *kernel_size, *stride, padding[0][0], padding[1][0]])
         launch(_unpool_task(size, argmax.dtype.itemsize), planes, values)
