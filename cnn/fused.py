@@ -5,7 +5,8 @@ are better done together. A step behaves as the layers it holds one after the ot
 keeps less: what lies between its layers is never stored.
 
     ConvReLU, LinearReLU    ReLU when the sums are stored; only the result is kept
-    ConvReLUPool            max(0, largest of the window); only the winners are kept
+    ConvReLUPool            max(0, largest of the window); only the winners are kept. Of 2x2 windows each
+                            strip of rows is pooled while it is in the cache, forth and (first layer) back
     NormActivation          batch normalisation and the activation behind it; its input is computed again
     ResidualReLU            body + shortcut and ReLU, with a batch normalisation that ends the body
 

@@ -5,8 +5,9 @@
 A register tile sums ``rows`` channels of dy against ``columns`` neighbours at once: input channels of one tap
 where there are several (the rows and columns of dy that meet the padding are then left out), taps of one row
 of the window where there are not (first layers, depthwise; x is then copied with its padding). Both operands
-are copied, a strip of rows at a time, to where they neither leave the cache nor collide in it. With many
-channels, ``conv_panels`` is faster.
+are copied, a strip of rows at a time, to where they neither leave the cache nor collide in it; if 2x2 maxima
+are taken behind the convolution, the copy of dy is filled in from their gradient, and dy itself is never
+stored. With many channels, ``conv_panels`` is faster.
 """
 
 from functools import cache
