@@ -8,6 +8,7 @@ from cnn.data.augment import (
     AlternatingFlip,
     CenterCrop,
     Cutout,
+    RandomAffine,
     RandomCrop,
     RandomHorizontalFlip,
     RandomTranslate,
@@ -154,6 +155,18 @@ def test_cutout_blackens_one_clipped_square(images, size):
         hole = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
         np.testing.assert_array_equal(cut, np.where(hole, 0, image))
         assert hole[cy, cx]
+
+
+@pytest.mark.parametrize("augmentation", [
+    RandomHorizontalFlip(), AlternatingFlip(), RandomTranslate(2), RandomTranslate(2, "reflect"),
+    RandomCrop(7, 2), CenterCrop(6), Cutout(4), RandomAffine(degrees=20),
+], ids=repr)  # fmt: skip
+def test_gathering_is_applying_to_the_chosen_images_and_leaves_the_split_alone(images, augmentation):
+    before, chosen = images.copy(), np.array([31, 2, 39, 2, 0])
+    expected = augmentation.apply(images[chosen], np.random.default_rng(5), chosen, 1)
+    found = augmentation.gather(images, chosen, np.random.default_rng(5), 1)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(images, before)
 
 
 def test_what_evaluation_needs_is_the_size_alone(images):

@@ -214,7 +214,7 @@ def test_preparing_batches_lets_other_threads_run(kernel):
         "normalize": lambda: pixels.normalize(
             images.reshape(n, 1, -1), zero, np.zeros((1, 256), np.float32), np.empty((n, 1, 2304), np.float32)
         ),
-        "window": lambda: pixels.window(images, zero, zero, False, target),
+        "window": lambda: pixels.window(images, zero, zero, zero, True, target),
         "flip": lambda: pixels.flip(images, zero == 0),
         "blacken": lambda: pixels.blacken(images, zero, zero, 48),
     }[kernel]

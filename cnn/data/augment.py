@@ -47,7 +47,30 @@ class AlternatingFlip(Augmentation):
         return images
 
 
-class RandomTranslate(Augmentation):
+class _Window(Augmentation):
+    """Cuts one window from each image; a subclass says where (``_corners``) and how large (``_size``)."""
+
+    mode = "zero"
+
+    def apply(self, images, rng, indices, epoch):
+        return self.gather(images, np.arange(len(images)), rng, epoch)
+
+    def gather(self, images, indices, rng, epoch):
+        plane = images.shape[2:]
+        tops, lefts = self._corners(plane, len(indices), rng)
+        out = np.empty((len(indices), images.shape[1], *self._size(plane)), np.uint8)
+        kernels.window(images, indices, tops, lefts, self.mode == "reflect", out)
+        return out
+
+    def _size(self, plane):
+        return plane
+
+    def _corners(self, plane, n, rng):
+        """Return (tops, lefts), each (n,) int64, of windows in planes of (height, width)."""
+        raise NotImplementedError
+
+
+class RandomTranslate(_Window):
     """Shifts each image by whole pixels, uniform in [-pixels, pixels] along either axis.
 
     What comes in from outside is black (``mode="zero"``) or the image mirrored at its border pixel
@@ -62,12 +85,11 @@ class RandomTranslate(Augmentation):
         _check_reach(self, shape, self.pixels)
         return shape
 
-    def apply(self, images, rng, indices, epoch):
-        tops, lefts = rng.integers(-self.pixels, self.pixels + 1, (2, len(images)))
-        return _cut(images, tops, lefts, images.shape[2:], self.mode)
+    def _corners(self, plane, n, rng):
+        return rng.integers(-self.pixels, self.pixels + 1, (2, n))
 
 
-class RandomCrop(Augmentation):
+class RandomCrop(_Window):
     """Cuts a window of ``size`` at a uniformly random place of the image padded by ``padding`` pixels.
 
     Parameters
@@ -92,18 +114,20 @@ class RandomCrop(Augmentation):
         _check_reach(self, shape, self.padding)
         return _cropped(shape, self.size or shape[1:], self.padding, self)
 
-    def apply(self, images, rng, indices, epoch):
-        h, w = images.shape[2:]
-        oh, ow = self.size or (h, w)
-        tops = rng.integers(-self.padding, h + self.padding - oh + 1, len(images))
-        lefts = rng.integers(-self.padding, w + self.padding - ow + 1, len(images))
-        return _cut(images, tops, lefts, (oh, ow), self.mode)
+    def _size(self, plane):
+        return self.size or plane
+
+    def _corners(self, plane, n, rng):
+        (h, w), (oh, ow) = plane, self._size(plane)
+        tops = rng.integers(-self.padding, h + self.padding - oh + 1, n)
+        lefts = rng.integers(-self.padding, w + self.padding - ow + 1, n)
+        return tops, lefts
 
     def for_evaluation(self):
         return None if self.size is None else CenterCrop(self.size)
 
 
-class CenterCrop(Augmentation):
+class CenterCrop(_Window):
     """Cuts the middle ``size`` (an int or (height, width), in pixels); an odd margin is larger at the end.
 
     An image that is smaller is padded with black.
@@ -115,9 +139,12 @@ class CenterCrop(Augmentation):
     def output_shape(self, shape):
         return (shape[0], *self.size)
 
-    def apply(self, images, rng, indices, epoch):
-        top, left = ((have - want) // 2 for have, want in zip(images.shape[2:], self.size, strict=True))
-        return _cut(images, np.full(len(images), top), np.full(len(images), left), self.size, "zero")
+    def _size(self, plane):
+        return self.size
+
+    def _corners(self, plane, n, rng):
+        top, left = ((have - want) // 2 for have, want in zip(plane, self.size, strict=True))
+        return np.full(n, top), np.full(n, left)
 
     def for_evaluation(self):
         return self
@@ -235,9 +262,3 @@ def _cropped(shape, size, padding, augmentation):
             f"of {padded[0]}x{padded[1]} pixels"
         )
     return (shape[0], *size)
-
-
-def _cut(images, tops, lefts, size, mode):
-    out = np.empty((*images.shape[:2], *size), np.uint8)
-    kernels.window(images, tops, lefts, mode == "reflect", out)
-    return out

@@ -9,7 +9,7 @@ Mode = Literal["zero", "reflect"]
 
 
 class Augmentation:
-    """What every augmentation has: `apply`, `output_shape`, `for_evaluation`."""
+    """What every augmentation has: `apply`, `gather`, `output_shape`, `for_evaluation`."""
 
     def apply(self, images, rng, indices, epoch):
         """Return the augmented batch (n, C, H', W') uint8; ``images`` may be changed in place.
@@ -18,6 +18,13 @@ class Augmentation:
         ``epoch`` counts from 0.
         """
         raise NotImplementedError
+
+    def gather(self, images, indices, rng, epoch):
+        """Return `apply` to the images of a whole split that ``indices`` (n,) choose; ``images`` stay.
+
+        What reads its images only once takes them where they lie, and saves the copy.
+        """
+        return self.apply(images[indices], rng, indices, epoch)
 
     def output_shape(self, shape):
         """Return the shape (C, H', W') of an augmented image of ``shape`` (C, H, W).

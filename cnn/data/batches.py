@@ -127,9 +127,10 @@ class Batches:
     def _batch(self, indices, epoch, step):
         images, rows = self._images, indices
         if self.augment:
-            images, rows = images[indices], np.arange(len(indices))
+            first, *others = self.augment
             rng = seeded_generator(self.seed, "augment", epoch, step)
-            for augmentation in self.augment:
+            images, rows = first.gather(images, indices, rng, epoch), np.arange(len(indices))
+            for augmentation in others:
                 images = augmentation.apply(images, rng, indices, epoch)
         x = np.empty((len(indices), *self.image_shape), self._table.dtype)
         flat = images.reshape(*images.shape[:2], -1)

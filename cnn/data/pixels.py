@@ -22,8 +22,8 @@ def normalize(images, indices, table, out):
 
 
 @njit(nogil=True, cache=True)
-def window(images, tops, lefts, reflect, out):
-    """Cut one window from each image: out[i, c, y, x] = images[i, c, y + tops[i], x + lefts[i]].
+def window(images, indices, tops, lefts, reflect, out):
+    """Cut a window from each image: out[i, c, y, x] = images[indices[i], c, y + tops[i], x + lefts[i]].
 
     Outside of the image pixels are 0, or with ``reflect`` mirrored at the border pixel, which is not
     repeated (``np.pad`` mode "reflect"); then a window reaches at most H-1 or W-1 pixels outside.
@@ -32,6 +32,10 @@ def window(images, tops, lefts, reflect, out):
     h, w = images.shape[2], images.shape[3]
     for i in range(n):
         top, left = tops[i], lefts[i]
+        if (oh, ow) == (h, w) and not reflect:
+            for c in range(channels):
+                _shift(images[indices[i], c], top, left, out[i, c])
+            continue
         # columns first <= x < last of the output lie inside the image
         first, last = min(max(-left, 0), ow), max(min(w - left, ow), 0)
         for c in range(channels):
@@ -43,7 +47,7 @@ def window(images, tops, lefts, reflect, out):
                     for x in range(ow):
                         target[x] = 0
                     continue
-                source = images[i, c, r]
+                source = images[indices[i], c, r]
                 # sliced first: Numba vectorises the plain copy, and compiles it faster than a[:] = b
                 inside, copied = target[first:last], source[first + left :]
                 for x in range(len(inside)):
@@ -52,6 +56,32 @@ def window(images, tops, lefts, reflect, out):
                     target[x] = source[-(x + left)] if reflect else 0
                 for x in range(max(last, first), ow):
                     target[x] = source[2 * (w - 1) - (x + left)] if reflect else 0
+
+
+@njit(nogil=True, cache=True)
+def _shift(image, top, left, out):
+    """out[y, x] = image[y + top, x + left], 0 outside; both of one size.
+
+    Row after row, the moved image is the old one from number top * w + left on: one long copy, which takes a
+    quarter of the time of many short ones. What a row got from its neighbour is then set to 0.
+    """
+    h, w = image.shape
+    top, left = min(max(top, -h), h), min(max(left, -w), w)
+    source, target, move = image.reshape(-1), out.reshape(-1), top * w + left
+    start, stop = min(max(-move, 0), h * w), max(min(h * w - move, h * w), 0)
+    for p in range(start):
+        target[p] = 0
+    for p in range(stop, h * w):
+        target[p] = 0
+    inside, copied = target[start:stop], source[start + move :]
+    for p in range(len(inside)):
+        inside[p] = copied[p]
+    first, last = max(-left, 0), min(w - left, w)
+    for y in range(h):
+        for x in range(first):
+            out[y, x] = 0
+        for x in range(last, w):
+            out[y, x] = 0
 
 
 @njit(nogil=True, cache=True)
