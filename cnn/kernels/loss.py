@@ -1,51 +1,81 @@
 """Softmax and cross-entropy in one: a row of logits a step, sums in float64."""
 
 import math
+from functools import cache
 
 import numpy as np
 
-from cnn.kernels.jit import contiguous, jit
+from cnn.kernels import vector as v
+from cnn.kernels.jit import address, contiguous, launch, table, task
+
+_ROWS = 256  # images that one piece of a task handles
 
 
-@jit()
-def _forward(z, rows, losses, probabilities):
-    for n in range(z.shape[0]):
-        top = z[n, 0]
-        for k in range(1, z.shape[1]):
-            top = max(top, z[n, k])
-        total = 0.0
-        for k in range(z.shape[1]):
-            power = math.exp(z[n, k] - top)
-            probabilities[n, k] = power
-            total += power
-        log_total, scale = math.log(total), 1.0 / total
-        loss = 0.0
-        for k in range(z.shape[1]):
-            probabilities[n, k] *= scale
-            loss -= rows[n, k] * (z[n, k] - top - log_total)
-        losses[n] = loss
+@cache
+def _forward_task(itemsize):
+    @task
+    def forward(index, thread, params):
+        a = v.integers(params)
+        images, classes = a[0], a[1]
+        logits, targets = v.pointer(a[2], itemsize), v.pointer(a[3], itemsize)
+        losses, probabilities = v.pointer(a[4], itemsize), v.pointer(a[5], itemsize)
+        for n in range(index * _ROWS, min(images, (index + 1) * _ROWS)):
+            row = range(n * classes, (n + 1) * classes)
+            top = logits[n * classes]
+            for k in row:
+                top = max(top, logits[k])
+            total = 0.0
+            for k in row:
+                power = math.exp(logits[k] - top)
+                probabilities[k] = power
+                total += power
+            log_total, scale = math.log(total), 1.0 / total
+            loss = 0.0
+            for k in row:
+                probabilities[k] *= scale
+                loss -= targets[k] * (logits[k] - top - log_total)
+            losses[n] = loss
+
+    return forward
 
 
-@jit()
-def _backward(probabilities, rows, factor, dlogits):
-    for n in range(rows.shape[0]):
-        total = rows.dtype.type(0)
-        for k in range(rows.shape[1]):
-            total += rows[n, k]
-        for k in range(rows.shape[1]):
-            dlogits[n, k] = (probabilities[n, k] * total - rows[n, k]) * factor
+@cache
+def _backward_task(itemsize):
+    real = np.float32 if itemsize == 4 else np.float64
+
+    @task
+    def backward(index, thread, params):
+        a = v.integers(params)
+        images, classes = a[0], a[1]
+        probabilities, targets = v.pointer(a[2], itemsize), v.pointer(a[3], itemsize)
+        dlogits, factor = v.pointer(a[4], itemsize), real(v.real(a[5]))
+        for n in range(index * _ROWS, min(images, (index + 1) * _ROWS)):
+            row = range(n * classes, (n + 1) * classes)
+            total = real(0)
+            for k in row:
+                total += targets[k]
+            for k in row:
+                dlogits[k] = (probabilities[k] * total - targets[k]) * factor
+
+    return backward
+
+
+def _run(make, shape, *arrays, last=()):
+    """Launch a task with: images, classes, addresses of arrays, and what is ``last``."""
+    params = table([*shape, *map(address, arrays), *last])
+    launch(make(arrays[0].itemsize), -(-shape[0] // _ROWS), params)
 
 
 def softmax_cross_entropy_forward(logits, rows):
     """Twin of ``cnn.reference.softmax_cross_entropy_forward``."""
-    z = contiguous(logits)
+    z, targets = contiguous(logits), contiguous(rows)
     losses, probabilities = np.empty(z.shape[0], z.dtype), np.empty_like(z)
-    _forward(z, contiguous(rows), losses, probabilities)
+    _run(_forward_task, z.shape, z, targets, losses, probabilities)
     return losses, probabilities
 
 
 def softmax_cross_entropy_backward(probabilities, rows, factor):
     """Twin of ``cnn.reference.softmax_cross_entropy_backward``."""
-    dlogits = np.empty_like(probabilities)
-    _backward(probabilities, contiguous(rows), rows.dtype.type(factor), dlogits)
+    targets, dlogits = contiguous(rows), np.empty_like(probabilities)
+    _run(_backward_task, rows.shape, probabilities, targets, dlogits, last=[v.bits(factor)])
     return dlogits
