@@ -75,18 +75,20 @@ class Cnn:
         import numba
 
         from cnn.kernels.jit import launch, table, task
-        from cnn.kernels.simd import blocks, call, peek
+        from cnn.kernels.params import call, integers
+        from cnn.kernels.simd import blocks
         from cnn.kernels.tiles import outer_run
 
         rows, pixels = max(blocks(4)[0], key=lambda block: block[0] * block[1])
 
         @task
-        def multiply_add(index, thread, p):
-            memory = peek(p, 1)
+        def multiply_add(index, thread, params):
+            p = integers(params)
+            memory = p[1]
             out = memory + (index + 1) * 8192
             # 19 arguments of the tile: addresses, one run of pixels, then three loops, the last one long
-            ends = (memory, memory, memory, out, peek(p, 2), 64, 1024, 64, memory)
-            call(peek(p, 0), (*ends, 1, 0, 0, 1, 0, 0, peek(p, 3), 0, 0, 4))
+            ends = (memory, memory, memory, out, p[2], 64, 1024, 64, memory)
+            call(p[0], (*ends, 1, 0, 0, 1, 0, 0, p[3], 0, 0, 4))
 
         threads = numba.get_num_threads()
         memory = np.zeros(8192 * (threads + 1), np.uint8)

@@ -9,6 +9,7 @@ from cnn import blocked, reference
 from cnn.kernels import activation, special
 from cnn.kernels import vector as v
 from cnn.kernels.jit import launch, table, task
+from cnn.kernels.params import integers, pointer
 
 
 def _apply(function):
@@ -16,8 +17,8 @@ def _apply(function):
 
     @task
     def loop(index, thread, params):
-        a = v.integers(params)
-        x, y = v.pointer(a[0], 4), v.pointer(a[1], 4)
+        a = integers(params)
+        x, y = pointer(a[0], 4), pointer(a[1], 4)
         v.store(y, index * 16, function(v.load(x, index * 16)))
 
     def run(x):

@@ -14,6 +14,7 @@ from numba.extending import overload
 from cnn import blocked
 from cnn.kernels import vector as v
 from cnn.kernels.jit import CHUNK, FLAGS, chunks, launch, table, task
+from cnn.kernels.params import bits, from_bits, integers, pointer
 from cnn.kernels.special import erf, exp, tanh
 
 IDENTITY, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU, GELU_TANH = range(8)
@@ -130,8 +131,8 @@ def forward_task(kind, itemsize):
 
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
-        x, y, size, parameter = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), a[2], v.real(a[3])
+        a = integers(params)
+        x, y, size, parameter = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2], from_bits(a[3])
         for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
             v.store(y, i, activate(kind, v.load(x, i), parameter))
 
@@ -142,9 +143,9 @@ def forward_task(kind, itemsize):
 def _backward_task(kind, itemsize):
     @task
     def backward(index, thread, params):
-        a = v.integers(params)
-        dy, saved, dx = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize)
-        size, parameter = a[3], v.real(a[4])
+        a = integers(params)
+        dy, saved, dx = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], itemsize)
+        size, parameter = a[3], from_bits(a[4])
         for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
             v.store(dx, i, pull_back(kind, v.load(dy, i), v.load(saved, i), parameter))
 
@@ -156,7 +157,7 @@ def forward(kind, x, parameter=0.0):
     x = blocked.as_blocked(x)
     y = blocked.empty(x.shape, x.dtype)
     size = y.buffer.size
-    values = table([x.address, y.address, size, v.bits(parameter)])
+    values = table([x.address, y.address, size, bits(parameter)])
     launch(forward_task(kind, x.dtype.itemsize), chunks(size), values)
     return y
 
@@ -167,7 +168,7 @@ def backward(kind, dy, saved, parameter=0.0):
     dy = blocked.as_blocked(dy, saved.dtype)
     dx = blocked.empty(dy.shape, dy.dtype)
     size = dx.buffer.size
-    values = table([dy.address, saved.address, dx.address, size, v.bits(parameter)])
+    values = table([dy.address, saved.address, dx.address, size, bits(parameter)])
     launch(_backward_task(kind, dx.dtype.itemsize), chunks(size), values)
     return dx
 
@@ -236,8 +237,8 @@ def gelu_backward(dy, x, tanh):
 def _softmax_task(itemsize):
     @task
     def softmax(index, thread, params):
-        a = v.integers(params)
-        x, y, channels, pixels = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), a[2], a[3]
+        a = integers(params)
+        x, y, channels, pixels = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2], a[3]
         first, step = (index // pixels * channels * pixels + index % pixels) * 16, pixels * 16
         largest = v.load(x, first)
         for c in range(1, channels):
@@ -259,8 +260,8 @@ def _softmax_task(itemsize):
 def _softmax_gradient_task(itemsize):
     @task
     def gradient(index, thread, params):
-        a = v.integers(params)
-        dy, y, dx = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize)
+        a = integers(params)
+        dy, y, dx = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], itemsize)
         channels, pixels = a[3], a[4]
         first, step = (index // pixels * channels * pixels + index % pixels) * 16, pixels * 16
         mean = v.zeros(y)

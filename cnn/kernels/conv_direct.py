@@ -15,8 +15,9 @@ import numpy as np
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_pointwise import PointwisePlan
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task
+from cnn.kernels.params import call, integers, pointer
 from cnn.kernels.pool import max_2x2
-from cnn.kernels.simd import blocks, call, numbers, peek
+from cnn.kernels.simd import blocks
 from cnn.kernels.taps import Axis
 from cnn.kernels.tiles import copy_box, outer_run, prefetch
 
@@ -28,29 +29,24 @@ def _gather_task(size):
     """The compiled gather; ``tile`` is the address of ``tiles.outer_run`` for its register block."""
 
     @task
-    def gather(index, thread, p):
-        x, w, bias, out, scratch = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
-        row_table, segments, tile, strips, strip_count = (
-            peek(p, 5),
-            peek(p, 6),
-            peek(p, 7),
-            peek(p, 8),
-            peek(p, 9),
-        )
-        rows, full, small_tile = peek(p, 27), peek(p, 29), peek(p, 30)
-        pool, out_row = peek(p, 31), peek(p, 32)
-        groups, in_channels, out_channels = peek(p, 10), peek(p, 11), peek(p, 12)
-        in_plane, in_row, in_pixel, out_plane = peek(p, 13), peek(p, 14), peek(p, 15), peek(p, 16)
-        scratch_plane, scratch_bytes = peek(p, 17), peek(p, 18)
+    def gather(index, thread, params):
+        p = integers(params)
+        x, w, bias, out, scratch = p[0], p[1], p[2], p[3], p[4]
+        row_table, segments, tile, strip_count = integers(p[5]), p[6], p[7], p[9]
+        rows, full, small_tile = p[27], p[29], p[30]
+        pool, out_row = p[31], p[32]
+        groups, in_channels, out_channels = p[10], p[11], p[12]
+        in_plane, in_row, in_pixel, out_plane = p[13], p[14], p[15], p[16]
+        scratch_plane, scratch_bytes = p[17], p[18]
         x_channel, x_row = in_plane, in_row
-        w_channel, w_tap_row, w_tap, w_block = peek(p, 19), peek(p, 20), peek(p, 21), peek(p, 22)
-        row_step, x_tap, channels_inside = peek(p, 23), peek(p, 24), peek(p, 25)
+        w_channel, w_tap_row, w_tap, w_block = p[19], p[20], p[21], p[22]
+        row_step, x_tap, channels_inside = p[23], p[24], p[25]
 
-        strip = strips + index % strip_count * 64
+        strip = integers(p[8] + index % strip_count * 64)
         group = index // strip_count % groups
         block = index // strip_count // groups
-        first_row, last_row, low, high = peek(strip, 0), peek(strip, 1), peek(strip, 2), peek(strip, 3)
-        first_run, last_run, left, right = peek(strip, 4), peek(strip, 5), peek(strip, 6), peek(strip, 7)
+        first_row, last_row, low, high = strip[0], strip[1], strip[2], strip[3]
+        first_run, last_run, left, right = strip[4], strip[5], strip[6], strip[7]
         source = x + (block * groups + group) * in_channels * in_plane + low * in_row + left * in_pixel
         ahead = scratch_bytes == 0
         if scratch_bytes:
@@ -58,13 +54,13 @@ def _gather_task(size):
             x_channel, x_row = scratch_plane, (right - left) * 16 * size
             start = scratch + thread * scratch_bytes
             planes, pixels = (in_channels, in_plane, scratch_plane), (right - left, in_pixel, 16 * size)
-            call(peek(p, 28), (source, start, *planes, high - low, in_row, x_row, *pixels))
+            call(p[28], (source, start, *planes, high - low, in_row, x_row, *pixels))
             source = start
         x_tap_row = row_step * x_row
         planes = (block * groups + group) * out_channels
         if pool:
             # The strip stays with this thread; only the largest of each window leaves.
-            strip_sums = peek(p, 33) + thread * peek(p, 34)
+            strip_sums = p[33] + thread * p[34]
             out_plane = (last_row - first_row) * out_row
             out = strip_sums - first_row * out_row
         else:
@@ -77,22 +73,22 @@ def _gather_task(size):
             shift = bias + (group * out_channels + channel) * size
             target = out + channel * out_plane
             for y in range(first_row, last_row):
-                y_out, y_in = peek(row_table, 4 * y), (peek(row_table, 4 * y + 1) - low) * x_row
-                y_w, y_taps = peek(row_table, 4 * y + 2), peek(row_table, 4 * y + 3)
+                y_out, y_in = row_table[4 * y], (row_table[4 * y + 1] - low) * x_row
+                y_w, y_taps = row_table[4 * y + 2], row_table[4 * y + 3]
                 if ahead and j == 0 and y + 2 < last_row:
                     # Rows that nobody copies are asked for early: no hardware foresees a window with strides.
-                    old, new = row_table + 32 * (y + 1), row_table + 32 * (y + 2)
-                    old_end = peek(old, 1) + (peek(old, 3) - 1) * row_step
-                    new_end = peek(new, 1) + (peek(new, 3) - 1) * row_step
+                    old, new = 4 * (y + 1), 4 * (y + 2)
+                    old_end = row_table[old + 1] + (row_table[old + 3] - 1) * row_step
+                    new_end = row_table[new + 1] + (row_table[new + 3] - 1) * row_step
                     for c in range(in_channels):
                         start = source + c * x_channel + (old_end + 1 - low) * x_row
                         prefetch(start, (new_end - old_end) * x_row // 64)
                 for run in range(first_run, last_run):
-                    s = segments + 56 * run
-                    count, to, out_step = peek(s, 0), target + y_out + peek(s, 1), peek(s, 2)
-                    at, in_step = source + y_in + peek(s, 3) - left * 16 * size, peek(s, 4)
-                    tap_w, taps = weights + y_w + peek(s, 5), peek(s, 6)
-                    shared = (at, tap_w, shift, to, count, in_step, out_plane, out_step, p + 26 * 8)
+                    s = integers(segments + 56 * run)
+                    count, to, out_step = s[0], target + y_out + s[1], s[2]
+                    at, in_step = source + y_in + s[3] - left * 16 * size, s[4]
+                    tap_w, taps = weights + y_w + s[5], s[6]
+                    shared = (at, tap_w, shift, to, count, in_step, out_plane, out_step, params + 26 * 8)
                     channels, down = (in_channels, x_channel, w_channel), (y_taps, x_tap_row, w_tap_row)
                     across = (taps, x_tap, w_tap)
                     if channels_inside:
@@ -100,9 +96,9 @@ def _gather_task(size):
                     else:
                         call(run_tile, (*shared, *channels, *down, *across, size))
         if pool:
-            oh, ow, relu = peek(p, 37), peek(p, 38), peek(p, 39)
+            oh, ow, relu = p[37], p[38], p[39]
             first = (planes * oh + first_row // 2) * ow * 16
-            ends = (strip_sums, peek(p, 35) + first * size, peek(p, 36) + first)
+            ends = (strip_sums, p[35] + first * size, p[36] + first)
             strip_rows = (last_row - first_row) // 2
             call(pool, (*ends, out_channels, out_plane, out_row, oh * ow * 16, strip_rows, ow, relu))
 
@@ -114,11 +110,12 @@ def _pack_task(size):
     """Order weights as the gather reads them: [group][block of rows][...taps and channels...][rows]."""
 
     @task
-    def pack(index, thread, p):
-        weight, packed = numbers(peek(p, 0), size), numbers(peek(p, 1), size)
-        rows, out_channels, channels, taps = peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5)
-        group_step, out_step, channel_step = peek(p, 6), peek(p, 7), peek(p, 8)
-        to_channel, to_tap, full, last = peek(p, 9), peek(p, 10), peek(p, 11), peek(p, 12)
+    def pack(index, thread, params):
+        p = integers(params)
+        weight, packed = pointer(p[0], size), pointer(p[1], size)
+        rows, out_channels, channels, taps = p[2], p[3], p[4], p[5]
+        group_step, out_step, channel_step = p[6], p[7], p[8]
+        to_channel, to_tap, full, last = p[9], p[10], p[11], p[12]
         row_blocks = (out_channels + rows - 1) // rows
         group, j = index // row_blocks, index % row_blocks
         row = min(j * rows - max(0, j - full), last)

@@ -17,8 +17,9 @@ import numpy as np
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels import conv_panels
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task
+from cnn.kernels.params import call, integers, pointer
 from cnn.kernels.pool import unpool_2x2
-from cnn.kernels.simd import blocks, call, numbers, peek
+from cnn.kernels.simd import blocks
 from cnn.kernels.simd import width as width_of
 from cnn.kernels.taps import forward_taps
 from cnn.kernels.tiles import copy_box, dot
@@ -32,25 +33,22 @@ def _dot_task(size):
     """The compiled d-weight; ``tile`` is the address of ``tiles.dot`` for its register block."""
 
     @task
-    def dots(index, thread, p):
-        dy, x, partial, scratch, scratch_bytes = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
-        images, parts, groups, chunks = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8)
-        out_channels, in_channels, chunk_rows = peek(p, 9), peek(p, 10), peek(p, 11)
-        tap_rows, tap_row_count, tap_columns, tap_column_count = (
-            peek(p, 12),
-            peek(p, 13),
-            peek(p, 14),
-            peek(p, 15),
-        )
-        height, width, in_height = peek(p, 16), peek(p, 17), peek(p, 18)
-        in_plane, in_row, in_pixel = peek(p, 20), peek(p, 21), peek(p, 22)
-        down, right_step, column_step = peek(p, 23), peek(p, 24), peek(p, 25)
-        strip_rows, column_chunk, copied = peek(p, 26), peek(p, 27), peek(p, 28)
+    def dots(index, thread, params):
+        p = integers(params)
+        dy, x, partial, scratch, scratch_bytes = p[0], p[1], p[2], p[3], p[4]
+        images, parts, groups, chunks = p[5], p[6], p[7], p[8]
+        out_channels, in_channels, chunk_rows = p[9], p[10], p[11]
+        tap_rows, tap_columns = integers(p[12]), integers(p[14])
+        tap_row_count, tap_column_count = p[13], p[15]
+        height, width, in_height = p[16], p[17], p[18]
+        in_plane, in_row, in_pixel = p[20], p[21], p[22]
+        down, right_step, column_step = p[23], p[24], p[25]
+        strip_rows, column_chunk, copied = p[26], p[27], p[28]
         x_plane, x_row, x_start, g_copied, x_at_scratch, g_at_scratch = (
-            peek(p, 29), peek(p, 30), peek(p, 31), peek(p, 32), peek(p, 33), peek(p, 34)
+            p[29], p[30], p[31], p[32], p[33], p[34]
         )  # fmt: skip
-        taps_across, tile, rows, columns = peek(p, 35), peek(p, 36), peek(p, 37), peek(p, 38)
-        copy, store, unpool, argmax = peek(p, 39), peek(p, 40), peek(p, 41), peek(p, 42)
+        taps_across, tile, rows, columns = p[35], p[36], p[37], p[38]
+        copy, store, unpool, argmax = p[39], p[40], p[41], p[42]
         pixel = 16 * size
         chunk = index % chunks
         group = index // chunks % groups
@@ -63,7 +61,7 @@ def _dot_task(size):
         turns = 1 if taps_across else tap_column_count
         cells = rows * columns
         start = scratch + thread * scratch_bytes
-        sums = numbers(start, size)
+        sums = pointer(start, size)
         for i in range(row_blocks * column_blocks * tap_row_count * turns * cells):
             sums[i] = 0
         xs, gs = start + x_at_scratch, start + g_at_scratch
@@ -75,8 +73,8 @@ def _dot_task(size):
             x_block = x + (block * groups + group) * in_channels * in_plane
             for top in range(0, height, strip_rows):
                 bottom = min(top + strip_rows, height)
-                low = min(in_height, max(0, top * down + peek(tap_rows, 2)))
-                high = min(in_height, (bottom - 1) * down + peek(tap_rows, 3 * tap_row_count - 1) + 1)
+                low = min(in_height, max(0, top * down + tap_rows[2]))
+                high = min(in_height, (bottom - 1) * down + tap_rows[3 * tap_row_count - 1] + 1)
                 source = x_block + low * in_row
                 planes, strip = (in_channels, in_plane, x_plane), (high - low, in_row, x_row)
                 call(copy, (source, xs + x_start, *planes, *strip, copied, in_pixel, pixel))
@@ -100,28 +98,17 @@ def _dot_task(size):
                         g_block = g_start + min(j * rows, k1 - k0 - rows) * g_plane - top * dy_row
                         for c in range(c0, c1, channel_step):
                             x_channel = xs + min(c, last_channel) * x_plane
-                            out = (
-                                start
-                                + (j * column_blocks + c // channel_step)
-                                * tap_row_count
-                                * turns
-                                * cells
-                                * size
-                            )
+                            column_block = j * column_blocks + c // channel_step
+                            out = start + column_block * tap_row_count * turns * cells * size
                             for u in range(tap_row_count):
                                 # rows of dy that meet the image through this tap, and the image row of row 0
-                                first, last = (
-                                    max(top, peek(tap_rows, 3 * u)),
-                                    min(bottom, peek(tap_rows, 3 * u + 1)),
-                                )
-                                x_tap = x_channel + (peek(tap_rows, 3 * u + 2) - low + first * down) * x_row
+                                first, last = max(top, tap_rows[3 * u]), min(bottom, tap_rows[3 * u + 1])
+                                x_tap = x_channel + (tap_rows[3 * u + 2] - low + first * down) * x_row
                                 for v in range(turns):
-                                    left, right = peek(tap_columns, 3 * v), peek(tap_columns, 3 * v + 1)
+                                    left, right = tap_columns[3 * v], tap_columns[3 * v + 1]
                                     if first < last and left < right:
                                         g_at = g_block + first * dy_row + left * pixel
-                                        x_at = (
-                                            x_tap + (peek(tap_columns, 3 * v + 2) + left * right_step) * pixel
-                                        )
+                                        x_at = x_tap + (tap_columns[3 * v + 2] + left * right_step) * pixel
                                         ends = (g_at, g_plane, x_at, x_column, out, columns * size)
                                         steps = (last - first, dy_row, down * x_row)
                                         if right - left == 1:
@@ -149,7 +136,7 @@ def _store(size):
         sums, partial, rows, columns, row_blocks, column_blocks, turns, channel_step,
         first, count, in_channels, taps, turn_step, column_step,
     ):  # fmt: skip
-        sums, result = numbers(sums, size), numbers(partial, size)
+        sums, result = pointer(sums, size), pointer(partial, size)
         at = 0
         for j in range(row_blocks):
             k = first + min(j * rows, count - rows)
@@ -170,13 +157,9 @@ def _add_task(size):
     """target[i] += sum over parts of partial[part, i], in chunks of 1024."""
 
     @task
-    def add(index, thread, p):
-        partial, target, parts, count = (
-            numbers(peek(p, 0), size),
-            numbers(peek(p, 1), size),
-            peek(p, 2),
-            peek(p, 3),
-        )
+    def add(index, thread, params):
+        p = integers(params)
+        partial, target, parts, count = pointer(p[0], size), pointer(p[1], size), p[2], p[3]
         first, last = index * 1024, min(count, index * 1024 + 1024)
         for part in range(1, parts):
             for i in range(first, last):

@@ -13,7 +13,7 @@ import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.jit import launch, scratch_threads, table, task
-from cnn.kernels.simd import call, numbers, peek
+from cnn.kernels.params import call, integers, pointer
 from cnn.kernels.taps import forward_taps
 from cnn.kernels.tiles import copy_box, outer_sum, sum_rows, transpose_run
 
@@ -24,35 +24,36 @@ SUM_BYTES = 8 << 20  # of partial sums, unless fewer than two pieces were left
 @cache
 def _sum_task(size):
     @task
-    def sums(index, thread, p):
-        left, right, total = peek(p, 0), peek(p, 1), peek(p, 2)
-        scratch, scratch_bytes = peek(p, 3), peek(p, 4)
-        units, parts, groups, strips, strip_table = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9)
+    def sums(index, thread, params):
+        p = integers(params)
+        left, right, total = p[0], p[1], p[2]
+        scratch, scratch_bytes = p[3], p[4]
+        units, parts, groups, strips, strip_table = p[5], p[6], p[7], p[8], p[9]
         taps, tap_table, left_channels, left_plane, left_row, left_pixel, left_image = (
-            peek(p, 10), peek(p, 11), peek(p, 12), peek(p, 13), peek(p, 14), peek(p, 15), peek(p, 16)
+            p[10], p[11], p[12], p[13], p[14], p[15], p[16]
         )  # fmt: skip
         right_channels, right_plane, right_row, right_pixel, right_image = (
-            peek(p, 17), peek(p, 18), peek(p, 19), peek(p, 20), peek(p, 21)
+            p[17], p[18], p[19], p[20], p[21]
         )  # fmt: skip
         copied_plane, panel_bytes, row_blocks, s_row, s_tap, s_bytes = (
-            peek(p, 22), peek(p, 23), peek(p, 24), peek(p, 25), peek(p, 26), peek(p, 27)
+            p[22], p[23], p[24], p[25], p[26], p[27]
         )  # fmt: skip
-        copy, flip, multiply = peek(p, 28), peek(p, 29), peek(p, 30)
+        copy, flip, multiply = p[28], p[29], p[30]
         pixel = 16 * size
         group, part = index % groups, index // groups
         total += index * s_bytes
-        cells = numbers(total, size)
+        cells = pointer(total, size)
         for i in range(s_bytes // size):
             cells[i] = 0
         copied = scratch + thread * scratch_bytes
-        panels = copied + peek(p, 31)
+        panels = copied + p[31]
         for unit in range(units * part // parts, units * (part + 1) // parts):
             image, strip = unit // strips * groups + group, unit % strips
-            s = strip_table + strip * 48
-            count = peek(s, 2)
-            ends = (left + image * left_image + peek(s, 0), copied, left_channels, left_plane, copied_plane)
-            call(copy, (*ends, peek(s, 1), left_row, count * pixel, count, left_pixel, pixel))
-            start, rows, count = right + image * right_image + peek(s, 3), peek(s, 4), peek(s, 5)
+            s = integers(strip_table + strip * 48)
+            count = s[2]
+            ends = (left + image * left_image + s[0], copied, left_channels, left_plane, copied_plane)
+            call(copy, (*ends, s[1], left_row, count * pixel, count, left_pixel, pixel))
+            start, rows, count = right + image * right_image + s[3], s[4], s[5]
             for b in range(0, right_channels, 16):
                 # The last block is moved up to end with the last channel: it has sums of its own.
                 at = start + min(b, right_channels - 16) * right_plane
@@ -63,11 +64,11 @@ def _sum_task(size):
             for b in range(0, right_channels, 16):
                 panel, out = panels + b // 16 * panel_bytes, total + b * size
                 for tap in range(taps):
-                    t = tap_table + (strip * taps + tap) * 64
-                    if peek(t, 2):
-                        ends = (panel + peek(t, 0), copied + peek(t, 1), copied_plane, out, s_row, row_blocks)
-                        outer = (peek(t, 2), peek(t, 3), peek(t, 4))
-                        call(multiply, (*ends, *outer, peek(t, 5), peek(t, 6), peek(t, 7)))
+                    t = integers(tap_table + (strip * taps + tap) * 64)
+                    if t[2]:
+                        ends = (panel + t[0], copied + t[1], copied_plane, out, s_row, row_blocks)
+                        outer = (t[2], t[3], t[4])
+                        call(multiply, (*ends, *outer, t[5], t[6], t[7]))
                     out += s_tap
 
     return sums
@@ -78,21 +79,22 @@ def _add_task(size):
     """dweight += the sum over parts, for one channel of the left operand."""
 
     @task
-    def add(index, thread, p):
+    def add(index, thread, params):
+        p = integers(params)
         sums, parts, groups, left_channels, right_channels, taps = (
-            peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5)
+            p[0], p[1], p[2], p[3], p[4], p[5]
         )  # fmt: skip
         s_row, s_tap, s_bytes, left_step, right_step, group_step = (
-            peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9), peek(p, 10), peek(p, 11)
+            p[6], p[7], p[8], p[9], p[10], p[11]
         )  # fmt: skip
         group, channel = index // left_channels, index % left_channels
-        weight = numbers(peek(p, 12) + (group * group_step + channel * left_step) * size, size)
+        weight = pointer(p[12] + (group * group_step + channel * left_step) * size, size)
         last = (right_channels - 1) // 16 * 16
         for t in range(taps):
             start = sums + group * s_bytes + t * s_tap + channel * s_row
-            total = numbers(start, size)
+            total = pointer(start, size)
             for part in range(1, parts):
-                other = numbers(start + part * groups * s_bytes, size)
+                other = pointer(start + part * groups * s_bytes, size)
                 for c in range(s_row // size):
                     total[c] += other[c]
             # Added once: the gradient of two passes is to be exactly the sum of both.

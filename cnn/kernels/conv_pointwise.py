@@ -13,7 +13,7 @@ import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.jit import launch, scratch_threads, table, task
-from cnn.kernels.simd import call, peek
+from cnn.kernels.params import call, integers
 from cnn.kernels.tiles import copy_box, product
 
 PIECE_BYTES = 256 << 10  # of input that a piece keeps in the L2 cache
@@ -22,18 +22,19 @@ PIECE_BYTES = 256 << 10  # of input that a piece keeps in the L2 cache
 @cache
 def _piece_task(size):
     @task
-    def piece(index, thread, p):
+    def piece(index, thread, params):
+        p = integers(params)
         x, w, bias, out, scratch, scratch_bytes = (
-            peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5)
+            p[0], p[1], p[2], p[3], p[4], p[5]
         )  # fmt: skip
-        pieces, groups, channels, out_channels = peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9)
+        pieces, groups, channels, out_channels = p[6], p[7], p[8], p[9]
         in_plane, in_row, in_pixel, width, out_plane = (
-            peek(p, 10), peek(p, 11), peek(p, 12), peek(p, 13), peek(p, 14)
+            p[10], p[11], p[12], p[13], p[14]
         )  # fmt: skip
-        x_step, row_blocks, w_block, last = peek(p, 15), peek(p, 16), peek(p, 17), peek(p, 18)
-        copy, multiply = peek(p, 19), peek(p, 20)
-        s = peek(p, 21) + index % pieces * 32
-        top, rows, left, columns = peek(s, 0), peek(s, 1), peek(s, 2), peek(s, 3)
+        x_step, row_blocks, w_block, last = p[15], p[16], p[17], p[18]
+        copy, multiply = p[19], p[20]
+        s = integers(p[21] + index % pieces * 32)
+        top, rows, left, columns = s[0], s[1], s[2], s[3]
         pixel = 16 * size
         group, block = index // pieces % groups, index // pieces // groups
         source = x + (block * groups + group) * channels * in_plane + top * in_row + left * in_pixel
@@ -42,7 +43,7 @@ def _piece_task(size):
         call(copy, (source, here, *box))
         weights, shift = w + group * row_blocks * w_block, bias + group * out_channels * size
         target = out + (block * groups + group) * out_channels * out_plane + (top * width + left) * pixel
-        ends = (here, weights, shift, target, p + 22 * 8, rows * columns, row_blocks, last)
+        ends = (here, weights, shift, target, params + 22 * 8, rows * columns, row_blocks, last)
         call(multiply, (*ends, channels, x_step, w_block, out_plane, pixel))
 
     return piece

@@ -22,7 +22,8 @@ import numpy as np
 
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task, workspace
-from cnn.kernels.simd import blocks, call, numbers, peek, width
+from cnn.kernels.params import call, integers, pointer
+from cnn.kernels.simd import blocks, width
 from cnn.kernels.tiles import product
 from cnn.kernels.winograd_tiles import (
     PIXEL,
@@ -40,19 +41,20 @@ def _pack_task():
     lanes = width(SIZE)
 
     @task
-    def pack(index, thread, p):
-        weight, u, scratch, scratch_bytes = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3)
-        rows, out_channels, channels = peek(p, 4), peek(p, 5), peek(p, 6)
+    def pack(index, thread, params):
+        p = integers(params)
+        weight, u, scratch, scratch_bytes = p[0], p[1], p[2], p[3]
+        rows, out_channels, channels = p[4], p[5], p[6]
         out_step, channel_step, turned, block_bytes, u_step = (
-            peek(p, 7),
-            peek(p, 8),
-            peek(p, 9),
-            peek(p, 10),
-            peek(p, 11),
+            p[7],
+            p[8],
+            p[9],
+            p[10],
+            p[11],
         )
-        source = numbers(weight + index * rows * out_step * 4, 4)
+        source = pointer(weight + index * rows * out_step * 4, 4)
         inside = min(rows, out_channels - index * rows)
-        nine = numbers(scratch + thread * scratch_bytes, 4)
+        nine = pointer(scratch + thread * scratch_bytes, 4)
         count = (channels * rows + lanes - 1) // lanes
         for c in range(channels):
             for k in range(rows):
@@ -113,29 +115,30 @@ def tile_tables(images, out_size, group):
 @cache
 def _forward_task():
     @task
-    def forward(index, thread, p):
+    def forward(index, thread, params):
+        p = integers(params)
         x, u, bias, y, scratch, scratch_bytes = (
-            peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5)
+            p[0], p[1], p[2], p[3], p[4], p[5]
         )  # fmt: skip
-        group, tiles = peek(p, 6) + index * 48, peek(p, 7)
-        channels, out_channels, chunk = peek(p, 8), peek(p, 9), peek(p, 10)
-        height, width, above, left = peek(p, 11), peek(p, 12), peek(p, 13), peek(p, 14)
-        out_height, out_width = peek(p, 15), peek(p, 16)
+        group, tiles = integers(p[6] + index * 48), p[7]
+        channels, out_channels, chunk = p[8], p[9], p[10]
+        height, width, above, left = p[11], p[12], p[13], p[14]
+        out_height, out_width = p[15], p[16]
         u_block, u_step, v_step, m_step, zeros = (
-            peek(p, 17), peek(p, 18), peek(p, 19), peek(p, 20), peek(p, 21)
+            p[17], p[18], p[19], p[20], p[21]
         )  # fmt: skip
-        lowest = numbers(p + 22 * 8, 4)[0]
-        multiply, rows = peek(p, 23), peek(p, 24)
-        first, count, down, across = peek(group, 0), peek(group, 1), peek(group, 2), peek(group, 3)
-        tiles, per_image = tiles + peek(group, 4) * 32, peek(group, 5)
+        lowest = pointer(params + 22 * 8, 4)[0]
+        multiply, rows = p[23], p[24]
+        first, count, down, across = group[0], group[1], group[2], group[3]
+        tiles, per_image = tiles + group[4] * 32, group[5]
         v = scratch + thread * scratch_bytes
         m = v + 36 * v_step
         in_plane, out_plane = height * width * 64, out_height * out_width * 64
         for t in range(count):
-            block, tile = (first + t) // per_image, tiles + (first + t) % per_image * 32
+            block, tile = (first + t) // per_image, integers(tiles + (first + t) % per_image * 32)
             input_tile(
                 0, x + block * channels * in_plane, in_plane, channels,
-                peek(tile, 0) - above, peek(tile, 1) - left, height, width, width * 64, zeros,
+                tile[0] - above, tile[1] - left, height, width, width * 64, zeros,
                 v + t * channels * 64, 64, v_step, down,
             )  # fmt: skip
         for k in range(0, out_channels, chunk):
@@ -145,16 +148,16 @@ def _forward_task():
                     xi = 6 * i + j
                     weights = u + xi * u_step + k // rows * u_block
                     call(multiply, (
-                        v + xi * v_step, weights, zeros, m + xi * m_step, p + 25 * 8, count,
+                        v + xi * v_step, weights, zeros, m + xi * m_step, params + 25 * 8, count,
                         (size + rows - 1) // rows, chunk, channels, channels * 64, u_block, 64, chunk * 64,
                     ))  # fmt: skip
             for t in range(count):
-                block, tile = (first + t) // per_image, tiles + (first + t) % per_image * 32
-                corner = (peek(tile, 0) * out_width + peek(tile, 1)) * 64
+                block, tile = (first + t) // per_image, integers(tiles + (first + t) % per_image * 32)
+                corner = (tile[0] * out_width + tile[1]) * 64
                 output_tile(
                     m + t * chunk * 64, m_step, bias + k * 4, lowest,
                     y + (block * out_channels + k) * out_plane + corner, out_plane, size,
-                    peek(tile, 2), peek(tile, 3), across, out_width * 64,
+                    tile[2], tile[3], across, out_width * 64,
                 )  # fmt: skip
 
     return forward

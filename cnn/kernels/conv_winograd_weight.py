@@ -14,7 +14,8 @@ import numpy as np
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.conv_winograd import lines, tile_tables
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task, workspace
-from cnn.kernels.simd import call, numbers, peek, width
+from cnn.kernels.params import call, integers, pointer
+from cnn.kernels.simd import width
 from cnn.kernels.tiles import outer_sum, sum_rows, transpose_run
 from cnn.kernels.winograd_tiles import PIXEL, SIZE, gradient_pair, input_pair, weights_back
 
@@ -27,17 +28,18 @@ TILE_BYTES = 192 << 10  # of transformed tiles, which leave room in an L2 cache 
 def _side(of_gradient):
     """Address of the transform of one operand: a pair of rows of every tile of a group."""
     @task
-    def side(s, pair, group, tiles, first, channels, out, channel_step, step, keep):
-        image, all_channels, height, width = peek(s, 0), peek(s, 1), peek(s, 2), peek(s, 3)
-        above, left, clipped, zeros = peek(s, 4), peek(s, 5), peek(s, 6), peek(s, 7)
+    def side(operand, pair, group_row, tiles, first, channels, out, channel_step, step, keep):
+        s, group = integers(operand), integers(group_row)
+        image, all_channels, height, width = s[0], s[1], s[2], s[3]
+        above, left, clipped, zeros = s[4], s[5], s[6], s[7]
         plane, row_bytes = height * width * 64, width * 64
-        start, count, per_image = peek(group, 0), peek(group, 1), peek(group, 5)
-        tiles += peek(group, 4) * 32
+        start, count, per_image = group[0], group[1], group[5]
+        tiles += group[4] * 32
         for t in range(count):
-            block, tile = (start + t) // per_image, tiles + (start + t) % per_image * 32
-            top, side = peek(tile, 0) - above, peek(tile, 1) - left
-            bottom = min(height, top + peek(tile, 2)) if clipped else height
-            right = min(width, side + peek(tile, 3)) if clipped else width
+            block, tile = (start + t) // per_image, integers(tiles + (start + t) % per_image * 32)
+            top, side = tile[0] - above, tile[1] - left
+            bottom = min(height, top + tile[2]) if clipped else height
+            right = min(width, side + tile[3]) if clipped else width
             at, to = image + (block * all_channels + first) * plane, out + t * 64
             if of_gradient:
                 gradient_pair(
@@ -56,33 +58,34 @@ def _side(of_gradient):
 @cache
 def _dot_task():
     @task
-    def dots(index, thread, p):
-        left, right = p, p + 9 * 8
-        sums, scratch, scratch_bytes = peek(p, 18), peek(p, 19), peek(p, 20)
+    def dots(index, thread, params):
+        p = integers(params)
+        left, right = params, params + 9 * 8  # of each operand nine numbers, the last its transform
+        sums, scratch, scratch_bytes = p[18], p[19], p[20]
         groups, tiles, group_count, chunks, parts = (
-            peek(p, 21), peek(p, 22), peek(p, 23), peek(p, 24), peek(p, 25)
+            p[21], p[22], p[23], p[24], p[25]
         )  # fmt: skip
-        chunk_rows, g_step, v_step, row = peek(p, 26), peek(p, 27), peek(p, 28), peek(p, 29)
-        s_row, s_step, rows = peek(p, 30), peek(p, 31), peek(p, 32)
-        multiply, flip = peek(p, 33), peek(p, 34)
+        chunk_rows, g_step, v_step, row = p[26], p[27], p[28], p[29]
+        s_row, s_step, rows = p[30], p[31], p[32]
+        multiply, flip = p[33], p[34]
         pair, chunk, part = index % 3, index // 3 % chunks, index // 3 // chunks
         k = chunk * chunk_rows
-        out_channels, channels = min(chunk_rows, peek(left, 1) - k), peek(right, 1)
+        out_channels, channels = min(chunk_rows, p[1] - k), p[10]
         upper, lower = 2 * pair - 1 if pair else 0, 2 * pair if pair else 5
         g = scratch + thread * scratch_bytes
         v = g + 12 * g_step
         panel = v + 12 * v_step
         sums += (part * chunks + chunk) * 36 * s_step
         for i in range(2):
-            cells = numbers(sums + 6 * (lower if i else upper) * s_step, 4)
+            cells = pointer(sums + 6 * (lower if i else upper) * s_step, 4)
             for j in range(6 * s_step // 4):
                 cells[j] = 0
         for q in range(group_count * part // parts, group_count * (part + 1) // parts):
             group = groups + q * 48
-            count, down, across = peek(group, 1), peek(group, 2), peek(group, 3)
+            count, down, across = integers(group)[1], integers(group)[2], integers(group)[3]
             keep = 2 if lower < down else 1
-            call(peek(left, 8), (left, pair, group, tiles, k, out_channels, g, row, g_step, keep))
-            call(peek(right, 8), (right, pair, group, tiles, 0, channels, v, row, v_step, keep))
+            call(p[8], (left, pair, group, tiles, k, out_channels, g, row, g_step, keep))
+            call(p[17], (right, pair, group, tiles, 0, channels, v, row, v_step, keep))
             for i in range(keep):
                 for j in range(across):
                     source, from_ = v + (6 * i + j) * v_step, g + (6 * i + j) * g_step
@@ -102,15 +105,16 @@ def _unpack_task():
     lanes = width(SIZE)
 
     @task
-    def unpack(index, thread, p):
+    def unpack(index, thread, params):
+        p = integers(params)
         sums, nine, channels, chunk_rows, chunks, parts = (
-            peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5)
+            p[0], p[1], p[2], p[3], p[4], p[5]
         )  # fmt: skip
-        s_row, s_step, left_step, right_step = peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9)
+        s_row, s_step, left_step, right_step = p[6], p[7], p[8], p[9]
         nine += thread * 9 * s_row
         source = sums + index // chunk_rows * 36 * s_step + index % chunk_rows * s_row
         weights_back(source, s_step, parts, chunks * 36 * s_step, nine, s_row, s_row // (4 * lanes))
-        weight, total = numbers(peek(p, 10) + index * left_step * 4, 4), numbers(nine, 4)
+        weight, total = pointer(p[10] + index * left_step * 4, 4), pointer(nine, 4)
         for c in range(channels):
             for t in range(9):
                 weight[c * right_step + t] += total[t * s_row // 4 + c]

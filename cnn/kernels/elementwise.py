@@ -7,6 +7,7 @@ import numpy as np
 from cnn import blocked
 from cnn.kernels import vector as v
 from cnn.kernels.jit import CHUNK, chunks, contiguous, launch, table, task
+from cnn.kernels.params import bits, from_bits, integers, pointer
 
 
 @functools.cache
@@ -15,8 +16,8 @@ def add_task(itemsize):
 
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
-        x, y, out = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize)
+        a = integers(params)
+        x, y, out = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], itemsize)
         size, relu = a[3], a[4]
         for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
             value = v.load(x, i) + v.load(y, i)
@@ -41,8 +42,8 @@ def add(a, b, relu=False):
 def _scale_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
-        x, y, size, factor = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), a[2], v.real(a[3])
+        a = integers(params)
+        x, y, size, factor = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2], from_bits(a[3])
         for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
             v.store(y, i, v.load(x, i) * factor)
 
@@ -54,7 +55,7 @@ def scale(x, factor):
     x = blocked.as_blocked(x)
     y = blocked.empty(x.shape, x.dtype)
     size = y.buffer.size
-    values = table([x.address, y.address, size, v.bits(factor)])
+    values = table([x.address, y.address, size, bits(factor)])
     launch(_scale_task(x.dtype.itemsize), chunks(size), values)
     return y
 
@@ -98,8 +99,8 @@ def unflatten(dy, shape):
 def _dropout_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
-        x, y, features, keep = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), a[2], v.real(a[3])
+        a = integers(params)
+        x, y, features, keep = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2], from_bits(a[3])
         first, second, threshold = np.uint32(a[4]), np.uint32(a[5]), np.uint32(a[6])
         for i in range(index * CHUNK // 16, min((index + 1) * CHUNK, a[7]) // 16):
             # i runs over blocks x features; where an image's feature lies in the flat (N, F) array:
@@ -129,7 +130,7 @@ def dropout(x, p, key):
     keep = float(x.dtype.type(1 / (1 - p) if p < 1 else 0))
     features = y.buffer.size // len(y.buffer) // 16
     values = table(
-        [x.address, y.address, features, v.bits(keep), *(int(k) for k in key), threshold, y.buffer.size]
+        [x.address, y.address, features, bits(keep), *(int(k) for k in key), threshold, y.buffer.size]
     )
     launch(_dropout_task(x.dtype.itemsize), chunks(y.buffer.size), values)
     return y
@@ -141,8 +142,8 @@ def _channel_sum_task(itemsize):
 
     @task
     def total(index, thread, params):
-        a = v.integers(params)
-        dy, out = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize)
+        a = integers(params)
+        dy, out = pointer(a[0], itemsize), pointer(a[1], itemsize)
         channels, height, width, blocks = a[2], a[3], a[4], a[5]
         step = channels * height * width * 16
         everything = 0.0
@@ -176,8 +177,8 @@ def channel_sum(dy, dbias):
 def _add_channel_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
-        x, bias, y = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], itemsize)
+        a = integers(params)
+        x, bias, y = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], itemsize)
         channels, pixels = a[3], a[4]
         shift = bias[index % channels]
         for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):

@@ -15,7 +15,7 @@ from cnn.geometry import output_shape
 from cnn.kernels import activation, elementwise
 from cnn.kernels import vector as v
 from cnn.kernels.jit import chunks, keep, launch, table, task
-from cnn.kernels.simd import numbers, peek
+from cnn.kernels.params import bits, from_bits, integers, pointer
 
 
 def in_blocks(channels):
@@ -51,9 +51,10 @@ def channel_vector(values):
 @cache
 def _reorder_task(size, forth):
     @task
-    def reorder(index, thread, p):
-        plain, lanes = numbers(peek(p, 0), size), numbers(peek(p, 1), size)
-        channels, pixels, step = peek(p, 2), peek(p, 3), peek(p, 4)
+    def reorder(index, thread, params):
+        p = integers(params)
+        plain, lanes = pointer(p[0], size), pointer(p[1], size)
+        channels, pixels, step = p[2], p[3], p[4]
         for c in range(channels):
             a = index * step + c * pixels
             b = (index * ((channels + 15) // 16) + c // 16) * pixels * 16 + c % 16
@@ -87,10 +88,11 @@ def flatten(x):
 @cache
 def _pool_task(size, largest):
     @task
-    def pool(index, thread, p):
-        x, y = v.pointer(peek(p, 0), size), v.pointer(peek(p, 1), size)
-        height, width, oh, ow, kh, kw = peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5), peek(p, 6), peek(p, 7)
-        sh, sw, ph, pw, include = peek(p, 8), peek(p, 9), peek(p, 10), peek(p, 11), peek(p, 12)
+    def pool(index, thread, params):
+        p = integers(params)
+        x, y = pointer(p[0], size), pointer(p[1], size)
+        height, width, oh, ow, kh, kw = p[2], p[3], p[4], p[5], p[6], p[7]
+        sh, sw, ph, pw, include = p[8], p[9], p[10], p[11], p[12]
         source, r = index // oh * height * width * 16, index % oh
         top, bottom = max(r * sh - ph, 0), min(r * sh - ph + kh, height)
         for q in range(ow):
@@ -131,11 +133,12 @@ def pool_all(x, largest):
 @cache
 def _scale_task(kind, size):
     @task
-    def scale(index, thread, p):
-        x, y = v.pointer(peek(p, 0), size), v.pointer(peek(p, 1), size)
-        pixels, block, parameter = peek(p, 4), index % peek(p, 5), v.real(peek(p, 6))
-        factor = v.load(v.pointer(peek(p, 2), size), block * 16)
-        shift = v.load(v.pointer(peek(p, 3), size), block * 16)
+    def scale(index, thread, params):
+        p = integers(params)
+        x, y = pointer(p[0], size), pointer(p[1], size)
+        pixels, block, parameter = p[4], index % p[5], from_bits(p[6])
+        factor = v.load(pointer(p[2], size), block * 16)
+        shift = v.load(pointer(p[3], size), block * 16)
         for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
             value = v.fma(v.load(x, i), factor, shift)
             v.store(y, i, activation.activate(kind, value, parameter))
@@ -147,7 +150,7 @@ def scale(x, factor, shift, kind, parameter):
     """f(x[n,c,...] * factor[c] + shift[c]) for an activation f of ``cnn.kernels.activation``."""
     y = Lanes(x.shape, x.dtype)
     ends = [x.address, y.address, factor.ctypes.data, shift.ctypes.data]
-    values = table([*ends, x.pixels, x.blocks, v.bits(parameter)])
+    values = table([*ends, x.pixels, x.blocks, bits(parameter)])
     launch(_scale_task(kind, x.dtype.itemsize), len(x.data) * x.blocks, values)
     return y
 
@@ -156,7 +159,7 @@ def activate(x, kind, parameter):
     """An activation of ``cnn.kernels.activation``."""
     y = Lanes(x.shape, x.dtype)
     size = x.data.size
-    values = table([x.address, y.address, size, v.bits(parameter)])
+    values = table([x.address, y.address, size, bits(parameter)])
     launch(activation.forward_task(kind, x.dtype.itemsize), chunks(size), values)
     return y
 

@@ -15,7 +15,8 @@ from cnn.geometry import output_shape
 from cnn.kernels import vector as v
 from cnn.kernels.few import Lanes, array, in_blocks
 from cnn.kernels.jit import launch, table, task
-from cnn.kernels.simd import call, peek, vector_registers, width
+from cnn.kernels.params import call, integers, pointer
+from cnn.kernels.simd import vector_registers, width
 from cnn.kernels.tiles import outer_run
 
 
@@ -32,10 +33,11 @@ def pack(weight):
 @cache
 def _gather_task(size):
     @task
-    def gather(index, thread, p):
-        x, y = v.pointer(peek(p, 0), size), v.pointer(peek(p, 1), size)
-        channels, height, width, top, left = peek(p, 2), peek(p, 3), peek(p, 4), peek(p, 5), peek(p, 6)
-        out_height, out_width = peek(p, 7), peek(p, 8)
+    def gather(index, thread, params):
+        p = integers(params)
+        x, y = pointer(p[0], size), pointer(p[1], size)
+        channels, height, width, top, left = p[2], p[3], p[4], p[5], p[6]
+        out_height, out_width = p[7], p[8]
         image, row = index // height, index % height
         target = ((image * out_height + row + top) * out_width + left) * channels
         for block in range((channels + 15) // 16):
@@ -81,16 +83,17 @@ def tile(count, row_blocks, size):
 @cache
 def _convolve_task(size):
     @task
-    def convolve(index, thread, p):
-        x, weight, bias, out, zeros = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
-        pixels, at_once, channels, height, width = peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9), peek(p, 10)
-        image_step, row_step, pixel_step = peek(p, 11), peek(p, 12), peek(p, 13)
-        out_image, out_block, out_row, out_pixel = peek(p, 14), peek(p, 15), peek(p, 16), peek(p, 17)
+    def convolve(index, thread, params):
+        p = integers(params)
+        x, weight, bias, out, zeros = p[0], p[1], p[2], p[3], p[4]
+        pixels, at_once, channels, height, width = p[6], p[7], p[8], p[9], p[10]
+        image_step, row_step, pixel_step = p[11], p[12], p[13]
+        out_image, out_block, out_row, out_pixel = p[14], p[15], p[16], p[17]
         na, wa, xa, nb, wb, xb, nc, wc, xc = (
-            peek(p, 18), peek(p, 19), peek(p, 20), peek(p, 21), peek(p, 22), peek(p, 23), peek(p, 24),
-            peek(p, 25), peek(p, 26),
+            p[18], p[19], p[20], p[21], p[22], p[23], p[24],
+            p[25], p[26],
         )  # fmt: skip
-        block_bytes, relu = peek(p, 27), peek(p, 28)
+        block_bytes, relu = p[27], p[28]
         blocks = (channels + 15) // 16
         parts = (blocks + at_once - 1) // at_once
         row, first, image = index % height, index // height % parts * at_once, index // height // parts
@@ -100,15 +103,15 @@ def _convolve_task(size):
         done = 0
         while done < width:  # the last tile is moved back to end with the row
             done = min(done, width - pixels)
-            call(peek(p, 5), (
+            call(p[5], (
                 weight + first * block_bytes, source + done * pixel_step, zeros, target + done * out_pixel,
-                count, block_bytes, out_pixel, out_block, p + 29 * 8, na, wa, xa, nb, wb, xb, nc, wc, xc,
+                count, block_bytes, out_pixel, out_block, params + 29 * 8, na, wa, xa, nb, wb, xb, nc, wc, xc,
                 pixel_step,
             ))  # fmt: skip
             done += pixels
         for block in range(first, first + count):  # while the row lies in the cache
-            y = v.pointer(target + (block - first) * out_block, size)
-            shift, used = v.load(v.pointer(bias, size), block * 16), v.first_lanes(channels - block * 16)
+            y = pointer(target + (block - first) * out_block, size)
+            shift, used = v.load(pointer(bias, size), block * 16), v.first_lanes(channels - block * 16)
             for i in range(0, width * (out_pixel // size), out_pixel // size):
                 value = v.load(y, i) + shift
                 if relu:

@@ -16,7 +16,8 @@ from cnn.kernels.conv_winograd import lines
 from cnn.kernels.few import Lanes, array, in_blocks
 from cnn.kernels.few_conv import tile
 from cnn.kernels.jit import launch, scratch_threads, table, task, workspace
-from cnn.kernels.simd import numbers, peek, width
+from cnn.kernels.params import integers, pointer
+from cnn.kernels.simd import width
 from cnn.kernels.tiles import outer_tile, prefetch
 from cnn.kernels.winograd_tiles import PIXEL, SIZE, input_tile, output_tile_of_channels, weights_forth
 
@@ -42,12 +43,13 @@ def pack(weight):
 @cache
 def _input_task():
     @task
-    def transform(index, thread, p):
-        x, v, zeros, image_bytes, blocks = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
+    def transform(index, thread, params):
+        p = integers(params)
+        x, v, zeros, image_bytes, blocks = p[0], p[1], p[2], p[3], p[4]
         height, width, above, left, down, across = (
-            peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8), peek(p, 9), peek(p, 10)
+            p[5], p[6], p[7], p[8], p[9], p[10]
         )  # fmt: skip
-        v_step = peek(p, 11)
+        v_step = p[11]
         for i in range(across):
             input_tile(
                 0, x + index // down * image_bytes, height * width * 64, blocks, index % down * 4 - above,
@@ -63,13 +65,14 @@ def _output_task(rows):
     lanes = width(SIZE)
 
     @task
-    def multiply(index, thread, p):
-        v, weight, bias, y, zeros = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
-        scratch, scratch_bytes, v_step, m_step = peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8)
-        channels, images, down, across = peek(p, 9), peek(p, 10), peek(p, 11), peek(p, 12)
-        height, width, out_blocks = peek(p, 13), peek(p, 14), peek(p, 15)
-        chunk, u_step = peek(p, 16), peek(p, 17)
-        lowest, floor = numbers(p + 18 * 8, 4)[0], numbers(p + 19 * 8, 4)[0]
+    def multiply(index, thread, params):
+        p = integers(params)
+        v, weight, bias, y, zeros = p[0], p[1], p[2], p[3], p[4]
+        scratch, scratch_bytes, v_step, m_step = p[5], p[6], p[7], p[8]
+        channels, images, down, across = p[9], p[10], p[11], p[12]
+        height, width, out_blocks = p[13], p[14], p[15]
+        chunk, u_step = p[16], p[17]
+        lowest, floor = pointer(params + 18 * 8, 4)[0], pointer(params + 19 * 8, 4)[0]
         tiles, tile_bytes = images * down * across, (channels + 15) // 16 * 64
         m = scratch + thread * scratch_bytes
         u = m + 36 * m_step

@@ -8,9 +8,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
-from cnn.kernels import vector as v
 from cnn.kernels.jit import launch, table, task
-from cnn.kernels.simd import INT64, Vectors, peek
+from cnn.kernels.params import integers, pointer
+from cnn.kernels.simd import INT64, Vectors
 
 PIECE = 1 << 17  # bytes
 CHAINS = 16  # eight bytes each, side by side: one alone would wait for itself
@@ -48,17 +48,18 @@ def _mix_all(typing_context, address, count, out):
 @cache
 def _fingerprint_task():
     @task
-    def fingerprint(index, thread, p):
-        start, size, out = peek(p, index * 3), peek(p, index * 3 + 1), peek(p, index * 3 + 2)
+    def fingerprint(index, thread, params):
+        p = integers(params)
+        start, size, out = p[index * 3], p[index * 3 + 1], p[index * 3 + 2]
         groups, words = size // 128, size // 8
         _mix_all(start, groups, out)
         state = 0
         for i in range(groups * 16, words):
-            state = _mix(state, peek(start, i))
-        halves = v.pointer(start, 2)
+            state = _mix(state, integers(start)[i])
+        halves = pointer(start, 2)
         for i in range(words * 4, size // 2):
             state = _mix(state, types.int64(halves[i]))
-        v.integers(out)[16] = state
+        integers(out)[16] = state
 
     return fingerprint
 

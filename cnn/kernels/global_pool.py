@@ -5,6 +5,7 @@ import functools
 from cnn import blocked
 from cnn.kernels import vector as v
 from cnn.kernels.jit import launch, table, task
+from cnn.kernels.params import integers, pointer
 from cnn.kernels.pool import beats
 
 
@@ -12,8 +13,8 @@ from cnn.kernels.pool import beats
 def _global_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
-        x, y, pixels = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), a[2]
+        a = integers(params)
+        x, y, pixels = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2]
         mean = v.zeros(x)
         for i in range(index * pixels, (index + 1) * pixels):
             mean = mean + v.load(x, i * 16)
@@ -26,8 +27,8 @@ def _global_task(itemsize):
 def _global_gradient_task(itemsize):
     @task
     def backward(index, thread, params):
-        a = v.integers(params)
-        dy, dx, pixels = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), a[2]
+        a = integers(params)
+        dy, dx, pixels = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2]
         share = v.load(dy, index * 16) / pixels
         for i in range(index * pixels, (index + 1) * pixels):
             v.store(dx, i * 16, share)
@@ -39,11 +40,11 @@ def _global_gradient_task(itemsize):
 def _global_max_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         x, y, argmax, pixels = (
-            v.pointer(a[0], itemsize),
-            v.pointer(a[1], itemsize),
-            v.pointer(a[2], itemsize),
+            pointer(a[0], itemsize),
+            pointer(a[1], itemsize),
+            pointer(a[2], itemsize),
             a[3],
         )
         best, cell = v.load(x, index * pixels * 16), v.zeros(x)
@@ -61,11 +62,11 @@ def _global_max_task(itemsize):
 def _global_max_gradient_task(itemsize):
     @task
     def backward(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         dy, argmax, dx, pixels = (
-            v.pointer(a[0], itemsize),
-            v.pointer(a[1], itemsize),
-            v.pointer(a[2], itemsize),
+            pointer(a[0], itemsize),
+            pointer(a[1], itemsize),
+            pointer(a[2], itemsize),
             a[3],
         )
         for i in range(index * pixels, (index + 1) * pixels):

@@ -21,7 +21,7 @@ from numba.core.ccallback import CFunc
 
 from cnn.blocked import aligned_zeros
 from cnn.kernels import cache
-from cnn.kernels.simd import call
+from cnn.kernels.params import call
 
 # Sums may be regrouped and contracted to fma; NaN and infinity keep their meaning.
 FLAGS = {"reassoc", "contract", "nsz"}
@@ -92,7 +92,7 @@ def jit(function=None, *, parallel=False, **options):
 def task(function):
     """Compile a function of int64 without result: ``function(index, thread, params)`` for ``launch``.
 
-    Tasks call others by address (``simd.call``), so that what they have in common is compiled once.
+    Tasks call others by address (``params.call``), so that what they have in common is compiled once.
     """
     signature = (types.int64,) * function.__code__.co_argcount, types.void
     kernel = CFunc(function, signature, locals={}, options={"fastmath": FLAGS, "error_model": "numpy"})

@@ -3,18 +3,18 @@
 import functools
 
 from cnn import blocked
-from cnn.kernels import vector as v
 from cnn.kernels.jit import launch, table, task
+from cnn.kernels.params import integers, pointer
 
 
 @functools.cache
 def _pack_task(itemsize):
     @task
     def pack(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         x, y, images, channels, pixels = (
-            v.pointer(a[0], itemsize),
-            v.pointer(a[1], itemsize),
+            pointer(a[0], itemsize),
+            pointer(a[1], itemsize),
             a[2],
             a[3],
             a[4],
@@ -40,10 +40,10 @@ def _pack_task(itemsize):
 def _unpack_task(itemsize):
     @task
     def unpack(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         x, y, images, channels, pixels = (
-            v.pointer(a[0], itemsize),
-            v.pointer(a[1], itemsize),
+            pointer(a[0], itemsize),
+            pointer(a[1], itemsize),
             a[2],
             a[3],
             a[4],

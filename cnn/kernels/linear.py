@@ -15,7 +15,8 @@ import numpy as np
 from cnn.blocked import aligned_zeros, as_blocked, empty
 from cnn.kernels.conv_direct import row_block
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task
-from cnn.kernels.simd import blocks, call, peek
+from cnn.kernels.params import call, integers
+from cnn.kernels.simd import blocks
 from cnn.kernels.tiles import dot, outer_run, outer_sum, sum_rows, transpose_run
 
 FEATURE_CHUNK = 16  # input features whose images stay in the L1 cache while the gradients pass: one panel
@@ -26,21 +27,22 @@ def _product_task():
     """out[n, r] = bias[r] + sum over c of weight[r, c] * x[n, c] for one block of rows r."""
 
     @task
-    def product(index, thread, p):
-        x, weight, bias, out, tile = peek(p, 0), peek(p, 1), peek(p, 2), peek(p, 3), peek(p, 4)
+    def product(index, thread, params):
+        p = integers(params)
+        x, weight, bias, out, tile = p[0], p[1], p[2], p[3], p[4]
         rows, out_features, features, images, size = (
-            peek(p, 5),
-            peek(p, 6),
-            peek(p, 7),
-            peek(p, 8),
-            peek(p, 9),
+            p[5],
+            p[6],
+            p[7],
+            p[8],
+            p[9],
         )
-        row_step, column_step = peek(p, 10), peek(p, 11)
+        row_step, column_step = p[10], p[11]
         pixel = 16 * size
         # The last block is moved up to end with the last row; it repeats a few with the same result.
         row = min(index * rows, out_features - rows)
         ends = (x, weight + row * row_step, bias + row * size, out + row * pixel)
-        steps = (images, features * pixel, pixel, out_features * pixel, p + 12 * 8)
+        steps = (images, features * pixel, pixel, out_features * pixel, params + 12 * 8)
         call(tile, (*ends, *steps, 1, 0, 0, 1, 0, 0, features, pixel, column_step, row_step))
 
     return product
@@ -55,18 +57,19 @@ def _weight_task():
     """
 
     @task
-    def gradient(index, thread, p):
-        dy, x, dweight = peek(p, 0), peek(p, 1), peek(p, 2)
+    def gradient(index, thread, params):
+        p = integers(params)
+        dy, x, dweight = p[0], p[1], p[2]
         out_features, features, images, size, rows, columns = (
-            peek(p, 3), peek(p, 4), peek(p, 5), peek(p, 6), peek(p, 7), peek(p, 8)
+            p[3], p[4], p[5], p[6], p[7], p[8]
         )  # fmt: skip
         pixel = 16 * size
         f = index * FEATURE_CHUNK
         stop = min(features, f + FEATURE_CHUNK)
         k = 0
         if stop - f == 16:
-            flip, multiply, panel_rows = peek(p, 13), peek(p, 14), peek(p, 15)
-            panel = peek(p, 16) + thread * peek(p, 17)
+            flip, multiply, panel_rows = p[13], p[14], p[15]
+            panel = p[16] + thread * p[17]
             call(flip, (x + f * pixel, pixel, images, features * pixel, panel))
             whole = out_features // panel_rows
             k = whole * panel_rows
@@ -78,7 +81,7 @@ def _weight_task():
             f = index * FEATURE_CHUNK
             while f < stop:
                 whole_columns = f + columns <= stop
-                tile = peek(p, 9 + 2 * (0 if whole_rows else 1) + (0 if whole_columns else 1))
+                tile = p[9 + 2 * (0 if whole_rows else 1) + (0 if whole_columns else 1)]
                 ends = (dy + k * pixel, pixel, x + f * pixel, pixel, dweight + (k * features + f) * size)
                 call(tile, (*ends, features * size, 1, 0, 0, images, out_features * pixel, features * pixel))
                 f += columns if whole_columns else 1

@@ -5,8 +5,8 @@ from functools import cache
 
 import numpy as np
 
-from cnn.kernels import vector as v
 from cnn.kernels.jit import address, contiguous, launch, table, task
+from cnn.kernels.params import bits, from_bits, integers, pointer
 
 _ROWS = 256  # images that one piece of a task handles
 
@@ -15,10 +15,10 @@ _ROWS = 256  # images that one piece of a task handles
 def _forward_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         images, classes = a[0], a[1]
-        logits, targets = v.pointer(a[2], itemsize), v.pointer(a[3], itemsize)
-        losses, probabilities = v.pointer(a[4], itemsize), v.pointer(a[5], itemsize)
+        logits, targets = pointer(a[2], itemsize), pointer(a[3], itemsize)
+        losses, probabilities = pointer(a[4], itemsize), pointer(a[5], itemsize)
         for n in range(index * _ROWS, min(images, (index + 1) * _ROWS)):
             row = range(n * classes, (n + 1) * classes)
             top = logits[n * classes]
@@ -45,10 +45,10 @@ def _backward_task(itemsize):
 
     @task
     def backward(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         images, classes = a[0], a[1]
-        probabilities, targets = v.pointer(a[2], itemsize), v.pointer(a[3], itemsize)
-        dlogits, factor = v.pointer(a[4], itemsize), real(v.real(a[5]))
+        probabilities, targets = pointer(a[2], itemsize), pointer(a[3], itemsize)
+        dlogits, factor = pointer(a[4], itemsize), real(from_bits(a[5]))
         for n in range(index * _ROWS, min(images, (index + 1) * _ROWS)):
             row = range(n * classes, (n + 1) * classes)
             total = real(0)
@@ -77,5 +77,5 @@ def softmax_cross_entropy_forward(logits, rows):
 def softmax_cross_entropy_backward(probabilities, rows, factor):
     """Twin of ``cnn.reference.softmax_cross_entropy_backward``."""
     targets, dlogits = contiguous(rows), np.empty_like(probabilities)
-    _run(_backward_task, rows.shape, probabilities, targets, dlogits, last=[v.bits(factor)])
+    _run(_backward_task, rows.shape, probabilities, targets, dlogits, last=[bits(factor)])
     return dlogits

@@ -17,16 +17,17 @@ from cnn import blocked
 from cnn.kernels import vector as v
 from cnn.kernels.activation import IDENTITY, LEAKY_RELU, RELU, activate, pull_back
 from cnn.kernels.jit import launch, table, task
+from cnn.kernels.params import bits, from_bits, integers, pointer
 
 
 @functools.cache
 def _statistics_task(itemsize):
     @task
     def statistics(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         x, out, images, channels, height, width = (
-            v.pointer(a[0], itemsize),
-            v.pointer(a[1], 8),
+            pointer(a[0], itemsize),
+            pointer(a[1], 8),
             a[2],
             a[3],
             a[4],
@@ -64,12 +65,12 @@ def _forward_task(kind, itemsize, adds):
 
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         x, y, other, coefficients = (
-            v.pointer(a[0], itemsize), v.pointer(a[1], itemsize),
-            v.pointer(a[2], itemsize), v.pointer(a[3], itemsize),
+            pointer(a[0], itemsize), pointer(a[1], itemsize),
+            pointer(a[2], itemsize), pointer(a[3], itemsize),
         )  # fmt: skip
-        channels, pixels, parameter = a[4], a[5], v.real(a[6])
+        channels, pixels, parameter = a[4], a[5], from_bits(a[6])
         c = index % channels
         mean, scale, shift = coefficients[c], coefficients[channels + c], coefficients[2 * channels + c]
         for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
@@ -92,13 +93,13 @@ def _sums_task(kind, itemsize):
 
     @task
     def sums(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         x, dy, out, coefficients, partial = (
-            v.pointer(a[0], itemsize), v.pointer(a[1], itemsize),
-            v.pointer(a[2], itemsize), v.pointer(a[3], itemsize),
-            v.pointer(a[4], 8),
+            pointer(a[0], itemsize), pointer(a[1], itemsize),
+            pointer(a[2], itemsize), pointer(a[3], itemsize),
+            pointer(a[4], 8),
         )  # fmt: skip
-        channels, height, width, parameter = a[5], a[6], a[7], v.real(a[8])
+        channels, height, width, parameter = a[5], a[6], a[7], from_bits(a[8])
         c = index % channels
         mean, scale, shift = coefficients[c], coefficients[channels + c], coefficients[2 * channels + c]
         first = index * height * width * 16
@@ -127,12 +128,12 @@ def _gradient_task(kind, itemsize):
 
     @task
     def gradient(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         x, dy, dx, coefficients = (
-            v.pointer(a[0], itemsize), v.pointer(a[1], itemsize),
-            v.pointer(a[2], itemsize), v.pointer(a[3], itemsize),
+            pointer(a[0], itemsize), pointer(a[1], itemsize),
+            pointer(a[2], itemsize), pointer(a[3], itemsize),
         )  # fmt: skip
-        images, channels, pixels, parameter = a[4], a[5], a[6], v.real(a[7])
+        images, channels, pixels, parameter = a[4], a[5], a[6], from_bits(a[7])
         c = index % channels
         mean, scale, shift = coefficients[c], coefficients[channels + c], coefficients[2 * channels + c]
         slope, constant = coefficients[3 * channels + c], coefficients[4 * channels + c]
@@ -185,7 +186,7 @@ def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0
     if other is not None:
         other = blocked.as_blocked(other, x.dtype)
     memory = [x.address, y.address, 0 if other is None else other.address, rows.ctypes.data]
-    values = table([*memory, channels, height * width, v.bits(parameter)])
+    values = table([*memory, channels, height * width, bits(parameter)])
     launch(_forward_task(kind, x.dtype.itemsize, other is not None), blocks * channels, values)
     return y
 
@@ -212,7 +213,7 @@ def batch_norm_backward(
     planes = np.empty((blocks, channels, 2))
     # where g is kept, it goes to where dx will stand, and is read from there
     memory = [x.address, dy.address, dx.address, rows.ctypes.data]
-    values = table([*memory, planes.ctypes.data, channels, height, width, v.bits(parameter)])
+    values = table([*memory, planes.ctypes.data, channels, height, width, bits(parameter)])
     launch(_sums_task(kind, x.dtype.itemsize), blocks * channels, values)
     sum_g, sum_product = planes.sum(axis=0).T
     if dweight is not None:
@@ -226,6 +227,6 @@ def batch_norm_backward(
         rows[4] = -scale * sum_g / count
     g, kind = (dy, kind) if kind in _CHEAP else (dx, IDENTITY)
     memory = [x.address, g.address, dx.address, rows.ctypes.data]
-    values = table([*memory, x.shape[0], channels, height * width, v.bits(parameter)])
+    values = table([*memory, x.shape[0], channels, height * width, bits(parameter)])
     launch(_gradient_task(kind, x.dtype.itemsize), blocks * channels, values)
     return dx

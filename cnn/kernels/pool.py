@@ -12,7 +12,7 @@ from cnn import blocked
 from cnn.geometry import output_shape
 from cnn.kernels import vector as v
 from cnn.kernels.jit import jit, launch, table, task
-from cnn.kernels.simd import call
+from cnn.kernels.params import call, integers, pointer
 
 
 @functools.cache
@@ -25,11 +25,11 @@ def max_2x2(itemsize):
 
     @task
     def planes(source, y_address, argmax_address, channels, plane, row, to_plane, oh, ow, relu):
-        y, argmax = v.pointer(y_address, itemsize), v.pointer(argmax_address, 1)
+        y, argmax = pointer(y_address, itemsize), pointer(argmax_address, 1)
         for c in range(channels):
             for r in range(oh):
-                upper = v.pointer(source + c * plane + 2 * r * row, itemsize)
-                lower = v.pointer(source + c * plane + (2 * r + 1) * row, itemsize)
+                upper = pointer(source + c * plane + 2 * r * row, itemsize)
+                lower = pointer(source + c * plane + (2 * r + 1) * row, itemsize)
                 for q in range(ow):
                     i, o = 32 * q, c * to_plane + (r * ow + q) * 16
                     best, cell = v.load(upper, i), v.zeros(y)
@@ -55,7 +55,7 @@ def max_2x2(itemsize):
 def _max_2x2_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         plane, row, oh, ow = a[3] * a[4] * 16 * itemsize, a[4] * 16 * itemsize, a[5], a[6]
         target = index * oh * ow * 16
         ends = (a[0] + index * plane, a[1] + target * itemsize, a[2] + target)
@@ -80,10 +80,10 @@ def unpool_2x2(itemsize):
 
     @task
     def planes(dy_address, argmax_address, target, channels, from_plane, plane, height, width, ow):
-        dy, argmax = v.pointer(dy_address, itemsize), v.pointer(argmax_address, 1)
+        dy, argmax = pointer(dy_address, itemsize), pointer(argmax_address, 1)
         nothing, oh = v.zeros(dy), height // 2
         for c in range(channels):
-            dx = v.pointer(target + c * plane, itemsize)
+            dx = pointer(target + c * plane, itemsize)
             for r in range(oh):
                 for q in range(ow):
                     i, o = c * from_plane + (r * ow + q) * 16, (2 * r * width + 2 * q) * 16
@@ -105,7 +105,7 @@ def unpool_2x2(itemsize):
 def _unpool_2x2_task(itemsize):
     @task
     def backward(index, thread, params):
-        a = v.integers(params)
+        a = integers(params)
         height, width, oh, ow = a[3], a[4], a[5], a[6]
         source, plane = index * oh * ow * 16, height * width * 16 * itemsize
         ends = (a[0] + source * itemsize, a[1] + source, a[2] + index * plane)
@@ -118,8 +118,8 @@ def _unpool_2x2_task(itemsize):
 def _max_task(itemsize, small):
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
-        x, y, argmax = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize), v.pointer(a[2], small)
+        a = integers(params)
+        x, y, argmax = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], small)
         height, width, oh, ow, kh, kw, sh, sw = a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]
         ph, pw, relu = a[11], a[12], a[13]
         source, target = index * height * width * 16, index * oh * ow * 16
@@ -149,8 +149,8 @@ def _max_task(itemsize, small):
 def _unpool_task(itemsize, small):
     @task
     def backward(index, thread, params):
-        a = v.integers(params)
-        dy, argmax, dx = v.pointer(a[0], itemsize), v.pointer(a[1], small), v.pointer(a[2], itemsize)
+        a = integers(params)
+        dy, argmax, dx = pointer(a[0], itemsize), pointer(a[1], small), pointer(a[2], itemsize)
         height, width, oh, ow, kh, kw, sh, sw = a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]
         ph, pw = a[11], a[12]
         source, target = index * oh * ow * 16, index * height * width * 16
@@ -214,8 +214,8 @@ def _winners_sum_task(itemsize, small):
 
     @task
     def total(index, thread, params):
-        a = v.integers(params)
-        dy, argmax, out = v.pointer(a[0], itemsize), v.pointer(a[1], small), v.pointer(a[2], itemsize)
+        a = integers(params)
+        dy, argmax, out = pointer(a[0], itemsize), pointer(a[1], small), pointer(a[2], itemsize)
         channels, height, width, blocks, nobody = a[3], a[4], a[5], a[6], a[7]
         everything = 0.0
         for block in range(blocks):
@@ -254,8 +254,8 @@ def winners_channel_sum(dy, argmax, kernel_size, dbias):
 def _average_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = v.integers(params)
-        x, y = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize)
+        a = integers(params)
+        x, y = pointer(a[0], itemsize), pointer(a[1], itemsize)
         height, width, oh, ow, kh, kw, sh, sw = a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
         ph, pw, include = a[10], a[11], a[12]
         source, target = index * height * width * 16, index * oh * ow * 16
@@ -277,8 +277,8 @@ def _average_task(itemsize):
 def _average_gradient_task(itemsize):
     @task
     def backward(index, thread, params):
-        a = v.integers(params)
-        dx, dy = v.pointer(a[0], itemsize), v.pointer(a[1], itemsize)
+        a = integers(params)
+        dx, dy = pointer(a[0], itemsize), pointer(a[1], itemsize)
         height, width, oh, ow, kh, kw, sh, sw = a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
         ph, pw, include = a[10], a[11], a[12]
         target, source = index * height * width * 16, index * oh * ow * 16

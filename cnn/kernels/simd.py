@@ -18,7 +18,6 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
-from numba.extending import intrinsic
 
 from cnn.blocked import LANES
 
@@ -240,44 +239,3 @@ def literals(*values):
     if all(isinstance(value, types.Literal) for value in values):
         return [value.literal_value for value in values]
     return None
-
-
-@intrinsic
-def peek(typing_context, address, index):
-    """The int64 numbered ``index`` of the table at ``address``."""
-
-    def generate(context, builder, signature, arguments):
-        table = builder.inttoptr(arguments[0], INT64.as_pointer())
-        return builder.load(builder.gep(table, [arguments[1]]))
-
-    return types.int64(types.int64, types.int64), generate
-
-
-@intrinsic(prefer_literal=True)
-def numbers(typing_context, address, itemsize):
-    """The numbers at an address, to be indexed like an array: float32 for itemsize 4, float64 for 8."""
-    sizes = literals(itemsize)
-    if sizes is None:
-        return None
-    kind = types.CPointer(types.float32 if sizes[0] == 4 else types.float64)
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(kind))
-
-    return kind(types.int64, itemsize), generate
-
-
-@intrinsic
-def call(typing_context, function, arguments):
-    """Call the compiled function at an address with a tuple of int64."""
-    count = len(arguments)
-
-    def generate(context, builder, signature, values):
-        function, packed = values
-        kind = ir.FunctionType(ir.VoidType(), [INT64] * count)
-        builder.call(
-            builder.inttoptr(function, kind.as_pointer()), cgutils.unpack_tuple(builder, packed, count)
-        )
-        return context.get_dummy_value()
-
-    return types.void(types.int64, arguments), generate

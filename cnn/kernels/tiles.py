@@ -14,7 +14,8 @@ from numba.extending import intrinsic
 
 from cnn.blocked import LANES
 from cnn.kernels.jit import task
-from cnn.kernels.simd import INT32, INT64, Vectors, literals, numbers, vector_registers, width
+from cnn.kernels.params import pointer
+from cnn.kernels.simd import INT32, INT64, Vectors, literals, vector_registers, width
 
 
 def multiply_all(v, left, right, sums):
@@ -221,7 +222,7 @@ def outer_run(rows, pixels, size, spread=False):
     def run(
         x, w, bias, out, count, x_step, out_row, out_step, floor, na, xa, wa, nb, xb, wb, nc, xc, wc, w_row
     ):  # fmt: skip
-        lowest = numbers(floor, size)[0]
+        lowest = pointer(floor, size)[0]
         loops = (na, xa, wa, nb, xb, wb, nc, xc, wc)
         row = w_row if spread else size
         if pixels > 1 and count >= pixels:
@@ -287,7 +288,7 @@ def product(rows, pixels, size):
 
     @task
     def panels(x, w, bias, out, floor, count, blocks, last, channels, x_step, w_block, out_row, out_step):
-        lowest = numbers(floor, size)[0]
+        lowest = pointer(floor, size)[0]
         j = 0
         while j < count:
             wide = count >= pixels

@@ -9,8 +9,8 @@ from functools import cache
 
 import numpy as np
 
-from cnn.kernels import vector as v
 from cnn.kernels.jit import address, launch, table, task
+from cnn.kernels.params import bits, from_bits, integers, pointer
 
 _PIECE = 8192  # numbers: small enough to share LeNet's 61,706 out, large enough to hide the bookkeeping
 
@@ -24,7 +24,7 @@ def _run(task, arrays, edges, constants=(), numbers=()):
     for row, values in zip(rows, constants, strict=True):
         row[:] = values
     addresses = [address(array) for array in (edges, rows, *arrays)]
-    params = table([len(edges), *addresses, *map(v.bits, numbers)])
+    params = table([len(edges), *addresses, *map(bits, numbers)])
     launch(task, -(-arrays[0].size // _PIECE), params)
 
 
@@ -36,8 +36,8 @@ def _precision(itemsize):
 def _squares_task(itemsize):
     @task
     def squares(index, thread, params):
-        a = v.integers(params)
-        edges, grad, sums = v.integers(a[1]), v.pointer(a[3], itemsize), v.pointer(a[4], 8)
+        a = integers(params)
+        edges, grad, sums = integers(a[1]), pointer(a[3], itemsize), pointer(a[4], 8)
         total = 0.0
         for p in range(a[0]):
             for i in range(max(edges[2 * p], index * _PIECE), min(edges[2 * p + 1], (index + 1) * _PIECE)):
@@ -61,10 +61,10 @@ def _sgd_task(itemsize, momentum, nesterov):
 
     @task
     def update(index, thread, params):
-        a = v.integers(params)
-        count, edges, rows = a[0], v.integers(a[1]), v.pointer(a[2], 8)
-        data, grad, velocity = v.pointer(a[3], itemsize), v.pointer(a[4], itemsize), v.pointer(a[5], itemsize)
-        scale, slow = real(v.real(a[6])), real(v.real(a[7]))
+        a = integers(params)
+        count, edges, rows = a[0], integers(a[1]), pointer(a[2], 8)
+        data, grad, velocity = pointer(a[3], itemsize), pointer(a[4], itemsize), pointer(a[5], itemsize)
+        scale, slow = real(from_bits(a[6])), real(from_bits(a[7]))
         for p in range(count):
             start, stop = max(edges[2 * p], index * _PIECE), min(edges[2 * p + 1], (index + 1) * _PIECE)
             rate, decay, keep = real(rows[p]), real(rows[count + p]), real(rows[2 * count + p])
@@ -96,13 +96,14 @@ def _adam_task(itemsize):
 
     @task
     def update(index, thread, params):
-        a = v.integers(params)
-        count, edges, rows = a[0], v.integers(a[1]), v.pointer(a[2], 8)
+        a = integers(params)
+        count, edges, rows = a[0], integers(a[1]), pointer(a[2], 8)
         data, grad, mean, square = (
-            v.pointer(a[3], itemsize), v.pointer(a[4], itemsize), v.pointer(a[5], itemsize),
-            v.pointer(a[6], itemsize),
+            pointer(a[3], itemsize), pointer(a[4], itemsize), pointer(a[5], itemsize),
+            pointer(a[6], itemsize),
         )  # fmt: skip
-        scale, beta1, beta2, eps = real(v.real(a[7])), v.real(a[8]), v.real(a[9]), real(v.real(a[10]))
+        scale, eps = real(from_bits(a[7])), real(from_bits(a[10]))
+        beta1, beta2 = from_bits(a[8]), from_bits(a[9])
         keep1, take1, keep2, take2 = real(beta1), real(1 - beta1), real(beta2), real(1 - beta2)
         for p in range(count):
             start, stop = max(edges[2 * p], index * _PIECE), min(edges[2 * p + 1], (index + 1) * _PIECE)
@@ -133,13 +134,14 @@ def _rmsprop_task(itemsize, momentum):
 
     @task
     def update(index, thread, params):
-        a = v.integers(params)
-        count, edges, rows = a[0], v.integers(a[1]), v.pointer(a[2], 8)
+        a = integers(params)
+        count, edges, rows = a[0], integers(a[1]), pointer(a[2], 8)
         data, grad, square, velocity = (
-            v.pointer(a[3], itemsize), v.pointer(a[4], itemsize), v.pointer(a[5], itemsize),
-            v.pointer(a[6], itemsize),
+            pointer(a[3], itemsize), pointer(a[4], itemsize), pointer(a[5], itemsize),
+            pointer(a[6], itemsize),
         )  # fmt: skip
-        scale, alpha, eps, slow = real(v.real(a[7])), v.real(a[8]), real(v.real(a[9])), real(v.real(a[10]))
+        scale, eps, slow = real(from_bits(a[7])), real(from_bits(a[9])), real(from_bits(a[10]))
+        alpha = from_bits(a[8])
         keep, take = real(alpha), real(1 - alpha)
         for p in range(count):
             start, stop = max(edges[2 * p], index * _PIECE), min(edges[2 * p + 1], (index + 1) * _PIECE)

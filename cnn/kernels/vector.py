@@ -16,7 +16,6 @@ Reference: LLVM Language Reference Manual, "Vector Operations".
 """
 
 import operator
-import struct
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -75,50 +74,6 @@ def _call(builder, name, arguments):
     signature = ir.FunctionType(kind, [kind] * len(arguments))
     function = cgutils.get_or_insert_function(builder.module, signature, f"{name}.{suffix}")
     return builder.call(function, arguments)
-
-
-# -- what a task receives: addresses and sizes as whole numbers --------------------------------------------
-
-_DTYPES = {1: types.uint8, 2: types.uint16, 4: types.float32, 8: types.float64}
-
-
-@intrinsic
-def integers(typingctx, address):
-    """The int64 numbers at an address, to be indexed."""
-    result = types.CPointer(types.int64)
-
-    def emit(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(result))
-
-    return result(types.int64), emit
-
-
-@intrinsic(prefer_literal=True)
-def pointer(typingctx, address, itemsize):
-    """The numbers at an address: uint8, uint16, float32, float64 for an item of 1, 2, 4, 8 bytes."""
-    if not isinstance(itemsize, types.IntegerLiteral):
-        return None
-    result = types.CPointer(_DTYPES[itemsize.literal_value])
-
-    def emit(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(result))
-
-    return result(types.int64, itemsize), emit
-
-
-@intrinsic
-def real(typingctx, bits):
-    """The float64 number that an int64 holds the bits of; see ``bits``."""
-
-    def emit(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.DoubleType())
-
-    return types.float64(types.int64), emit
-
-
-def bits(number):
-    """A float as an int64 for the table of a task."""
-    return struct.unpack("q", struct.pack("d", number))[0]
 
 
 # -- memory -----------------------------------------------------------------------------------------------
