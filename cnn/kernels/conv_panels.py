@@ -32,9 +32,7 @@ def _sum_task(size):
         taps, tap_table, left_channels, left_plane, left_row, left_pixel, left_image = (
             p[10], p[11], p[12], p[13], p[14], p[15], p[16]
         )  # fmt: skip
-        right_channels, right_plane, right_row, right_pixel, right_image = (
-            p[17], p[18], p[19], p[20], p[21]
-        )  # fmt: skip
+        right_channels, right_plane, right_row, right_pixel, right_image = p[17], p[18], p[19], p[20], p[21]
         copied_plane, panel_bytes, row_blocks, s_row, s_tap, s_bytes = (
             p[22], p[23], p[24], p[25], p[26], p[27]
         )  # fmt: skip
@@ -81,12 +79,8 @@ def _add_task(size):
     @task
     def add(index, thread, params):
         p = integers(params)
-        sums, parts, groups, left_channels, right_channels, taps = (
-            p[0], p[1], p[2], p[3], p[4], p[5]
-        )  # fmt: skip
-        s_row, s_tap, s_bytes, left_step, right_step, group_step = (
-            p[6], p[7], p[8], p[9], p[10], p[11]
-        )  # fmt: skip
+        sums, parts, groups, left_channels, right_channels, taps = p[0], p[1], p[2], p[3], p[4], p[5]
+        s_row, s_tap, s_bytes, left_step, right_step, group_step = p[6], p[7], p[8], p[9], p[10], p[11]
         group, channel = index // left_channels, index % left_channels
         weight = pointer(p[12] + (group * group_step + channel * left_step) * size, size)
         last = (right_channels - 1) // 16 * 16

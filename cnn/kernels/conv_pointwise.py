@@ -24,13 +24,9 @@ def _piece_task(size):
     @task
     def piece(index, thread, params):
         p = integers(params)
-        x, w, bias, out, scratch, scratch_bytes = (
-            p[0], p[1], p[2], p[3], p[4], p[5]
-        )  # fmt: skip
+        x, w, bias, out, scratch, scratch_bytes = p[0], p[1], p[2], p[3], p[4], p[5]
         pieces, groups, channels, out_channels = p[6], p[7], p[8], p[9]
-        in_plane, in_row, in_pixel, width, out_plane = (
-            p[10], p[11], p[12], p[13], p[14]
-        )  # fmt: skip
+        in_plane, in_row, in_pixel, width, out_plane = p[10], p[11], p[12], p[13], p[14]
         x_step, row_blocks, w_block, last = p[15], p[16], p[17], p[18]
         copy, multiply = p[19], p[20]
         s = integers(p[21] + index % pieces * 32)

@@ -45,13 +45,7 @@ def _pack_task():
         p = integers(params)
         weight, u, scratch, scratch_bytes = p[0], p[1], p[2], p[3]
         rows, out_channels, channels = p[4], p[5], p[6]
-        out_step, channel_step, turned, block_bytes, u_step = (
-            p[7],
-            p[8],
-            p[9],
-            p[10],
-            p[11],
-        )
+        out_step, channel_step, turned, block_bytes, u_step = p[7], p[8], p[9], p[10], p[11]
         source = pointer(weight + index * rows * out_step * 4, 4)
         inside = min(rows, out_channels - index * rows)
         nine = pointer(scratch + thread * scratch_bytes, 4)
@@ -117,16 +111,12 @@ def _forward_task():
     @task
     def forward(index, thread, params):
         p = integers(params)
-        x, u, bias, y, scratch, scratch_bytes = (
-            p[0], p[1], p[2], p[3], p[4], p[5]
-        )  # fmt: skip
+        x, u, bias, y, scratch, scratch_bytes = p[0], p[1], p[2], p[3], p[4], p[5]
         group, tiles = integers(p[6] + index * 48), p[7]
         channels, out_channels, chunk = p[8], p[9], p[10]
         height, width, above, left = p[11], p[12], p[13], p[14]
         out_height, out_width = p[15], p[16]
-        u_block, u_step, v_step, m_step, zeros = (
-            p[17], p[18], p[19], p[20], p[21]
-        )  # fmt: skip
+        u_block, u_step, v_step, m_step, zeros = p[17], p[18], p[19], p[20], p[21]
         lowest = pointer(params + 22 * 8, 4)[0]
         multiply, rows = p[23], p[24]
         first, count, down, across = group[0], group[1], group[2], group[3]

@@ -62,9 +62,7 @@ def _dot_task():
         p = integers(params)
         left, right = params, params + 9 * 8  # of each operand nine numbers, the last its transform
         sums, scratch, scratch_bytes = p[18], p[19], p[20]
-        groups, tiles, group_count, chunks, parts = (
-            p[21], p[22], p[23], p[24], p[25]
-        )  # fmt: skip
+        groups, tiles, group_count, chunks, parts = p[21], p[22], p[23], p[24], p[25]
         chunk_rows, g_step, v_step, row = p[26], p[27], p[28], p[29]
         s_row, s_step, rows = p[30], p[31], p[32]
         multiply, flip = p[33], p[34]
@@ -107,9 +105,7 @@ def _unpack_task():
     @task
     def unpack(index, thread, params):
         p = integers(params)
-        sums, nine, channels, chunk_rows, chunks, parts = (
-            p[0], p[1], p[2], p[3], p[4], p[5]
-        )  # fmt: skip
+        sums, nine, channels, chunk_rows, chunks, parts = p[0], p[1], p[2], p[3], p[4], p[5]
         s_row, s_step, left_step, right_step = p[6], p[7], p[8], p[9]
         nine += thread * 9 * s_row
         source = sums + index // chunk_rows * 36 * s_step + index % chunk_rows * s_row

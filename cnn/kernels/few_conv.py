@@ -89,10 +89,7 @@ def _convolve_task(size):
         pixels, at_once, channels, height, width = p[6], p[7], p[8], p[9], p[10]
         image_step, row_step, pixel_step = p[11], p[12], p[13]
         out_image, out_block, out_row, out_pixel = p[14], p[15], p[16], p[17]
-        na, wa, xa, nb, wb, xb, nc, wc, xc = (
-            p[18], p[19], p[20], p[21], p[22], p[23], p[24],
-            p[25], p[26],
-        )  # fmt: skip
+        na, wa, xa, nb, wb, xb, nc, wc, xc = p[18], p[19], p[20], p[21], p[22], p[23], p[24], p[25], p[26]
         block_bytes, relu = p[27], p[28]
         blocks = (channels + 15) // 16
         parts = (blocks + at_once - 1) // at_once

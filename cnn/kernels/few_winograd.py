@@ -46,9 +46,7 @@ def _input_task():
     def transform(index, thread, params):
         p = integers(params)
         x, v, zeros, image_bytes, blocks = p[0], p[1], p[2], p[3], p[4]
-        height, width, above, left, down, across = (
-            p[5], p[6], p[7], p[8], p[9], p[10]
-        )  # fmt: skip
+        height, width, above, left, down, across = p[5], p[6], p[7], p[8], p[9], p[10]
         v_step = p[11]
         for i in range(across):
             input_tile(

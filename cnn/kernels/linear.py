@@ -30,13 +30,7 @@ def _product_task():
     def product(index, thread, params):
         p = integers(params)
         x, weight, bias, out, tile = p[0], p[1], p[2], p[3], p[4]
-        rows, out_features, features, images, size = (
-            p[5],
-            p[6],
-            p[7],
-            p[8],
-            p[9],
-        )
+        rows, out_features, features, images, size = p[5], p[6], p[7], p[8], p[9]
         row_step, column_step = p[10], p[11]
         pixel = 16 * size
         # The last block is moved up to end with the last row; it repeats a few with the same result.
@@ -60,9 +54,7 @@ def _weight_task():
     def gradient(index, thread, params):
         p = integers(params)
         dy, x, dweight = p[0], p[1], p[2]
-        out_features, features, images, size, rows, columns = (
-            p[3], p[4], p[5], p[6], p[7], p[8]
-        )  # fmt: skip
+        out_features, features, images, size, rows, columns = p[3], p[4], p[5], p[6], p[7], p[8]
         pixel = 16 * size
         f = index * FEATURE_CHUNK
         stop = min(features, f + FEATURE_CHUNK)
