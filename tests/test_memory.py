@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import cnn
+from cnn.blocked import LANES
 from cnn.layers import BatchNorm2d, Conv2d, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, ReLU, Residual
 from cnn.memory import training_memory
 
@@ -74,3 +75,13 @@ def test_branches_count_once():
     network.build((2, 4, 4), rng=np.random.default_rng(0))
     # input, both convolutions' outputs, the ReLU in the body, the last one (kept for its sign), mean, logits
     assert training_memory(network, 16).activations == 16 * 4 * (32 * 4 + 32 + 2 + 3)
+
+
+def test_gradients_are_counted_once_for_a_shape_that_comes_once_and_twice_for_others():
+    def work(*widths):
+        network = cnn.Network([Linear(width) for width in widths])
+        network.build((3,))
+        return network.summary(LANES).memory.work / (4 * LANES)  # numbers an image
+
+    assert work(5, 7) == 3 + 5 + 7
+    assert work(5, 5, 7) == work(5, 5, 5, 5, 7) == 3 + 2 * 5 + 7

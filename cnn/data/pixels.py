@@ -63,7 +63,7 @@ def _shift(image, top, left, out):
     """out[y, x] = image[y + top, x + left], 0 outside; both of one size.
 
     Row after row, the moved image is the old one from number top * w + left on: one long copy, which takes a
-    quarter of the time of many short ones. What a row got from its neighbour is then set to 0.
+    third of the time of many short ones. What a row got from its neighbour is then set to 0.
     """
     h, w = image.shape
     top, left = min(max(top, -h), h), min(max(left, -w), w)
