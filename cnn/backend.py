@@ -69,6 +69,13 @@ def set_threads(count):
     numba.set_num_threads(count)
 
 
+def has_spare_core():
+    """Return whether a core is left that kernels do not use: work beside them costs them nothing there."""
+    import numba
+
+    return numba.get_num_threads() < numba.config.NUMBA_NUM_THREADS
+
+
 def compile_report():
     """Return how many kernels were taken from the cache and how many compiled: {"loaded": n, "compiled": m}.
 

@@ -238,7 +238,7 @@ def evaluate(network, batches, tta=None):
     def predict(x):
         return network.predict(x, batch_size=len(x))
 
-    for x, y in batches.epoch(0, prefetch=True):
+    for x, y in batches.epoch(0):
         logits.append(averaged_logits(predict, x, **views))
         labels.append(y)
     logits, labels = np.concatenate(logits), np.concatenate(labels)

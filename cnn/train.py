@@ -112,7 +112,7 @@ class Trainer:
         p, steps = self.progress, self._steps_of_epoch()
         status_at = time.monotonic()
         images.set_description_str(f"epoch {p.epoch + 1}/{self.epochs}")
-        with closing(self.batches.epoch(p.epoch, start_step=p.step, prefetch=True)) as batches:
+        with closing(self.batches.epoch(p.epoch, start_step=p.step)) as batches:
             begin = time.perf_counter()
             for x, labels in islice(batches, max(0, steps - p.step)):
                 loss = self._step(x, labels)
@@ -154,7 +154,7 @@ class Trainer:
         p.seen += len(labels)
         p.loss_sum += loss * len(labels)
         answers = labels if labels.ndim == 1 else labels.argmax(axis=1)  # of two mixed ones the heavier
-        p.correct += int((logits.argmax(axis=1) == answers).sum())
+        p.correct += int(np.count_nonzero(logits.argmax(axis=1) == answers))
         return loss
 
     def _record_gradients(self):
@@ -215,7 +215,7 @@ class Trainer:
         when_compiling(lambda: self.run.log("cold start: compiling kernels, once on this machine ..."))
         state = {name: array.copy() for name, array in self.network.state().items()}
         optimizer = {name: array.copy() for name, array in self.optimizer.state().items()}
-        x, labels = next(self.batches.epoch(0))
+        x, labels = next(self.batches.epoch(0, prefetch=False))
         self.loss.forward(np.asarray(self.network.forward(x, training=True)), labels)
         self.network.backward(self.loss.backward(), input_gradient=False)
         self.optimizer.step()

@@ -92,7 +92,7 @@ class Torch:
         torch.manual_seed(config.seed)
         self.trainer, self.answer, self.clock = Trainer(config), answer, getattr(time, job["clock"])
         t = self.trainer
-        x, targets = next(t.batches.epoch(0))
+        x, targets = next(t.batches.epoch(0, prefetch=False))
         rest = t.batches.images_per_epoch % t.batches.batch_size or len(x)
         self.sizes = [(x, targets), (x[:rest], targets[:rest])]  # what an epoch shows: compiled beforehand
         compile, channels_last = job["compile"], job["channels_last"]
@@ -141,15 +141,15 @@ class Torch:
 
     def start(self):
         """Return the function that takes one step."""
-        batches, rate = forever(self.trainer), self.trainer.schedule(0)
+        batches, rate = forever(self.trainer, prefetch=True), self.trainer.schedule(0)
         return lambda: self.twin.step(*next(batches), rate)
 
 
-def forever(trainer):
-    """Yield the full batches of one epoch after another, prepared in the background."""
+def forever(trainer, prefetch=None):
+    """Yield the full batches of one epoch after another."""
     epoch = 0
     while True:
-        for x, targets in trainer.batches.epoch(epoch, prefetch=True):
+        for x, targets in trainer.batches.epoch(epoch, prefetch=prefetch):
             if len(x) == trainer.batches.batch_size:
                 yield x, targets
         epoch += 1

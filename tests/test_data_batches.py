@@ -77,9 +77,17 @@ def test_drop_last_leaves_out_the_partial_batch_only(data):
     assert len(make(data, batch_size=53, drop_last=True)) == 1
 
 
+@pytest.fixture
+def by_itself(monkeypatch):
+    """Every batch is a group of its own."""
+    monkeypatch.setattr("cnn.data.batches.GROUP_BYTES", 1)
+
+
 @pytest.mark.parametrize("prefetch", [False, True])
+@pytest.mark.parametrize("group", [1, 2, 4, 6, 100])  # batches of 10 images of 168 bytes
 @pytest.mark.parametrize("start", range(7))
-def test_an_epoch_resumed_at_any_step_goes_on_with_the_same_bits(data, start, prefetch):
+def test_an_epoch_resumed_at_any_step_goes_on_with_the_same_bits(data, start, group, prefetch, monkeypatch):
+    monkeypatch.setattr("cnn.data.batches.GROUP_BYTES", group * 1680)
     whole = epoch_bits(make(data), 4)
     assert len(whole) == 6
     assert epoch_bits(make(data), 4, start_step=start, prefetch=prefetch) == whole[start:]
@@ -104,7 +112,9 @@ def test_batches_depend_on_seed_and_epoch_and_nothing_else(data):
     assert epoch_bits(make(data, seed=5), 0) == first
 
 
-def test_augmentation_differs_between_steps_epochs_and_seeds(data):
+@pytest.mark.parametrize("group", [1, 3, 100])
+def test_augmentation_differs_between_steps_epochs_and_seeds(data, group, monkeypatch):
+    monkeypatch.setattr("cnn.data.batches.GROUP_BYTES", group * 1680)
     same = np.repeat(data[0][:1], 40, axis=0), np.zeros(40, int)
     batches = make(same, augment=(RandomTranslate(3),), shuffle=False)
     other = make(same, augment=(RandomTranslate(3),), shuffle=False, seed=6)
@@ -117,6 +127,69 @@ def test_the_source_is_never_written_to(data):
     x, _ = next(make(data, augment=(RandomHorizontalFlip(1), Cutout(5))).epoch(0))
     x[...] = 0
     np.testing.assert_array_equal(data[0], before)
+
+
+@pytest.mark.parametrize("batch_size", [1, 10, 52, 60])
+@pytest.mark.parametrize("group", [1, 3])
+def test_groups_change_neither_which_images_come_nor_their_labels(data, batch_size, group, monkeypatch):
+    monkeypatch.setattr("cnn.data.batches.GROUP_BYTES", group * batch_size * 168)
+    plain = Batches(*data, batch_size, 0.0, 1 / 255, shuffle=True)
+    moved = Batches(*data, batch_size, 0.0, 1 / 255, shuffle=True, augment=(RandomHorizontalFlip(1),))
+    for (x, labels), (y, same), start in zip(
+        plain.epoch(1), moved.epoch(1), range(0, 53, batch_size), strict=True
+    ):
+        np.testing.assert_array_equal(y, x[..., ::-1])
+        np.testing.assert_array_equal(same, labels)
+        order = plain._order(1)[start : start + batch_size]
+        np.testing.assert_array_equal(x, data[0][order])
+        np.testing.assert_array_equal(labels, data[1][order])
+
+
+def test_an_augmentation_sees_a_group_of_small_batches_and_a_large_batch_alone(data, monkeypatch):
+    monkeypatch.setattr("cnn.data.batches.GROUP_BYTES", 3 * 1680)
+    for batch_size, expected in ((10, [30, 23]), (40, [40, 13])):
+        counter = _Counter()
+        list(make(data, batch_size, augment=(counter,)).epoch(0))
+        assert counter.sizes == expected
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two cores")
+def test_the_thread_takes_one_core_and_the_caller_all_of_his(data):
+    seen = []
+
+    class Look(Augmentation):
+        def apply(self, images, rng, indices, epoch):
+            seen.append((threading.current_thread().name, numba.get_num_threads()))
+            return images
+
+    batches = make(data, augment=(Look(),))
+    list(batches.epoch(0, prefetch=True)), list(batches.epoch(0, prefetch=False))
+    assert seen == [("cnn-batches", 1), (threading.current_thread().name, numba.config.NUMBA_NUM_THREADS)]
+
+
+def test_an_augmentation_may_return_any_view(data):
+    class Turn(Augmentation):
+        def apply(self, images, rng, indices, epoch):
+            return images[..., ::-1]
+
+    turned = make(data, augment=(Turn(), RandomHorizontalFlip(1), Turn()))
+    assert epoch_bits(turned, 0) == epoch_bits(make(data, augment=(Turn(),)), 0)
+
+
+@pytest.mark.parametrize("kernel", ["normalize", "window", "flip", "blacken"])
+def test_kernels_refuse_what_they_would_misread(kernel):
+    images, zero = np.zeros((2, 3, 4, 5), np.uint8), np.zeros(2, np.int64)
+    table, out = np.zeros((3, 256), np.float32), np.zeros((2, 3, 4, 5), np.float32)
+    call = {
+        "normalize": lambda images: pixels.normalize(images, zero, table, out),
+        "window": lambda images: pixels.window(images, zero, zero, zero, True, np.empty_like(images)),
+        "flip": lambda images: pixels.flip(images, zero == 0),
+        "blacken": lambda images: pixels.blacken(images, zero, zero, 3),
+    }[kernel]
+    call(images)
+    for bad in (images[..., ::-1], images[:, :, ::2], images.astype(np.int16), np.asfortranarray(images)):
+        with pytest.raises(ValueError, match="expected a C-contiguous array of uint8, found"):
+            call(bad)
 
 
 def test_a_batch_belongs_to_its_consumer(data):
@@ -166,16 +239,17 @@ class _Counter(Augmentation):
     """Counts the batches that were prepared, and fails at one of them."""
 
     def __init__(self, fails_at=None):
-        self.prepared, self.fails_at = 0, fails_at
+        self.prepared, self.fails_at, self.sizes = 0, fails_at, []
 
     def apply(self, images, rng, indices, epoch):
         self.prepared += 1
+        self.sizes.append(len(indices))
         if self.prepared == self.fails_at:
             raise FloatingPointError("the third batch")
         return images
 
 
-def test_the_thread_stays_at_most_two_batches_ahead(data):
+def test_the_thread_stays_at_most_two_batches_ahead(data, by_itself):
     counter = _Counter()
     batches = make(data, batch_size=1, augment=(counter,)).epoch(0, prefetch=True)
     next(batches)
@@ -188,7 +262,7 @@ def test_the_thread_stays_at_most_two_batches_ahead(data):
     assert counter.prepared <= 5
 
 
-def test_an_error_in_the_thread_reaches_the_consumer_at_its_place(data):
+def test_an_error_in_the_thread_reaches_the_consumer_at_its_place(data, by_itself):
     batches = make(data, augment=(_Counter(fails_at=3),)).epoch(0, prefetch=True)
     next(batches), next(batches)
     with pytest.raises(FloatingPointError, match="the third batch"):
@@ -212,7 +286,7 @@ def test_preparing_batches_lets_other_threads_run(kernel):
     images, target = np.zeros((2, n, 1, 48, 48), np.uint8)
     call = {
         "normalize": lambda: pixels.normalize(
-            images.reshape(n, 1, -1), zero, np.zeros((1, 256), np.float32), np.empty((n, 1, 2304), np.float32)
+            images, zero, np.zeros((1, 256), np.float32), np.empty((n, 1, 48, 48), np.float32)
         ),
         "window": lambda: pixels.window(images, zero, zero, zero, True, target),
         "flip": lambda: pixels.flip(images, zero == 0),

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import threading
 import weakref
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 import cnn
 from cnn import replay
+from cnn.data.pixels import normalize
+from cnn.kernels.jit import Recording
 from cnn.layers import (
     GELU,
     AvgPool2d,
@@ -166,3 +169,18 @@ def test_a_network_that_predicted_and_trained_dies_with_its_last_name():
         assert body() is None, "a cycle keeps the activations until the garbage collector comes"
     finally:
         gc.enable()
+
+
+def test_what_another_thread_launches_is_not_recorded():
+    images, rows = np.full((3, 1, 2, 2), 9, np.uint8), np.arange(3)
+    table = np.arange(256, dtype=np.float32)[None]
+    mine, other = np.zeros((2, *images.shape), np.float32)
+    with Recording() as recording:
+        thread = threading.Thread(target=normalize, args=(images, rows, table, other))
+        thread.start()
+        thread.join()
+        normalize(images, rows, table, mine)
+    mine[...], other[...] = 0, 0
+    recording.run()
+    assert (mine == 9).all()
+    assert (other == 0).all()

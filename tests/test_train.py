@@ -3,14 +3,18 @@
 import csv
 import json
 import os
+import threading
 import time
 
+import numba
 import numpy as np
 import pytest
 import tiny
 
 from cnn import checkpoint, experiment, run_folder
+from cnn.backend import get_threads, set_threads
 from cnn.config import load_config
+from cnn.data import Batches
 from cnn.errors import NumericError
 from cnn.train import Trainer
 
@@ -253,3 +257,27 @@ def test_a_failed_start_leaves_no_folder(workplace, here, capsys):
     code, _, _ = tiny.run(capsys, "train", workplace / "tiny.toml", "--set", "model.layers[6].out_features=4")
     assert code == 2
     assert os.listdir(here) == []
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two cores")
+def test_batches_come_from_a_thread_where_a_core_is_left_for_it(workplace, here, monkeypatch):
+    names, augmented = [], Batches._augmented
+
+    def look(*arguments):
+        names.append(threading.current_thread().name)
+        return augmented(*arguments)
+
+    training, before = trainer(workplace, here, "train.epochs=1"), get_threads()
+    monkeypatch.setattr(Batches, "_augmented", look)
+    states = []
+    try:
+        for threads in (1, numba.config.NUMBA_NUM_THREADS):
+            set_threads(threads)
+            names.clear()
+            training = Trainer(training.config, training.run)
+            training.fit()
+            states.append((training.network.data.tobytes(), "cnn-batches" in names))
+    finally:
+        set_threads(before)
+    assert [thread for _, thread in states] == [True, False]
+    assert states[0][0] == states[1][0]

@@ -1,12 +1,16 @@
 """Random rotation, translation, scaling and shear in one resampling step."""
 
+import functools
 import math
 
 import numpy as np
-from numba import njit
+from numba import carray
 
 from cnn.data.augmentation import Augmentation, Mode, check_mode
+from cnn.data.pixels import place
 from cnn.errors import ConfigError
+from cnn.kernels.jit import jit, launch, table, task
+from cnn.kernels.params import integers, pointer
 
 
 class RandomAffine(Augmentation):
@@ -92,16 +96,25 @@ def inverse_matrices(angles, shifts, scales, shears, size):
     return matrices
 
 
-@njit(nogil=True, cache=True)
 def resample(images, matrices, reflect, out):
     """Write bilinear samples: out[n, c, i, j] is image n at (u, v) = M[n] (j, i, 1), rounded to nearest.
 
     Outside of the image pixels are 0, or with ``reflect`` mirrored at the border pixel, again and again.
-    Single-threaded, because it runs beside the training kernels.
+    ``images`` and ``out`` (n, C, H, W) uint8, ``matrices`` (n, 2, 3) float64.
     """
-    channels, h, w = images.shape[1:]
-    for n in range(len(images)):
-        m = matrices[n]
+    arrays = place(images, np.uint8), place(matrices, np.float64), place(out, np.uint8)
+    launch(_resample_task(), len(images), table([*arrays, *images.shape[1:], reflect]))
+
+
+@functools.cache
+def _resample_task():
+    @task
+    def resample_image(n, thread, params):
+        p = integers(params)
+        channels, h, w, reflect = p[3], p[4], p[5], p[6]
+        image = carray(pointer(p[0] + n * channels * h * w, 1), (channels, h, w))
+        m = carray(pointer(p[1] + n * 48, 8), (2, 3))
+        out = carray(pointer(p[2] + n * channels * h * w, 1), (channels, h, w))
         for i in range(h):
             for j in range(w):
                 u = m[0, 0] * j + m[0, 1] * i + m[0, 2]
@@ -112,10 +125,10 @@ def resample(images, matrices, reflect, out):
                 c, d = fv * (1 - fu), fv * fu
                 if 0 <= left < w - 1 and 0 <= top < h - 1:
                     for k in range(channels):
-                        x = images[n, k]
+                        x = image[k]
                         value = a * x[top, left] + b * x[top, left + 1]
                         value += c * x[top + 1, left] + d * x[top + 1, left + 1]
-                        out[n, k, i, j] = np.uint8(value + 0.5)
+                        out[k, i, j] = np.uint8(value + 0.5)
                     continue
                 right, bottom = left + 1, top + 1
                 if reflect:
@@ -129,12 +142,14 @@ def resample(images, matrices, reflect, out):
                     left, right = min(max(left, 0), w - 1), min(max(right, 0), w - 1)
                     top, bottom = min(max(top, 0), h - 1), min(max(bottom, 0), h - 1)
                 for k in range(channels):
-                    x = images[n, k]
+                    x = image[k]
                     value = a * x[top, left] + b * x[top, right] + c * x[bottom, left] + d * x[bottom, right]
-                    out[n, k, i, j] = np.uint8(value + 0.5)
+                    out[k, i, j] = np.uint8(value + 0.5)
+
+    return resample_image
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _mirrored(index, size):
     """Fold an index into 0..size-1, mirrored at the first and the last pixel."""
     if size == 1:

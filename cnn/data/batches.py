@@ -5,11 +5,16 @@ import threading
 
 import numpy as np
 
+from cnn.backend import has_spare_core, set_threads
 from cnn.data import augment as augmentations
 from cnn.data import pixels
 from cnn.data.mixup import mix
 from cnn.data.streams import seeded_generator
 from cnn.errors import ConfigError, DataError
+
+# Random numbers and windows cost Python hardly more for 640 images of MNIST than for 64, and between two
+# training steps, which leave nothing of it in the caches, that Python takes four times as long as alone.
+GROUP_BYTES = 1 << 19
 
 
 class Batches:
@@ -17,8 +22,9 @@ class Batches:
 
         x[i, c] = (augmented(images[order[i]])[c] / 255 - mean[c]) / std[c]
 
-    The order is a permutation drawn from (seed, epoch), the augmentation is drawn from
-    (seed, epoch, step). Nothing else enters, so an epoch resumed at any step goes on with the same bits.
+    The order is a permutation drawn from (seed, epoch). Small batches are augmented several at a time, in
+    groups of about GROUP_BYTES of pixels; the augmentation is drawn from (seed, epoch, group). Nothing else
+    enters, so an epoch resumed at any step goes on with the same bits.
     Every image comes once an epoch; the last batch is smaller where the batch size does not divide.
 
     Parameters
@@ -79,6 +85,7 @@ class Batches:
         self.augment, self.seed, self.shuffle = tuple(augment), seed, shuffle
         self.mixup, self._classes = _mixup(mixup, classes, self._labels), classes
         self.image_shape = augmentations.output_shape(self.augment, images.shape[1:])
+        self._group = max(1, GROUP_BYTES // (self.batch_size * self._images[0].size))  # in batches
         seeded_generator(seed, "order", 0)  # a bad seed fails here, not in the first epoch
 
     def __len__(self):
@@ -91,12 +98,16 @@ class Batches:
         """How many images an epoch shows: all, unless drop_last leaves some out."""
         return min(len(self) * self.batch_size, len(self._images))
 
-    def epoch(self, epoch, start_step=0, prefetch=False):
+    def epoch(self, epoch, start_step=0, prefetch=None):
         """Return an iterator over (x, labels) of one epoch, from batch ``start_step`` on.
 
         x is (n, *image_shape) of the dtype asked for, labels (n,) int64, or rows (n, classes) with mixup;
-        both are new arrays, the consumer's to keep. With ``prefetch`` one background thread stays up to two
-        batches ahead; the bits are the same. The thread ends with the iterator, however that ends.
+        both are new arrays, the consumer's to keep. Pixels take all threads that the caller has.
+
+        With ``prefetch`` one background thread prepares up to two batches ahead, alone; the bits are the
+        same. The thread ends with the iterator, however that ends. None chooses it where a core is left for
+        it. Where kernels have all cores it would take more time than it saves: each kernel would wait for
+        the part whose core the thread has just now, so all cores prepare the next batches between two steps.
 
         Raises ConfigError unless 0 <= epoch and 0 <= start_step <= len(self).
         """
@@ -107,34 +118,41 @@ class Batches:
                 f"start_step: expected 0 to {len(self)} (the batches of an epoch), found {start_step}"
             )
         batches = self._prepare(epoch, start_step)
-        return _ahead(batches, depth=2) if prefetch else batches
+        ahead = has_spare_core() if prefetch is None else prefetch
+        return _ahead(batches, depth=2) if ahead else batches
 
     def _prepare(self, epoch, start_step):
-        order = self._order(epoch)
+        order, group = self._order(epoch), None
         for step in range(start_step, len(self)):
-            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
-            x, labels = self._batch(indices, epoch, step), self._labels[indices]
+            number, place = divmod(step, self._group)
+            if group is None or place == 0:
+                indices = order[self._range(number * self._group, self._group)]
+                group = self._augmented(indices, epoch, number), self._labels[indices]
+            x, labels = (part[self._range(place)] for part in group)
             if self.mixup:
                 rng = seeded_generator(self.seed, "mixup", epoch, step)
                 x, labels = mix(x, labels, self._classes, self.mixup, rng)
             yield x, labels
+
+    def _range(self, number, batches=1):
+        return slice(number * self.batch_size, (number + batches) * self.batch_size)
 
     def _order(self, epoch):
         if not self.shuffle:
             return np.arange(len(self._images))
         return seeded_generator(self.seed, "order", epoch).permutation(len(self._images))
 
-    def _batch(self, indices, epoch, step):
+    def _augmented(self, indices, epoch, group):
+        """Return the images of a group of batches, augmented and normalised."""
         images, rows = self._images, indices
         if self.augment:
             first, *others = self.augment
-            rng = seeded_generator(self.seed, "augment", epoch, step)
+            rng = seeded_generator(self.seed, "augment", epoch, group)
             images, rows = first.gather(images, indices, rng, epoch), np.arange(len(indices))
             for augmentation in others:
-                images = augmentation.apply(images, rng, indices, epoch)
-        x = np.empty((len(indices), *self.image_shape), self._table.dtype)
-        flat = images.reshape(*images.shape[:2], -1)
-        pixels.normalize(flat, rows, self._table, x.reshape(*x.shape[:2], -1))
+                images = augmentation.apply(np.ascontiguousarray(images), rng, indices, epoch)
+        x = np.empty((len(rows), *self.image_shape), self._table.dtype)
+        pixels.normalize(np.ascontiguousarray(images), rows, self._table, x)
         return x
 
 
@@ -172,6 +190,7 @@ def _ahead(iterator, depth):
     stopped = threading.Event()
 
     def produce():
+        set_threads(1)  # of this thread's kernels: the other cores belong to the training
         try:
             for item in iterator:
                 items.put((item, None))

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import importlib
 import os
+import threading
 import warnings
 from contextlib import contextmanager
 
@@ -114,31 +115,37 @@ def _spread(function, count, address):
 
 
 @jit
-def _launch(function, count, params):
-    if count == 1:
-        call(function, (0, 0, params.ctypes.data))
+def _run(function, count, address, threads):
+    if count == 1 or threads == 1:
+        for index in range(count):
+            call(function, (index, 0, address))
     else:
-        _spread(function, count, params.ctypes.data)
+        _spread(function, count, address)
 
 
 @jit
-def _launch_all(launches):
+def _launch(function, count, params, threads):
+    _run(function, count, params.ctypes.data, threads)
+
+
+@jit
+def _launch_all(launches, threads):
     for k in range(launches.shape[0]):
-        function, count, address = launches[k, 0], launches[k, 1], launches[k, 2]
-        if count == 1:
-            call(function, (0, 0, address))
-        else:
-            _spread(function, count, address)
+        _run(launches[k, 0], launches[k, 1], launches[k, 2], threads)
 
 
 def launch(function, count, params):
-    """Run the compiled task for index 0 ... count-1, spread over the threads."""
-    if _recording is not None:
-        _recording.add(function, count, params)
+    """Run the compiled task for index 0 ... count-1, spread over the threads.
+
+    A thread that was given one only (``backend.set_threads``, which counts for the thread that calls it) runs
+    them itself, and leaves the others alone.
+    """
+    if _running.recording is not None:
+        _running.recording.add(function, count, params)
     if numba.config.DISABLE_JIT:
         _launch_plainly(function, count, params.ctypes.data)
     else:
-        _launch(function.address, count, params)
+        _launch(function.address, count, params, numba.get_num_threads())
 
 
 def _launch_plainly(function, count, address):
@@ -146,7 +153,11 @@ def _launch_plainly(function, count, address):
         function.ctypes(index, 0, address)
 
 
-_recording = None
+class _Running(threading.local):
+    recording = None  # of this thread: what others launch meanwhile is not part of it
+
+
+_running = _Running()
 
 
 class Recording:
@@ -164,13 +175,11 @@ class Recording:
         self._launches, self._kept, self._rows = [], [], None
 
     def __enter__(self):
-        global _recording
-        _recording = self
+        _running.recording = self
         return self
 
     def __exit__(self, *error):
-        global _recording
-        _recording = None
+        _running.recording = None
 
     def add(self, function, count, params):
         """Write a launch down."""
@@ -193,13 +202,13 @@ class Recording:
         if self._rows is None:
             rows = [(task.address, count, params.ctypes.data) for task, count, params in self._launches]
             self._rows = table(rows)
-        _launch_all(self._rows)
+        _launch_all(self._rows, numba.get_num_threads())
 
 
 def keep(thing):
     """Keep a plan or an array alive as long as the recording that runs now, if one does."""
-    if _recording is not None:
-        _recording.keep(thing)
+    if _running.recording is not None:
+        _running.recording.keep(thing)
 
 
 def plans(make):
