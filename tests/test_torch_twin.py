@@ -1,6 +1,7 @@
-"""The whole of cnn against the whole of PyTorch: each bundled config, three steps, logits and weights."""
+"""The whole of cnn against the whole of PyTorch: each bundled config, three steps; one recipe to its end."""
 
 import sys
+from itertools import islice
 from pathlib import Path
 
 import helpers
@@ -14,6 +15,7 @@ from cnn.config import load_config
 from cnn.layers import SoftmaxCrossEntropy, from_config, layer_types
 from cnn.network import Network
 from cnn.optimizers import SGD
+from cnn.train import Trainer
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).resolve().parent.parent
@@ -202,3 +204,42 @@ def test_compiling_rehearses_without_a_trace():
     twin.rehearse(batches(network.input_shape, 10, np.float32))
     assert all(torch.equal(before[name], tensor) for name, tensor in twin.module.state_dict().items())
     assert not twin.optimizer.theirs.state_dict()["state"]
+
+
+def test_a_whole_training_is_pytorchs_to_the_last_view(monkeypatch):
+    """Airbench's recipe in miniature: freezing, weight average, alternating flips, schedule, test views."""
+    build, batches = Network.build, experiment.Batches
+    monkeypatch.setattr(Network, "build", lambda self, *a, **k: build(self, *a, **k | {"dtype": np.float64}))
+    monkeypatch.setattr(experiment, "Batches", lambda *a, **k: batches(*a, **k | {"dtype": np.float64}))
+    config = load_config(ROOT / "configs" / "cifar10_airbench.toml", [
+        "data.dataset=sample", "data.batch_size=64", "data.validation=0.9", "train.epochs=4.4",
+    ])  # fmt: skip
+    for layer in config.model.layers:
+        if "out_channels" in layer:
+            layer["out_channels"] = max(8, layer["out_channels"] // 8)
+    torch.set_num_threads(1)
+    trainer, same = Trainer(config), Trainer(config)
+    twin, step, steps = Twin(same.network, same.loss, same.optimizer, same.average), 0, len(trainer.batches)
+    frozen, rng = [], np.random.default_rng(0)
+    with use_backend("numba"):
+        for epoch in range(trainer.epochs):
+            for x, labels in islice(trainer.batches.epoch(epoch), trainer.total_steps - step):
+                x += 0.01 * rng.standard_normal(x.shape)  # equal pixels tie in pooling, and rounding decides
+                loss = trainer._step(x, labels)
+                same.groups.at(step / steps)
+                twin.optimizer.freeze()
+                theirs, _ = twin.step(x, labels, same.schedule(step))
+                frozen.append([not p.trainable for p in same.network.parameters()][:2])
+                step += 1
+                twin.average.step(step)
+                assert loss == pytest.approx(theirs, rel=1e-9)
+            trainer.progress.epoch, trainer.progress.step = epoch + 1, 0
+        test = experiment.evaluation_batches(config, trainer.images.dataset.test, 0.1, 0.3)
+        for tta in (None, config.tta):
+            (loss, accuracy, ours), (theirs, share, other) = (
+                experiment.evaluate(network, test, tta) for network in (trainer.network, twin)
+            )
+            assert (loss, accuracy) == (pytest.approx(theirs, rel=1e-9), share)
+            np.testing.assert_allclose(ours, other, rtol=0, atol=1e-9)
+    assert step == trainer.total_steps > 4 * steps
+    assert [frozen[0], frozen[3 * steps - 1], frozen[3 * steps]] == [[True, False]] * 2 + [[True, True]]
