@@ -127,7 +127,7 @@ def straight(workplace):
 def test_it_learns(straight):
     result, states = straight
     assert len(states) == STEPS
-    assert result["test_accuracy"] > 0.4
+    assert result["test_accuracy"] > 0.25  # chance has 0.1
 
 
 def changes(states, name):
