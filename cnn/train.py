@@ -30,6 +30,7 @@ from cnn.report import gradients
 from cnn.tta import check_reach
 
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
+_SHOW_SECONDS = 0.1  # between moves of the bar, which would take 3 % of each step of a small network
 _STATUS_SECONDS = 30  # without a terminal, a long epoch says this often that it lives
 _FREE_TO_CHANGE = (
     "train.epochs",
@@ -68,6 +69,7 @@ class Trainer:
         self.average = experiment.build_average(config, self.network, len(self.batches))
         self.total_steps = experiment.total_steps(config, len(self.batches))
         self.epochs = math.ceil(self.total_steps / len(self.batches))
+        self._gradients_every = gradients.interval(len(self.batches), self.epochs)
         self.progress = Progress()
 
     def describe(self):
@@ -89,7 +91,7 @@ class Trainer:
         """
         self.run.log(self.describe())
         self.run.write_metrics(self.progress.history)  # a resume drops the rows after its checkpoint
-        self._saved_at = self._drawn_at = time.monotonic()
+        self._saved_at = self._drawn_at = time.perf_counter()
         set_winograd(self.config.train.winograd)
         # the loop itself looks for NaN and Inf; NumPy's warnings would only repeat it
         with (
@@ -110,26 +112,33 @@ class Trainer:
 
     def _train_epoch(self, images, interruption):
         p, steps = self.progress, self._steps_of_epoch()
-        status_at = time.monotonic()
+        save_after = 60 * self.config.train.checkpoint_minutes
         images.set_description_str(f"epoch {p.epoch + 1}/{self.epochs}")
         with closing(self.batches.epoch(p.epoch, start_step=p.step)) as batches:
-            begin = time.perf_counter()
+            begin = shown_at = self._told_at = time.perf_counter()
             for x, labels in islice(batches, max(0, steps - p.step)):
                 loss = self._step(x, labels)
                 now = time.perf_counter()
                 p.epoch_seconds, begin = p.epoch_seconds + now - begin, now
-                images.set_postfix_str(p.running(loss, self.optimizer.lr), refresh=False)
-                images.update(len(labels))
+                if now - shown_at > _SHOW_SECONDS or p.step == steps:
+                    shown_at = now
+                    self._show(images, loss, now)
                 if interruption.signum:
                     self._stop(interruption.signum)
-                if time.monotonic() - self._saved_at > 60 * self.config.train.checkpoint_minutes:
+                if now - self._saved_at > save_after:
                     self._save_last()
-                if images.disable and time.monotonic() - status_at > _STATUS_SECONDS:
-                    status_at = time.monotonic()
-                    running = p.running(loss, self.optimizer.lr)
-                    self.run.log(f"epoch {p.epoch + 1}, step {p.step}/{steps}: {running}")
         if interruption.signum:
             self._stop(interruption.signum)
+
+    def _show(self, images, loss, now):
+        """Move the bar on; without a terminal, say now and then that a long epoch lives."""
+        p = self.progress
+        running = p.running(loss, self.optimizer.lr)
+        images.set_postfix_str(running, refresh=False)
+        images.update(p.epoch * self.batches.images_per_epoch + p.seen - images.n)
+        if images.disable and now - self._told_at > _STATUS_SECONDS:
+            self._told_at = now
+            self.run.log(f"epoch {p.epoch + 1}, step {p.step}/{self._steps_of_epoch()}: {running}")
 
     def _steps_of_epoch(self):
         """Return the steps of the running epoch: the last one may be cut short."""
@@ -159,7 +168,7 @@ class Trainer:
 
     def _record_gradients(self):
         p, steps = self.progress, len(self.batches)
-        if gradients.sampled(p.step, steps, self.epochs):
+        if p.step % self._gradients_every == 0:
             p.gradients.append([round(p.epoch + p.step / steps, 4), *gradients.layer_norms(self.network)])
 
     def _finish_epoch(self):
@@ -190,7 +199,7 @@ class Trainer:
         if p.epoch % self.config.train.checkpoint_every == 0 or p.epoch == self.epochs:
             self._save_last()
         self.run.write_metrics(p.history)
-        if time.monotonic() - self._drawn_at > _CURVES_SECONDS:
+        if time.perf_counter() - self._drawn_at > _CURVES_SECONDS:
             self._draw()
 
     def _validate(self):
@@ -327,7 +336,7 @@ class Trainer:
         tensors |= {f"average/{name}": array for name, array in self.average.state().items()}
         header = {**self._header(), "epoch": self.progress.epoch, "progress": asdict(self.progress)}
         checkpoint.save(self.run.last, tensors, header)
-        self._saved_at = time.monotonic()
+        self._saved_at = time.perf_counter()
 
     def _save_best(self, score):
         header = {**self._header(), "epoch": self.progress.epoch, "score": score}
@@ -371,7 +380,7 @@ class Trainer:
         if self.progress.history:
             best = self.progress.best if len(self.images.validation) else None
             plots.curves(self.run.curves, self.progress.history, self.config.name, best and best["epoch"])
-        self._drawn_at = time.monotonic()
+        self._drawn_at = time.perf_counter()
 
 
 def check_same_experiment(config, began):

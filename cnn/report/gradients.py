@@ -7,10 +7,10 @@ import numpy as np
 _MOST_ROWS = 200
 
 
-def sampled(step, steps_per_epoch, epochs):
-    """Whether the gradients of this step (from 0) of an epoch are recorded: at most 8 times an epoch."""
+def interval(steps_per_epoch, epochs):
+    """Return after how many steps gradients are recorded again: at most 8 times an epoch."""
     times = max(1, min(8, _MOST_ROWS // max(1, epochs)))
-    return step % max(1, math.ceil(steps_per_epoch / times)) == 0
+    return max(1, math.ceil(steps_per_epoch / times))
 
 
 def layer_names(network):
