@@ -37,7 +37,7 @@ class Pool(defaultdict):
 
 
 _pool = Pool()
-_pack = _unpack = None
+_pack = _pack_pixels = _unpack = None
 
 
 def aligned_zeros(shape, dtype):
@@ -116,6 +116,54 @@ class BlockedArray:
         return f"BlockedArray(shape={self.shape}, dtype={self.dtype})"
 
 
+class Pixels:
+    """A batch of uint8 images with the numbers that they stand for.
+
+        x[n, c, i, j] = table[c, images[n, c, i, j]]
+
+    A network takes it as it takes the array of these numbers, four times its size, which then need not be
+    written and read again. ``shape``, ``ndim`` and ``dtype`` are that array's, ``np.asarray`` makes it, and a
+    slice of the first axis is the Pixels of some of the images.
+
+    Parameters
+    ----------
+    images : (N, C, H, W) uint8
+    table : (C, 256) float32 or float64, C-contiguous
+    """
+
+    __slots__ = ("images", "table")
+
+    def __init__(self, images, table):
+        self.images, self.table = np.ascontiguousarray(images, np.uint8), table
+
+    @property
+    def shape(self):
+        """(N, C, H, W)."""
+        return self.images.shape
+
+    @property
+    def ndim(self):
+        """4."""
+        return self.images.ndim
+
+    @property
+    def dtype(self):
+        """float32 or float64."""
+        return self.table.dtype
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, part):
+        return Pixels(self.images[part], self.table)
+
+    def __array__(self, dtype=None, copy=None):
+        if copy is False:
+            raise ValueError("Pixels are not the numbers that they stand for; an array of these needs a copy")
+        plain = self.table[np.arange(self.shape[1])[:, None, None], self.images]
+        return plain if dtype is None else plain.astype(dtype, copy=False)
+
+
 def empty(shape, dtype):
     """A BlockedArray to be written: it holds whatever was there before."""
     blocks = -(-shape[0] // LANES)
@@ -134,14 +182,18 @@ def empty(shape, dtype):
 def as_blocked(x, dtype=None):
     """``x`` in the blocked layout; ``x`` itself where that holds already.
 
-    Takes a BlockedArray or a plain (N, C, H, W) or (N, F) array of any memory order; float64 stays, anything
-    else becomes float32 unless ``dtype`` says otherwise.
+    Takes a BlockedArray, Pixels or a plain (N, C, H, W) or (N, F) array of any memory order; float64 stays,
+    anything else becomes float32 unless ``dtype`` says otherwise.
     """
     if isinstance(x, BlockedArray):
         if dtype is None or x.dtype == dtype:
             return x
         result = empty(x.shape, dtype)
         result.buffer[...] = x.buffer
+        return result
+    if isinstance(x, Pixels) and _pack_pixels and dtype in (None, x.dtype):
+        result = empty(x.shape, x.dtype)
+        _pack_pixels(x, result.buffer, result.address)
         return result
     x = np.asarray(x)
     if x.ndim not in (2, 4):
@@ -160,10 +212,10 @@ def as_blocked(x, dtype=None):
     return result
 
 
-def transpose_with(pack, unpack):
+def transpose_with(pack, pack_pixels, unpack):
     """Let compiled functions do the copying between layouts; see ``cnn.kernels.layout``."""
-    global _pack, _unpack
-    _pack, _unpack = pack, unpack
+    global _pack, _pack_pixels, _unpack
+    _pack, _pack_pixels, _unpack = pack, pack_pixels, unpack
 
 
 def flat(x):

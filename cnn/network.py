@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn.backend import current_backend
+from cnn.blocked import Pixels
 from cnn.errors import CheckpointError, ConfigError, ShapeError, did_you_mean
 from cnn.layers import Layer, Sequential, flatten
 
@@ -59,7 +60,7 @@ class Network:
         return self.output_shape
 
     def forward(self, x, training=False):
-        """Return the output for a batch ``x`` of shape (N, *input_shape)."""
+        """Return the output for a batch ``x`` (N, *input_shape): an array, a BlockedArray or Pixels."""
         if not self.body.built:
             raise RuntimeError("Network: forward was called before build(input_shape)")
         if not hasattr(x, "shape"):
@@ -67,7 +68,7 @@ class Network:
         self._check(x)
         if current_backend() != "numba":
             self.body._forget()
-            return self.body.forward(x, training)
+            return self.body.forward(np.asarray(x) if isinstance(x, Pixels) else x, training)
         y = self._plan().forward(x, training)
         if y is None:
             self.body._forget()  # last step's activations make room for this step's

@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from cnn import blocked
+from cnn.blocked import Pixels
 from cnn.fused import ConvReLU, ConvReLUPool, LinearReLU
 from cnn.kernels.conv import get_winograd
 from cnn.kernels.jit import Recording
@@ -68,14 +69,17 @@ class Replay:
         self.current = None
         parameters = self._body.parameters()
         planned = self._fits and self._body.steps is self._steps
-        if not planned or type(x) is not np.ndarray or not parameters or len(x) < 1:
+        if not planned or type(x) not in (np.ndarray, Pixels) or not parameters or len(x) < 1:
             return None
         dtype = parameters[0].dtype
         blocks = -(-len(x) // blocked.LANES)
         if self._numbers * blocks * blocked.LANES * dtype.itemsize > LARGEST:
             return None
-        key = (x.shape, training, get_winograd())
-        x, found = np.ascontiguousarray(x, dtype), self._passes.get(key)
+        table = x.table if type(x) is Pixels and x.dtype == dtype else None
+        key = (x.shape, training, get_winograd(), id(table))  # a recorded pass keeps its table alive
+        if table is None:
+            x = np.ascontiguousarray(x, dtype)
+        found = self._passes.get(key)
         if found is None or found.places != [(p, p.buffer) for p in parameters]:
             self._passes.pop(key, None)
             if key not in self._seen:
@@ -117,13 +121,14 @@ class _Pass:
         self._body._forget()
         with blocked.using_pool(self._pool), Recording() as self._forward:
             y = np.asarray(self._body.forward(blocked.as_blocked(x), training))
+        self._table = getattr(x, "table", None)
         self._shape, self._dtype = y.shape, y.dtype
         self._caches = [(step, step._cache) for step in (self._body, *self._body.steps)]
         return y
 
     def forward(self, x):
         y = np.empty(self._shape, self._dtype)
-        self._forward.run(x, y)
+        self._forward.run(x if self._table is None else x.images, y)
         for step, cache in self._caches:
             step._cache = cache
         return y

@@ -114,7 +114,7 @@ class Trainer:
         p, steps = self.progress, self._steps_of_epoch()
         save_after = 60 * self.config.train.checkpoint_minutes
         images.set_description_str(f"epoch {p.epoch + 1}/{self.epochs}")
-        with closing(self.batches.epoch(p.epoch, start_step=p.step)) as batches:
+        with closing(self.batches.epoch(p.epoch, start_step=p.step, as_pixels=True)) as batches:
             begin = shown_at = self._told_at = time.perf_counter()
             for x, labels in islice(batches, max(0, steps - p.step)):
                 loss = self._step(x, labels)
@@ -224,11 +224,11 @@ class Trainer:
         when_compiling(lambda: self.run.log("cold start: compiling kernels, once on this machine ..."))
         state = {name: array.copy() for name, array in self.network.state().items()}
         optimizer = {name: array.copy() for name, array in self.optimizer.state().items()}
-        x, labels = next(self.batches.epoch(0, prefetch=False))
+        x, labels = next(self.batches.epoch(0, prefetch=False, as_pixels=True))
         self.loss.forward(np.asarray(self.network.forward(x, training=True)), labels)
         self.network.backward(self.loss.backward(), input_gradient=False)
         self.optimizer.step()
-        self.network.predict(x)
+        self.network.predict(np.asarray(x))
         self.network.zero_grad()
         self.network.load_state(state)
         self.optimizer.load_state(optimizer)

@@ -72,7 +72,7 @@ class Cnn:
         """Return the function that takes one step."""
         trainer = Trainer(self.config)
         set_winograd(self.config.train.winograd)
-        batches = forever(trainer)
+        batches = forever(trainer, as_pixels=True)
 
         def step():
             trainer._step(*next(batches))
@@ -145,11 +145,11 @@ class Torch:
         return lambda: self.twin.step(*next(batches), rate)
 
 
-def forever(trainer, prefetch=None):
-    """Yield the full batches of one epoch after another."""
+def forever(trainer, **how):
+    """Yield the full batches of one epoch after another; ``how`` they are made, as for `Batches.epoch`."""
     epoch = 0
     while True:
-        for x, targets in trainer.batches.epoch(epoch, prefetch=prefetch):
+        for x, targets in trainer.batches.epoch(epoch, **how):
             if len(x) == trainer.batches.batch_size:
                 yield x, targets
         epoch += 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnn import blocked
-from cnn.blocked import BlockedArray, as_blocked, empty, flat, unflat
+from cnn.blocked import BlockedArray, Pixels, as_blocked, empty, flat, unflat
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 3, 4, 7), (16, 2, 3, 3), (33, 4, 5, 2), (3, 7), (40, 1)])
@@ -46,6 +46,32 @@ def test_a_blocked_array_is_passed_through_or_changes_only_its_dtype():
     b = as_blocked(a, np.float32)
     assert b.dtype == np.float32
     np.testing.assert_array_equal(np.asarray(b), np.asarray(a).astype(np.float32))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 3, 4, 7), (16, 2, 3, 3), (33, 4, 5, 2)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pixels_stand_for_the_numbers_of_their_table(shape, dtype, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(blocked, "_pack_pixels", None)
+    rng = np.random.default_rng(0)
+    images, table = rng.integers(0, 256, shape, dtype=np.uint8), rng.random((shape[1], 256)).astype(dtype)
+    expected = np.stack([table[c][images[:, c]] for c in range(shape[1])], axis=1)
+    x = Pixels(images, table)
+    assert (x.shape, x.ndim, x.dtype, len(x)) == (shape, 4, dtype, shape[0])
+    np.testing.assert_array_equal(np.asarray(x), expected)
+    np.testing.assert_array_equal(np.asarray(x[2:4]), expected[2:4])
+    for _ in range(2):
+        a = as_blocked(x)
+        assert (a.shape, a.dtype) == (shape, dtype)
+        np.testing.assert_array_equal(np.asarray(a), expected)
+        assert a.buffer.sum(dtype=float) == pytest.approx(expected.sum(dtype=float))  # the other lanes are 0
+        a.buffer[...] = 5
+        del a
+    other = np.float64 if dtype == np.float32 else np.float32
+    np.testing.assert_array_equal(np.asarray(as_blocked(x, other)), expected.astype(other))
+    with pytest.raises(ValueError, match="Pixels are not the numbers"):
+        np.array(x, copy=False)
 
 
 def test_buffers_start_at_a_cache_line():

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import pytest
 
+from cnn.blocked import Pixels
 from cnn.data import Batches, Split, normalization, pixels, split_validation
 from cnn.data.augment import (
     AlternatingFlip,
@@ -165,6 +166,22 @@ def test_the_thread_takes_one_core_and_the_caller_all_of_his(data):
     batches = make(data, augment=(Look(),))
     list(batches.epoch(0, prefetch=True)), list(batches.epoch(0, prefetch=False))
     assert seen == [("cnn-batches", 1), (threading.current_thread().name, numba.config.NUMBA_NUM_THREADS)]
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+@pytest.mark.parametrize("augment", [(), AUGMENT], ids=["plain", "augmented"])
+def test_pixels_stand_for_the_numbers_of_the_batch(data, augment, prefetch):
+    batches = make(data, augment=augment)
+    pairs = zip(batches.epoch(2, 1), batches.epoch(2, 1, prefetch, as_pixels=True), strict=True)
+    for (x, labels), (y, same) in pairs:
+        assert type(y) is Pixels
+        assert (y.shape, y.dtype) == (x.shape, x.dtype)
+        np.testing.assert_array_equal(np.asarray(y), x)
+        np.testing.assert_array_equal(same, labels)
+    mixed = make(data, augment=augment, mixup=0.5, classes=10)
+    (x, _), (y, _) = next(mixed.epoch(0)), next(mixed.epoch(0, as_pixels=True))
+    assert type(y) is np.ndarray
+    np.testing.assert_array_equal(y, x)
 
 
 def test_an_augmentation_may_return_any_view(data):

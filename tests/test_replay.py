@@ -10,6 +10,8 @@ import pytest
 
 import cnn
 from cnn import replay
+from cnn.backend import use_backend
+from cnn.blocked import Pixels
 from cnn.data.pixels import normalize
 from cnn.kernels.jit import Recording
 from cnn.layers import (
@@ -184,3 +186,24 @@ def test_what_another_thread_launches_is_not_recorded():
     recording.run()
     assert (mine == 9).all()
     assert (other == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_pixels_train_as_their_numbers_do(name, dtype):
+    rng = np.random.default_rng(0)
+    tables = [rng.standard_normal((2, 256)).astype(dtype) for _ in range(2)]
+    networks, loss = [_network(name), _network(name)], SoftmaxCrossEntropy()
+    for step in range(8):  # the first as layers, then recorded, then replayed, for either table
+        x = Pixels(rng.integers(0, 256, (20, 2, 12, 13), dtype=np.uint8), tables[step % 2])
+        labels, seen = rng.integers(0, 5, 20), []
+        for network, shown in zip(networks, (x, np.asarray(x)), strict=True):
+            logits = network.forward(shown, training=True)
+            loss.forward(logits, labels)
+            network.zero_grad()
+            network.backward(loss.backward(), input_gradient=False)
+            seen.append((np.asarray(logits), network.grad.copy()))
+        np.testing.assert_array_equal(seen[0][0], seen[1][0])
+        np.testing.assert_array_equal(seen[0][1], seen[1][1])
+    with use_backend("reference"):
+        np.testing.assert_array_equal(networks[0].forward(x), networks[1].forward(np.asarray(x)))

@@ -261,14 +261,14 @@ def test_a_failed_start_leaves_no_folder(workplace, here, capsys):
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two cores")
 def test_batches_come_from_a_thread_where_a_core_is_left_for_it(workplace, here, monkeypatch):
-    names, augmented = [], Batches._augmented
+    names, images_of = [], Batches._images_of
 
     def look(*arguments):
         names.append(threading.current_thread().name)
-        return augmented(*arguments)
+        return images_of(*arguments)
 
     training, before = trainer(workplace, here, "train.epochs=1"), get_threads()
-    monkeypatch.setattr(Batches, "_augmented", look)
+    monkeypatch.setattr(Batches, "_images_of", look)
     states = []
     try:
         for threads in (1, numba.config.NUMBA_NUM_THREADS):

@@ -6,15 +6,16 @@ import threading
 import numpy as np
 
 from cnn.backend import has_spare_core, set_threads
+from cnn.blocked import Pixels
 from cnn.data import augment as augmentations
 from cnn.data import pixels
 from cnn.data.mixup import mix
 from cnn.data.streams import seeded_generator
 from cnn.errors import ConfigError, DataError
 
-# Random numbers and windows cost Python hardly more for 640 images of MNIST than for 64, and between two
-# training steps, which leave nothing of it in the caches, that Python takes four times as long as alone.
-GROUP_BYTES = 1 << 19
+# Random numbers and windows cost Python hardly more for 1,280 images of MNIST than for 64, and between two
+# training steps, which leave nothing of it in the caches, that Python takes four times as long as by itself.
+GROUP_BYTES = 1 << 20
 
 
 class Batches:
@@ -98,11 +99,13 @@ class Batches:
         """How many images an epoch shows: all, unless drop_last leaves some out."""
         return min(len(self) * self.batch_size, len(self._images))
 
-    def epoch(self, epoch, start_step=0, prefetch=None):
+    def epoch(self, epoch, start_step=0, prefetch=None, as_pixels=False):
         """Return an iterator over (x, labels) of one epoch, from batch ``start_step`` on.
 
         x is (n, *image_shape) of the dtype asked for, labels (n,) int64, or rows (n, classes) with mixup;
-        both are new arrays, the consumer's to keep. Pixels take all threads that the caller has.
+        both are new arrays, the consumer's to keep. With ``as_pixels`` x is a `Pixels` of the same numbers,
+        which a network takes in faster; mixup, which has to compute with them, gives arrays all the same.
+        What is done to pixels takes all threads that the caller has.
 
         With ``prefetch`` one background thread prepares up to two batches ahead, alone; the bits are the
         same. The thread ends with the iterator, however that ends. None chooses it where a core is left for
@@ -117,17 +120,17 @@ class Batches:
             raise ConfigError(
                 f"start_step: expected 0 to {len(self)} (the batches of an epoch), found {start_step}"
             )
-        batches = self._prepare(epoch, start_step)
+        batches = self._prepare(epoch, start_step, as_pixels and not self.mixup)
         ahead = has_spare_core() if prefetch is None else prefetch
         return _ahead(batches, depth=2) if ahead else batches
 
-    def _prepare(self, epoch, start_step):
+    def _prepare(self, epoch, start_step, as_pixels):
         order, group = self._order(epoch), None
         for step in range(start_step, len(self)):
             number, place = divmod(step, self._group)
             if group is None or place == 0:
                 indices = order[self._range(number * self._group, self._group)]
-                group = self._augmented(indices, epoch, number), self._labels[indices]
+                group = self._images_of(indices, epoch, number, as_pixels), self._labels[indices]
             x, labels = (part[self._range(place)] for part in group)
             if self.mixup:
                 rng = seeded_generator(self.seed, "mixup", epoch, step)
@@ -142,8 +145,8 @@ class Batches:
             return np.arange(len(self._images))
         return seeded_generator(self.seed, "order", epoch).permutation(len(self._images))
 
-    def _augmented(self, indices, epoch, group):
-        """Return the images of a group of batches, augmented and normalised."""
+    def _images_of(self, indices, epoch, group, as_pixels):
+        """Return the images of a group of batches, augmented: Pixels or their numbers."""
         images, rows = self._images, indices
         if self.augment:
             first, *others = self.augment
@@ -151,6 +154,8 @@ class Batches:
             images, rows = first.gather(images, indices, rng, epoch), np.arange(len(indices))
             for augmentation in others:
                 images = augmentation.apply(np.ascontiguousarray(images), rng, indices, epoch)
+        if as_pixels:
+            return Pixels(images if self.augment else images[rows], self._table)
         x = np.empty((len(rows), *self.image_shape), self._table.dtype)
         pixels.normalize(np.ascontiguousarray(images), rows, self._table, x)
         return x

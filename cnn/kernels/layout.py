@@ -37,6 +37,30 @@ def _pack_task(itemsize):
 
 
 @functools.cache
+def _pack_pixels_task(itemsize):
+    @task
+    def pack_pixels(index, thread, params):
+        a = integers(params)
+        x, y, images, channels, pixels = pointer(a[0], 1), pointer(a[1], itemsize), a[2], a[3], a[4]
+        block, c = index // channels, index % channels
+        table = pointer(a[5] + c * 256 * itemsize, itemsize)
+        first, step = (block * 16 * channels + c) * pixels, channels * pixels
+        if images - block * 16 >= 16:
+            for p in range(pixels):
+                for lane in range(16):
+                    y[(index * pixels + p) * 16 + lane] = table[x[first + lane * step + p]]
+        else:
+            lanes = images - block * 16
+            for p in range(pixels):
+                for lane in range(lanes):
+                    y[(index * pixels + p) * 16 + lane] = table[x[first + lane * step + p]]
+                for lane in range(lanes, 16):
+                    y[(index * pixels + p) * 16 + lane] = 0.0
+
+    return pack_pixels
+
+
+@functools.cache
 def _unpack_task(itemsize):
     @task
     def unpack(index, thread, params):
@@ -64,6 +88,14 @@ def pack(plain, buffer, address):
     launch(_pack_task(buffer.dtype.itemsize), blocks * channels, values)
 
 
+def pack_pixels(x, buffer, address):
+    """Copy what Pixels stand for into a buffer of their table's dtype; tail lanes become 0."""
+    blocks, channels, height, width, _ = buffer.shape
+    source, numbers = x.images.ctypes.data, x.table.ctypes.data
+    values = table([source, address, len(x), channels, height * width, numbers])
+    launch(_pack_pixels_task(buffer.dtype.itemsize), blocks * channels, values)
+
+
 def unpack(buffer, address, plain):
     """Copy the images of a buffer into a C-contiguous plain array of the same dtype."""
     blocks, channels, height, width, _ = buffer.shape
@@ -71,4 +103,4 @@ def unpack(buffer, address, plain):
     launch(_unpack_task(buffer.dtype.itemsize), blocks * channels, values)
 
 
-blocked.transpose_with(pack, unpack)
+blocked.transpose_with(pack, pack_pixels, unpack)
