@@ -128,13 +128,20 @@ class Pixels:
     Parameters
     ----------
     images : (N, C, H, W) uint8
-    table : (C, 256) float32 or float64, C-contiguous
+    table : (C, 256) float32 or float64
+
+    Raises ValueError for other shapes and dtypes: kernels read by them.
     """
 
     __slots__ = ("images", "table")
 
     def __init__(self, images, table):
-        self.images, self.table = np.ascontiguousarray(images, np.uint8), table
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise ValueError(f"expected uint8 images (N, C, H, W), found {images.dtype} {images.shape}")
+        if table.dtype not in _FLOATS or table.shape != (images.shape[1], 256):
+            found = f"{table.dtype} {table.shape}"
+            raise ValueError(f"expected a table of floats ({images.shape[1]}, 256), found {found}")
+        self.images, self.table = np.ascontiguousarray(images), np.ascontiguousarray(table)
 
     @property
     def shape(self):

@@ -74,6 +74,17 @@ def test_pixels_stand_for_the_numbers_of_their_table(shape, dtype, compiled, mon
         np.array(x, copy=False)
 
 
+@pytest.mark.parametrize(("images", "table", "message"), [
+    (np.zeros((2, 3, 4, 4)), np.zeros((3, 256)), "expected uint8 images .*found float64"),
+    (np.zeros((2, 4, 4), np.uint8), np.zeros((4, 256)), "expected uint8 images"),
+    (np.zeros((2, 3, 4, 4), np.uint8), np.zeros((1, 256)), r"expected a table .*\(3, 256\), found float64 \(1, "),
+    (np.zeros((2, 3, 4, 4), np.uint8), np.zeros((3, 256), int), "found int64"),
+])  # fmt: skip
+def test_pixels_refuse_what_kernels_would_misread(images, table, message):
+    with pytest.raises(ValueError, match=message):
+        Pixels(images, table)
+
+
 def test_buffers_start_at_a_cache_line():
     for shape in [(1, 1, 1, 1), (17, 3, 5, 7), (2, 9)]:
         assert empty(shape, np.float32).buffer.ctypes.data % 64 == 0

@@ -184,6 +184,20 @@ def test_pixels_stand_for_the_numbers_of_the_batch(data, augment, prefetch):
     np.testing.assert_array_equal(y, x)
 
 
+@pytest.mark.parametrize("as_pixels", [False, True])
+@pytest.mark.parametrize(("change", "found"), [
+    (lambda images: images / 255, r"found float64 \(53, 3, 8, 7\) after Odd\(\)"),
+    (lambda images: images[..., 1:], r"expected uint8 images \(53, 3, 8, 7\).*found uint8 \(53, 3, 8, 6\)"),
+])  # fmt: skip
+def test_an_augmentation_that_does_not_say_what_it_returns_is_refused(data, change, found, as_pixels):
+    class Odd(Augmentation):
+        def apply(self, images, rng, indices, epoch):
+            return change(images)
+
+    with pytest.raises(DataError, match=found):
+        next(make(data, augment=(Odd(),)).epoch(0, as_pixels=as_pixels))
+
+
 def test_an_augmentation_may_return_any_view(data):
     class Turn(Augmentation):
         def apply(self, images, rng, indices, epoch):

@@ -154,11 +154,19 @@ class Batches:
             images, rows = first.gather(images, indices, rng, epoch), np.arange(len(indices))
             for augmentation in others:
                 images = augmentation.apply(np.ascontiguousarray(images), rng, indices, epoch)
+            self._check(images, (len(indices), *self.image_shape))
         if as_pixels:
             return Pixels(images if self.augment else images[rows], self._table)
         x = np.empty((len(rows), *self.image_shape), self._table.dtype)
         pixels.normalize(np.ascontiguousarray(images), rows, self._table, x)
         return x
+
+    def _check(self, images, shape):
+        if images.dtype != np.uint8 or images.shape != shape:
+            raise DataError(
+                f"augment: expected uint8 images {shape}, as output_shape of the augmentations says, "
+                f"found {images.dtype} {images.shape} after {', '.join(map(repr, self.augment))}"
+            )
 
 
 def _mixup(alpha, classes, labels):
