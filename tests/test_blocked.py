@@ -5,6 +5,7 @@ import pytest
 
 from cnn import blocked
 from cnn.blocked import BlockedArray, Pixels, as_blocked, empty, flat, unflat
+from cnn.kernels import layout
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 3, 4, 7), (16, 2, 3, 3), (33, 4, 5, 2), (3, 7), (40, 1)])
@@ -52,8 +53,7 @@ def test_a_blocked_array_is_passed_through_or_changes_only_its_dtype():
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 3, 4, 7), (16, 2, 3, 3), (33, 4, 5, 2)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_pixels_stand_for_the_numbers_of_their_table(shape, dtype, compiled, monkeypatch):
-    if not compiled:
-        monkeypatch.setattr(blocked, "_pack_pixels", None)
+    monkeypatch.setattr(blocked, "_pack_pixels", layout.pack_pixels if compiled else None)
     rng = np.random.default_rng(0)
     images, table = rng.integers(0, 256, shape, dtype=np.uint8), rng.random((shape[1], 256)).astype(dtype)
     expected = np.stack([table[c][images[:, c]] for c in range(shape[1])], axis=1)
