@@ -1,4 +1,4 @@
-"""Batches of normalised images in a seeded order, augmented, prepared ahead by one background thread."""
+"""Batches in a seeded order, augmented and normalised; ahead in a thread where a core is left for it."""
 
 import queue
 import threading
