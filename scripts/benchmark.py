@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmark_cases import CONVOLUTIONS, NETWORKS, STEPS, convolution_name
+from benchmark_cases import CONVOLUTIONS, LOOP_STEPS, NETWORKS, STEPS, convolution_name
 
 HERE = Path(__file__).parent
 # of the norm: where the sign of a ReLU input is a rounding error, two float32 networks part a little
@@ -168,6 +168,33 @@ def inference(options):
     return "Inference", ["network", "batch", *HEADER, "cnn, images/s"], rows
 
 
+def loop(options):
+    """The steps of ``cnn train`` against bare ones, in one process, in turns."""
+    title = (
+        f"The training loop: {LOOP_STEPS} steps of LeNet-5 on MNIST, batch 64, data and augmentation included"
+    )
+    header = ["bare steps, ms", "training, ms", "rate of the bare steps"]
+    if not (options.root / "MNIST").is_dir():
+        print(f"  left out: no MNIST in {options.root}; `cnn data MNIST` fetches it, --root names its folder")
+        return title, header, []
+    worker = Worker("cnn", options)
+    made = worker.ask(make="loop", variant="cnn", root=str(options.root), weights=weights_file(options))
+    if "error" in made:
+        raise SystemExit(f"benchmark: cnn failed on the training loop: {made['error']}")
+    times = [t for _ in range(options.rounds) for t in worker.ask(time=4 * options.seconds)["times"]]
+    worker.close()
+    bare, whole = times[0::2], times[1::2]
+    shares = [b / w for b, w in zip(bare, whole, strict=False)]
+    yield {"bare": bare, "training": whole, "share": statistics.median(shares)}
+    milliseconds = (
+        f"{statistics.median(t) * 1e3:.0f} ({min(t) * 1e3:.0f}–{max(t) * 1e3:.0f})" for t in (bare, whole)
+    )
+    low, high = (f"{q:.2f}" for q in statistics.quantiles(shares, n=4)[::2])
+    row = [*milliseconds, f"{statistics.median(shares):.3f} (middle half {low}–{high})"]
+    progress(row)
+    return title, header, [row]
+
+
 def memory(options):
     rows = []
     for name, batch in STEPS:
@@ -279,7 +306,7 @@ def draw(curves, path):
     figure.savefig(path, dpi=150)
 
 
-SECTIONS = {f.__name__: f for f in (kernels, steps, inference, memory, startup, growth)}
+SECTIONS = {f.__name__: f for f in (kernels, steps, inference, loop, memory, startup, growth)}
 
 
 def progress(row):
@@ -336,6 +363,9 @@ def parse(arguments=None):
     parser.add_argument("--rounds", type=int, help="turns of each side (default 7, with --quick 3)")
     parser.add_argument("--seconds", type=float, help="length of a turn (default 1, with --quick 0.3)")
     parser.add_argument("--eager", action="store_true", help="leave torch.compile out")
+    parser.add_argument(
+        "--root", type=Path, default=Path("data"), help="folder of MNIST, for the training loop"
+    )
     parser.add_argument("--out", type=Path, default=Path(), help="folder of benchmark.md and benchmark.json")
     options = parser.parse_args(arguments)
     for section in options.sections:

@@ -6,13 +6,15 @@ numbers. A request {"make": what, ...} prepares a job and answers with a fingerp
 ``time``).
 """
 
+import itertools
 import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
-from benchmark_cases import NETWORKS, WIDER
+from benchmark_cases import LOOP_STEPS, NETWORKS, WIDER
 
 
 def fingerprint(array):
@@ -69,6 +71,31 @@ class Cnn:
         network.zero_grad()
         macs = [row.macs for row in network.summary().rows if row.leaf and row.macs]
         return run, marks | {"work": [6 * sum(macs) - 2 * macs[0]]}  # nobody asks for the images' gradient
+
+    def loop(self, root, weights, variant):
+        """LOOP_STEPS steps of LeNet-5: in turns bare ones on one batch, and the last ones of an epoch."""
+        from cnn.config import load_config
+        from cnn.interruption import Interruption
+        from cnn.progress import bar
+        from cnn.train import Trainer
+
+        bare, _ = self.step("LeNet-5", 64, weights, variant)
+        config = Path(__file__).parents[1] / "configs" / "mnist_lenet.toml"
+        trainer, turns = Trainer(load_config(config, [f"data.root={root}"])), itertools.count()
+        trainer._saved_at = float("inf")  # no checkpoint is due
+        shown, interruption = bar(len(trainer.images.train), 0), Interruption()
+
+        def turn():
+            if next(turns) % 2 == 0:
+                for _ in range(LOOP_STEPS):
+                    bare()
+            else:
+                trainer.progress.step = len(trainer.batches) - LOOP_STEPS
+                trainer._train_epoch(shown, interruption)
+
+        for _ in range(4):
+            turn()
+        return turn, {}
 
     def peak(self, variant):
         """Two GFLOP of the register tile on one and the same cache line: nothing has to be fetched."""
