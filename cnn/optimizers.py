@@ -20,6 +20,8 @@ ICML 2013.
 Kingma, Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980.
 Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
 Tieleman, Hinton, "Lecture 6.5: RMSprop", Coursera 2012.
+Jordan et al., "Muon: An optimizer for hidden layers in neural networks",
+kellerjordan.github.io/posts/muon, 2024.
 """
 
 import math
@@ -183,6 +185,74 @@ class SGD(Optimizer):
         )
 
 
+class Muon(SGD):
+    """Momentum whose filters take steps of equal length in all directions; SGD for everything else.
+
+    The gradient of a convolution's filters, written as a matrix (K, C/groups * kh * kw), has a few large
+    singular values and many small ones: plain steps go where the gradient is large and hardly anywhere else.
+    Muon gives all directions the same weight. For weights of four axes, with m = velocity or, Nesterov's,
+    g + momentum * velocity:
+
+        data *= 1 - lr * weight_decay                      or, normalize:  data *= sqrt(K) / |data|
+        data -= lr * sqrt(max(1, rows / columns)) * U V^T          for the matrix m = U diag(s) V^T
+
+    U V^T is approximated by ``ns_steps`` turns of a polynomial (``cnn.reference.orthogonalize``), as
+    ``torch.optim.Muon`` does. All other parameters are updated as SGD does, decay included; they usually want
+    another rate: ``groups = [{ match = "Conv2d.weight", lr_scale = 0.1 }]``.
+
+    ``normalize`` is for filters before a normalisation, which makes their length meaningless.
+    """
+
+    def __init__(
+        self,
+        parameters,
+        lr,
+        momentum=0.95,
+        nesterov=True,
+        weight_decay=0.0,
+        decay_all=False,
+        clip_norm=None,
+        ns_steps=5,
+        normalize=False,
+    ):
+        if isinstance(ns_steps, bool) or not isinstance(ns_steps, (int, np.integer)) or ns_steps < 1:
+            raise ConfigError(f"ns_steps: expected an integer >= 1, found {ns_steps!r}")
+        super().__init__(parameters, lr, momentum, nesterov, weight_decay, decay_all, clip_norm)
+        self.ns_steps, self.normalize = int(ns_steps), bool(normalize)
+        self._direction = np.zeros_like(self._flat.data)
+
+    def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
+        trained = [p for p in self.parameters if p.trainable]
+        filters = np.array([p.data.ndim == 4 for p in trained])
+        if not filters.all():
+            others = edges[~filters], rates[~filters], decay[~filters], counts[~filters]
+            super()._update(data, grad, *others, grad_scale)
+        if filters.any():
+            matrices = [p for p, chosen in zip(trained, filters, strict=True) if chosen]
+            self._update_filters(
+                matrices, data, grad, edges[filters], rates[filters], decay[filters], grad_scale
+            )
+
+    def _update_filters(self, filters, data, grad, edges, rates, decay, grad_scale):
+        ops, direction = operations(), self._direction
+        none, velocity = np.zeros(len(edges)), self._buffers.get("velocity", self._unused)
+        for start, stop in edges:
+            direction[start:stop] = 0
+        # what SGD would subtract from zeros at a rate of -1 is the direction itself
+        momentum = self.momentum, self.nesterov
+        ops.sgd_update(direction, grad, velocity, edges, none - 1, none, *momentum, False, grad_scale)
+        stretch = none + 1
+        for i, (p, (start, stop)) in enumerate(zip(filters, edges, strict=True)):
+            matrix = direction[start:stop].reshape(len(p.data), -1)
+            direction[start:stop] = ops.orthogonalize(matrix, self.ns_steps).ravel()
+            stretch[i] = math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
+            if self.normalize and rates[i]:
+                norm = math.sqrt(ops.squared_norm(data, edges[i : i + 1]))
+                data[start:stop] *= math.sqrt(len(p.data)) / float(np.maximum(norm, 1e-12))
+        decay = none if self.normalize else decay / stretch  # the rate below has the stretch in it
+        ops.sgd_update(data, direction, self._unused, edges, rates * stretch, decay, 0.0, False, True, 1.0)
+
+
 class Adam(Optimizer):
     """Steps of the gradient's running mean over the root of its running square, both bias-corrected.
 
@@ -267,11 +337,11 @@ class RMSprop(Optimizer):
         )
 
 
-OPTIMIZERS = {kind.__name__: kind for kind in (SGD, Adam, AdamW, RMSprop)}
+OPTIMIZERS = {kind.__name__: kind for kind in (SGD, Muon, Adam, AdamW, RMSprop)}
 
 
 def make_optimizer(type, parameters, **options):
-    """Return the optimizer called ``type`` ("SGD", "Adam", "AdamW", "RMSprop") with its ``options``."""
+    """Return the optimizer called ``type``, one of ``OPTIMIZERS``, with its ``options``."""
     if type not in OPTIMIZERS:
         hint = did_you_mean(type, OPTIMIZERS)
         raise ConfigError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}; found {type!r}.{hint}")

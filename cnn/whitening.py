@@ -25,21 +25,19 @@ from cnn.errors import ConfigError, ShapeError
 from cnn.initializers import check_whitening
 from cnn.layers import Concat, Conv2d, Residual, Sequential
 
-EPS = 5e-4
 _AT_ONCE = 128  # images whose patches are in memory together
 
 
-def whiten(conv, images, eps=EPS):
+def whiten(conv, images):
     """Set the weight of a built Conv2d from the patches of ``images``; its bias stays.
 
     Parameters
     ----------
     conv : Conv2d
-        With out_channels = 2 * C * kh * kw and groups = 1. Its stride and padding play no part.
+        With out_channels = 2 * C * kh * kw and groups = 1. Its ``whitening_eps`` is eps; its stride and
+        padding play no part.
     images : (N, C, H, W) float
         As the layer will see them: normalised.
-    eps : float
-        Added to the eigenvalues, in units of the images squared: what is rarer than that stays small.
 
     Raises ShapeError when the layer or the images do not fit.
     """
@@ -50,7 +48,7 @@ def whiten(conv, images, eps=EPS):
         raise ShapeError(f"whiten: expected images of shape (N, {shape[1]}, H, W), found {images.shape}")
     values, vectors = np.linalg.eigh(_second_moments(images, shape[2:], conv.dilation))
     filters = np.array([_signed(v) for v in vectors.T[::-1]])
-    filters /= np.sqrt(values[::-1] + eps)[:, None]
+    filters /= np.sqrt(values[::-1] + conv.whitening_eps)[:, None]
     conv.weight.data = np.concatenate([filters, -filters]).reshape(shape)
 
 

@@ -164,6 +164,49 @@ def make_loss(loss):
     return function
 
 
+class Muon(torch.optim.Optimizer):
+    """Muon for weights of four axes, Nesterov's or plain momentum for the rest, as in airbench94_muon.
+
+    ``torch.optim.Muon`` takes matrices alone and computes in bfloat16.
+    """
+
+    def __init__(
+        self, groups, lr, momentum=0.95, nesterov=True, weight_decay=0.0, ns_steps=5, normalize=False
+    ):
+        options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        super().__init__(groups, options | {"ns_steps": ns_steps, "normalize": normalize})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._step(p, group)
+
+    def _step(self, p, group):
+        lr, momentum, decay, filters = group["lr"], group["momentum"], group["weight_decay"], p.ndim == 4
+        g = p.grad if filters else p.grad + decay * p
+        velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
+        velocity.mul_(momentum).add_(g)
+        step = g + momentum * velocity if group["nesterov"] else velocity
+        if filters:
+            rows, columns = len(p), p[0].numel()
+            p.mul_(rows**0.5 / p.norm() if group["normalize"] else 1 - lr * decay)
+            step = orthogonal(step.reshape(rows, columns), group["ns_steps"]).reshape(p.shape)
+            lr = lr * max(1.0, rows / columns) ** 0.5
+        p.sub_(lr * step)
+
+
+def orthogonal(matrix, steps):
+    """Newton and Schulz's iteration with Jordan's coefficients, on the wide side."""
+    x = matrix / matrix.norm()
+    x = x.T if len(x) > len(x.T) else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x if x.shape == matrix.shape else x.T
+
+
 class TwinOptimizer:
     """PyTorch's optimizer of the same kind and options, one group for each parameter.
 
@@ -177,12 +220,14 @@ class TwinOptimizer:
             "Adam": ("betas", "eps"),
             "AdamW": ("betas", "eps"),
             "RMSprop": ("alpha", "eps", "momentum"),
+            "Muon": ("momentum", "nesterov", "ns_steps", "normalize"),
         }
         kind = type(optimizer).__name__
         options = {name: getattr(optimizer, name) for name in names[kind]}
         self.decoupled = kind == "SGD" and optimizer.decoupled
         groups = [{"params": [p]} for p in self.parameters]
-        self.theirs = getattr(torch.optim, kind)(groups, lr=optimizer.lr, **options)
+        made = Muon if kind == "Muon" else getattr(torch.optim, kind)
+        self.theirs = made(groups, lr=optimizer.lr, **options)
 
     def step(self, lr):
         """Clip, and take a step with the learning rate ``lr`` of the schedule."""

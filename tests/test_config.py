@@ -111,9 +111,9 @@ def test_later_overrides_win():
         (["optimizer.nesterov=true"], "optimizer: nesterov = true needs a momentum above 0"),
         (
             ["optimizer.type=sgd"],
-            'optimizer.type: found "sgd", expected one of "SGD", "Adam", "AdamW", "RMSprop"',
+            'optimizer.type: found "sgd", expected one of "SGD", "Muon", "Adam", "AdamW", "RMSprop"',
         ),
-        (["optimizer={lr=1}"], 'optimizer.type: missing, expected one of "SGD", "Adam"'),
+        (["optimizer={lr=1}"], 'optimizer.type: missing, expected one of "SGD", "Muon", "Adam"'),
         (["schedule.type=cosin"], 'Did you mean "cosine"?'),
         (["schedule={type='step'}"], "schedule: expected either milestones or step_size"),
         (

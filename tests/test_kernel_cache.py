@@ -31,7 +31,7 @@ for layers in shapes.values():
     network.build((3, 24, 24))
     x, labels = np.zeros((32, 3, 24, 24), np.float32), np.arange(32) % 10
     loss = SoftmaxCrossEntropy()
-    for kind in ("SGD", "Adam", "RMSprop"):
+    for kind in ("SGD", "Muon", "Adam", "RMSprop"):
         optimizer = make_optimizer(kind, network.parameters(), lr=0.1, clip_norm=1.0)
         loss.forward(network.forward(x, training=True), labels)
         network.backward(loss.backward(), input_gradient=False)

@@ -1,5 +1,8 @@
 """Optimizers against PyTorch's, over many steps, and the promises that PyTorch does not make."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,9 +10,10 @@ import cnn.backend
 from cnn.backend import use_backend
 from cnn.errors import CheckpointError, ConfigError
 from cnn.layers.parameter import Parameter, flatten
-from cnn.optimizers import SGD, Adam, AdamW, RMSprop, make_optimizer
+from cnn.optimizers import SGD, Adam, AdamW, Muon, RMSprop, make_optimizer
 
-SHAPES = [(6, 3, 5, 5), (6,), (120, 70), (120,), (10, 120), (10,)]  # 10,186 elements: more than one piece
+# 10,506 elements: more than one piece; filters as a wide matrix and as a tall one
+SHAPES = [(6, 3, 5, 5), (6,), (120, 70), (120,), (10, 120), (10,), (40, 2, 2, 2)]
 BACKENDS = ("reference", "numba")
 
 CASES = {
@@ -25,7 +29,13 @@ CASES = {
     "rmsprop": (RMSprop, "RMSprop", {}),
     "rmsprop_options": (RMSprop, "RMSprop", {"alpha": 0.9, "eps": 1e-4, "weight_decay": 0.02}),
     "rmsprop_momentum": (RMSprop, "RMSprop", {"momentum": 0.8, "weight_decay": 0.02}),
-}
+    "muon": (Muon, "Muon", {}),
+    "muon_options": (
+        Muon, "Muon", {"momentum": 0.6, "nesterov": False, "weight_decay": 0.3, "ns_steps": 3},
+    ),
+    "muon_normalize": (Muon, "Muon", {"momentum": 0.8, "weight_decay": 0.3, "normalize": True}),
+}  # fmt: skip
+KINDS = (SGD, Muon, Adam, AdamW, RMSprop)
 
 
 def make_parameters(dtype=np.float64, seed=0):
@@ -40,6 +50,15 @@ def gradients(parameters, step):
     return [rng.standard_normal(p.shape) for p in parameters]
 
 
+def pytorch_optimizer(torch, name):
+    if name != "Muon":
+        return getattr(torch.optim, name)
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+    import torch_twin  # torch.optim.Muon has only matrices, and those in bfloat16
+
+    return torch_twin.Muon
+
+
 def follow_both(kind, name, options, dtype, steps=25, clip_norm=None, decay_all=False):
     """Run our optimizer and PyTorch's side by side; return both lists of final parameters."""
     torch = pytest.importorskip("torch")
@@ -52,7 +71,7 @@ def follow_both(kind, name, options, dtype, steps=25, clip_norm=None, decay_all=
     ]
     options = {"lr": 0.01, **options}
     mine = kind(ours, **options, clip_norm=clip_norm, decay_all=decay_all)
-    other = getattr(torch.optim, name)(groups, **options)
+    other = pytorch_optimizer(torch, name)(groups, **options)
     for step in range(steps):
         lr = 0.01 * (1 + step % 5)  # a schedule changes the rate between steps
         mine.lr = lr
@@ -93,7 +112,7 @@ def test_clipped_steps_are_those_of_clip_grad_norm(case, clip_norm, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, RMSprop])
+@pytest.mark.parametrize("kind", KINDS)
 def test_weight_decay_leaves_biases_and_norms_alone_unless_asked(kind, backend):
     moved = {}
     for decay_all in (False, True):
@@ -107,7 +126,7 @@ def test_weight_decay_leaves_biases_and_norms_alone_unless_asked(kind, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, RMSprop])
+@pytest.mark.parametrize("kind", KINDS)
 def test_lr_scale_multiplies_one_parameters_rate_and_zero_freezes_it(kind, backend):
     parameters, doubled = make_parameters(), make_parameters()
     doubled[2].lr_scale, doubled[0].lr_scale = 2.0, 0.0
@@ -196,6 +215,58 @@ def test_decoupled_decay_shrinks_the_weights_beside_pytorchs_plain_step(options,
         np.testing.assert_allclose(p.data, t.detach().numpy(), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_filters_take_the_steps_of_pytorchs_muon_as_far_as_bfloat16_goes(backend):
+    torch = pytest.importorskip("torch")
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("torch.optim.Muon came with PyTorch 2.9")
+    ours = make_parameters()
+    filters = [p for p in ours if p.data.ndim == 4]
+    theirs = [torch.tensor(p.data.reshape(len(p.data), -1).copy(), requires_grad=True) for p in filters]
+    start = [p.data.copy() for p in filters]
+    options = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.2}
+    other = torch.optim.Muon(theirs, **options, adjust_lr_fn="original")
+    with use_backend(backend):
+        mine = Muon(ours, **options)
+        for step in range(4):
+            for p, g in zip(ours, gradients(ours, step), strict=True):
+                p.grad = g
+            for p, t in zip(filters, theirs, strict=True):
+                t.grad = torch.tensor(p.grad.reshape(len(p.data), -1))
+            mine.step()
+            other.step()
+    for p, t, before in zip(filters, theirs, start, strict=True):
+        moved, expected = p.data - before, t.detach().numpy().reshape(p.shape) - before
+        assert np.linalg.norm(moved - expected) < 0.02 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_of_muon_is_as_long_in_every_direction(backend):
+    """However unequal the gradient's singular values, those of the step lie between 0.6 and 1.3 times lr."""
+    rng = np.random.default_rng(0)
+    p = Parameter("weight", np.zeros((8, 3, 3, 3)))
+    u, v = (np.linalg.qr(rng.standard_normal((n, 8)))[0] for n in (8, 27))
+    with use_backend(backend):
+        optimizer = Muon([p], lr=0.1)
+        p.grad = (u * np.geomspace(1, 0.03, 8) @ v.T).reshape(p.shape)
+        optimizer.step()
+    lengths = np.diag(u.T @ -p.data.reshape(8, 27) @ v)  # along each of the gradient's own directions
+    assert (lengths > 0.06).all()
+    assert (lengths < 0.13).all()
+    np.testing.assert_allclose(np.linalg.norm(p.data), np.linalg.norm(lengths), rtol=1e-9)
+
+
+def test_normalize_keeps_the_length_of_filters_but_not_of_frozen_ones():
+    parameters = make_parameters()
+    parameters[6].lr_scale, before = 0.0, parameters[6].data.copy()
+    optimizer = Muon(parameters, lr=1e-9, normalize=True)
+    for p, g in zip(parameters, gradients(parameters, 0), strict=True):
+        p.grad = g
+    optimizer.step()
+    assert np.linalg.norm(parameters[0].data) == pytest.approx(np.sqrt(6), rel=1e-6)
+    np.testing.assert_array_equal(parameters[6].data, before)
+
+
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
     parameters = make_parameters()
     optimizer = Adam(parameters)
@@ -223,7 +294,7 @@ def test_clipping_keeps_the_gradient_readable_and_reports_its_norm():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, RMSprop])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_nan_gradient_stays_visible_in_norm_and_weights(kind, backend):
     parameters = make_parameters()
     parameters[2].grad[3, 4] = np.nan
@@ -244,10 +315,10 @@ def test_an_optimizer_of_some_parameters_leaves_the_others_and_their_norm_alone(
     norm = SGD(parameters[2:4], lr=0.1, clip_norm=1e9).step()
     assert norm == pytest.approx(np.sqrt(parameters[2].size + parameters[3].size))
     moved = [not np.array_equal(p.data, b) for p, b in zip(parameters, before, strict=True)]
-    assert moved == [False, False, True, True, False, False]
+    assert moved == [False, False, True, True, False, False, False]
 
 
-@pytest.mark.parametrize("kind", [SGD, Adam, RMSprop])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_bits_do_not_depend_on_the_number_of_threads(kind):
     results = []
     before = cnn.backend.get_threads()
@@ -281,6 +352,8 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(kind):
         (Adam, {"betas": 0.9}, "betas: expected two numbers"),
         (Adam, {"eps": -1e-8}, "eps"),
         (RMSprop, {"alpha": 1.5}, "alpha"),
+        (Muon, {"lr": 0.1, "ns_steps": 0}, "ns_steps: expected an integer >= 1, found 0"),
+        (Muon, {"lr": 0.1, "momentum": 0}, "nesterov"),
     ],
 )
 def test_bad_options_are_refused_by_name(kind, options, message):

@@ -236,7 +236,7 @@ def test_a_terminal_gets_a_progress_bar_and_a_file_gets_lines(workplace, here, c
     assert "\r" not in out
 
 
-@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "RMSprop"])
+@pytest.mark.parametrize("optimizer", ["Muon", "Adam", "AdamW", "RMSprop"])
 @pytest.mark.parametrize("schedule", ["constant", "linear", "one_cycle"])
 def test_every_optimizer_and_schedule_trains_from_a_config(workplace, here, capsys, optimizer, schedule):
     options = [f"optimizer={{type='{optimizer}', lr=0.01, clip_norm=5.0}}", f"schedule={{type='{schedule}'}}"]

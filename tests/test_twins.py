@@ -272,6 +272,12 @@ def rmsprop_update(ops, draw, window):
     return found
 
 
+def orthogonalize(ops, draw, window):
+    shapes = (6, 25), (25, 6), (17, 17), (1, 9), (40, 130)
+    flat = ops.orthogonalize(np.zeros((3, 4), draw.dtype), 5)  # has no direction at all
+    return [flat, *(ops.orthogonalize(draw(*shape), steps) for shape in shapes for steps in (1, 5))]
+
+
 def _both(name, case):
     return {f"{name}_forward": case, f"{name}_backward": case}
 
@@ -310,6 +316,7 @@ CASES = {
     "sgd_update": sgd_update,
     "adam_update": adam_update,
     "rmsprop_update": rmsprop_update,
+    "orthogonalize": orthogonalize,
 }
 
 

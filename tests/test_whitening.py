@@ -36,16 +36,16 @@ def responses(layer, images):
 
 @pytest.mark.parametrize("kernel_size", [2, 3, (1, 3)])
 def test_responses_are_uncorrelated_with_variance_one(kernel_size):
-    images, layer = photographs(), convolution(kernel_size=kernel_size)
-    whiten(layer, images, eps=1e-8)
+    images, layer = photographs(), convolution(kernel_size=kernel_size, whitening_eps=1e-8)
+    whiten(layer, images)
     y = responses(layer, images)
     np.testing.assert_allclose(y @ y.T / y.shape[1], np.eye(len(y)), atol=0.01)
 
 
 def test_eps_keeps_rare_directions_small():
     """l / (l + eps) in each direction, from the largest l down."""
-    images, layer = photographs(), convolution()
-    whiten(layer, images, eps=0.05)
+    images, layer = photographs(), convolution(whitening_eps=0.05)
+    whiten(layer, images)
     y = responses(layer, images)
     found = y @ y.T / y.shape[1]
     np.testing.assert_allclose(found, np.diag(np.diag(found)), atol=1e-4)
@@ -88,9 +88,10 @@ def test_the_sign_is_fixed(monkeypatch):
 def test_padding_and_dilation():
     """Padding plays no part; a dilated filter sees patches with the same gaps."""
     images = photographs()
-    plain, padded, dilated = convolution(), convolution(padding=1, stride=2), convolution(dilation=2)
+    others = {}, {"padding": 1, "stride": 2}, {"dilation": 2}
+    plain, padded, dilated = (convolution(**options, whitening_eps=1e-8) for options in others)
     for layer in (plain, padded, dilated):
-        whiten(layer, images, eps=1e-8)
+        whiten(layer, images)
     np.testing.assert_array_equal(plain.weight.data, padded.weight.data)
     y = responses(dilated, images)
     np.testing.assert_allclose(y @ y.T / y.shape[1], np.eye(len(y)), atol=0.01)

@@ -101,6 +101,17 @@ class SGD(Optimizer):
         return self
 
 
+class Muon(Optimizer):
+    """Orthogonalised steps for the filters of convolutions, SGD for the rest."""
+
+    type: Literal["Muon"]
+    lr: Rate
+    momentum: Fraction = 0.95
+    nesterov: bool = True
+    ns_steps: Count = Field(5, description="turns of the polynomial that orthogonalises")
+    normalize: bool = Field(False, description="keeps the length of filters before a normalisation fixed")
+
+
 class Adam(Optimizer):
     """Adam, the decay added to the gradient."""
 
@@ -231,7 +242,7 @@ class Config(Section):
     data: Data
     model: Model
     loss: Loss = Loss()
-    optimizer: Annotated[SGD | Adam | AdamW | RMSprop, Field(discriminator="type")]
+    optimizer: Annotated[SGD | Muon | Adam | AdamW | RMSprop, Field(discriminator="type")]
     schedule: Annotated[Constant | Step | Cosine | Linear | OneCycle, Field(discriminator="type")] = Constant(
         type="constant"
     )

@@ -44,6 +44,7 @@ from cnn.kernels.global_pool import (
 from cnn.kernels.linear import linear_backward_input, linear_backward_weight, linear_forward
 from cnn.kernels.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from cnn.kernels.norm import batch_norm_backward, batch_norm_forward, batch_norm_statistics
+from cnn.kernels.orthogonal import orthogonalize
 from cnn.kernels.pool import (
     avg_pool2d_backward,
     avg_pool2d_forward,
@@ -81,6 +82,7 @@ __all__ = [
     "linear_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
+    "orthogonalize",
     "relu_backward",
     "relu_forward",
     "rmsprop_update",

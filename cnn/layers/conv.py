@@ -48,6 +48,9 @@ class Conv2d(Layer):
     weight_init, bias_init : str
         Names from ``cnn.initializers``; the default is PyTorch's. "dirac" starts as the identity;
         "whitening" is for filters that see the images, see ``cnn.whitening``.
+    whitening_eps : float
+        Added to the variances that whitening divides by, in units of the images squared: directions that
+        are rarer than that stay small. JPEG files have hardly any fine colour, which only noise would fill.
 
     Shapes
     ------
@@ -79,9 +82,13 @@ class Conv2d(Layer):
         bias: bool = True,
         weight_init: str = "pytorch_uniform",
         bias_init: str = "pytorch_uniform",
+        whitening_eps: float = 5e-4,
     ):
         self.out_channels = geometry.count(out_channels, "Conv2d out_channels")
         self.weight_init = weight_init
+        if not whitening_eps >= 0:
+            raise ConfigError(f"Conv2d: whitening_eps: expected at least 0, found {whitening_eps!r}")
+        self.whitening_eps = float(whitening_eps)
         self.kernel_size = geometry.pair(kernel_size, "Conv2d kernel_size")
         self.stride = geometry.pair(stride, "Conv2d stride")
         self.dilation = geometry.pair(dilation, "Conv2d dilation")

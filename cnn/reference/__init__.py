@@ -32,6 +32,7 @@ from cnn.reference.elementwise import add, concat, dropout, flatten, scale, spli
 from cnn.reference.linear import linear_backward_input, linear_backward_weight, linear_forward
 from cnn.reference.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from cnn.reference.norm import batch_norm_backward, batch_norm_forward, batch_norm_statistics
+from cnn.reference.orthogonal import orthogonalize
 from cnn.reference.pool import (
     avg_pool2d_backward,
     avg_pool2d_forward,
@@ -73,6 +74,7 @@ __all__ = [
     "linear_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
+    "orthogonalize",
     "relu_backward",
     "relu_forward",
     "rmsprop_update",
