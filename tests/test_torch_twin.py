@@ -206,12 +206,13 @@ def test_compiling_rehearses_without_a_trace():
     assert not twin.optimizer.theirs.state_dict()["state"]
 
 
-def test_a_whole_training_is_pytorchs_to_the_last_view(monkeypatch):
+@pytest.mark.parametrize("name", ["cifar10_airbench", "cifar10_airbench_sgd"])
+def test_a_whole_training_is_pytorchs_to_the_last_view(name, monkeypatch):
     """Airbench's recipe in miniature: freezing, weight average, alternating flips, schedule, test views."""
     build, batches = Network.build, experiment.Batches
     monkeypatch.setattr(Network, "build", lambda self, *a, **k: build(self, *a, **k | {"dtype": np.float64}))
     monkeypatch.setattr(experiment, "Batches", lambda *a, **k: batches(*a, **k | {"dtype": np.float64}))
-    config = load_config(ROOT / "configs" / "cifar10_airbench.toml", [
+    config = load_config(ROOT / "configs" / f"{name}.toml", [
         "data.dataset=sample", "data.batch_size=64", "data.validation=0.9", "train.epochs=4.4",
     ])  # fmt: skip
     for layer in config.model.layers:
