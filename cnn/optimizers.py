@@ -1,12 +1,12 @@
 """Optimizers: what turns gradients into new weights, with PyTorch's formulas and argument names.
 
-One call of a kernel updates all parameters at once, because they lie in one flat buffer. The equations are in
-``cnn/reference/update.py``; the kernels of both backends compute them.
+One call of a kernel updates all parameters at once, because they lie in one flat buffer (but for Muon's
+filters). The equations are in ``cnn/reference/update.py``; the kernels of both backends compute them.
 
 Weight decay leaves biases and the scales and shifts of normalisation alone (``Parameter.decay`` is False for
-them) unless ``decay_all``. SGD, Adam and RMSprop add it to the gradient; AdamW, and SGD with ``decoupled``,
-shrink the weights themselves. ``lr_scale`` of a parameter multiplies its learning rate, ``weight_decay``
-stands in for the optimizer's. A step changes neither the values nor the buffers of a parameter whose
+them) unless ``decay_all``. SGD, Adam and RMSprop add it to the gradient; AdamW, SGD with ``decoupled``, and
+Muon for filters shrink the weights themselves. ``lr_scale`` of a parameter multiplies its learning rate,
+``weight_decay`` stands in for the optimizer's. A step changes neither the values nor the buffers of a parameter whose
 ``trainable`` is False, as PyTorch's does where there is no gradient; ``cnn.groups`` sets all three.
 
 Clipping multiplies all gradients of a step by min(1, clip_norm / (norm + 1e-6)), where ``norm`` is the
@@ -28,6 +28,7 @@ import math
 
 import numpy as np
 
+from cnn import geometry
 from cnn.backend import operations
 from cnn.errors import CheckpointError, ConfigError, did_you_mean
 from cnn.layers.parameter import flatten
@@ -188,19 +189,21 @@ class SGD(Optimizer):
 class Muon(SGD):
     """Momentum whose filters take steps of equal length in all directions; SGD for everything else.
 
-    The gradient of a convolution's filters, written as a matrix (K, C/groups * kh * kw), has a few large
+    The gradient of a convolution's filters, written as a matrix (first axis, all others), has a few large
     singular values and many small ones: plain steps go where the gradient is large and hardly anywhere else.
     Muon gives all directions the same weight. For weights of four axes, with m = velocity or, Nesterov's,
-    g + momentum * velocity:
+    g + momentum * velocity, written as the matrix m = U diag(s) V^T of K rows:
 
-        data *= 1 - lr * weight_decay                      or, normalize:  data *= sqrt(K) / |data|
-        data -= lr * sqrt(max(1, rows / columns)) * U V^T          for the matrix m = U diag(s) V^T
+        data *= 1 - lr * weight_decay                 or, normalize:  data *= sqrt(K) / |data|
+        data -= lr * sqrt(max(1, K / columns)) * U V^T
 
     U V^T is approximated by ``ns_steps`` turns of a polynomial (``cnn.reference.orthogonalize``), as
-    ``torch.optim.Muon`` does. All other parameters are updated as SGD does, decay included; they usually want
-    another rate: ``groups = [{ match = "Conv2d.weight", lr_scale = 0.1 }]``.
+    ``torch.optim.Muon`` does; filters of different groups share one matrix. All other parameters are updated
+    as SGD does, decay included; they usually want another rate:
+    ``groups = [{ match = "Conv2d.weight", lr_scale = 0.1 }]``.
 
-    ``normalize`` is for filters before a normalisation, which makes their length meaningless.
+    ``normalize`` is for networks whose filters all have a normalisation behind them, which makes their length
+    meaningless; their weight decay then does nothing.
     """
 
     def __init__(
@@ -215,42 +218,34 @@ class Muon(SGD):
         ns_steps=5,
         normalize=False,
     ):
-        if isinstance(ns_steps, bool) or not isinstance(ns_steps, (int, np.integer)) or ns_steps < 1:
-            raise ConfigError(f"ns_steps: expected an integer >= 1, found {ns_steps!r}")
+        self.ns_steps, self.normalize = geometry.count(ns_steps, "ns_steps"), bool(normalize)
         super().__init__(parameters, lr, momentum, nesterov, weight_decay, decay_all, clip_norm)
-        self.ns_steps, self.normalize = int(ns_steps), bool(normalize)
-        self._direction = np.zeros_like(self._flat.data)
 
     def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
-        trained = [p for p in self.parameters if p.trainable]
-        filters = np.array([p.data.ndim == 4 for p in trained])
-        if not filters.all():
-            others = edges[~filters], rates[~filters], decay[~filters], counts[~filters]
-            super()._update(data, grad, *others, grad_scale)
-        if filters.any():
-            matrices = [p for p, chosen in zip(trained, filters, strict=True) if chosen]
-            self._update_filters(
-                matrices, data, grad, edges[filters], rates[filters], decay[filters], grad_scale
-            )
+        rows = [len(p.data) if p.data.ndim == 4 else 0 for p in self.parameters if p.trainable]
+        others = np.array(rows) == 0
+        if others.any():
+            rest = edges[others], rates[others], decay[others], counts[others]
+            super()._update(data, grad, *rest, grad_scale)
+        for k, part, rate, shrink in zip(rows, edges, rates.tolist(), decay.tolist(), strict=True):
+            if k:
+                self._update_filters(k, slice(*part), data, grad, rate, shrink, grad_scale)
 
-    def _update_filters(self, filters, data, grad, edges, rates, decay, grad_scale):
-        ops, direction = operations(), self._direction
-        none, velocity = np.zeros(len(edges)), self._buffers.get("velocity", self._unused)
-        for start, stop in edges:
-            direction[start:stop] = 0
-        # what SGD would subtract from zeros at a rate of -1 is the direction itself
-        momentum = self.momentum, self.nesterov
-        ops.sgd_update(direction, grad, velocity, edges, none - 1, none, *momentum, False, grad_scale)
-        stretch = none + 1
-        for i, (p, (start, stop)) in enumerate(zip(filters, edges, strict=True)):
-            matrix = direction[start:stop].reshape(len(p.data), -1)
-            direction[start:stop] = ops.orthogonalize(matrix, self.ns_steps).ravel()
-            stretch[i] = math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))
-            if self.normalize and rates[i]:
-                norm = math.sqrt(ops.squared_norm(data, edges[i : i + 1]))
-                data[start:stop] *= math.sqrt(len(p.data)) / float(np.maximum(norm, 1e-12))
-        decay = none if self.normalize else decay / stretch  # the rate below has the stretch in it
-        ops.sgd_update(data, direction, self._unused, edges, rates * stretch, decay, 0.0, False, True, 1.0)
+    def _update_filters(self, rows, part, data, grad, rate, decay, grad_scale):
+        """Take the step of one weight, the ``part`` of the buffers that is a matrix of so many ``rows``."""
+        weight, step = data[part], grad_scale * grad[part]
+        if self.momentum:
+            velocity = self._buffers["velocity"][part]
+            velocity *= self.momentum
+            velocity += step
+            step = step + self.momentum * velocity if self.nesterov else velocity
+        step = operations().orthogonalize(step.reshape(rows, -1), self.ns_steps)
+        if not self.normalize:
+            weight *= 1 - rate * decay
+        elif rate:
+            norm = math.sqrt(np.square(weight, dtype=np.float64).sum())
+            weight *= math.sqrt(rows) / float(np.maximum(norm, 1e-12))  # np.maximum hands a NaN on
+        weight -= rate * math.sqrt(max(1.0, rows / step.shape[1])) * step.ravel()
 
 
 class Adam(Optimizer):

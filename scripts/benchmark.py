@@ -169,20 +169,23 @@ def inference(options):
 
 
 def loop(options):
-    """The steps of ``cnn train`` against bare ones, in one process, in turns."""
+    """The steps of ``cnn train`` against bare ones, in one process, in turns; brackets are single turns."""
     title = (
-        f"The training loop: {LOOP_STEPS} steps of LeNet-5 on MNIST, batch 64, data and augmentation included"
+        f"The training loop: some {LOOP_STEPS} steps of LeNet-5 on MNIST, batch 64, with data and augmentation"
     )
     header = ["bare steps, ms", "training, ms", "rate of the bare steps"]
     if not (options.root / "MNIST").is_dir():
         print(f"  left out: no MNIST in {options.root}; `cnn data MNIST` fetches it, --root names its folder")
         return title, header, []
     worker = Worker("cnn", options)
-    made = worker.ask(make="loop", variant="cnn", root=str(options.root), weights=weights_file(options))
-    if "error" in made:
-        raise SystemExit(f"benchmark: cnn failed on the training loop: {made['error']}")
-    times = [t for _ in range(options.rounds) for t in worker.ask(time=4 * options.seconds)["times"]]
-    worker.close()
+    try:
+        made = worker.ask(make="loop", variant="cnn", root=str(options.root), weights=weights_file(options))
+        if "error" in made:
+            raise SystemExit(f"benchmark: cnn failed on the training loop: {made['error']}")
+        rounds = range(max(2, options.rounds))
+        times = [t for _ in rounds for t in worker.ask(time=4 * options.seconds)["times"]]
+    finally:
+        worker.close()
     bare, whole = times[0::2], times[1::2]
     shares = [b / w for b, w in zip(bare, whole, strict=False)]
     yield {"bare": bare, "training": whole, "share": statistics.median(shares)}

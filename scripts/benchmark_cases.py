@@ -74,7 +74,7 @@ WIDER = {f"LeNet-5 x{width}": (_lenet(width), (1, 28, 28)) for width in (1, 2, 4
 #: (network, batch) of the training steps
 STEPS = [("LeNet-5", 64), ("LeNet-5", 128), ("VGG-like", 128), ("ResNet-20", 128), ("airbench-like", 128)]
 
-#: in a turn of the training loop: enough for several groups of augmented batches
+#: in a turn of the training loop, or a few more: several whole groups of augmented batches
 LOOP_STEPS = 200
 
 #: (in channels, out channels, kernel, size, padding, stride, groups)

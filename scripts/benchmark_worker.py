@@ -73,7 +73,7 @@ class Cnn:
         return run, marks | {"work": [6 * sum(macs) - 2 * macs[0]]}  # nobody asks for the images' gradient
 
     def loop(self, root, weights, variant):
-        """LOOP_STEPS steps of LeNet-5: in turns bare ones on one batch, and the last ones of an epoch."""
+        """Steps of LeNet-5: in turns bare ones on one batch, and the last ones of an epoch."""
         from cnn.config import load_config
         from cnn.interruption import Interruption
         from cnn.progress import bar
@@ -84,13 +84,15 @@ class Cnn:
         trainer, turns = Trainer(load_config(config, [f"data.root={root}"])), itertools.count()
         trainer._saved_at = float("inf")  # no checkpoint is due
         shown, interruption = bar(len(trainer.images.train), 0), Interruption()
+        last, group = len(trainer.batches), trainer.batches._group
+        start = (last - LOOP_STEPS) // group * group  # or a part of a group would be augmented in vain
 
         def turn():
             if next(turns) % 2 == 0:
-                for _ in range(LOOP_STEPS):
+                for _ in range(start, last):
                     bare()
             else:
-                trainer.progress.step = len(trainer.batches) - LOOP_STEPS
+                trainer.progress.step = start
                 trainer._train_epoch(shown, interruption)
 
         for _ in range(4):

@@ -191,7 +191,8 @@ class Muon(torch.optim.Optimizer):
         step = g + momentum * velocity if group["nesterov"] else velocity
         if filters:
             rows, columns = len(p), p[0].numel()
-            p.mul_(rows**0.5 / p.norm() if group["normalize"] else 1 - lr * decay)
+            if lr:
+                p.mul_(rows**0.5 / p.norm() if group["normalize"] else 1 - lr * decay)
             step = orthogonal(step.reshape(rows, columns), group["ns_steps"]).reshape(p.shape)
             lr = lr * max(1.0, rows / columns) ** 0.5
         p.sub_(lr * step)
@@ -199,7 +200,7 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonal(matrix, steps):
     """Newton and Schulz's iteration with Jordan's coefficients, on the wide side."""
-    x = matrix / matrix.norm()
+    x = matrix / matrix.norm().clamp(min=1e-7)
     x = x.T if len(x) > len(x.T) else x
     for _ in range(steps):
         gram = x @ x.T

@@ -170,7 +170,7 @@ def test_an_empty_config(capsys, place):
             "model.layers[0].weight_init=whitening",
             "found out_channels=4, expected out_channels=18 (2 * 1 channels * 3 * 3 pixels) and groups=1",
         ),
-        ("model.layers[0].whitening_eps=-1", "whitening_eps: expected at least 0, found -1"),
+        ("model.layers[0].whitening_eps=-1", "whitening_eps: expected a finite number above 0, found -1"),
         ("model.layers[0].bias_init=dirac", "expected the weight of a convolution"),
         (
             "model.layers=[{type='ReLU'}, {type='Conv2d', out_channels=8, kernel_size=2, "

@@ -110,6 +110,10 @@ def test_later_overrides_win():
         (["optimizer.momentum=1"], "optimizer.momentum: found 1, expected a number below 1"),
         (["optimizer.nesterov=true"], "optimizer: nesterov = true needs a momentum above 0"),
         (
+            ["optimizer={type='Muon', lr=0.1, momentum=0.0}"],
+            "optimizer: nesterov = true needs a momentum above 0",
+        ),
+        (
             ["optimizer.type=sgd"],
             'optimizer.type: found "sgd", expected one of "SGD", "Muon", "Adam", "AdamW", "RMSprop"',
         ),

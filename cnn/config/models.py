@@ -85,14 +85,12 @@ class Optimizer(Section):
         return self.model_dump(exclude={"groups"}, exclude_none=True)
 
 
-class SGD(Optimizer):
-    """Stochastic gradient descent."""
+class Momentum(Optimizer):
+    """What SGD and Muon share."""
 
-    type: Literal["SGD"]
     lr: Rate
     momentum: Fraction = 0.0
     nesterov: bool = False
-    decoupled: bool = Field(False, description="weight decay stays out of the velocity (SGDW)")
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self):
@@ -101,15 +99,21 @@ class SGD(Optimizer):
         return self
 
 
-class Muon(Optimizer):
+class SGD(Momentum):
+    """Stochastic gradient descent."""
+
+    type: Literal["SGD"]
+    decoupled: bool = Field(False, description="weight decay stays out of the velocity (SGDW)")
+
+
+class Muon(Momentum):
     """Orthogonalised steps for the filters of convolutions, SGD for the rest."""
 
     type: Literal["Muon"]
-    lr: Rate
     momentum: Fraction = 0.95
     nesterov: bool = True
     ns_steps: Count = Field(5, description="turns of the polynomial that orthogonalises")
-    normalize: bool = Field(False, description="keeps the length of filters before a normalisation fixed")
+    normalize: bool = Field(False, description="brings all filters to the length sqrt(K) before each step")
 
 
 class Adam(Optimizer):

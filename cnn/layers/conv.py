@@ -49,8 +49,8 @@ class Conv2d(Layer):
         Names from ``cnn.initializers``; the default is PyTorch's. "dirac" starts as the identity;
         "whitening" is for filters that see the images, see ``cnn.whitening``.
     whitening_eps : float
-        Added to the variances that whitening divides by, in units of the images squared: directions that
-        are rarer than that stay small. JPEG files have hardly any fine colour, which only noise would fill.
+        Added to the variances before whitening divides by their roots, in units of the images squared: what
+        varies less than that stays small. JPEG files hold hardly any fine colour; noise would take its place.
 
     Shapes
     ------
@@ -86,8 +86,10 @@ class Conv2d(Layer):
     ):
         self.out_channels = geometry.count(out_channels, "Conv2d out_channels")
         self.weight_init = weight_init
-        if not whitening_eps >= 0:
-            raise ConfigError(f"Conv2d: whitening_eps: expected at least 0, found {whitening_eps!r}")
+        if not 0 < whitening_eps < np.inf:
+            raise ConfigError(
+                f"Conv2d whitening_eps: expected a finite number above 0, found {whitening_eps!r}"
+            )
         self.whitening_eps = float(whitening_eps)
         self.kernel_size = geometry.pair(kernel_size, "Conv2d kernel_size")
         self.stride = geometry.pair(stride, "Conv2d stride")

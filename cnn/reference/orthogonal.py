@@ -2,9 +2,9 @@
 
 import numpy as np
 
-# Jordan's odd polynomial p(s) = a s + b s^3 + c s^5: steep at 0, and within 0.7 to 1.2 after a few times
+# Jordan's odd polynomial p(s) = a s + b s^3 + c s^5: steep at 0, and between 0.68 and 1.21 after a few turns
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-EPS = 1e-7  # a smaller matrix is taken for zero
+EPS = 1e-7  # what a smaller matrix is divided by
 
 
 def orthogonalize(matrix, steps):
@@ -14,12 +14,13 @@ def orthogonalize(matrix, steps):
 
         U diag(p(p(... p(s)))) V^T,      p(s) = a s + b s^3 + c s^5
 
-    so U V^T, but for singular values between 0.7 and 1.2 instead of 1 where s was not tiny.
+    so U V^T, but for singular values between 0.68 and 1.21 instead of 1 where s was above 1 / a^steps: 0.02
+    with 3 steps, 0.002 with 5.
     """
     if not np.isfinite(matrix).all():
         return np.full_like(matrix, np.nan)
     u, s, vt = np.linalg.svd(matrix, full_matrices=False)
-    s = s / max(np.sqrt(np.square(s).sum()), EPS)
+    s = s / max(np.sqrt(np.square(s, dtype=np.float64).sum()), EPS)
     a, b, c = COEFFICIENTS
     for _ in range(steps):
         s = a * s + b * s**3 + c * s**5
