@@ -6,8 +6,9 @@ filters). The equations are in ``cnn/reference/update.py``; the kernels of both 
 Weight decay leaves biases and the scales and shifts of normalisation alone (``Parameter.decay`` is False for
 them) unless ``decay_all``. SGD, Adam and RMSprop add it to the gradient; AdamW, SGD with ``decoupled``, and
 Muon for filters shrink the weights themselves. ``lr_scale`` of a parameter multiplies its learning rate,
-``weight_decay`` stands in for the optimizer's. A step changes neither the values nor the buffers of a parameter whose
-``trainable`` is False, as PyTorch's does where there is no gradient; ``cnn.groups`` sets all three.
+``weight_decay`` stands in for the optimizer's. A step changes neither the values nor the buffers of a
+parameter whose ``trainable`` is False, as PyTorch's does where there is no gradient; ``cnn.groups`` sets all
+three.
 
 Clipping multiplies all gradients of a step by min(1, clip_norm / (norm + 1e-6)), where ``norm`` is the
 Euclidean norm of all that are trainable together, as ``torch.nn.utils.clip_grad_norm_`` does. The norm is

@@ -170,9 +170,7 @@ def inference(options):
 
 def loop(options):
     """The steps of ``cnn train`` against bare ones, in one process, in turns; brackets are single turns."""
-    title = (
-        f"The training loop: some {LOOP_STEPS} steps of LeNet-5 on MNIST, batch 64, with data and augmentation"
-    )
+    title = f"The training loop: some {LOOP_STEPS} steps of LeNet-5, batch 64, data and augmentation included"
     header = ["bare steps, ms", "training, ms", "rate of the bare steps"]
     if not (options.root / "MNIST").is_dir():
         print(f"  left out: no MNIST in {options.root}; `cnn data MNIST` fetches it, --root names its folder")
