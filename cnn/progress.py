@@ -37,7 +37,8 @@ def bar(total, done):
         unit_scale=True,
         dynamic_ncols=True,
         leave=False,
-        bar_format="{desc} {percentage:3.0f} %|{bar}| {postfix} {rate_fmt} {remaining} left",
+        # tqdm itself writes ", " before what postfix holds
+        bar_format="{desc} {percentage:3.0f} %|{bar}| {rate_fmt}, {remaining} left{postfix}",
     )
 
 
