@@ -203,13 +203,26 @@ class Reader:
             cell,
         )
 
+    def place(self):
+        """Return the address that the page shows; the address bar is ahead of it until it is drawn."""
+        return self.page.evaluate("document.documentElement.dataset.place")
+
     def wait(self, condition):
-        """Wait until a JavaScript expression holds; Playwright's own way needs eval, which is forbidden."""
+        """Wait until ``condition`` holds for the address that the page shows, and return that address.
+
+        Polls, because Playwright's own way needs eval, which the page forbids.
+        """
         for _ in range(400):
-            if self.page.evaluate(condition):
-                return
+            place = self.place()
+            if condition(place):
+                return place
             self.page.wait_for_timeout(25)
-        raise AssertionError(f"never became true: {condition}")
+        raise AssertionError(f"never arrived; still at {place}")
+
+    def go(self, place):
+        """Go to an address and wait until it is drawn."""
+        self.page.evaluate("(place) => { location.hash = place; }", place)
+        self.wait(lambda shown: shown == place)
 
     def value(self, selector):
         """Return the full-precision number behind an element."""

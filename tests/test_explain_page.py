@@ -114,7 +114,7 @@ def follow_to(reader, wanted, pattern, most=60):
     """Click the largest term's factor with an address like ``pattern`` until ``wanted``; return the way."""
     page, way = reader.page, []
     for _ in range(most):
-        place = page.evaluate("location.hash")
+        place = reader.place()
         way.append(place)
         if re.search(wanted, place):
             return way
@@ -126,7 +126,7 @@ def follow_to(reader, wanted, pattern, most=60):
         links += page.query_selector_all(".made-steps a.factor")
         link = next(a for a in links if re.search(pattern, a.get_attribute("href")))
         link.click()
-        reader.wait(f"location.hash !== '{place}'")
+        reader.wait(lambda shown, place=place: shown != place)
     raise AssertionError(f"no way to {wanted}: {way}")
 
 
@@ -139,7 +139,7 @@ def test_a_pixel_is_traced_to_p_minus_y_and_back_by_clicking_terms(read, file, n
     assert len(way) > 12
     for _ in way[1:]:
         reader.page.go_back()
-    reader.wait(f"location.hash === '{way[0]}'")
+    reader.wait(lambda shown: shown == way[0])
     assert reader.value("#value") == pytest.approx(nodes[0].stored["dy"][pixel], rel=1e-6)
     reader.open(f"{loss}/p/{h.LABEL}")
     back = follow_to(reader, r"/0/y/", r"/y/")
@@ -149,11 +149,11 @@ def test_a_pixel_is_traced_to_p_minus_y_and_back_by_clicking_terms(read, file, n
 def test_a_pixel_is_followed_to_a_probability_through_what_reads_it(read, file, nodes):
     reader = read(file, "#/network/0/y/1,5,6")
     for _ in range(2 * len(nodes)):
-        place = reader.page.evaluate("location.hash")
+        place = reader.place()
         if place.startswith(f"#/network/{nodes[-1].id}/p/"):
             return
         reader.page.click(".readers a.factor >> nth=0")
-        reader.wait(f"location.hash !== '{place}'")
+        reader.wait(lambda shown, place=place: shown != place)
     raise AssertionError(f"stuck at {place}")
 
 
@@ -377,8 +377,7 @@ def test_hostile_names_are_only_text(read, tmp_path, nodes):
     (tmp_path / "page.html").write_text(h.make_page(nodes, title, hostile), encoding="utf-8")
     reader = read(tmp_path / "page.html")
     for place in ("network", "loss", "experiments", "pictures"):
-        reader.page.evaluate(f"location.hash = '#/{place}'")
-        reader.page.wait_for_selector(f"#content[data-view={place}]")
+        reader.go(f"#/{place}")
     assert reader.page.inner_text("h1") == title
     assert reader.page.title() == title
     assert reader.page.evaluate("window.hacked") is None
@@ -407,19 +406,19 @@ def test_a_keyboard_is_enough(read, file, nodes):
         page.keyboard.press(name)
     assert "∂L/∂y[1, 1, 2] = " in page.inner_text("#live")
     page.keyboard.press("Enter")
-    reader.wait("location.hash === '#/network/1/dy/1,1,2'")
+    reader.wait(lambda shown: shown == "#/network/1/dy/1,1,2")
     assert reader.value("#value") == pytest.approx(nodes[1].stored["dy"][1, 1, 2], rel=1e-6)
     tab_to("e.id === 'goto'", most=8)  # the focus went along
     page.keyboard.press("Control+A")
     page.keyboard.type("0, 4, 4")
     page.keyboard.press("Enter")
-    reader.wait("location.hash === '#/network/1/dy/0,4,4'")
+    reader.wait(lambda shown: shown == "#/network/1/dy/0,4,4")
     tab_to("e.matches('#inspector a.factor')", most=16)
     page.keyboard.press("Enter")
-    reader.wait("location.hash.startsWith('#/network/2/')")
+    reader.wait(lambda shown: shown.startswith("#/network/2/"))
     tab_to("e.getAttribute('aria-label') === 'Back'", most=4)
     page.keyboard.press("Enter")
-    reader.wait("location.hash === '#/network/1/dy/0,4,4'")
+    reader.wait(lambda shown: shown == "#/network/1/dy/0,4,4")
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.tagName") == "CANVAS"
     page.focus("#tab-network")
@@ -456,8 +455,7 @@ def test_axe_finds_nothing_serious(read, file, scheme, width):
         "experiments",
         "pictures",
     ):
-        reader.page.evaluate(f"location.hash = '#/{place}'")
-        reader.page.wait_for_selector(f"#content[data-view={place.split('/')[0]}]")
+        reader.go(f"#/{place}")
         found = reader.page.evaluate("axe.run(document).then((result) => result.violations)")
         serious = [
             f"{place}: {v['id']}: {[node['html'][:120] for node in v['nodes'][:3]]}"
@@ -481,8 +479,7 @@ def test_every_view_speaks_one_language(read, file, language):
         "experiments",
         "pictures",
     ):
-        reader.page.evaluate(f"location.hash = '#/{place}'")
-        reader.page.wait_for_selector(f"#content[data-view={place.split('/')[0]}]")
+        reader.go(f"#/{place}")
         shown = reader.page.inner_text("body")
         assert not [text for text in foreign if text in shown]
     reader.page.click("#language")

@@ -101,6 +101,12 @@ function route() {
   const found = rest.length ? cellFromKey(rest.join("/")) : null;
   if (wanted === "network" && found) showCell(found);
   else if (moved) delete document.documentElement.dataset.inspecting;
+  arrived();
+}
+
+// The address bar changes before the page does; this says which address is on the page.
+function arrived() {
+  document.documentElement.dataset.place = location.hash;
 }
 
 function setLanguage(language) {

@@ -46,6 +46,7 @@ function closeInspector() {
   markCells(null, null);
   history.replaceState(null, "", "#/network");
   byId("inspector").replaceChildren(...emptyInspector());
+  arrived();
 }
 
 function emptyInspector() {
