@@ -17,7 +17,7 @@ from cnn.kernels.conv_pointwise import PointwisePlan
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task
 from cnn.kernels.params import call, integers, pointer
 from cnn.kernels.pool import max_2x2
-from cnn.kernels.simd import blocks
+from cnn.kernels.simd import blocks, width
 from cnn.kernels.taps import Axis
 from cnn.kernels.tiles import copy_box, outer_run, prefetch
 
@@ -152,6 +152,20 @@ def even_blocks(count, outer):
     return (rows, pixels), count - number * (rows - 1)
 
 
+def run_pixels(rows, most, runs, size):
+    """Pixels that a register tile takes at once, at most ``most``: those that fit ``runs`` (lengths) best.
+
+    The last tile of a run is moved back to end with it, so a run of ten takes as long as one of twelve where
+    three fit. Twelve sums at once keep the multipliers busy.
+    """
+    fewest = min(most, -(-12 * width(size) // (rows * LANES)))
+
+    def work(pixels):
+        return sum(-(-run // pixels) * pixels if run >= pixels else run for run in runs)
+
+    return min(range(most, fewest - 1, -1), key=work)
+
+
 class GatherPlan:
     """Everything about one geometry that the compiled gather needs; ``run`` fills in the addresses."""
 
@@ -169,8 +183,9 @@ class GatherPlan:
         _, width, in_plane, in_row, in_pixel = source
         out_row = out_shape[1] * pixel
         self.size = size
-        block, full = even_blocks(out_channels, blocks(size)[0])
-        block_rows = block[0]
+        (block_rows, pixels), full = even_blocks(out_channels, blocks(size)[0])
+        runs = columns.segments()
+        pixels = run_pixels(block_rows, pixels, [run[2] for run in runs], size)
         row_blocks = -(-out_channels // block_rows)
         # Long inner loops are the cheap ones.
         inside = in_channels > kernel[1]
@@ -185,7 +200,6 @@ class GatherPlan:
             ]
         )
         copied = in_channels > 4 or in_pixel != pixel
-        runs = columns.segments()
         height = out_shape[0] // 2 * 2 if pooled else out_shape[0]  # no window reaches an odd row at the end
         strips = self._strips(
             rows, height, in_channels * width * pixel, images * groups, len(runs), width, 2 if pooled else 1
@@ -205,8 +219,8 @@ class GatherPlan:
         )
         self.no_bias = aligned_zeros((groups * out_channels * size,), np.uint8)
         self.tasks = images * groups * len(strips)
-        tile = outer_run(*block, size)
-        small = outer_run(block_rows - 1, block[1], size) if full < row_blocks else 0
+        tile = outer_run(block_rows, pixels, size)
+        small = outer_run(block_rows - 1, pixels, size) if full < row_blocks else 0
         sums_bytes = max(s[1] - s[0] for s in strips) * out_row * out_channels + 64 if pooled else 0
         self.sums = aligned_zeros((scratch_threads() * sums_bytes,), np.uint8)
         self.params = table(

@@ -100,7 +100,7 @@ def _add_task(size):
 
 
 def _padded(left, right, size):
-    rows = sum_rows(size)
+    rows = sum_rows(size, left)
     return -(-left // rows) * rows * -(-right // LANES) * LANES if right >= LANES else np.inf
 
 
@@ -166,7 +166,7 @@ class PanelPlan:
                     taps.append((*order(dy_at, x_at * x_pixel)[::-1], *loops))
         self.strips, self.taps = table(strips), table(taps)
         left_pixels, right_pixels = (int((self.strips[:, i] * self.strips[:, i + 1]).max()) for i in (1, 4))
-        rows, blocks = sum_rows(size), -(-right // LANES)
+        rows, blocks = sum_rows(size, left), -(-right // LANES)
         row_blocks = -(-left // rows)
         # An odd number of cache lines: planes of a round size would compete for the same few cache sets.
         copied_plane = (left_pixels | 1) * pixel
@@ -190,7 +190,7 @@ class PanelPlan:
                 0, 0, self.sums.ctypes.data, self.scratch.ctypes.data, scratch_bytes,
                 units, parts, groups, len(strips), self.strips.ctypes.data, tap_count, self.taps.ctypes.data,
                 *one, *other, copied_plane, panel_bytes, row_blocks, s_row, s_tap, s_bytes,
-                copy_box(size), transpose_run(size), outer_sum(size), copied_bytes,
+                copy_box(size), transpose_run(size), outer_sum(rows, size), copied_bytes,
             ]
         )  # fmt: skip
         steps = order(channels[1] * tap_count, tap_count)

@@ -3,7 +3,7 @@
     dw += G^T [ sum over tiles and images of (A dy A^T) o (B^T x B) ] G
 
 A task transforms a pair of rows of the 6x6 points for a group of tiles of all channels, so that what it has
-to keep is small enough for the cache; then it multiplies. Of dy and x one is the left operand, read number by
+to keep is small enough for the cache; then it multiplies, and goes on to the next pair of the same tiles. Of dy and x one is the left operand, read number by
 number, the other the right one, transposed so that sixteen channels lie side by side.
 """
 
@@ -22,6 +22,7 @@ from cnn.kernels.winograd_tiles import PIXEL, SIZE, gradient_pair, input_pair, w
 CHUNK = 128  # channels of the left operand in one piece of work: those of the right are transformed for each
 SUM_BYTES = 8 << 20  # of partial sums, unless fewer than two pieces were left
 TILE_BYTES = 192 << 10  # of transformed tiles, which leave room in an L2 cache of 512 KiB
+TOGETHER = 2 << 20  # of sums that a task may add to in turn
 
 
 @cache
@@ -65,35 +66,39 @@ def _dot_task():
         groups, tiles, group_count, chunks, parts = p[21], p[22], p[23], p[24], p[25]
         chunk_rows, g_step, v_step, row = p[26], p[27], p[28], p[29]
         s_row, s_step, rows = p[30], p[31], p[32]
-        multiply, flip = p[33], p[34]
-        pair, chunk, part = index % 3, index // 3 % chunks, index // 3 // chunks
+        multiply, flip, splits = p[33], p[34], p[35]
+        split, chunk, part = index % splits, index // splits % chunks, index // splits // chunks
         k = chunk * chunk_rows
         out_channels, channels = min(chunk_rows, p[1] - k), p[10]
-        upper, lower = 2 * pair - 1 if pair else 0, 2 * pair if pair else 5
         g = scratch + thread * scratch_bytes
         v = g + 12 * g_step
         panel = v + 12 * v_step
         sums += (part * chunks + chunk) * 36 * s_step
-        for i in range(2):
-            cells = pointer(sums + 6 * (lower if i else upper) * s_step, 4)
-            for j in range(6 * s_step // 4):
-                cells[j] = 0
+        first_pair, last_pair = 3 * split // splits, 3 * (split + 1) // splits
+        for pair in range(first_pair, last_pair):
+            for i in range(2):
+                upper, lower = 2 * pair - 1 if pair else 0, 2 * pair if pair else 5
+                cells = pointer(sums + 6 * (lower if i else upper) * s_step, 4)
+                for j in range(6 * s_step // 4):
+                    cells[j] = 0
         for q in range(group_count * part // parts, group_count * (part + 1) // parts):
             group = groups + q * 48
             count, down, across = integers(group)[1], integers(group)[2], integers(group)[3]
-            keep = 2 if lower < down else 1
-            call(p[8], (left, pair, group, tiles, k, out_channels, g, row, g_step, keep))
-            call(p[17], (right, pair, group, tiles, 0, channels, v, row, v_step, keep))
-            for i in range(keep):
-                for j in range(across):
-                    source, from_ = v + (6 * i + j) * v_step, g + (6 * i + j) * g_step
-                    to = sums + (6 * (lower if i else upper) + j) * s_step
-                    for c in range(0, channels, 16):
-                        call(flip, (source + c * row, row, count, 64, panel))
-                        call(multiply, (
-                            panel, from_, row, to + c * 4, s_row, (out_channels + rows - 1) // rows,
-                            1, 0, 0, count, 1024, 64,
-                        ))  # fmt: skip
+            for pair in range(first_pair, last_pair):
+                upper, lower = 2 * pair - 1 if pair else 0, 2 * pair if pair else 5
+                keep = 2 if lower < down else 1
+                call(p[8], (left, pair, group, tiles, k, out_channels, g, row, g_step, keep))
+                call(p[17], (right, pair, group, tiles, 0, channels, v, row, v_step, keep))
+                for i in range(keep):
+                    for j in range(across):
+                        source, from_ = v + (6 * i + j) * v_step, g + (6 * i + j) * g_step
+                        to = sums + (6 * (lower if i else upper) + j) * s_step
+                        for c in range(0, channels, 16):
+                            call(flip, (source + c * row, row, count, 64, panel))
+                            call(multiply, (
+                                panel, from_, row, to + c * 4, s_row, (out_channels + rows - 1) // rows,
+                                1, 0, 0, count, 1024, 64,
+                            ))  # fmt: skip
 
     return dots
 
@@ -120,9 +125,9 @@ def _unpack_task():
 
 def dy_is_left(out_channels, channels):
     """Whether dy as the left operand fits the register tile better than x."""
-    rows = sum_rows(SIZE)
 
     def cost(left, right):
+        rows = sum_rows(SIZE, left)
         return -(-left // rows) * rows * -(-right // LANES)
 
     return cost(out_channels, channels) <= cost(channels, out_channels)
@@ -138,7 +143,7 @@ class DotPlan:
         dy = (out_channels, *out_shape, 0, 0, 1, zeros, _side(True))
         self.dy_left = dy_is_left(out_channels, channels)
         one, other = (dy, x) if self.dy_left else (x, dy)
-        rows = sum_rows(SIZE)
+        rows = sum_rows(SIZE, one[0])
         chunks = -(-one[0] // CHUNK)
         chunk_rows = -(-one[0] // chunks // rows) * rows
         chunks = -(-one[0] // chunk_rows)
@@ -148,8 +153,10 @@ class DotPlan:
         group = int(self.groups[:, 1].max())
         s_row = right_channels * SIZE
         s_step = lines(chunk_rows * s_row // PIXEL)
-        parts = min(len(self.groups), max(1, min(4, SUM_BYTES // (36 * s_step * chunks))))
-        self.tasks = 3 * chunks * parts
+        # Tiles of all pairs are read while they are near; where their sums would not be, a pair at a time.
+        splits = 1 if 36 * s_step <= TOGETHER else 3
+        parts = min(len(self.groups), max(1, min(8 if splits == 1 else 4, SUM_BYTES // (36 * s_step * chunks))))
+        self.tasks = splits * chunks * parts
         self.sums = workspace("sums", parts * chunks * 36 * s_step)
         g_step, v_step = lines(chunk_rows * group), lines(right_channels * group)
         scratch_bytes = 12 * (g_step + v_step) + group * LANES * PIXEL
@@ -160,7 +167,7 @@ class DotPlan:
                 0, *one, 0, *other, self.sums.ctypes.data, self.scratch.ctypes.data, scratch_bytes,
                 self.groups.ctypes.data, self.tiles.ctypes.data, len(self.groups), chunks, parts,
                 chunk_rows, g_step, v_step, group * PIXEL, s_row, s_step, rows,
-                outer_sum(SIZE), transpose_run(SIZE),
+                outer_sum(rows, SIZE), transpose_run(SIZE), splits,
             ]
         )  # fmt: skip
         self.nine = aligned_zeros((threads * 9 * s_row,), np.uint8)

@@ -314,14 +314,20 @@ def product(rows, pixels, size):
     return panels.address
 
 
-def sum_rows(size):
-    """Rows of the tile of ``outer_sum``: with sixteen columns each, as many as leave room for operands."""
+def sum_rows(size, left):
+    """Rows of the tile of ``outer_sum`` for ``left`` of them; it has sixteen columns.
+
+    As many as leave room for operands, or fewer (each still has enough sums at once to keep the multipliers
+    busy) where that pads ``left`` less.
+    """
     count = vector_registers()[1]
-    return max(1, min(12, count * 3 // 4 * width(size) // LANES))
+    most = max(1, min(16, count * 3 // 4 * width(size) // LANES))
+    choices = [rows for rows in (16, 12, 8, 6) if rows <= most] or [most]
+    return min(choices, key=lambda rows: (-(-left // rows) * rows, -rows))
 
 
 @cache
-def outer_sum(size):
+def outer_sum(rows, size):
     """Address of a matrix product over pixels and lanes, which is what weight gradients are.
 
         out[k, c] += sum over a, b and lanes of g[k, a, b, lane] * panel[a, b, lane, c]
@@ -329,7 +335,7 @@ def outer_sum(size):
     for sixteen c and ``blocks`` blocks of rows k. The panel is transposed, so the sums of sixteen c lie side
     by side; were lanes summed in registers instead, adding them up would cost a third of the time.
     """
-    rows, number = sum_rows(size), _number(size)
+    number = _number(size)
 
     @task
     def sums(panel, g, g_row, out, out_row, blocks, na, xa, ga, nb, xb, gb):
