@@ -19,7 +19,7 @@ from cnn.kernels.params import call, integers, pointer
 from cnn.kernels.pool import max_2x2
 from cnn.kernels.simd import blocks, width
 from cnn.kernels.taps import Axis
-from cnn.kernels.tiles import copy_box, outer_run, prefetch
+from cnn.kernels.tiles import STORE, STREAM, copy_box, finish_streams, outer_run, prefetch
 
 STRIP_BYTES = 64 * 1024  # what a strip of rows should touch: of 512 KiB of L2, but larger strips were slower
 
@@ -101,6 +101,8 @@ def _gather_task(size):
             ends = (strip_sums, p[35] + first * size, p[36] + first)
             strip_rows = (last_row - first_row) // 2
             call(pool, (*ends, out_channels, out_plane, out_row, oh * ow * 16, strip_rows, ow, relu))
+        else:
+            finish_streams()
 
     return gather
 
@@ -219,8 +221,9 @@ class GatherPlan:
         )
         self.no_bias = aligned_zeros((groups * out_channels * size,), np.uint8)
         self.tasks = images * groups * len(strips)
-        tile = outer_run(block_rows, pixels, size)
-        small = outer_run(block_rows - 1, pixels, size) if full < row_blocks else 0
+        how = STORE if pooled else STREAM
+        tile = outer_run(block_rows, pixels, size, how=how)
+        small = outer_run(block_rows - 1, pixels, size, how=how) if full < row_blocks else 0
         sums_bytes = max(s[1] - s[0] for s in strips) * out_row * out_channels + 64 if pooled else 0
         self.sums = aligned_zeros((scratch_threads() * sums_bytes,), np.uint8)
         self.params = table(

@@ -14,7 +14,7 @@ import numpy as np
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.jit import launch, scratch_threads, table, task
 from cnn.kernels.params import call, integers
-from cnn.kernels.tiles import copy_box, product
+from cnn.kernels.tiles import STREAM, copy_box, finish_streams, product
 
 PIECE_BYTES = 256 << 10  # of input that a piece keeps in the L2 cache
 
@@ -41,6 +41,7 @@ def _piece_task(size):
         target = out + (block * groups + group) * out_channels * out_plane + (top * width + left) * pixel
         ends = (here, weights, shift, target, params + 22 * 8, rows * columns, row_blocks, last)
         call(multiply, (*ends, channels, x_step, w_block, out_plane, pixel))
+        finish_streams()
 
     return piece
 
@@ -81,7 +82,8 @@ class PointwisePlan:
                 0, self.packed.ctypes.data, 0, 0, self.scratch.ctypes.data, scratch_bytes,
                 len(pieces), groups, channels, out_channels, in_plane, in_row, in_pixel, width,
                 out_shape[0] * out_shape[1] * pixel, x_step, row_blocks, w_block * size,
-                out_channels - rows, copy_box(size), product(rows, pixels, size), self.pieces.ctypes.data, 0,
+                out_channels - rows, copy_box(size), product(rows, pixels, size, STREAM),
+                self.pieces.ctypes.data, 0,
             ]
         )  # fmt: skip
         self.pack = pack

@@ -24,7 +24,7 @@ from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.jit import launch, plans, scratch_threads, table, task, workspace
 from cnn.kernels.params import call, integers, pointer
 from cnn.kernels.simd import blocks, width
-from cnn.kernels.tiles import product
+from cnn.kernels.tiles import finish_streams, product
 from cnn.kernels.winograd_tiles import (
     PIXEL,
     SIZE,
@@ -152,6 +152,7 @@ def _forward_task():
                     y + (block * out_channels + k) * out_plane + corner, out_plane, size,
                     tile[2], tile[3], across, out_width * 64,
                 )  # fmt: skip
+        finish_streams()
 
     return forward
 
@@ -216,8 +217,8 @@ class ForwardPlan:
 def tile_group(channels, pixels):
     """Tiles whose transforms are multiplied together: more reuse of weights, fewer stay in the L2 cache.
 
-    A multiple of ``pixels``, which the register tile takes at once: from three tiles it makes four in the time
-    of six.
+    A multiple of ``pixels``, which the register tile takes at once: where that is three, four take as long as
+    six.
     """
     return -(-(4 if channels <= 96 else 2) // pixels) * pixels
 

@@ -18,7 +18,7 @@ from cnn.kernels.few_conv import tile
 from cnn.kernels.jit import launch, scratch_threads, table, task, workspace
 from cnn.kernels.params import integers, pointer
 from cnn.kernels.simd import width
-from cnn.kernels.tiles import outer_tile, prefetch
+from cnn.kernels.tiles import ADD, STORE, outer_tile, prefetch
 from cnn.kernels.winograd_tiles import PIXEL, SIZE, input_tile, output_tile_of_channels, weights_forth
 
 FEWEST = 4  # tiles: with fewer, transforming the weights takes longer than 9 products a pixel
@@ -89,11 +89,11 @@ def _output_task(rows):
                     loops = (1, 0, 0, 1, 0, 0, count, 64, 4)
                     if first == 0:
                         outer_tile(
-                            weights, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, 0, rows, 1, 4,
+                            weights, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, STORE, rows, 1, 4,
                         )  # fmt: skip
                     else:
                         outer_tile(
-                            weights, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, 1, rows, 1, 4,
+                            weights, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, ADD, rows, 1, 4,
                         )  # fmt: skip
                     t += rows
         for t in range(tiles):

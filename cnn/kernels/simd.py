@@ -134,15 +134,11 @@ class Vectors:
     def stream(self, value, address):
         """Write a vector past the caches; its address is a multiple of its size.
 
-        What was there need not be fetched first. ``finish`` makes it known to other threads.
+        What was there need not be fetched first. ``tiles.finish_streams`` makes it known to other threads.
         """
         pointer = self.builder.inttoptr(address, value.type.as_pointer())
         store = self.builder.store(value, pointer, align=self.bytes)
         store.set_metadata("nontemporal", self.builder.module.add_metadata([ir.Constant(INT32, 1)]))
-
-    def finish(self):
-        """Wait until all that was written by ``stream`` has arrived."""
-        self.builder.fence("seq_cst")
 
     def scalar(self, address):
         """One number."""

@@ -18,6 +18,20 @@ from cnn.kernels.params import pointer
 from cnn.kernels.simd import INT32, INT64, Vectors, literals, vector_registers, width
 
 
+@intrinsic
+def finish_streams(typing_context):
+    """Wait until all that this thread streamed has arrived, so that any other thread reads it."""
+
+    def generate(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+STORE, ADD, STREAM = range(3)  # what ``outer_tile`` does with its sums
+
+
 def multiply_all(v, left, right, sums):
     """sums[i][j] += left[i] * right[j]; left and right are functions that write the load of an operand."""
     if len(left) > len(right):
@@ -67,7 +81,7 @@ def prefetch(typing_context, address, count):
 
 @intrinsic(prefer_literal=True)
 def outer_tile(
-    typing_context, x, w, bias, out, loops, w_row, x_step, out_row, out_step, floor, add, rows, pixels,
+    typing_context, x, w, bias, out, loops, w_row, x_step, out_row, out_step, floor, how, rows, pixels,
     dtype_size,
 ):  # fmt: skip
     """Sums of (weight times pixel), ``rows`` by ``pixels`` pixels of sixteen lanes.
@@ -75,14 +89,15 @@ def outer_tile(
         out[k, j] = max(floor, bias[k] + sum over a, b, c of w[a, b, c, k] * x[a, b, c, j])
 
     for k < rows, j < pixels. ``loops`` is ((count, x bytes, w bytes), ...) for a, b and c; ``x_step``,
-    ``out_step`` are the bytes between pixels, ``w_row``, ``out_row`` between rows. With ``add`` the sums are
-    added to ``out``; bias and floor play no part.
+    ``out_step`` are the bytes between pixels, ``w_row``, ``out_row`` between rows. ``how``: STORE the result,
+    STREAM it past the caches (to addresses that are multiples of a vector), or ADD the sums, without bias and
+    floor, to ``out``.
     Per turn: one broadcast a row, one load a pixel, rows * pixels multiply-adds.
     """
-    sizes = literals(add, rows, pixels, dtype_size)
+    sizes = literals(how, rows, pixels, dtype_size)
     if sizes is None:
         return None
-    add_, rows_, pixels_, size = sizes
+    how_, rows_, pixels_, size = sizes
     dtype = types.float32 if size == 4 else types.float64
 
     def generate(context, builder, signature, arguments):
@@ -91,7 +106,7 @@ def outer_tile(
         parts = LANES // v.lanes
         sums = [v.variables(pixels_ * parts) for _ in range(rows_)]
         for k in range(rows_):
-            start = v.const(0) if add_ else v.broadcast(v.at(bias, k * size))
+            start = v.const(0) if how_ == ADD else v.broadcast(v.at(bias, k * size))
             for register in sums[k]:
                 builder.store(start, register)
         na, xa, wa, nb, xb, wb, nc, xc, wc = cgutils.unpack_tuple(builder, loops, 9)
@@ -113,12 +128,13 @@ def outer_tile(
                 pixel = v.at(row, v.times(out_step, i // parts), (i % parts) * v.bytes)
                 total = builder.load(register)
                 # One addition for each call: a gradient of two passes is to be exactly the sum of both.
-                total = v.add(v.load(pixel), v.fence(total)) if add_ else v.max(total, lowest)
-                v.store(total, pixel)
+                total = v.add(v.load(pixel), v.fence(total)) if how_ == ADD else v.max(total, lowest)
+                put = v.stream if how_ == STREAM else v.store
+                put(total, pixel)
         return context.get_dummy_value()
 
     i = types.int64
-    result = types.void(i, i, i, i, types.UniTuple(i, 9), i, i, i, i, dtype, add, rows, pixels, dtype_size)
+    result = types.void(i, i, i, i, types.UniTuple(i, 9), i, i, i, i, dtype, how, rows, pixels, dtype_size)
     return result, generate
 
 
@@ -211,7 +227,7 @@ def transpose(typing_context, source, channel_step, count, pixel_step, out, item
 
 
 @cache
-def outer_run(rows, pixels, size, spread=False):
+def outer_run(rows, pixels, size, spread=False, how=STORE):
     """Address of ``outer_tile`` along ``count`` pixels, ``pixels`` at a time; ``floor`` is an address here.
 
     The weights of a tile's rows are neighbours, or with ``spread`` ``w_row`` bytes apart. The last tile of a
@@ -231,12 +247,14 @@ def outer_run(rows, pixels, size, spread=False):
                 done = min(done, count - pixels)
                 outer_tile(
                     x + done * x_step, w, bias, out + done * out_step, loops,
-                    row, x_step, out_row, out_step, lowest, 0, rows, pixels, size,
+                    row, x_step, out_row, out_step, lowest, how, rows, pixels, size,
                 )  # fmt: skip
                 done += pixels
         else:
             for _ in range(count):
-                outer_tile(x, w, bias, out, loops, row, x_step, out_row, out_step, lowest, 0, rows, 1, size)
+                outer_tile(
+                    x, w, bias, out, loops, row, x_step, out_row, out_step, lowest, how, rows, 1, size
+                )
                 x += x_step
                 out += out_step
 
@@ -277,7 +295,7 @@ def _number(size):
 
 
 @cache
-def product(rows, pixels, size):
+def product(rows, pixels, size, how=STORE):
     """Address of ``outer_tile`` for ``blocks`` blocks of rows and ``count`` pixels; ``floor`` is an address.
 
         out[k, j] = max(floor, bias[k] + sum over c of w[k / rows, c, k % rows] * x[j, c])
@@ -301,12 +319,12 @@ def product(rows, pixels, size):
                 to, shift = out + j * out_step + row * out_row, bias + row * size
                 if wide:
                     outer_tile(
-                        source, weights, shift, to, loops, size, x_step, out_row, out_step, lowest, 0,
+                        source, weights, shift, to, loops, size, x_step, out_row, out_step, lowest, how,
                         rows, pixels, size,
                     )  # fmt: skip
                 elif pixels > 1:
                     outer_tile(
-                        source, weights, shift, to, loops, size, x_step, out_row, out_step, lowest, 0,
+                        source, weights, shift, to, loops, size, x_step, out_row, out_step, lowest, how,
                         rows, 1, size,
                     )  # fmt: skip
             j += pixels if wide else 1
@@ -342,7 +360,7 @@ def outer_sum(rows, size):
         for _ in range(blocks):
             outer_tile(
                 panel, g, 0, out, (na, xa, ga, nb, xb, gb, 16, 16 * size, size),
-                g_row, 0, out_row, 0, number(0), 1, rows, 1, size,
+                g_row, 0, out_row, 0, number(0), ADD, rows, 1, size,
             )  # fmt: skip
             g += rows * g_row
             out += rows * out_row

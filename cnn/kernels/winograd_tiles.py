@@ -159,8 +159,8 @@ gradient_pair = _image_to_tile(_gradient_6, 4, PAIRS)
 def _tile_to_image(bias_bytes, streams=False):
     """The intrinsic that transforms tiles back; a bias for all lanes, or of a whole pixel: one a lane.
 
-    ``streams``: past the caches, into an array that is read when all of it is there. That saves fetching what is
-    overwritten, and leaves the caches to the tiles: a training step of ResNet-20 takes 15 % less.
+    ``streams``: past the caches, into an array that is read when all of it is there. That saves fetching what
+    is overwritten, and leaves the caches to the tiles: a training step of ResNet-20 takes 15 % less.
     """
 
     def write(v, tile, step, bias, floor, image, plane, channels, rows, columns, points, row_bytes):
@@ -190,8 +190,6 @@ def _tile_to_image(bias_bytes, streams=False):
                     put = v.stream if streams else v.store
                     for j in (3, 2, 1, 0):
                         put(v.max(v.add(result[j], shift), lowest), v.at(target, place[j], part))
-        if streams:
-            v.finish()
 
     @intrinsic
     def to_image(
