@@ -115,9 +115,9 @@ class Cnn:
             p = integers(params)
             memory = p[1]
             out = memory + (index + 1) * 8192
-            # 19 arguments of the tile: addresses, one run of pixels, then three loops, the last one long
+            # arguments of the tile: addresses, one run of pixels, three loops (the last one long), one line
             ends = (memory, memory, memory, out, p[2], 64, 1024, 64, memory)
-            call(p[0], (*ends, 1, 0, 0, 1, 0, 0, p[3], 0, 0, 4))
+            call(p[0], (*ends, 1, 0, 0, 1, 0, 0, p[3], 0, 0, 4, 1, 0, 0))
 
         threads = numba.get_num_threads()
         memory = np.zeros(8192 * (threads + 1), np.uint8)

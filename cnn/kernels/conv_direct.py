@@ -21,6 +21,7 @@ from cnn.kernels.simd import blocks, width
 from cnn.kernels.taps import Axis
 from cnn.kernels.tiles import STORE, STREAM, copy_box, finish_streams, outer_run, prefetch
 
+BAND = 8  # rows that one call computes
 STRIP_BYTES = 64 * 1024  # what a strip of rows should touch: of 512 KiB of L2, but larger strips were slower
 
 
@@ -72,12 +73,22 @@ def _gather_task(size):
             weights = w + (group * row_blocks + j) * w_block
             shift = bias + (group * out_channels + channel) * size
             target = out + channel * out_plane
-            for y in range(first_row, last_row):
-                y_out, y_in = row_table[4 * y], (row_table[4 * y + 1] - low) * x_row
-                y_w, y_taps = row_table[4 * y + 2], row_table[4 * y + 3]
-                if ahead and j == 0 and y + 2 < last_row:
+            y = first_row
+            while y < last_row:
+                at_row = integers(p[5] + 32 * y)
+                # Rows whose windows meet the same taps follow each other evenly: one call for all of them.
+                band, in_step = 1, at_row[5] - at_row[1] if y + 1 < last_row else 0
+                while (
+                    band < BAND and y + band < last_row
+                    and at_row[4 * band + 1] == at_row[1] + band * in_step
+                    and at_row[4 * band + 2] == at_row[2] and at_row[4 * band + 3] == at_row[3]
+                ):  # fmt: skip
+                    band += 1
+                y_out, y_in, y_w, y_taps = at_row[0], (at_row[1] - low) * x_row, at_row[2], at_row[3]
+                y += band
+                if ahead and j == 0 and y < last_row:
                     # Rows that nobody copies are asked for early: no hardware foresees a window with strides.
-                    old, new = 4 * (y + 1), 4 * (y + 2)
+                    old, new = 4 * (y - 1), 4 * (min(y + band, last_row) - 1)
                     old_end = row_table[old + 1] + (row_table[old + 3] - 1) * row_step
                     new_end = row_table[new + 1] + (row_table[new + 3] - 1) * row_step
                     for c in range(in_channels):
@@ -86,15 +97,15 @@ def _gather_task(size):
                 for run in range(first_run, last_run):
                     s = integers(segments + 56 * run)
                     count, to, out_step = s[0], target + y_out + s[1], s[2]
-                    at, in_step = source + y_in + s[3] - left * 16 * size, s[4]
+                    at, pixel_step = source + y_in + s[3] - left * 16 * size, s[4]
                     tap_w, taps = weights + y_w + s[5], s[6]
-                    shared = (at, tap_w, shift, to, count, in_step, out_plane, out_step, params + 26 * 8)
+                    shared = (at, tap_w, shift, to, count, pixel_step, out_plane, out_step, params + 26 * 8)
                     channels, down = (in_channels, x_channel, w_channel), (y_taps, x_tap_row, w_tap_row)
-                    across = (taps, x_tap, w_tap)
+                    across, lines = (taps, x_tap, w_tap), (band, in_step * x_row, out_row)
                     if channels_inside:
-                        call(run_tile, (*shared, *down, *across, *channels, size))
+                        call(run_tile, (*shared, *down, *across, *channels, size, *lines))
                     else:
-                        call(run_tile, (*shared, *channels, *down, *across, size))
+                        call(run_tile, (*shared, *channels, *down, *across, size, *lines))
         if pool:
             oh, ow, relu = p[37], p[38], p[39]
             first = (planes * oh + first_row // 2) * ow * 16

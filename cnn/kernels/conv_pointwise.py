@@ -14,9 +14,11 @@ import numpy as np
 from cnn.blocked import LANES, aligned_zeros
 from cnn.kernels.jit import launch, scratch_threads, table, task
 from cnn.kernels.params import call, integers
+from cnn.kernels.simd import vector_registers
 from cnn.kernels.tiles import STREAM, copy_box, finish_streams, product
 
-PIECE_BYTES = 256 << 10  # of input that a piece keeps in the L2 cache
+# Of input that a piece keeps in the L2 cache: half of the 512 KiB that go with AVX2, or 1 MiB with AVX-512.
+PIECE_BYTES = vector_registers()[0] << 13
 
 
 @cache
@@ -64,7 +66,9 @@ class PointwisePlan:
         if in_row == width * in_pixel:
             height, width = 1, height * width
         if height == 1:
-            ends = [width * i // -(-width // count) for i in range(-(-width // count) + 1)]
+            units = -(-width // pixels)  # pieces are whole register tiles, but for the last
+            cuts = min(units, -(-width // count))
+            ends = [min(width, units * i // cuts * pixels) for i in range(cuts + 1)]
             pieces = [(0, 1, a, b - a) for a, b in pairwise(ends)]
         else:
             strip = max(1, count // width)

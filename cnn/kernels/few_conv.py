@@ -103,7 +103,7 @@ def _convolve_task(size):
             call(p[5], (
                 weight + first * block_bytes, source + done * pixel_step, zeros, target + done * out_pixel,
                 count, block_bytes, out_pixel, out_block, params + 29 * 8, na, wa, xa, nb, wb, xb, nc, wc, xc,
-                pixel_step,
+                pixel_step, 1, 0, 0,
             ))  # fmt: skip
             done += pixels
         for block in range(first, first + count):  # while the row lies in the cache

@@ -37,7 +37,7 @@ def _product_task():
         row = min(index * rows, out_features - rows)
         ends = (x, weight + row * row_step, bias + row * size, out + row * pixel)
         steps = (images, features * pixel, pixel, out_features * pixel, params + 12 * 8)
-        call(tile, (*ends, *steps, 1, 0, 0, 1, 0, 0, features, pixel, column_step, row_step))
+        call(tile, (*ends, *steps, 1, 0, 0, 1, 0, 0, features, pixel, column_step, row_step, 1, 0, 0))
 
     return product
 

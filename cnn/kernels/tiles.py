@@ -228,7 +228,9 @@ def transpose(typing_context, source, channel_step, count, pixel_step, out, item
 
 @cache
 def outer_run(rows, pixels, size, spread=False, how=STORE):
-    """Address of ``outer_tile`` along ``count`` pixels, ``pixels`` at a time; ``floor`` is an address here.
+    """Address of ``outer_tile`` along ``lines`` of ``count`` pixels, ``pixels`` at a time.
+
+    ``floor`` is an address here; ``x_line``, ``out_line`` are the bytes from one line to the next.
 
     The weights of a tile's rows are neighbours, or with ``spread`` ``w_row`` bytes apart. The last tile of a
     run is moved back to end with it: a few pixels are computed twice, to the same bits.
@@ -236,27 +238,29 @@ def outer_run(rows, pixels, size, spread=False, how=STORE):
 
     @task
     def run(
-        x, w, bias, out, count, x_step, out_row, out_step, floor, na, xa, wa, nb, xb, wb, nc, xc, wc, w_row
+        x, w, bias, out, count, x_step, out_row, out_step, floor, na, xa, wa, nb, xb, wb, nc, xc, wc, w_row,
+        lines, x_line, out_line,
     ):  # fmt: skip
         lowest = pointer(floor, size)[0]
         loops = (na, xa, wa, nb, xb, wb, nc, xc, wc)
         row = w_row if spread else size
-        if pixels > 1 and count >= pixels:
+        whole = pixels if pixels > 1 and count >= pixels else 1
+        for line in range(lines):
+            source, target = x + line * x_line, out + line * out_line
             done = 0
             while done < count:
-                done = min(done, count - pixels)
-                outer_tile(
-                    x + done * x_step, w, bias, out + done * out_step, loops,
-                    row, x_step, out_row, out_step, lowest, how, rows, pixels, size,
-                )  # fmt: skip
-                done += pixels
-        else:
-            for _ in range(count):
-                outer_tile(
-                    x, w, bias, out, loops, row, x_step, out_row, out_step, lowest, how, rows, 1, size
-                )
-                x += x_step
-                out += out_step
+                done = min(done, count - whole)
+                here, to = source + done * x_step, target + done * out_step
+                if whole == pixels:
+                    outer_tile(
+                        here, w, bias, to, loops, row, x_step, out_row, out_step, lowest, how, rows, pixels,
+                        size,
+                    )  # fmt: skip
+                elif pixels > 1:
+                    outer_tile(
+                        here, w, bias, to, loops, row, x_step, out_row, out_step, lowest, how, rows, 1, size
+                    )
+                done += whole
 
     return run.address
 
