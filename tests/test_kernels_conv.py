@@ -5,7 +5,7 @@ import pytest
 
 from cnn import kernels
 from cnn.blocked import as_blocked
-from cnn.kernels import conv, conv_direct, pool, taps
+from cnn.kernels import conv, conv_direct, pool, simd, taps, tiles
 
 torch = pytest.importorskip("torch")
 
@@ -164,6 +164,27 @@ def test_register_blocks_share_rows_out_evenly(count):
     assert blocks == -(-count // conv_direct.row_block(count, [(6, 1), (3, 2), (2, 3), (1, 6)])[0])
     assert 0 < full <= blocks
     assert pixels >= 1
+
+
+def test_a_register_tile_is_as_wide_as_runs_are():
+    sixteen = simd.LANES // simd.width(4)  # registers of a pixel
+    for rows, most in simd.blocks(4)[0]:
+        for runs in ([10], [32], [1, 14, 1], [6, 7, 8]):
+            pixels = conv_direct.run_pixels(rows, most, runs, 4)
+            assert 1 <= pixels <= most
+            assert pixels == most or rows * pixels * sixteen >= 12
+            computed = [sum(-(-n // p) * p if n >= p else n for n in runs) for p in (pixels, most)]
+            assert computed[0] <= computed[1]
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_rows_of_weight_gradients_are_padded_least(size):
+    widest = tiles.sum_rows(size, 240)
+    assert widest * simd.LANES // simd.width(size) < simd.vector_registers()[1]
+    for left in range(1, 100):
+        rows = tiles.sum_rows(size, left)
+        assert rows <= widest
+        assert -(-left // rows) * rows <= -(-left // widest) * widest
 
 
 def test_gradients_of_images_that_are_not_there_are_zero():

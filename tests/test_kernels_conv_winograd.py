@@ -14,6 +14,7 @@ GEOMETRIES = {
     "no padding": (20, 24, 130, 7, 7, 0),
     "full padding": (16, 70, 20, 5, 13, 2),
     "many tiles": (33, 64, 66, 16, 16, 1),
+    "sums of a pair at a time": (3, 150, 140, 6, 5, 1),
 }
 
 
@@ -45,13 +46,15 @@ def test_winograd_agrees_with_the_direct_form(name):
         assert np.abs(fast - slow).max() <= 2e-5 * np.abs(slow).max()
 
 
+@pytest.mark.parametrize("unit", [1, 3])
 @pytest.mark.parametrize("size", [(1, 2), (3, 3), (5, 7), (14, 31), (16, 9)])
-def test_tiles_cover_every_pixel_once_with_the_fewest_points(size):
-    images, group = 3, 4
-    groups, tiles = conv_winograd.tile_tables(images, size, group)
+def test_tiles_cover_every_pixel_once_with_the_fewest_points(size, unit):
+    images, group = 3, 4 if unit == 1 else 2 * unit
+    groups, tiles = conv_winograd.tile_tables(images, size, group, unit)
     hits, points = np.zeros((images, *size), int), 0
     for first, count, down, across, start, per_image in groups:
         assert 0 < count <= group
+        assert count % unit == 0 or first + count == images * per_image
         for t in range(first, first + count):
             top, left, rows, columns = tiles[start + t % per_image]
             assert rows <= down - 2
