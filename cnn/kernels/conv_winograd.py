@@ -81,7 +81,7 @@ def _axis_tiles(size):
 def tile_tables(images, out_size, group, unit=1):
     """Groups of up to ``group`` tiles with equal points, and the tiles of one image that they number.
 
-    All groups of a kind but its last are whole multiples of ``unit`` tiles, which ``group`` is as well.
+    All groups of a kind but one are whole multiples of ``unit`` tiles, which ``group`` is as well.
 
     Returns (groups, tiles): rows (first, count, rows of points, columns of points, index of the kind's first
     tile in ``tiles``, tiles of the kind in an image) and (top, left, rows, columns). Kinds take turns, so
@@ -92,11 +92,13 @@ def tile_tables(images, out_size, group, unit=1):
         for left, columns, across in _axis_tiles(out_size[1]):
             kinds.setdefault((down, across), []).append((top, left, rows, columns))
     groups, tiles = [], []
-    for (down, across), members in kinds.items():
+    for number, ((down, across), members) in enumerate(kinds.items()):
         total = images * len(members)
         units = -(-total // unit)
         cuts = -(-units * unit // group)
         ends = [min(total, units * i // cuts * unit) for i in range(cuts + 1)]
+        if number % 2:  # the small group first: at the end of all kinds they would be the last thread's
+            ends = [total - end for end in reversed(ends)]
         groups += [
             ((first + last) / total, (first, last - first, down, across, len(tiles), len(members)))
             for first, last in pairwise(ends)
