@@ -32,6 +32,7 @@ GEOMETRIES = {
     "wide one by one": (33, 40, 24, (7, 9), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "wide one by one, stride": (18, 24, 40, (7, 5), (1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1), 1),
     "wide, more padding than image": (4, 18, 20, (2, 3), (3, 3), (1, 1), ((4, 4), (3, 5)), (1, 1), 1),
+    "long strips": (260, 3, 5, (41, 9), (3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "many channels": (3, 70, 101, (3, 4), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
 }
 
@@ -166,25 +167,32 @@ def test_register_blocks_share_rows_out_evenly(count):
     assert pixels >= 1
 
 
-def test_a_register_tile_is_as_wide_as_runs_are():
-    sixteen = simd.LANES // simd.width(4)  # registers of a pixel
-    for rows, most in simd.blocks(4)[0]:
-        for runs in ([10], [32], [1, 14, 1], [6, 7, 8]):
+@pytest.mark.parametrize("runs", [[10], [32], [1, 14, 1], [6, 7, 8], [3]])
+def test_a_register_tile_is_as_wide_as_runs_are(runs):
+    def computed(pixels):
+        return sum(-(-n // pixels) * pixels if n >= pixels else n for n in runs)
+
+    registers = simd.LANES // simd.width(4)  # of a pixel
+    for rows in range(1, 9):
+        for most in range(1, 7):
+            enough = [p for p in range(1, most + 1) if rows * p * registers >= 12] or [most]
             pixels = conv_direct.run_pixels(rows, most, runs, 4)
-            assert 1 <= pixels <= most
-            assert pixels == most or rows * pixels * sixteen >= 12
-            computed = [sum(-(-n // p) * p if n >= p else n for n in runs) for p in (pixels, most)]
-            assert computed[0] <= computed[1]
+            assert pixels in enough
+            assert computed(pixels) == min(map(computed, enough))
+    wide = 16 // registers  # rows enough for one pixel to keep the multipliers busy
+    assert conv_direct.run_pixels(wide, 3, [10], 4) == 2
 
 
 @pytest.mark.parametrize("size", [4, 8])
 def test_rows_of_weight_gradients_are_padded_least(size):
-    widest = tiles.sum_rows(size, 240)
+    found = {left: tiles.sum_rows(size, left) for left in range(1, 100)}
+    widest = max(found.values())
     assert widest * simd.LANES // simd.width(size) < simd.vector_registers()[1]
-    for left in range(1, 100):
-        rows = tiles.sum_rows(size, left)
-        assert rows <= widest
-        assert -(-left // rows) * rows <= -(-left // widest) * widest
+    for left, rows in found.items():
+        for other in set(found.values()):
+            assert -(-left // rows) * rows <= -(-left // other) * other
+            whole = tiles.sum_rows(size, left, padded=False)
+            assert left // whole * whole >= left // other * other
 
 
 def test_gradients_of_images_that_are_not_there_are_zero():

@@ -14,7 +14,7 @@ GEOMETRIES = {
     "no padding": (20, 24, 130, 7, 7, 0),
     "full padding": (16, 70, 20, 5, 13, 2),
     "many tiles": (33, 64, 66, 16, 16, 1),
-    "sums of a pair at a time": (3, 150, 140, 6, 5, 1),
+    "sums of a pair at a time": (17, 150, 260, 9, 5, 1),
 }
 
 
@@ -44,6 +44,18 @@ def test_winograd_agrees_with_the_direct_form(name):
     for fast, slow in both_forms(GEOMETRIES[name]):
         fast, slow = np.asarray(fast), np.asarray(slow)
         assert np.abs(fast - slow).max() <= 2e-5 * np.abs(slow).max()
+
+
+def test_pairs_share_a_task_unless_their_sums_are_large_or_tasks_few():
+    def splits(name):
+        n, c, k, h, w, padding = GEOMETRIES[name]
+        y_shape = n, k, h + 2 * padding - 2, w + 2 * padding - 2
+        plan = conv_winograd_weight.weight_plan((n, c, h, w), y_shape, padding, padding)
+        return int(plan.params[35])
+
+    assert splits("many tiles") == 1
+    assert splits("one tile") == 3
+    assert splits("sums of a pair at a time") == 3
 
 
 @pytest.mark.parametrize("unit", [1, 3])

@@ -21,7 +21,7 @@ from cnn.kernels.simd import blocks, width
 from cnn.kernels.taps import Axis
 from cnn.kernels.tiles import STORE, STREAM, copy_box, finish_streams, outer_run, prefetch
 
-BAND = 8  # rows that one call computes
+BAND = 8  # rows that one call computes, at most
 STRIP_BYTES = 64 * 1024  # what a strip of rows should touch: of 512 KiB of L2, but larger strips were slower
 
 

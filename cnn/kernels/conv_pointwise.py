@@ -17,7 +17,8 @@ from cnn.kernels.params import call, integers
 from cnn.kernels.simd import vector_registers
 from cnn.kernels.tiles import STREAM, copy_box, finish_streams, product
 
-# Of input that a piece keeps in the L2 cache: half of the 512 KiB that go with AVX2, or 1 MiB with AVX-512.
+# Of input that a piece keeps in the L2 cache: half of the 512 KiB that go with AVX2, or 1 MiB with AVX-512
+# (shorter vectors: a small part of it).
 PIECE_BYTES = vector_registers()[0] << 13
 
 

@@ -3,9 +3,10 @@
     dw += G^T [ sum over tiles and images of (A dy A^T) o (B^T x B) ] G
 
 A task transforms a pair of rows of the 6x6 points for a group of tiles of all channels, so that what it has
-to keep is small enough for the cache; then it multiplies, and goes on to the next pair of the same tiles. Of
-dy and x one is the left operand, read number by number, the other the right one, transposed so that sixteen
-channels lie side by side.
+to keep is small enough for the cache; then it multiplies, and goes on to the next pair of the same tiles.
+Where the sums of all pairs are too large to be added to in turn, each pair is a task of its own. Of dy and x
+one is the left operand, read number by number, the other the right one, transposed so that sixteen channels
+lie side by side.
 """
 
 from functools import cache
@@ -154,8 +155,9 @@ class DotPlan:
         group = int(self.groups[:, 1].max())
         s_row = right_channels * SIZE
         s_step = lines(chunk_rows * s_row // PIXEL)
-        # Tiles of all pairs are read while they are near; where their sums would not be, a pair at a time.
-        splits = 1 if 36 * s_step <= TOGETHER else 3
+        # Tiles of all pairs are read while they are near; where their sums would not be, or there were hardly
+        # any tasks, a pair at a time.
+        splits = 1 if 36 * s_step <= TOGETHER and len(self.groups) >= 4 else 3
         most = min(8 if splits == 1 else 4, SUM_BYTES // (36 * s_step * chunks))
         parts = min(len(self.groups), max(1, most))
         self.tasks = splits * chunks * parts

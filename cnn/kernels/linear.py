@@ -145,7 +145,7 @@ class WeightPlan:
             panel_bytes = images * 16 * 16 * size
             self.scratch = aligned_zeros((scratch_threads() * panel_bytes,), np.uint8)
             scratch = self.scratch.ctypes.data
-            panel_rows = sum_rows(size, out_features)
+            panel_rows = sum_rows(size, out_features, padded=False)
             panel = [transpose_run(size), outer_sum(panel_rows, size), panel_rows, scratch, panel_bytes]
         self.params = table([0, 0, 0, out_features, features, images, size, rows, columns, *tiles, *panel])
         self.tasks = -(-features // FEATURE_CHUNK)

@@ -20,7 +20,10 @@ from cnn.kernels.simd import INT32, INT64, Vectors, literals, vector_registers, 
 
 @intrinsic
 def finish_streams(typing_context):
-    """Wait until all that this thread streamed has arrived, so that any other thread reads it."""
+    """Wait until all that this thread streamed has arrived, so that any other thread reads it.
+
+    A full fence: x86 has a locked instruction for it, which no write passes, nor does a streamed one.
+    """
 
     def generate(context, builder, signature, arguments):
         builder.fence("seq_cst")
@@ -336,16 +339,16 @@ def product(rows, pixels, size, how=STORE):
     return panels.address
 
 
-def sum_rows(size, left):
+def sum_rows(size, left, padded=True):
     """Rows of the tile of ``outer_sum`` for ``left`` of them; it has sixteen columns.
 
-    As many as leave room for operands, or fewer (each still has enough sums at once to keep the multipliers
-    busy) where that pads ``left`` less.
+    As many as leave room for operands, or fewer where that pads ``left`` less; if what does not fill a tile
+    is not padded but done otherwise, where that leaves less.
     """
     count = vector_registers()[1]
     most = max(1, min(16, count * 3 // 4 * width(size) // LANES))
     choices = [rows for rows in (16, 12, 8, 6) if rows <= most] or [most]
-    return min(choices, key=lambda rows: (-(-left // rows) * rows, -rows))
+    return min(choices, key=lambda rows: (-left % rows if padded else left % rows, -rows))
 
 
 @cache
