@@ -213,8 +213,8 @@ class DotPlan:
         across = in_channels <= 2 and 2 <= kernel[1] <= width_of(size)
         if across:
             columns = kernel[1]
-            rows = max(1, sums // columns)
-            rows = rows if rows <= out_channels else 1
+            rows = min(out_channels, max(1, sums // columns))
+            rows = -(-out_channels // -(-out_channels // rows))  # shared out evenly
         else:
             rows, columns = dot_block(out_channels, in_channels, sums)
         spans = []
