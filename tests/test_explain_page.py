@@ -421,6 +421,7 @@ def test_a_keyboard_is_enough(read, file, nodes):
     reader.wait(lambda shown: shown == "#/network/1/dy/0,4,4")
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.tagName") == "CANVAS"
+    assert reader.place() == "#/network"
     page.focus("#tab-network")
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#losscard")
