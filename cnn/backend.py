@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 from cnn.errors import ConfigError, did_you_mean
 
-_MODULES = {"numba": "cnn.kernels", "reference": "cnn.reference"}
+_MODULES = {"numba": "cnn.fast.kernels", "reference": "cnn.reference"}
 _current = "numba"
 _loaded = {}
+_winograd = True
 
 
 def backends():
@@ -81,9 +82,7 @@ def compile_report():
 
     A start is warm when nothing was compiled.
     """
-    from cnn.kernels.cache import compile_report
-
-    return compile_report()
+    return _cache().compile_report()
 
 
 def when_compiling(callback):
@@ -91,6 +90,19 @@ def when_compiling(callback):
 
     None takes the callback back.
     """
-    from cnn.kernels.cache import when_compiling
+    _cache().when_compiling(callback)
 
-    when_compiling(callback)
+
+def _cache():
+    return importlib.import_module("cnn.fast.machine.cache")
+
+
+def set_winograd(enabled):
+    """Let 3x3 convolutions with stride 1 in float32 use Winograd's form (the default) or not."""
+    global _winograd
+    _winograd = bool(enabled)
+
+
+def get_winograd():
+    """Whether Winograd's form may be used."""
+    return _winograd

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn.backend import current_backend
-from cnn.blocked import Pixels
 from cnn.errors import CheckpointError, ConfigError, ShapeError, did_you_mean
 from cnn.layers import Layer, Sequential, flatten
+from cnn.pixels import Pixels
 
 
 class Network:
@@ -84,7 +84,11 @@ class Network:
     def _plan(self):
         """Plan the fused steps; return what replays small batches."""
         if self._replay is None:
-            from cnn import fused, inference, replay  # bring Numba, which the reference backend does without
+            from cnn.fast import (  # bring Numba, which the reference backend does without
+                fused,
+                inference,
+                replay,
+            )
 
             if self.body.steps is None:
                 fused.attach(self.body)
@@ -203,7 +207,7 @@ class Network:
                     sum(p.size for p in layer.parameters() if not p.trainable),
                 )
             )
-        from cnn.memory import training_memory  # brings Numba, which building a network does without
+        from cnn.fast.memory import training_memory  # brings Numba, which building a network does without
 
         return Summary(self.input_shape, batch_size, rows, training_memory(self, batch_size))
 
@@ -213,7 +217,7 @@ class Network:
 
 def _enter(array):
     """``array`` in the blocked layout, so that no step converts it again; as it is where that cannot be."""
-    from cnn import fused
+    from cnn.fast import fused
 
     return fused.enter(array)
 
@@ -246,7 +250,7 @@ class Summary:
     input_shape: tuple
     batch_size: int
     rows: list
-    memory: object  # cnn.memory.Memory: the predicted peak of training, in bytes by what they are for
+    memory: object  # cnn.fast.memory.Memory: the predicted peak of training, in bytes by what they are for
 
     def _total(self, what):
         """Add up the leaves; a container's row repeats what its layers have."""

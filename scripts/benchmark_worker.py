@@ -75,9 +75,9 @@ class Cnn:
     def loop(self, root, weights, variant):
         """Steps of LeNet-5: in turns bare ones on one batch, and the last ones of an epoch."""
         from cnn.config import load_config
-        from cnn.interruption import Interruption
-        from cnn.progress import bar
-        from cnn.train import Trainer
+        from cnn.training.interruption import Interruption
+        from cnn.training.loop import Trainer
+        from cnn.training.progress import bar
 
         bare, _ = self.step("LeNet-5", 64, weights, variant)
         config = Path(__file__).parents[1] / "configs" / "mnist_lenet.toml"
@@ -103,10 +103,10 @@ class Cnn:
         """Two GFLOP of the register tile on one and the same cache line: nothing has to be fetched."""
         import numba
 
-        from cnn.kernels.jit import launch, table, task
-        from cnn.kernels.params import call, integers
-        from cnn.kernels.simd import blocks
-        from cnn.kernels.tiles import outer_run
+        from cnn.fast.conv.tiles import outer_run
+        from cnn.fast.machine.jit import launch, table, task
+        from cnn.fast.machine.simd import blocks
+        from cnn.fast.machine.tables import call, integers
 
         rows, pixels = max(blocks(4)[0], key=lambda block: block[0] * block[1])
 
@@ -132,7 +132,8 @@ class Cnn:
         return lambda: network.predict(x, batch_size=batch), {"logits": fingerprint(network.predict(x))}
 
     def convolution(self, case, batch, direction, variant):
-        from cnn import backend, blocked
+        from cnn import backend
+        from cnn.fast import blocked
 
         *_, padding, stride, groups = case
         x, weight, bias, dy = operands(case, batch)

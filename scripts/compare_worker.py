@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import backend, experiment, run_folder
+from cnn import backend
+from cnn.backend import set_winograd
 from cnn.config import load_config
 from cnn.errors import CnnError
-from cnn.kernels.conv import set_winograd
-from cnn.train import Trainer
+from cnn.training import experiment, run_folder
+from cnn.training.loop import Trainer
 
 
 def accuracies(trainer, network, epoch):

@@ -13,38 +13,22 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: A module may import from lower floors and from its own package. A new module needs a floor.
 FLOORS = {
     "errors": 0,
-    "blocked": 0,
+    "files": 1,
+    "pixels": 0,
     "geometry": 1,
-    "initializers": 1,
     "reference": 1,
-    "kernels": 2,
     "backend": 3,
     "layers": 4,
-    "fused": 5,
-    "replay": 6,
-    "inference": 7,
-    "memory": 7,
+    "fast": 5,
     "network": 8,
     "optimizers": 6,
-    "groups": 6,
-    "averaging": 6,
-    "whitening": 6,
-    "schedules": 6,
     "__init__": 9,
     "gradcheck": 10,
-    "checkpoint": 10,
     "data": 10,
     "config": 11,
-    "interruption": 11,
-    "progress": 11,
-    "plots": 11,
-    "tta": 11,
-    "run_folder": 11,
-    "experiment": 12,
-    "explain": 13,
     "report": 12,
-    "export": 13,
-    "train": 15,
+    "training": 13,
+    "explain": 14,
     "doctor": 15,
     "commands": 16,
     "cli": 17,
@@ -55,11 +39,11 @@ FLOORS = {
 RESTRICTED = {
     "torch": (),
     "torchvision": ("data",),
-    "matplotlib": ("plots",),
+    "matplotlib": ("training",),
     "pydantic": ("config",),
     "PIL": ("data", "explain", "report"),
     "scipy": (),
-    "numba": ("kernels", "backend", "data", "blocked"),
+    "numba": ("fast", "backend", "data"),
 }
 
 
@@ -108,7 +92,7 @@ def test_the_reference_shares_no_code_with_the_kernels():
         if unit(path) == "reference":
             assert units_imported(path) == set()
             assert not any(name.split(".")[0] == "numba" for name in imports(path))
-        if unit(path) == "kernels":
+        if unit(path) == "fast":
             assert "reference" not in units_imported(path)
 
 
@@ -202,11 +186,11 @@ def test_files_stay_short(folder, most):
 
 
 def test_every_exported_name_exists():
-    import cnn.kernels
+    import cnn.fast.kernels
     import cnn.layers
     import cnn.reference
 
-    for module in (cnn, cnn.kernels, cnn.layers, cnn.reference):
+    for module in (cnn, cnn.fast.kernels, cnn.layers, cnn.reference):
         assert len(set(module.__all__)) == len(module.__all__)
         for name in module.__all__:
             assert hasattr(module, name), f"{module.__name__}.{name}"

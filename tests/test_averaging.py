@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import cnn
-from cnn.averaging import EMA, Lookahead, make_average
 from cnn.errors import CheckpointError, ConfigError
 from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, ReLU
+from cnn.optimizers.averaging import EMA, Lookahead, make_average
 
 torch = pytest.importorskip("torch")
 STEPS = 23

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 import tiny
 
-from cnn import checkpoint
+from cnn.training import checkpoint
 
 USAGE, DATA, CHECKPOINT, NUMBERS = 2, 3, 4, 5
 

@@ -3,9 +3,10 @@ import gc
 import numpy as np
 import pytest
 
-from cnn import blocked
-from cnn.blocked import BlockedArray, Pixels, as_blocked, empty, flat, unflat
-from cnn.kernels import layout
+from cnn.fast import blocked
+from cnn.fast.blocked import BlockedArray, as_blocked, empty, flat, unflat
+from cnn.fast.kernels import layout
+from cnn.pixels import Pixels
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (5, 3, 4, 7), (16, 2, 3, 3), (33, 4, 5, 2), (3, 7), (40, 1)])

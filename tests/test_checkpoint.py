@@ -9,9 +9,9 @@ import pytest
 import safetensors.numpy
 
 import cnn
-from cnn import checkpoint
 from cnn.errors import CheckpointError
 from cnn.layers import BatchNorm2d, Conv2d, Flatten, Linear
+from cnn.training import checkpoint
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -12,8 +12,8 @@ import pytest
 import tiny
 
 from cnn.config import load_config
-from cnn.run_folder import RunFolder
-from cnn.train import Trainer
+from cnn.training.loop import Trainer
+from cnn.training.run_folder import RunFolder
 
 pytest.importorskip("torch")
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"

@@ -9,7 +9,6 @@ import numba
 import numpy as np
 import pytest
 
-from cnn.blocked import Pixels
 from cnn.data import Batches, Split, normalization, pixels, split_validation
 from cnn.data.augment import (
     AlternatingFlip,
@@ -20,6 +19,7 @@ from cnn.data.augment import (
     RandomTranslate,
 )
 from cnn.errors import ConfigError, DataError
+from cnn.pixels import Pixels
 
 AUGMENT = (AlternatingFlip(), RandomHorizontalFlip(), RandomTranslate(2), Cutout(3))
 

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from cnn import cli, experiment
+from cnn import cli
 from cnn.config import resolve
 from cnn.data import Dataset, Split
 from cnn.doctor import FAIL, OK, WARN, Finding, Report, data, examine
+from cnn.training import experiment
 
 LAYERS = [
     {"type": "Flatten"},

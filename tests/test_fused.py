@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import cnn
-from cnn import fused
+from cnn.fast import fused
 from cnn.layers import (
     GELU,
     BatchNorm1d,

@@ -287,14 +287,14 @@ def test_the_command_prints_a_table_writes_json_and_returns_0(config, capsys):
 
 
 def test_the_command_returns_5_and_names_the_layer_when_a_gradient_is_wrong(config, capsys, monkeypatch):
-    import cnn.kernels
+    import cnn.fast.kernels
 
-    right = cnn.kernels.batch_norm_backward
+    right = cnn.fast.kernels.batch_norm_backward
 
     def wrong(*arguments):
         return 1.001 * np.asarray(right(*arguments))
 
-    monkeypatch.setattr(cnn.kernels, "batch_norm_backward", wrong)
+    monkeypatch.setattr(cnn.fast.kernels, "batch_norm_backward", wrong)
     assert main(["gradcheck", str(config)]) == 5
     captured = capsys.readouterr()
     assert "BUG in layer 1 (BatchNorm2d), x, train, numba" in captured.out

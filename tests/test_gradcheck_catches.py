@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-import cnn.kernels
+import cnn.fast.kernels
 import cnn.reference
 from cnn.gradcheck import BUG, KINK, check_layer, check_loss, check_network
 from cnn.gradcheck.difference import judge
@@ -239,7 +239,9 @@ def make_network():
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize(
-    ("broken", "module"), [("reference", cnn.reference), ("numba", cnn.kernels)], ids=["reference", "numba"]
+    ("broken", "module"),
+    [("reference", cnn.reference), ("numba", cnn.fast.kernels)],
+    ids=["reference", "numba"],
 )
 def test_a_broken_operation_is_found_in_the_layers_that_use_it(operation, broken, module, monkeypatch):
     make, layer = OPERATIONS[operation]
@@ -259,7 +261,7 @@ def test_a_broken_operation_is_found_in_the_layers_that_use_it(operation, broken
 
 
 def test_a_failed_report_says_so_everywhere(monkeypatch):
-    monkeypatch.setattr(cnn.kernels, "unflatten", lambda dy, shape: np.asarray(dy).reshape(shape)[::-1])
+    monkeypatch.setattr(cnn.fast.kernels, "unflatten", lambda dy, shape: np.asarray(dy).reshape(shape)[::-1])
     x, labels = np.random.default_rng(2).standard_normal((3, 2, 6, 6)), np.array([1, 0, 4])
     report = check_network(make_network(), x, labels, layer="4")
     assert report.exit_code == 5

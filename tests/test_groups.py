@@ -6,7 +6,6 @@ import pytest
 import cnn
 from cnn.backend import use_backend
 from cnn.errors import ConfigError
-from cnn.groups import Groups
 from cnn.layers import (
     BatchNorm2d,
     Concat,
@@ -20,6 +19,7 @@ from cnn.layers import (
     SoftmaxCrossEntropy,
 )
 from cnn.optimizers import SGD, Adam
+from cnn.optimizers.groups import Groups
 
 BACKENDS = ("reference", "numba")
 

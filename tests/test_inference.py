@@ -7,7 +7,8 @@ import pytest
 from test_fused import NETWORKS
 
 import cnn
-from cnn import inference, kernels
+from cnn import backend
+from cnn.fast import inference
 from cnn.layers import (
     GELU,
     AvgPool2d,
@@ -145,10 +146,10 @@ def test_a_few_images_use_winograd_while_it_is_switched_on(images):
     results = []
     try:
         for enabled in (True, False, True, False):
-            kernels.conv.set_winograd(enabled)
+            backend.set_winograd(enabled)
             results.append(network.predict(x))
     finally:
-        kernels.conv.set_winograd(True)
+        backend.set_winograd(True)
     expected = _forward(network, x)
     for y in results:
         np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnn.errors import ConfigError
-from cnn.initializers import INITIALIZERS, fans, initialize
+from cnn.layers.initializers import INITIALIZERS, fans, initialize
 
 SHAPE = (64, 32, 3, 3)  # fan_in 288, fan_out 576
 DEVIATIONS = {

@@ -58,7 +58,8 @@ def test_the_second_process_compiles_nothing(tmp_path):
 LAUNCH = """
 import sys
 import numpy as np
-from cnn.kernels import activation, jit
+from cnn.fast.kernels import activation
+from cnn.fast.machine import jit
 
 x = np.zeros(64, np.float32)
 params = jit.table([x.ctypes.data, x.ctypes.data, 64, 0])

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from cnn import blocked, reference
-from cnn.kernels import activation, special
-from cnn.kernels import vector as v
-from cnn.kernels.jit import launch, table, task
-from cnn.kernels.params import integers, pointer
+from cnn import reference
+from cnn.fast import blocked
+from cnn.fast.kernels import activation
+from cnn.fast.machine import special
+from cnn.fast.machine import vector as v
+from cnn.fast.machine.jit import launch, table, task
+from cnn.fast.machine.tables import integers, pointer
 
 
 def _apply(function):

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from cnn import kernels
-from cnn.blocked import as_blocked
-from cnn.kernels import conv, conv_direct, pool, simd, taps, tiles
+from cnn.fast import kernels
+from cnn.fast.blocked import as_blocked
+from cnn.fast.conv import direct as conv_direct
+from cnn.fast.conv import taps, tiles
+from cnn.fast.kernels import conv, pool
+from cnn.fast.machine import simd
 
 torch = pytest.importorskip("torch")
 

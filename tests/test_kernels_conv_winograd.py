@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from cnn.blocked import as_blocked, empty
-from cnn.kernels import conv, conv_direct, conv_dots, conv_winograd, conv_winograd_weight
+from cnn import backend
+from cnn.fast.blocked import as_blocked, empty
+from cnn.fast.conv import direct as conv_direct
+from cnn.fast.conv import dots as conv_dots
+from cnn.fast.conv import winograd as conv_winograd
+from cnn.fast.conv import winograd_weight as conv_winograd_weight
+from cnn.fast.kernels import conv
 
 # images, channels in, channels out, h, w, padding
 GEOMETRIES = {
@@ -96,12 +101,12 @@ def test_winograd_is_for_large_float32_convolutions_with_three_by_three_windows(
 
 
 def test_winograd_can_be_switched_off():
-    assert conv.get_winograd()
-    conv.set_winograd(False)
+    assert backend.get_winograd()
+    backend.set_winograd(False)
     try:
         assert not suits()
     finally:
-        conv.set_winograd(True)
+        backend.set_winograd(True)
 
 
 def test_winograd_gives_the_same_bits_on_one_thread_and_on_all():

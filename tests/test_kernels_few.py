@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from cnn import reference
-from cnn.kernels import activation, few, few_conv, few_winograd
-from cnn.kernels.fingerprint import PIECE, Fingerprint
+from cnn.fast.conv import few as few_conv
+from cnn.fast.conv import few_winograd
+from cnn.fast.kernels import activation, few
+from cnn.fast.machine.fingerprint import PIECE, Fingerprint
 
 ONE, SAME = (1, 1), ((1, 1), (1, 1))
 NONE = ((0, 0), (0, 0))

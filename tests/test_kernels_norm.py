@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from cnn import blocked, reference
-from cnn.kernels import activation, elementwise, norm
+from cnn import reference
+from cnn.fast import blocked
+from cnn.fast.kernels import activation, elementwise, norm
 
 SHAPES = [(1, 3, 4, 5), (19, 5, 6, 7), (32, 4, 8, 8), (33, 17)]
 

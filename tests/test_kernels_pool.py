@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnn import reference
-from cnn.kernels import elementwise, global_pool, pool
+from cnn.fast.kernels import elementwise, global_pool, pool
 
 WINDOWS = {
     "tiles": ((2, 2), (2, 2), ((0, 0), (0, 0))),

@@ -7,14 +7,16 @@ import sys
 import numpy as np
 import pytest
 
-from cnn import kernels
-from cnn.kernels import linear, simd
+from cnn.fast import kernels
+from cnn.fast.kernels import linear
+from cnn.fast.machine import simd
 
 CHECK = """
 import numpy as np
 import cnn
-from cnn import kernels, layers, reference
-from cnn.kernels import simd
+from cnn import layers, reference
+from cnn.fast import kernels
+from cnn.fast.machine import simd
 
 print(simd.vector_registers(), simd.blocks(4), simd.blocks(8))
 rng = np.random.default_rng(0)

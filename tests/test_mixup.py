@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tiny
 
-from cnn import checkpoint
 from cnn.config import load_config
 from cnn.data import Batches
 from cnn.data.mixup import mix
 from cnn.errors import ConfigError
 from cnn.layers import SoftmaxCrossEntropy
-from cnn.train import Trainer
+from cnn.training import checkpoint
+from cnn.training.loop import Trainer
 
 
 def arrays(n=40, classes=5):

@@ -5,8 +5,8 @@ import pytest
 
 import cnn
 from cnn.backend import use_backend
-from cnn.blocked import as_blocked
 from cnn.errors import CheckpointError, ConfigError, ShapeError
+from cnn.fast.blocked import as_blocked
 from cnn.layers import (
     AvgPool2d,
     BatchNorm1d,

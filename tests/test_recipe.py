@@ -8,10 +8,10 @@ import pytest
 import tiny
 from test_resume import assert_same_run
 
-from cnn import checkpoint, run_folder
 from cnn.config import load_config
-from cnn.interruption import Interrupted
-from cnn.train import Trainer
+from cnn.training import checkpoint, run_folder
+from cnn.training.interruption import Interrupted
+from cnn.training.loop import Trainer
 
 CONFIG = """
 name = "recipe"

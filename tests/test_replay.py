@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 import cnn
-from cnn import replay
 from cnn.backend import use_backend
-from cnn.blocked import Pixels
 from cnn.data.pixels import normalize
-from cnn.kernels.jit import Recording
+from cnn.fast import replay
+from cnn.fast.machine.jit import Recording
 from cnn.layers import (
     GELU,
     AvgPool2d,
@@ -26,6 +25,7 @@ from cnn.layers import (
     SoftmaxCrossEntropy,
 )
 from cnn.optimizers import SGD
+from cnn.pixels import Pixels
 
 NETWORKS = {
     "lenet": lambda: [

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import tiny
 
-from cnn import checkpoint
+from cnn.training import checkpoint
 
 # Each epoch has 6 steps, so this is step 4 of epoch 2.
 STOP_AT = 10
 SCRIPT = """
 import os, signal, sys
 from cnn.cli import main
-from cnn.train import Trainer
+from cnn.training.loop import Trainer
 
 step, count = Trainer._step, 0
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnn.errors import ConfigError
-from cnn.schedules import SCHEDULES, make_schedule, schedule_options
+from cnn.optimizers.schedules import SCHEDULES, make_schedule, schedule_options
 
 
 def pytorch_rates(make, steps, lr=0.5):

@@ -11,7 +11,7 @@ import tiny
 
 from cnn.commands import sweep
 from cnn.errors import ConfigError
-from cnn.train import Trainer
+from cnn.training.loop import Trainer
 
 
 @pytest.fixture

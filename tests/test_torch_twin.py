@@ -8,14 +8,14 @@ import helpers
 import numpy as np
 import pytest
 
-from cnn import experiment
-from cnn.averaging import make_average
 from cnn.backend import use_backend
 from cnn.config import load_config
 from cnn.layers import SoftmaxCrossEntropy, from_config, layer_types
 from cnn.network import Network
 from cnn.optimizers import SGD
-from cnn.train import Trainer
+from cnn.optimizers.averaging import make_average
+from cnn.training import experiment
+from cnn.training.loop import Trainer
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tiny
 
-from cnn import checkpoint, experiment, run_folder
 from cnn.backend import get_threads, set_threads
 from cnn.config import load_config
 from cnn.data import Batches
 from cnn.errors import NumericError
-from cnn.train import Trainer
+from cnn.training import checkpoint, experiment, run_folder
+from cnn.training.loop import Trainer
 
 COLUMNS = "epoch,step,lr,train_loss,train_accuracy,val_loss,val_accuracy,images_per_second,seconds"
 
@@ -210,7 +210,7 @@ def test_a_long_epoch_is_saved_by_the_minute(workplace, tmp_path, monkeypatch):
         workplace, tmp_path, "train.epochs=1", "train.checkpoint_minutes=1", "schedule.warmup_epochs=0"
     )
     clock, saved = [time.perf_counter()], []
-    monkeypatch.setattr("cnn.train.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("cnn.training.loop.time.perf_counter", lambda: clock[0])
     step, save = run._step, run._save_last
 
     def slow_step(x, labels):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tiny
 
-from cnn import experiment
 from cnn.config import load_config
 from cnn.data import Batches
 from cnn.errors import ConfigError
 from cnn.layers import Conv2d, Flatten, Linear, ReLU
 from cnn.network import Network
-from cnn.train import Trainer
-from cnn.tta import averaged_logits
+from cnn.training import experiment
+from cnn.training.loop import Trainer
+from cnn.training.tta import averaged_logits
 
 
 def network(shape=(2, 6, 7)):

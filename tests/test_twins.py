@@ -1,6 +1,6 @@
 """Each operation exists twice; here both answer the same question and must agree.
 
-CASES holds, for every public name that ``cnn.reference`` and ``cnn.kernels`` share, a function
+CASES holds, for every public name that ``cnn.reference`` and ``cnn.fast.kernels`` share, a function
 ``case(ops, draw, window)`` that calls it and returns every array it produced or changed. ``draw`` makes the
 same random arrays for both, ``window`` is one of the geometries below or a random one.
 """
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from helpers import SEED, error_of, naming
 
-from cnn import geometry, kernels, reference
+from cnn import geometry, reference
+from cnn.fast import kernels
 
 #: What a result may differ by, in units of its largest value.
 TOLERANCE = {np.float64: 1e-11, np.float32: 5e-5}

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from cnn import experiment
 from cnn.cli import main
 from cnn.config import resolve
 from cnn.data import Split
 from cnn.errors import ConfigError, ShapeError
 from cnn.layers import Conv2d, Flatten, Linear, ReLU, Residual, Sequential
 from cnn.network import Network
-from cnn.whitening import whiten, whitened_layers
+from cnn.training import experiment
+from cnn.training.whitening import whiten, whitened_layers
 
 
 def photographs(count=200, size=12, channels=3, seed=0):

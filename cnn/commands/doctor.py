@@ -18,9 +18,9 @@ def run(args):
     import json
     import time
 
-    from cnn.checkpoint import write_atomically
     from cnn.commands.train import set_threads
     from cnn.doctor import examine
+    from cnn.files import write_atomically
 
     begin = time.perf_counter()
     config = read_config(args)

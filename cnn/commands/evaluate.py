@@ -19,9 +19,9 @@ def run(args):
     """Evaluate."""
     import numpy as np
 
-    from cnn import experiment
     from cnn.backend import use_backend
     from cnn.errors import ConfigError, DataError
+    from cnn.training import experiment
 
     network, config, meta = experiment.load_trained(args.trained, args.set)
     if args.tta and config.tta is None:

@@ -64,11 +64,11 @@ def explain(trained, image, label=None, max_mb=10, training=False):
 
     import numpy as np
 
-    from cnn import experiment
     from cnn.backend import use_backend
     from cnn.data import Split
     from cnn.explain.collect import collect
     from cnn.explain.page import build_page, check_size
+    from cnn.training import experiment
 
     network, config, meta = experiment.load_trained(trained)
     classes = meta["classes"]
@@ -96,9 +96,9 @@ def _read(image: str, config, meta):
     """Return (pixels (C, H, W) uint8, label or None, where it comes from)."""
     from pathlib import Path
 
-    from cnn import experiment
     from cnn.commands.predict import read_pixels
     from cnn.errors import ConfigError
+    from cnn.training import experiment
 
     if not image.isdigit():
         return read_pixels(image, meta["image_shape"]), None, Path(image).name

@@ -25,11 +25,11 @@ def run(args):
 
     import numpy as np
 
-    from cnn import experiment
     from cnn.errors import ConfigError, NumericError
     from cnn.gradcheck import check_network
     from cnn.layers import from_config
     from cnn.network import Network
+    from cnn.training import experiment
 
     for option, low in (("seed", 0), ("images", 2), ("entries", 1)):
         if getattr(args, option) < low:

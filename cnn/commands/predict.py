@@ -24,10 +24,10 @@ def run(args):
 
     import numpy as np
 
-    from cnn import experiment
     from cnn.backend import use_backend
     from cnn.data import Split
     from cnn.errors import ConfigError
+    from cnn.training import experiment
 
     if args.top < 1:
         raise ConfigError(f"--top: found {args.top}, expected at least 1")

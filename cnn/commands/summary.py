@@ -11,8 +11,8 @@ def add_arguments(parser):
 
 def run(args):
     """Summarise."""
-    from cnn import experiment
     from cnn.errors import ConfigError
+    from cnn.training import experiment
 
     config = read_config(args)
     batch_size = config.data.batch_size if args.batch_size is None else args.batch_size

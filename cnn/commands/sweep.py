@@ -31,7 +31,7 @@ def run(args):
     """Sweep."""
     from cnn.config import bundled_config, load_config
     from cnn.errors import ConfigError, NumericError
-    from cnn.interruption import Interrupted
+    from cnn.training.interruption import Interrupted
 
     path = args.config or bundled_config()
     fixed, swept = split_settings(args.set)
@@ -66,10 +66,11 @@ def run(args):
 
 def train(args, config, folder):
     """Train one run in its folder, or resume it, unless it is finished; return its result (a dict)."""
-    from cnn import checkpoint, run_folder
     from cnn.commands.train import set_threads
     from cnn.config import load_config, to_toml
-    from cnn.train import Trainer
+    from cnn.files import write_atomically
+    from cnn.training import run_folder
+    from cnn.training.loop import Trainer
 
     run = run_folder.RunFolder(folder)
     begun = run.config.exists()
@@ -83,14 +84,14 @@ def train(args, config, folder):
     trainer.run = run if begun else run_folder.create(folder, config.name)
     if begun:
         trainer.restore()
-    checkpoint.write_atomically(run.config, to_toml(config).encode())
+    write_atomically(run.config, to_toml(config).encode())
     return trainer.fit()
 
 
 def check_same_run(config, began, folder):
     """Raise ConfigError when the run in ``folder`` began with another config than is asked for now."""
     from cnn.errors import ConfigError
-    from cnn.train import check_same_experiment
+    from cnn.training.loop import check_same_experiment
 
     try:
         check_same_experiment(config.plain(), began.plain())
@@ -161,7 +162,7 @@ def folder_name(setting):
 
 def write_tables(out, name, results, failed):
     """Write sweep.md and sweep.csv for the results of each setting so far."""
-    from cnn.checkpoint import write_atomically
+    from cnn.files import write_atomically
 
     columns = [part.partition("=")[0] for part in next(iter(results))] or ["config"]
     table, lines = io.StringIO(), []

@@ -23,9 +23,10 @@ def run(args):
 
         print(json.dumps(json_schema(), indent=2))
         return
-    from cnn import checkpoint, run_folder
     from cnn.config import load_config, resolve, to_toml
-    from cnn.train import Trainer, check_same_experiment
+    from cnn.files import write_atomically
+    from cnn.training import checkpoint, run_folder
+    from cnn.training.loop import Trainer, check_same_experiment
 
     if args.resume:
         name = None if args.run else read_config(args).name
@@ -41,7 +42,7 @@ def run(args):
         set_threads(args, config)
         trainer = Trainer(config, run)
         trainer.restore()
-        checkpoint.write_atomically(run.config, to_toml(config).encode())
+        write_atomically(run.config, to_toml(config).encode())
         trainer.fit()
         return
     config = read_config(args)
@@ -52,7 +53,7 @@ def run(args):
         print(trainer.network.summary(batch_size=config.data.batch_size))
         return
     trainer.run = run_folder.create(args.run, config.name)
-    checkpoint.write_atomically(trainer.run.config, to_toml(config).encode())
+    write_atomically(trainer.run.config, to_toml(config).encode())
     trainer.fit()
 
 

@@ -9,8 +9,8 @@ from numba import carray
 from cnn.data.augmentation import Augmentation, Mode, check_mode
 from cnn.data.pixels import place
 from cnn.errors import ConfigError
-from cnn.kernels.jit import jit, launch, table, task
-from cnn.kernels.params import integers, pointer
+from cnn.fast.machine.jit import jit, launch, table, task
+from cnn.fast.machine.tables import integers, pointer
 
 
 class RandomAffine(Augmentation):

@@ -6,12 +6,12 @@ import threading
 import numpy as np
 
 from cnn.backend import has_spare_core, set_threads
-from cnn.blocked import Pixels
 from cnn.data import augment as augmentations
 from cnn.data import pixels
 from cnn.data.mixup import mix
 from cnn.data.streams import seeded_generator
 from cnn.errors import ConfigError, DataError
+from cnn.pixels import Pixels
 
 # Random numbers and windows cost Python hardly more for 1,280 images of MNIST than for 64, and between two
 # training steps, which leave nothing of it in the caches, that Python takes four times as long as by itself.

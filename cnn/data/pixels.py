@@ -9,9 +9,9 @@ import functools
 import numpy as np
 from numba import carray
 
-from cnn.kernels.jit import address, launch, task
-from cnn.kernels.jit import table as parameters
-from cnn.kernels.params import integers, pointer
+from cnn.fast.machine.jit import address, launch, task
+from cnn.fast.machine.jit import table as parameters
+from cnn.fast.machine.tables import integers, pointer
 
 
 def normalize(images, indices, table, out):

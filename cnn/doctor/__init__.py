@@ -21,7 +21,7 @@ def examine(config, images=None, network=None):
     Parameters
     ----------
     config : Config
-    images : cnn.experiment.Images, optional
+    images : cnn.training.experiment.Images, optional
         Loaded and split as training does unless given.
     network : Network, optional
         A built network in place of the config's. It is given back with its state unchanged.
@@ -30,10 +30,10 @@ def examine(config, images=None, network=None):
     """
     import numpy as np
 
-    from cnn import experiment
     from cnn.backend import use_backend
     from cnn.doctor import data, rehearsal, start
     from cnn.doctor.patient import Patient
+    from cnn.training import experiment
 
     images = experiment.load_images(config) if images is None else images
     with use_backend(config.train.backend), np.errstate(all="ignore"):

@@ -4,9 +4,9 @@ import hashlib
 
 import numpy as np
 
-from cnn import experiment
 from cnn.data import Split
 from cnn.doctor.finding import FAIL, OK, WARN, finding, grade
+from cnn.training import experiment
 
 _SAMPLE = 3000  # images for the checks that need not see all of them
 _SIDE = 16  # images are averaged down to about this size before neighbours are searched

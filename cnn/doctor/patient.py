@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cnn import experiment
 from cnn.data import Split
 from cnn.layers import Dropout, ReLU, Sequential, Sigmoid, Tanh
+from cnn.training import experiment
 
 BATCH, FEW = 128, 32  # images for the statistics, and for the short training runs
 

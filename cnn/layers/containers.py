@@ -28,7 +28,7 @@ class Sequential(_Container):
     x : what the first layer takes;  y : what the last layer returns
     """
 
-    #: What runs instead of the layers under the numba backend; see ``cnn.fused``.
+    #: What runs instead of the layers under the numba backend; see ``cnn.fast.fused``.
     steps = None
 
     def __init__(self, layers: list):

@@ -5,7 +5,7 @@ import numpy as np
 from cnn import geometry
 from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
-from cnn.initializers import check_whitening, initialize
+from cnn.layers.initializers import check_whitening, initialize
 from cnn.layers.layer import Layer
 from cnn.layers.parameter import Parameter
 
@@ -46,8 +46,8 @@ class Conv2d(Layer):
     bias : bool
         Whether to add bias[k].
     weight_init, bias_init : str
-        Names from ``cnn.initializers``; the default is PyTorch's. "dirac" starts as the identity;
-        "whitening" is for filters that see the images, see ``cnn.whitening``.
+        Names from ``cnn.layers.initializers``; the default is PyTorch's. "dirac" starts as the identity;
+        "whitening" is for filters that see the images, see ``cnn.training.whitening``.
     whitening_eps : float
         Added to the variances before whitening divides by their roots, in units of the images squared: what
         varies less than that stays small. JPEG files hold hardly any fine colour; noise would take its place.

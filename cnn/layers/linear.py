@@ -2,7 +2,7 @@
 
 from cnn import geometry
 from cnn.backend import operations
-from cnn.initializers import initialize
+from cnn.layers.initializers import initialize
 from cnn.layers.layer import Layer
 from cnn.layers.parameter import Parameter
 
@@ -25,7 +25,7 @@ class Linear(Layer):
     bias : bool
         Whether to add bias[o].
     weight_init, bias_init : str
-        Names from ``cnn.initializers``; the default is PyTorch's.
+        Names from ``cnn.layers.initializers``; the default is PyTorch's.
 
     Shapes
     ------

@@ -28,9 +28,9 @@ class Parameter:
     decay : bool
         Whether weight decay applies. By default biases and normalisation parameters are left alone.
 
-    An optimizer reads three more, which ``cnn.groups`` sets: ``lr_scale`` multiplies its learning rate,
-    ``weight_decay`` stands in for its decay unless None, and where ``trainable`` is False nothing changes the
-    values: layers need not add to ``grad`` then.
+    An optimizer reads three more, which ``cnn.optimizers.groups`` sets: ``lr_scale`` multiplies its learning
+    rate, ``weight_decay`` stands in for its decay unless None, and where ``trainable`` is False nothing
+    changes the values: layers need not add to ``grad`` then.
 
     Assigning to ``data`` or ``grad`` copies into the array, so that views stay views.
     """

@@ -7,6 +7,6 @@ __all__ = ["Story", "render", "write"]
 
 def write(path, story):
     """Write the report of a ``Story`` to ``path``."""
-    from cnn.checkpoint import write_atomically
+    from cnn.files import write_atomically
 
     write_atomically(path, render(story).encode())

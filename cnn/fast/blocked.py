@@ -1,0 +1,210 @@
+"""BlockedArray: sixteen images side by side, so that one vector instruction serves one pixel of them all.
+
+Memory holds ``[B][C][H][W][16]`` with ``B = ceil(N / 16)``: the innermost axis ("lane") runs over images.
+A kernel written for one image then runs for sixteen at full vector width, whatever the number of channels,
+the width of the image or the size of the window; nothing is ever shuffled. There is no border of zeros:
+windows are clipped where they are planned, once a geometry, so padding costs neither memory nor arithmetic.
+
+Promises that every kernel keeps:
+
+* tail lanes (images past N in the last block) are finite in activations and exactly zero in gradients,
+  so sums over lanes of ``gradient * activation`` need no mask;
+* a buffer belongs to one BlockedArray and goes back to a pool when that array dies: a training step that
+  repeats the shapes of the step before allocates nothing.
+"""
+
+import sys
+from collections import defaultdict
+from contextlib import contextmanager
+
+import numpy as np
+
+from cnn.pixels import Pixels
+
+LANES = 16
+ALIGNMENT = 64
+
+_FLOATS = (np.float32, np.float64)
+
+
+class Pool(defaultdict):
+    """Buffers that wait to be used, by shape and dtype.
+
+    ``keeps``: hold on to every buffer made for it, so that addresses stay good as long as the pool lives.
+    """
+
+    def __init__(self, keeps=False):
+        super().__init__(list)
+        self.made = [] if keeps else None
+
+
+_pool = Pool()
+_pack = _pack_pixels = _unpack = None
+
+
+def aligned_zeros(shape, dtype):
+    """A zeroed C-contiguous array that starts at a cache line (64 bytes)."""
+    count = 1
+    for extent in shape:
+        count *= extent
+    size = count * np.dtype(dtype).itemsize
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+class BlockedArray:
+    """An array of images (N, C, H, W) or features (N, F), kept as ``buffer`` [B][C][H][W][16].
+
+    ``shape``, ``ndim``, ``size`` and ``dtype`` read as those of the plain array; features have H = W = 1.
+    ``np.asarray(a)`` copies into a plain array. Treat it as immutable outside of kernels.
+
+    Parameters
+    ----------
+    buffer : float32 or float64 array as above, C-contiguous
+    shape : (N, C, H, W) or (N, F)
+    owner : BlockedArray whose memory ``buffer`` views, if any; it is kept alive
+    address : of the first byte, where the caller knows it (kernels take addresses)
+    """
+
+    __slots__ = ("__weakref__", "_home", "_owner", "address", "buffer", "shape")
+
+    def __init__(self, buffer, shape, owner=None, address=None, _home=None):
+        self.buffer = buffer
+        self.shape = shape
+        self.address = buffer.ctypes.data if address is None else address
+        self._owner = owner
+        self._home = _home
+
+    def __del__(self):
+        # A view of the buffer held elsewhere keeps `base` referenced: then the memory is left to Python.
+        # 2 = the buffer's own reference and getrefcount's argument.
+        home = self._home
+        if home is None:
+            self.buffer = None  # before the owner goes, which counts who looks at its memory
+        elif sys is not None and sys.getrefcount(self.buffer.base) <= 2:
+            home.append((self.buffer, self.address))
+
+    @property
+    def dtype(self):
+        """float32 or float64."""
+        return self.buffer.dtype
+
+    @property
+    def ndim(self):
+        """4 or 2."""
+        return len(self.shape)
+
+    @property
+    def size(self):
+        """How many numbers the plain array has."""
+        return int(np.prod(self.shape))
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __array__(self, dtype=None, copy=None):
+        if copy is False:
+            raise ValueError("a BlockedArray has another memory layout; a plain array needs a copy")
+        plain = np.empty(self.shape, self.dtype)
+        if _unpack and self.dtype in _FLOATS:
+            _unpack(self.buffer, self.address, plain)
+        else:
+            images = np.moveaxis(self.buffer, -1, 1).reshape(-1, *self.buffer.shape[1:-1])
+            plain[...] = images[: self.shape[0]].reshape(self.shape)
+        return plain if dtype is None else plain.astype(dtype, copy=False)
+
+    def __repr__(self):
+        return f"BlockedArray(shape={self.shape}, dtype={self.dtype})"
+
+
+def empty(shape, dtype):
+    """A BlockedArray to be written: it holds whatever was there before."""
+    blocks = -(-shape[0] // LANES)
+    extents = (blocks, *shape[1:], LANES) if len(shape) == 4 else (blocks, shape[1], 1, 1, LANES)
+    home = _pool[extents, np.dtype(dtype).char]
+    try:
+        buffer, address = home.pop()
+    except IndexError:
+        buffer = aligned_zeros(extents, dtype)
+        address = buffer.ctypes.data
+        if _pool.made is not None:
+            _pool.made.append(buffer)
+    return BlockedArray(buffer, tuple(shape), None, address, home)
+
+
+def as_blocked(x, dtype=None):
+    """``x`` in the blocked layout; ``x`` itself where that holds already.
+
+    Takes a BlockedArray, Pixels or a plain (N, C, H, W) or (N, F) array of any memory order; float64 stays,
+    anything else becomes float32 unless ``dtype`` says otherwise.
+    """
+    if isinstance(x, BlockedArray):
+        if dtype is None or x.dtype == dtype:
+            return x
+        result = empty(x.shape, dtype)
+        result.buffer[...] = x.buffer
+        return result
+    if isinstance(x, Pixels) and _pack_pixels and dtype in (None, x.dtype):
+        result = empty(x.shape, x.dtype)
+        _pack_pixels(x, result.buffer, result.address)
+        return result
+    x = np.asarray(x)
+    if x.ndim not in (2, 4):
+        raise ValueError(f"expected (N, C, H, W) or (N, F), got an array of shape {x.shape}")
+    if dtype is None:
+        dtype = np.float64 if x.dtype == np.float64 else np.float32
+    x, result = np.ascontiguousarray(x, dtype), empty(x.shape, dtype)
+    if _pack and dtype in _FLOATS:
+        _pack(x, result.buffer, result.address)
+        return result
+    images = x.reshape(len(x), *result.buffer.shape[1:-1])
+    for block, target in enumerate(result.buffer):
+        part = images[block * LANES : (block + 1) * LANES]
+        target[..., : len(part)] = np.moveaxis(part, 0, -1)
+        target[..., len(part) :] = 0
+    return result
+
+
+def transpose_with(pack, pack_pixels, unpack):
+    """Let compiled functions do the copying between layouts; see ``cnn.fast.kernels.layout``."""
+    global _pack, _pack_pixels, _unpack
+    _pack, _pack_pixels, _unpack = pack, pack_pixels, unpack
+
+
+def flat(x):
+    """(N, C, H, W) read as (N, C*H*W): shares the buffer."""
+    if x.ndim == 2:
+        return x
+    blocks, channels, height, width, lanes = x.buffer.shape
+    features = channels * height * width
+    buffer = x.buffer.reshape(blocks, features, 1, 1, lanes)
+    return BlockedArray(buffer, (x.shape[0], features), x, x.address)
+
+
+def unflat(x, shape):
+    """(N, F) read as ``shape`` = (N, C, H, W) with C*H*W = F; shares the buffer."""
+    buffer = x.buffer.reshape(len(x.buffer), *shape[1:], LANES)
+    return BlockedArray(buffer, tuple(shape), x, x.address)
+
+
+@contextmanager
+def using_pool(pool):
+    """Make arrays of the buffers of a Pool inside a ``with`` block; they go back to it when they die."""
+    global _pool
+    before, _pool = _pool, pool
+    try:
+        yield
+    finally:
+        _pool = before
+
+
+def release_pool():
+    """Forget every pooled buffer (their memory goes back to Python)."""
+    for home in _pool.values():
+        home.clear()
+
+
+def pooled_bytes():
+    """Bytes that lie in the pool, unused."""
+    return sum(buffer.nbytes for buffers in _pool.values() for buffer, _ in buffers)

@@ -1,0 +1,104 @@
+"""Every operation as Numba kernels: the same names and signatures as ``cnn.reference``, other code.
+
+Arrays are (N, C, H, W) or (N, F), plain or blocked; what comes back is a ``cnn.fast.blocked.BlockedArray``,
+which reads like the plain array (``np.asarray`` converts). ``stride``, ``dilation`` and ``kernel_size`` are
+(height, width); ``padding`` is ((top, bottom), (left, right)). Each public function checks nothing: it brings
+its arguments into the blocked layout and launches one compiled task.
+"""
+
+from cnn.fast.kernels import layout  # noqa: F401  as_blocked transposes with it
+from cnn.fast.kernels.activation import (
+    gelu_backward,
+    gelu_forward,
+    leaky_relu_backward,
+    leaky_relu_forward,
+    relu_backward,
+    relu_forward,
+    sigmoid_backward,
+    sigmoid_forward,
+    silu_backward,
+    silu_forward,
+    softmax_backward,
+    softmax_forward,
+    tanh_backward,
+    tanh_forward,
+)
+from cnn.fast.kernels.conv import conv2d_backward_input, conv2d_backward_weight, conv2d_forward
+from cnn.fast.kernels.elementwise import (
+    add,
+    add_channel,
+    channel_sum,
+    concat,
+    dropout,
+    flatten,
+    scale,
+    split,
+    unflatten,
+)
+from cnn.fast.kernels.global_pool import (
+    global_avg_pool_backward,
+    global_avg_pool_forward,
+    global_max_pool_backward,
+    global_max_pool_forward,
+)
+from cnn.fast.kernels.linear import linear_backward_input, linear_backward_weight, linear_forward
+from cnn.fast.kernels.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
+from cnn.fast.kernels.norm import batch_norm_backward, batch_norm_forward, batch_norm_statistics
+from cnn.fast.kernels.orthogonal import orthogonalize
+from cnn.fast.kernels.pool import (
+    avg_pool2d_backward,
+    avg_pool2d_forward,
+    max_pool2d_backward,
+    max_pool2d_forward,
+)
+from cnn.fast.kernels.update import adam_update, rmsprop_update, sgd_update, squared_norm
+
+__all__ = [
+    "adam_update",
+    "add",
+    "add_channel",
+    "avg_pool2d_backward",
+    "avg_pool2d_forward",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_statistics",
+    "channel_sum",
+    "concat",
+    "conv2d_backward_input",
+    "conv2d_backward_weight",
+    "conv2d_forward",
+    "dropout",
+    "flatten",
+    "gelu_backward",
+    "gelu_forward",
+    "global_avg_pool_backward",
+    "global_avg_pool_forward",
+    "global_max_pool_backward",
+    "global_max_pool_forward",
+    "leaky_relu_backward",
+    "leaky_relu_forward",
+    "linear_backward_input",
+    "linear_backward_weight",
+    "linear_forward",
+    "max_pool2d_backward",
+    "max_pool2d_forward",
+    "orthogonalize",
+    "relu_backward",
+    "relu_forward",
+    "rmsprop_update",
+    "scale",
+    "sgd_update",
+    "sigmoid_backward",
+    "sigmoid_forward",
+    "silu_backward",
+    "silu_forward",
+    "softmax_backward",
+    "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_forward",
+    "softmax_forward",
+    "split",
+    "squared_norm",
+    "tanh_backward",
+    "tanh_forward",
+    "unflatten",
+]

@@ -1,0 +1,295 @@
+"""Activations: each function beside its derivative, both on vectors, and one loop that runs them all.
+
+``activate(kind, x, parameter)`` and ``slope(kind, saved, parameter)`` are written once per kind; batch
+normalisation fuses with them by the same two names. ``saved`` is what the layer keeps: x, or y for sigmoid
+and tanh. ``kind`` is known at compile time, so that each kind has its own kernel without a branch in it.
+"""
+
+import functools
+import math
+
+from numba import types
+from numba.extending import overload
+
+from cnn.fast import blocked
+from cnn.fast.machine import vector as v
+from cnn.fast.machine.jit import CHUNK, FLAGS, chunks, launch, table, task
+from cnn.fast.machine.special import erf, exp, tanh
+from cnn.fast.machine.tables import bits, from_bits, integers, pointer
+
+IDENTITY, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU, GELU_TANH = range(8)
+
+_SQRT_HALF = math.sqrt(0.5)
+_INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
+_SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
+_CUBIC = 0.044715
+
+
+def _identity(kind, x, parameter):
+    return x
+
+
+def _relu(kind, x, parameter):
+    return v.select(v.greater(0.0, x), 0.0, x)  # a NaN is not below 0: it stays
+
+
+def _leaky_relu(kind, x, parameter):
+    return v.select(v.greater(x, 0.0), x, x * parameter)
+
+
+def _sigmoid(kind, x, parameter):
+    return 1.0 / (1.0 + exp(0.0 - x))
+
+
+def _tanh(kind, x, parameter):
+    return tanh(x)
+
+
+def _silu(kind, x, parameter):
+    return x / (1.0 + exp(0.0 - x))
+
+
+def _gelu(kind, x, parameter):
+    return 0.5 * x * (1.0 + erf(x * _SQRT_HALF))
+
+
+def _gelu_tanh(kind, x, parameter):
+    return 0.5 * x * (1.0 + tanh(_SQRT_2_OVER_PI * (x + _CUBIC * x * x * x)))
+
+
+def _identity_gradient(kind, dy, saved, parameter):
+    return dy
+
+
+def _relu_gradient(kind, dy, saved, parameter):
+    return v.select(v.greater(saved, 0.0), dy, 0.0)
+
+
+def _leaky_relu_gradient(kind, dy, saved, parameter):
+    return v.select(v.greater(saved, 0.0), dy, dy * parameter)
+
+
+def _sigmoid_gradient(kind, dy, saved, parameter):
+    return dy * saved * (1.0 - saved)
+
+
+def _tanh_gradient(kind, dy, saved, parameter):
+    return dy * (1.0 - saved * saved)
+
+
+def _silu_gradient(kind, dy, saved, parameter):
+    x = saved
+    s = 1.0 / (1.0 + exp(0.0 - x))
+    return dy * s * (1.0 + x * (1.0 - s))
+
+
+def _gelu_gradient(kind, dy, saved, parameter):
+    x = saved
+    return dy * (0.5 * (1.0 + erf(x * _SQRT_HALF)) + x * (_INV_SQRT_2PI * exp(-0.5 * x * x)))
+
+
+def _gelu_tanh_gradient(kind, dy, saved, parameter):
+    x = saved
+    t = tanh(_SQRT_2_OVER_PI * (x + _CUBIC * x * x * x))
+    inner = _SQRT_2_OVER_PI * (1.0 + 3.0 * _CUBIC * x * x)
+    return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
+
+
+_FORWARD = (_identity, _relu, _leaky_relu, _sigmoid, _tanh, _silu, _gelu, _gelu_tanh)
+_BACKWARD = (
+    _identity_gradient, _relu_gradient, _leaky_relu_gradient, _sigmoid_gradient, _tanh_gradient,
+    _silu_gradient, _gelu_gradient, _gelu_tanh_gradient,
+)  # fmt: skip
+
+
+def activate(kind, x, parameter):
+    """f(x) of a vector."""
+    return _FORWARD[kind](kind, x, parameter)
+
+
+def pull_back(kind, dy, saved, parameter):
+    """dy * f'(x) of a vector; ``saved`` is x, for sigmoid and tanh y."""
+    return _BACKWARD[kind](kind, dy, saved, parameter)
+
+
+_OPTIONS = {"jit_options": {"fastmath": FLAGS}, "prefer_literal": True}
+
+
+@overload(activate, **_OPTIONS)
+def _choose_forward(kind, x, parameter):
+    return _FORWARD[kind.literal_value] if isinstance(kind, types.IntegerLiteral) else None
+
+
+@overload(pull_back, **_OPTIONS)
+def _choose_backward(kind, dy, saved, parameter):
+    return _BACKWARD[kind.literal_value] if isinstance(kind, types.IntegerLiteral) else None
+
+
+@functools.cache
+def forward_task(kind, itemsize):
+    """y = f(x), CHUNK numbers a piece: addresses of x and y, how many numbers, the parameter's bits."""
+
+    @task
+    def forward(index, thread, params):
+        a = integers(params)
+        x, y, size, parameter = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2], from_bits(a[3])
+        for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
+            v.store(y, i, activate(kind, v.load(x, i), parameter))
+
+    return forward
+
+
+@functools.cache
+def _backward_task(kind, itemsize):
+    @task
+    def backward(index, thread, params):
+        a = integers(params)
+        dy, saved, dx = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], itemsize)
+        size, parameter = a[3], from_bits(a[4])
+        for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
+            v.store(dx, i, pull_back(kind, v.load(dy, i), v.load(saved, i), parameter))
+
+    return backward
+
+
+def forward(kind, x, parameter=0.0):
+    """y = f(x) for one of the kinds above."""
+    x = blocked.as_blocked(x)
+    y = blocked.empty(x.shape, x.dtype)
+    size = y.buffer.size
+    values = table([x.address, y.address, size, bits(parameter)])
+    launch(forward_task(kind, x.dtype.itemsize), chunks(size), values)
+    return y
+
+
+def backward(kind, dy, saved, parameter=0.0):
+    """dx = dy * f'(x) for one of the kinds above; ``saved`` is x, for sigmoid and tanh y."""
+    saved = blocked.as_blocked(saved)
+    dy = blocked.as_blocked(dy, saved.dtype)
+    dx = blocked.empty(dy.shape, dy.dtype)
+    size = dx.buffer.size
+    values = table([dy.address, saved.address, dx.address, size, bits(parameter)])
+    launch(_backward_task(kind, dx.dtype.itemsize), chunks(size), values)
+    return dx
+
+
+def relu_forward(x):
+    """Return max(x, 0); a NaN stays a NaN."""
+    return forward(RELU, x)
+
+
+def relu_backward(dy, x):
+    """Return dy where x > 0, else 0."""
+    return backward(RELU, dy, x)
+
+
+def leaky_relu_forward(x, negative_slope):
+    """Return x where x > 0, else negative_slope * x."""
+    return forward(LEAKY_RELU, x, float(negative_slope))
+
+
+def leaky_relu_backward(dy, x, negative_slope):
+    """Return dy where x > 0, else negative_slope * dy."""
+    return backward(LEAKY_RELU, dy, x, float(negative_slope))
+
+
+def sigmoid_forward(x):
+    """Return 1 / (1 + exp(-x))."""
+    return forward(SIGMOID, x)
+
+
+def sigmoid_backward(dy, y):
+    """Return dy * y * (1 - y)."""
+    return backward(SIGMOID, dy, y)
+
+
+def tanh_forward(x):
+    """Return tanh(x)."""
+    return forward(TANH, x)
+
+
+def tanh_backward(dy, y):
+    """Return dy * (1 - y**2)."""
+    return backward(TANH, dy, y)
+
+
+def silu_forward(x):
+    """Return x * sigmoid(x)."""
+    return forward(SILU, x)
+
+
+def silu_backward(dy, x):
+    """Return dy * s * (1 + x * (1 - s)) with s = sigmoid(x)."""
+    return backward(SILU, dy, x)
+
+
+def gelu_forward(x, tanh):
+    """Return x * Phi(x), Phi being the normal distribution function or, with ``tanh``, its approximation."""
+    return forward(GELU_TANH if tanh else GELU, x)
+
+
+def gelu_backward(dy, x, tanh):
+    """Return dy * (Phi(x) + x * phi(x)), phi being the normal density; likewise for the approximation."""
+    return backward(GELU_TANH if tanh else GELU, dy, x)
+
+
+@functools.cache
+def _softmax_task(itemsize):
+    @task
+    def softmax(index, thread, params):
+        a = integers(params)
+        x, y, channels, pixels = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2], a[3]
+        first, step = (index // pixels * channels * pixels + index % pixels) * 16, pixels * 16
+        largest = v.load(x, first)
+        for c in range(1, channels):
+            value = v.load(x, first + c * step)
+            largest = v.select(v.greater(value, largest), value, largest)
+        scale = v.zeros(x)
+        for c in range(channels):
+            e = exp(v.load(x, first + c * step) - largest)
+            v.store(y, first + c * step, e)
+            scale = scale + e
+        scale = 1.0 / scale
+        for c in range(channels):
+            v.store(y, first + c * step, v.load(y, first + c * step) * scale)
+
+    return softmax
+
+
+@functools.cache
+def _softmax_gradient_task(itemsize):
+    @task
+    def gradient(index, thread, params):
+        a = integers(params)
+        dy, y, dx = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], itemsize)
+        channels, pixels = a[3], a[4]
+        first, step = (index // pixels * channels * pixels + index % pixels) * 16, pixels * 16
+        mean = v.zeros(y)
+        for c in range(channels):
+            mean = v.fma(v.load(dy, first + c * step), v.load(y, first + c * step), mean)
+        for c in range(channels):
+            i = first + c * step
+            v.store(dx, i, v.load(y, i) * (v.load(dy, i) - mean))
+
+    return gradient
+
+
+def softmax_forward(x):
+    """Return S_i = exp(x_i - max x) / sum over k of exp(x_k - max x), along axis 1."""
+    x = blocked.as_blocked(x)
+    y = blocked.empty(x.shape, x.dtype)
+    blocks, channels, height, width, _ = x.buffer.shape
+    values = table([x.address, y.address, channels, height * width])
+    launch(_softmax_task(x.dtype.itemsize), blocks * height * width, values)
+    return y
+
+
+def softmax_backward(dy, y):
+    """Return dx_j = S_j * (dy_j - sum over i of dy_i * S_i)."""
+    y = blocked.as_blocked(y)
+    dy = blocked.as_blocked(dy, y.dtype)
+    dx = blocked.empty(dy.shape, dy.dtype)
+    blocks, channels, height, width, _ = dx.buffer.shape
+    values = table([dy.address, y.address, dx.address, channels, height * width])
+    launch(_softmax_gradient_task(dx.dtype.itemsize), blocks * height * width, values)
+    return dx

@@ -1,0 +1,124 @@
+"""Convolution on blocked arrays: picks the fast form for a geometry; same names as ``cnn.reference.conv``."""
+
+import numpy as np
+
+from cnn.backend import get_winograd
+from cnn.fast.blocked import as_blocked, empty
+from cnn.fast.conv import direct as conv_direct
+from cnn.fast.conv import dots as conv_dots
+from cnn.fast.conv import winograd as conv_winograd
+from cnn.fast.conv import winograd_weight as conv_winograd_weight
+
+
+def suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups):
+    """Whether 36 products a tile and the transforms are cheaper than 9 products a pixel."""
+    k, c, kh, kw = weight_shape
+    plain = (kh, kw) == (3, 3) and stride == dilation == (1, 1) and groups == 1
+    if not (get_winograd() and plain and dtype == np.float32 and min(k, c) >= 16):
+        return False
+    tiles = -(-out_size[0] // 4) * -(-out_size[1] // 4)
+    return tiles * 56 <= 9 * out_size[0] * out_size[1]
+
+
+def _common(*arrays):
+    return np.result_type(*[a.dtype for a in arrays])
+
+
+def _plain(array, dtype):
+    """A contiguous NumPy array of a dtype."""
+    return np.ascontiguousarray(array, dtype)
+
+
+def _out_size(size, kernel, stride, padding, dilation):
+    return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=False):
+    """Return y[n,k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[n,c,i*sh-top+u*dh,j*sw-left+v*dw].
+
+    ``relu``: max(0, y) instead, where a NaN stays.
+    """
+    floor = 0 if relu else -np.inf
+    dtype = _common(x, weight)
+    x, weight = as_blocked(x, dtype), _plain(weight, dtype)
+    bias = None if bias is None else _plain(bias, dtype)
+    n, _, h, w = x.shape
+    k, _, kh, kw = weight.shape
+    oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
+    ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
+    y = empty((n, k, oh, ow), dtype)
+    if suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups):
+        conv_winograd.forward(x, weight, bias, y, padding, floor)
+    else:
+        conv_direct.forward(x, weight, bias, y, stride, padding, dilation, groups, floor)
+    return y
+
+
+def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups):
+    """Return (y, argmax, shape): ReLU and the maxima of 2x2 windows of a convolution, in one pass.
+
+    As ``conv2d_forward`` and ``max_pool2d_forward`` with relu=True, bit for bit; ``shape`` is that of the
+    convolution, whose result is never stored. None where Winograd's form is faster than that is worth.
+    """
+    dtype = _common(x, weight)
+    k, _, kh, kw = weight.shape
+    n, _, h, w = x.shape
+    oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
+    ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
+    if min(oh, ow) < 2 or suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups):
+        return None
+    x, weight = as_blocked(x, dtype), _plain(weight, dtype)
+    bias = None if bias is None else _plain(bias, dtype)
+    y, argmax = empty((n, k, oh // 2, ow // 2), dtype), empty((n, k, oh // 2, ow // 2), np.uint8)
+    conv_direct.forward_pooled(x, weight, bias, y, argmax, (oh, ow), stride, padding, dilation, groups)
+    return y, argmax, (n, k, oh, ow)
+
+
+def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, groups):
+    """Return dx, the gradient of the loss by x."""
+    dtype = _common(dy, weight)
+    dy, weight = as_blocked(dy, dtype), _plain(weight, dtype)
+    dx = empty(tuple(input_shape), dtype)
+    if suits_winograd(dtype, weight.shape, dx.shape[2:], stride, dilation, groups):
+        conv_winograd.backward_input(dy, weight, dx, padding)
+    else:
+        conv_direct.backward_input(dy, weight, dx, stride, padding, dilation, groups)
+    return dx
+
+
+def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
+    """Add the gradient of the loss by the weight into ``dweight``."""
+    dtype = _common(dy, x)
+    dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
+    total = (
+        dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
+    )
+    if suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups):
+        conv_winograd_weight.backward_weight(dy, x, total, padding)
+    else:
+        conv_dots.backward_weight(dy, x, total, stride, padding, dilation, groups)
+    if total is not dweight:
+        dweight += total
+
+
+def pools_within(dtype, weight_shape, out_size, stride, padding, dilation, groups):
+    """Whether ``conv2d_relu_pool_forward`` and ``conv2d_relu_pool_backward_weight`` do it."""
+    if min(out_size) < 2 or suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups):
+        return False
+    return conv_dots.pools_within(weight_shape, padding, groups, dtype.itemsize)
+
+
+def conv2d_relu_pool_backward_weight(dy, argmax, x, dweight, out_shape, stride, padding, dilation, groups):
+    """Add the gradient by the weight, given that of the pool behind it; return whether that was done.
+
+    As ``max_pool2d_backward`` and ``conv2d_backward_weight``, bit for bit; what the convolution itself gets
+    is never stored. Not done where another form than dots is faster; ``out_shape``: of the convolution.
+    """
+    dtype = _common(dy, x)
+    geometry = stride, padding, dilation, groups
+    fits = dweight.dtype == dtype and dweight.flags.c_contiguous
+    if not (fits and pools_within(dtype, dweight.shape, out_shape[2:], *geometry)):
+        return False
+    dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
+    conv_dots.backward_weight_pooled(dy, argmax, x, dweight, out_shape[2:], *geometry)
+    return True

@@ -1,0 +1,198 @@
+"""Sums, copies and masks: what branches, Flatten and Dropout are made of."""
+
+import functools
+
+import numpy as np
+
+from cnn.fast import blocked
+from cnn.fast.machine import vector as v
+from cnn.fast.machine.jit import CHUNK, chunks, contiguous, launch, table, task
+from cnn.fast.machine.tables import bits, from_bits, integers, pointer
+
+
+@functools.cache
+def add_task(itemsize):
+    """out = x + y or max(0, x + y), CHUNK numbers a piece: three addresses, how many numbers, which."""
+
+    @task
+    def forward(index, thread, params):
+        a = integers(params)
+        x, y, out = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], itemsize)
+        size, relu = a[3], a[4]
+        for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
+            value = v.load(x, i) + v.load(y, i)
+            if relu:
+                value = v.select(v.greater(0.0, value), 0.0, value)
+            v.store(out, i, value)
+
+    return forward
+
+
+def add(a, b, relu=False):
+    """Return a + b; with ``relu`` max(0, a + b), where a NaN stays."""
+    a = blocked.as_blocked(a)
+    b = blocked.as_blocked(b, a.dtype)
+    y = blocked.empty(a.shape, a.dtype)
+    size = y.buffer.size
+    launch(add_task(a.dtype.itemsize), chunks(size), table([a.address, b.address, y.address, size, relu]))
+    return y
+
+
+@functools.cache
+def _scale_task(itemsize):
+    @task
+    def forward(index, thread, params):
+        a = integers(params)
+        x, y, size, factor = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2], from_bits(a[3])
+        for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
+            v.store(y, i, v.load(x, i) * factor)
+
+    return forward
+
+
+def scale(x, factor):
+    """Return factor * x in the dtype of x."""
+    x = blocked.as_blocked(x)
+    y = blocked.empty(x.shape, x.dtype)
+    size = y.buffer.size
+    values = table([x.address, y.address, size, bits(factor)])
+    launch(_scale_task(x.dtype.itemsize), chunks(size), values)
+    return y
+
+
+def concat(arrays):
+    """Join along the channel axis."""
+    parts = [blocked.as_blocked(a) for a in arrays]
+    channels = sum(part.shape[1] for part in parts)
+    y = blocked.empty((parts[0].shape[0], channels, *parts[0].shape[2:]), parts[0].dtype)
+    start = 0
+    for part in parts:  # contiguous runs of whole planes: a plain copy
+        y.buffer[:, start : start + part.shape[1]] = part.buffer
+        start += part.shape[1]
+    return y
+
+
+def split(dy, sizes):
+    """Cut along the channel axis into parts of the given sizes: the inverse of concat."""
+    dy = blocked.as_blocked(dy)
+    parts, start = [], 0
+    for size in sizes:
+        part = blocked.empty((dy.shape[0], size, *dy.shape[2:]), dy.dtype)
+        part.buffer[...] = dy.buffer[:, start : start + size]
+        parts.append(part)
+        start += size
+    return parts
+
+
+def flatten(x):
+    """Return (N, C*H*W), row-major; shares the memory of a blocked x."""
+    return blocked.flat(blocked.as_blocked(x))
+
+
+def unflatten(dy, shape):
+    """Return ``dy`` as ``shape``: the inverse of flatten."""
+    dy = blocked.as_blocked(dy)
+    return dy if len(shape) == 2 else blocked.unflat(dy, shape)
+
+
+@functools.cache
+def _dropout_task(itemsize):
+    @task
+    def forward(index, thread, params):
+        a = integers(params)
+        x, y, features, keep = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2], from_bits(a[3])
+        first, second, threshold = np.uint32(a[4]), np.uint32(a[5]), np.uint32(a[6])
+        for i in range(index * CHUNK // 16, min((index + 1) * CHUNK, a[7]) // 16):
+            # i runs over blocks x features; where an image's feature lies in the flat (N, F) array:
+            position = i // features * 16 * features + i % features
+            for lane in range(16):
+                h = np.uint32(position + lane * features) ^ first
+                h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+                h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+                h = np.uint32((h ^ (h >> np.uint32(16))) + second)
+                h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+                h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+                h = h ^ (h >> np.uint32(16))
+                y[i * 16 + lane] = x[i * 16 + lane] * (keep if h >= threshold else 0.0)
+
+    return forward
+
+
+def dropout(x, p, key):
+    """Return x / (1 - p) where a hash of (key, position) is kept, else 0.
+
+    The mask is the reference's bit for bit: MurmurHash3's finaliser over the position in the flattened
+    (N, F) array, mixed with the two 32-bit integers of ``key``.
+    """
+    x = blocked.as_blocked(x)
+    y = blocked.empty(x.shape, x.dtype)
+    threshold = min(int(p * 2**32), 2**32 - 1)
+    keep = float(x.dtype.type(1 / (1 - p) if p < 1 else 0))
+    features = y.buffer.size // len(y.buffer) // 16
+    values = table(
+        [x.address, y.address, features, bits(keep), *(int(k) for k in key), threshold, y.buffer.size]
+    )
+    launch(_dropout_task(x.dtype.itemsize), chunks(y.buffer.size), values)
+    return y
+
+
+@functools.cache
+def _channel_sum_task(itemsize):
+    real = np.float32 if itemsize == 4 else np.float64
+
+    @task
+    def total(index, thread, params):
+        a = integers(params)
+        dy, out = pointer(a[0], itemsize), pointer(a[1], itemsize)
+        channels, height, width, blocks = a[2], a[3], a[4], a[5]
+        step = channels * height * width * 16
+        everything = 0.0
+        for block in range(blocks):
+            first = block * step + index * height * width * 16
+            plane = v.zeros(dy)
+            for r in range(height):
+                row = v.zeros(dy)
+                for q in range(width):
+                    row = row + v.load(dy, first + (r * width + q) * 16)
+                plane = plane + row
+            everything += float(v.total(plane))
+        out[index] += real(everything)  # rounded first: two passes are to add exactly twice as much
+
+    return total
+
+
+def channel_sum(dy, dbias):
+    """Add dbias[k] += sum of dy over n and all positions: rows, then planes, then blocks in float64."""
+    dy = blocked.as_blocked(dy)
+    blocks, channels, height, width, _ = dy.buffer.shape
+    fits = dbias.dtype == dy.dtype and dbias.flags.c_contiguous
+    sums = dbias if fits else np.zeros(channels, dy.dtype)
+    values = table([dy.address, sums.ctypes.data, channels, height, width, blocks])
+    launch(_channel_sum_task(dy.dtype.itemsize), channels, values)
+    if sums is not dbias:
+        dbias += sums
+
+
+@functools.cache
+def _add_channel_task(itemsize):
+    @task
+    def forward(index, thread, params):
+        a = integers(params)
+        x, bias, y = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], itemsize)
+        channels, pixels = a[3], a[4]
+        shift = bias[index % channels]
+        for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
+            v.store(y, i, v.load(x, i) + shift)
+
+    return forward
+
+
+def add_channel(x, bias):
+    """Return y[n,c,...] = x[n,c,...] + bias[c]."""
+    x = blocked.as_blocked(x)
+    y = blocked.empty(x.shape, x.dtype)
+    bias = contiguous(bias.astype(x.dtype, copy=False))
+    blocks, channels, height, width, _ = x.buffer.shape
+    values = table([x.address, bias.ctypes.data, y.address, channels, height * width])
+    launch(_add_channel_task(x.dtype.itemsize), blocks * channels, values)
+    return y

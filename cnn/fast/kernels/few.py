@@ -1,0 +1,142 @@
+"""A few images: lanes run over sixteen channels, because sixteen images there are not.
+
+``Lanes`` holds images as [N][C/16][H][W][16]: each vector is one pixel of sixteen channels, so that pooling,
+scaling and activations are vector code whatever the number of images. Lanes past the last channel hold
+finite numbers that nobody reads. Forward only: this serves prediction. Convolutions are in ``few_conv`` and
+``few_winograd``.
+"""
+
+from functools import cache
+
+from cnn.fast.blocked import LANES
+from cnn.fast.kernels import activation, elementwise
+from cnn.fast.lanes import Lanes, channel_vector  # noqa: F401
+from cnn.fast.machine import vector as v
+from cnn.fast.machine.jit import chunks, launch, table, task
+from cnn.fast.machine.tables import bits, from_bits, integers, pointer
+from cnn.geometry import output_shape
+
+
+@cache
+def _reorder_task(size, forth):
+    @task
+    def reorder(index, thread, params):
+        p = integers(params)
+        plain, lanes = pointer(p[0], size), pointer(p[1], size)
+        channels, pixels, step = p[2], p[3], p[4]
+        for c in range(channels):
+            a = index * step + c * pixels
+            b = (index * ((channels + 15) // 16) + c // 16) * pixels * 16 + c % 16
+            for i in range(pixels):
+                if forth:
+                    lanes[b + i * 16] = plain[a + i]
+                else:
+                    plain[a + i] = lanes[b + i * 16]
+
+    return reorder
+
+
+def enter(x):
+    """A contiguous NumPy array as ``Lanes``."""
+    y = Lanes(x.shape, x.dtype)
+    step = y.shape[1] * y.pixels
+    values = [x.ctypes.data, y.address, y.shape[1], y.pixels, step]
+    launch(_reorder_task(x.itemsize, True), len(x), table(values))
+    return y
+
+
+def flatten(x):
+    """(N, C, H, W) to (N, F), features in the order C, H, W."""
+    n, c = x.shape[:2]
+    y = Lanes((n, c * x.pixels), x.dtype)
+    values = [y.address, x.address, c, x.pixels, y.blocks * LANES]
+    launch(_reorder_task(x.dtype.itemsize, False), n, table(values))
+    return y
+
+
+@cache
+def _pool_task(size, largest):
+    @task
+    def pool(index, thread, params):
+        p = integers(params)
+        x, y = pointer(p[0], size), pointer(p[1], size)
+        height, width, oh, ow, kh, kw = p[2], p[3], p[4], p[5], p[6], p[7]
+        sh, sw, ph, pw, include = p[8], p[9], p[10], p[11], p[12]
+        source, r = index // oh * height * width * 16, index % oh
+        top, bottom = max(r * sh - ph, 0), min(r * sh - ph + kh, height)
+        for q in range(ow):
+            left, right = max(q * sw - pw, 0), min(q * sw - pw + kw, width)
+            best, total = v.load(x, source + (top * width + left) * 16), v.zeros(x)
+            for u in range(top, bottom):
+                for i in range(source + (u * width + left) * 16, source + (u * width + right) * 16, 16):
+                    value = v.load(x, i)
+                    if largest:
+                        # A NaN wins against all, and nothing wins against a NaN.
+                        wins = v.either(v.greater(value, best), v.unordered(value, value))
+                        best = v.select(wins, value, best)
+                    else:
+                        total = total + value
+            cells = kh * kw if include else (bottom - top) * (right - left)
+            v.store(y, (index * ow + q) * 16, best if largest else total / cells)
+
+    return pool
+
+
+def pool(x, largest, kernel_size, stride, padding, include=True):
+    """The largest value of each window, or its mean (``include``: padding counts in the divisor)."""
+    n, c = x.shape[:2]
+    y = Lanes((n, c, *output_shape(*x.plane, kernel_size, stride, padding)), x.dtype)
+    sizes = [*x.plane, *y.plane, *kernel_size, *stride, padding[0][0], padding[1][0], include]
+    rows = n * x.blocks * y.plane[0]
+    launch(_pool_task(x.dtype.itemsize, largest), rows, table([x.address, y.address, *sizes]))
+    return y
+
+
+def pool_all(x, largest):
+    """The largest value or the mean of each plane, as features."""
+    y = pool(x, largest, x.plane, x.plane, ((0, 0), (0, 0)))
+    y.shape = y.shape[:2]
+    return y
+
+
+@cache
+def _scale_task(kind, size):
+    @task
+    def scale(index, thread, params):
+        p = integers(params)
+        x, y = pointer(p[0], size), pointer(p[1], size)
+        pixels, block, parameter = p[4], index % p[5], from_bits(p[6])
+        factor = v.load(pointer(p[2], size), block * 16)
+        shift = v.load(pointer(p[3], size), block * 16)
+        for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
+            value = v.fma(v.load(x, i), factor, shift)
+            v.store(y, i, activation.activate(kind, value, parameter))
+
+    return scale
+
+
+def scale(x, factor, shift, kind, parameter):
+    """f(x[n,c,...] * factor[c] + shift[c]) for an activation f of ``cnn.fast.kernels.activation``."""
+    y = Lanes(x.shape, x.dtype)
+    ends = [x.address, y.address, factor.ctypes.data, shift.ctypes.data]
+    values = table([*ends, x.pixels, x.blocks, bits(parameter)])
+    launch(_scale_task(kind, x.dtype.itemsize), len(x.data) * x.blocks, values)
+    return y
+
+
+def activate(x, kind, parameter):
+    """An activation of ``cnn.fast.kernels.activation``."""
+    y = Lanes(x.shape, x.dtype)
+    size = x.data.size
+    values = table([x.address, y.address, size, bits(parameter)])
+    launch(activation.forward_task(kind, x.dtype.itemsize), chunks(size), values)
+    return y
+
+
+def add(a, b, relu):
+    """a + b, or max(0, a + b)."""
+    y = Lanes(a.shape, a.dtype)
+    size = a.data.size
+    values = table([a.address, b.address, y.address, size, relu])
+    launch(elementwise.add_task(a.dtype.itemsize), chunks(size), values)
+    return y

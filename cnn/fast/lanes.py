@@ -1,0 +1,40 @@
+"""Lanes: a few images with sixteen channels side by side, because sixteen images there are not.
+
+``Lanes`` holds images as [N][C/16][H][W][16]: each vector is one pixel of sixteen channels. Lanes past the
+last channel hold finite numbers that are never read. Forward only: this serves prediction.
+"""
+
+import numpy as np
+
+from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.machine.jit import keep
+
+
+def in_blocks(channels):
+    """How many blocks of sixteen hold so many channels."""
+    return -(-channels // LANES)
+
+
+def array(shape, dtype):
+    """A zeroed aligned array that lives as long as the recording that runs now."""
+    made = aligned_zeros(shape, dtype)
+    keep(made)
+    return made
+
+
+class Lanes:
+    """Images (N, C, H, W) or features (N, F; H = W = 1), kept as ``data`` [N][C/16][H][W][16]."""
+
+    def __init__(self, shape, dtype):
+        n, c, *plane = shape
+        self.shape, self.plane = tuple(shape), tuple(plane or (1, 1))
+        self.blocks, self.pixels = in_blocks(c), int(np.prod(self.plane))
+        self.data = array((n, self.blocks, *self.plane, LANES), dtype)
+        self.dtype, self.address = self.data.dtype, self.data.ctypes.data
+
+
+def channel_vector(values):
+    """One number a channel, filled up with zeros to whole vectors."""
+    filled = array((in_blocks(len(values)) * LANES,), values.dtype)
+    filled[: len(values)] = values
+    return filled

@@ -1,0 +1,1 @@
+"""What kernels are written with: compilation and its cache, task tables, vectors."""

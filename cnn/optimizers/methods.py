@@ -1,0 +1,344 @@
+"""Optimizers: what turns gradients into new weights, with PyTorch's formulas and argument names.
+
+One call of a kernel updates all parameters at once, because they lie in one flat buffer (but for Muon's
+filters). The equations are in ``cnn/reference/update.py``; the kernels of both backends compute them.
+
+Weight decay leaves biases and the scales and shifts of normalisation alone (``Parameter.decay`` is False for
+them) unless ``decay_all``. SGD, Adam and RMSprop add it to the gradient; AdamW, SGD with ``decoupled``, and
+Muon for filters shrink the weights themselves. ``lr_scale`` of a parameter multiplies its learning rate,
+``weight_decay`` stands in for the optimizer's. A step changes neither the values nor the buffers of a
+parameter whose ``trainable`` is False, as PyTorch's does where there is no gradient;
+``cnn.optimizers.groups`` sets all three.
+
+Clipping multiplies all gradients of a step by min(1, clip_norm / (norm + 1e-6)), where ``norm`` is the
+Euclidean norm of all that are trainable together, as ``torch.nn.utils.clip_grad_norm_`` does. The norm is
+added up in float64 in a fixed order; ``Parameter.grad`` keeps the gradient as it was before clipping.
+
+References
+----------
+Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum in deep learning",
+ICML 2013.
+Kingma, Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980.
+Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
+Tieleman, Hinton, "Lecture 6.5: RMSprop", Coursera 2012.
+Jordan et al., "Muon: An optimizer for hidden layers in neural networks",
+kellerjordan.github.io/posts/muon, 2024.
+"""
+
+import math
+
+import numpy as np
+
+from cnn import geometry
+from cnn.backend import operations
+from cnn.errors import CheckpointError, ConfigError, did_you_mean
+from cnn.layers.parameter import flatten
+
+
+def _number(name, value, high=math.inf):
+    """Return ``value`` as a float; ConfigError unless 0 <= value < ``high``."""
+    numeric = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if numeric and 0 <= value < high:
+        return float(value)
+    limit = "of at least 0" if high == math.inf else f"of at least 0 and below {high:g}"
+    raise ConfigError(f"{name}: expected a finite number {limit}, found {value!r}")
+
+
+class Optimizer:
+    """What all optimizers share: the flat buffers, decay, learning rate, clipping and the saved state.
+
+    Parameters
+    ----------
+    parameters : list of Parameter
+        Usually ``network.parameters()``.
+    lr : float
+        Learning rate; set ``optimizer.lr`` between steps to follow a schedule.
+    weight_decay : float
+    decay_all : bool
+        Also decays biases and normalisation parameters, as PyTorch does by default.
+    clip_norm : float, optional
+        Largest norm of the whole gradient.
+
+    Raises
+    ------
+    ConfigError
+        For a value out of range; it names the argument.
+    """
+
+    slots = ()  # names of the flat buffers that an optimizer carries from step to step
+
+    def __init__(self, parameters, lr, weight_decay=0.0, decay_all=False, clip_norm=None):
+        self.parameters = list(parameters)
+        if not self.parameters:
+            raise ConfigError("optimizer: there are no parameters to train")
+        if len({id(p) for p in self.parameters}) < len(self.parameters):
+            raise ConfigError("optimizer: a parameter is listed twice")
+        self.lr = lr
+        self.clip_norm = None if clip_norm is None else _number("clip_norm", clip_norm)
+        decay = _number("weight_decay", weight_decay)
+        self._decay = np.array([decay if p.decay or decay_all else 0.0 for p in self.parameters])
+        for i, p in enumerate(self.parameters):
+            if p.weight_decay is not None:
+                self._decay[i] = p.weight_decay
+        self._flat = flatten(self.parameters)
+        self._edges = np.array([(p.start, p.stop) for p in self.parameters], np.int64)
+        self._buffers = {name: np.zeros_like(self._flat.data) for name in self.slots}
+        self._counts = np.zeros(len(self.parameters), np.int64)
+        self._unused = np.empty(0, self._flat.data.dtype)
+
+    @property
+    def steps(self):
+        """Steps taken by each parameter, (P,): fewer where it was not trainable for a while."""
+        return self._counts
+
+    @property
+    def lr(self):
+        """Learning rate of the next step."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value):
+        self._lr = _number("lr", value)
+
+    def step(self):
+        """Update every parameter from its gradient.
+
+        Returns the norm of the gradient before clipping when ``clip_norm`` is set, else None.
+        """
+        if any(p.buffer is not self._flat for p in self.parameters):
+            raise RuntimeError("the parameters moved into another network after this optimizer was made")
+        trainable = [p.trainable for p in self.parameters]
+        chosen = slice(None) if all(trainable) else np.array(trainable)
+        edges = self._edges[chosen]
+        norm, grad_scale = None, 1.0
+        if self.clip_norm is not None:
+            norm = math.sqrt(operations().squared_norm(self._flat.grad, edges))
+            # np.minimum, unlike min, hands a NaN on: a broken gradient must not pass for a small one
+            grad_scale = float(np.minimum(1.0, self.clip_norm / (norm + 1e-6)))
+        self._counts[chosen] += 1
+        rates = np.array([self._lr * p.lr_scale for p in self.parameters])[chosen]
+        decay, counts = self._decay[chosen], self._counts[chosen]
+        self._update(self._flat.data, self._flat.grad, edges, rates, decay, counts, grad_scale)
+        return norm
+
+    def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
+        raise NotImplementedError
+
+    def state(self):
+        """Return all that a later run needs to go on bit for bit: name -> array (the buffers are live)."""
+        return {"steps": self._counts, "lr": np.array(self._lr), **self._buffers}
+
+    def load_state(self, state):
+        """Take over what ``state`` returned.
+
+        Raises CheckpointError, and changes nothing, when a name is missing or unknown or a shape differs.
+        """
+        mine, where = self.state(), f"optimizer state of {type(self).__name__}"
+        for name in state:
+            if name not in mine:
+                raise CheckpointError(f'{where}: unknown entry "{name}".{did_you_mean(name, mine)}')
+        for name, array in mine.items():
+            if name not in state:
+                raise CheckpointError(f'{where}: entry "{name}" is missing')
+            if np.shape(state[name]) != array.shape:
+                raise CheckpointError(
+                    f'{where}: entry "{name}" expected shape {array.shape}, found {np.shape(state[name])}'
+                )
+        self._counts[...], self.lr = state["steps"], float(state["lr"])
+        for name, buffer in self._buffers.items():
+            buffer[...] = state[name]
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum, plain or Nesterov's (PyTorch's form: dampening 0, first velocity g).
+
+        velocity = momentum * velocity + g;    data -= lr * velocity    or    lr * (g + momentum * velocity)
+
+    ``decoupled`` keeps weight decay out of the velocity: data -= lr * weight_decay * data (SGDW).
+    """
+
+    slots = ("velocity",)
+
+    def __init__(
+        self,
+        parameters,
+        lr,
+        momentum=0.0,
+        nesterov=False,
+        weight_decay=0.0,
+        decay_all=False,
+        clip_norm=None,
+        decoupled=False,
+    ):
+        self.decoupled = bool(decoupled)
+        self.momentum = _number("momentum", momentum, 1.0)
+        self.nesterov = bool(nesterov)
+        if self.nesterov and not self.momentum:
+            raise ConfigError("nesterov: expected a momentum above 0 with it, found momentum 0")
+        if not self.momentum:
+            self.slots = ()
+        super().__init__(parameters, lr, weight_decay, decay_all, clip_norm)
+
+    def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
+        velocity = self._buffers.get("velocity", self._unused)
+        operations().sgd_update(
+            data, grad, velocity, edges, rates, decay,
+            self.momentum, self.nesterov, self.decoupled, grad_scale,
+        )
+
+
+class Muon(SGD):
+    """Momentum whose filters take steps of equal length in all directions; SGD for everything else.
+
+    The gradient of a convolution's filters, written as a matrix (first axis, all others), has a few large
+    singular values and many small ones: plain steps go where the gradient is large and hardly anywhere else.
+    Muon gives all directions the same weight. For weights of four axes, with m = velocity or, Nesterov's,
+    g + momentum * velocity, written as the matrix m = U diag(s) V^T of K rows:
+
+        data *= 1 - lr * weight_decay                 or, normalize:  data *= sqrt(K) / |data|
+        data -= lr * sqrt(max(1, K / columns)) * U V^T
+
+    U V^T is approximated by ``ns_steps`` turns of a polynomial (``cnn.reference.orthogonalize``), as
+    ``torch.optim.Muon`` does; filters of different groups share one matrix. All other parameters are updated
+    as SGD does, decay included; they usually want another rate:
+    ``groups = [{ match = "Conv2d.weight", lr_scale = 0.1 }]``.
+
+    ``normalize`` is for networks whose filters all have a normalisation behind them, which makes their length
+    meaningless; their weight decay then does nothing.
+    """
+
+    def __init__(
+        self,
+        parameters,
+        lr,
+        momentum=0.95,
+        nesterov=True,
+        weight_decay=0.0,
+        decay_all=False,
+        clip_norm=None,
+        ns_steps=5,
+        normalize=False,
+    ):
+        self.ns_steps, self.normalize = geometry.count(ns_steps, "ns_steps"), bool(normalize)
+        super().__init__(parameters, lr, momentum, nesterov, weight_decay, decay_all, clip_norm)
+
+    def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
+        rows = [len(p.data) if p.data.ndim == 4 else 0 for p in self.parameters if p.trainable]
+        others = np.array(rows) == 0
+        if others.any():
+            rest = edges[others], rates[others], decay[others], counts[others]
+            super()._update(data, grad, *rest, grad_scale)
+        for k, part, rate, shrink in zip(rows, edges, rates.tolist(), decay.tolist(), strict=True):
+            if k:
+                self._update_filters(k, slice(*part), data, grad, rate, shrink, grad_scale)
+
+    def _update_filters(self, rows, part, data, grad, rate, decay, grad_scale):
+        """Take the step of one weight, the ``part`` of the buffers that is a matrix of so many ``rows``."""
+        weight, step = data[part], grad_scale * grad[part]
+        if self.momentum:
+            velocity = self._buffers["velocity"][part]
+            velocity *= self.momentum
+            velocity += step
+            step = step + self.momentum * velocity if self.nesterov else velocity
+        step = operations().orthogonalize(step.reshape(rows, -1), self.ns_steps)
+        if not self.normalize:
+            weight *= 1 - rate * decay
+        elif rate:
+            norm = math.sqrt(np.square(weight, dtype=np.float64).sum())
+            weight *= math.sqrt(rows) / float(np.maximum(norm, 1e-12))  # np.maximum hands a NaN on
+        weight -= rate * math.sqrt(max(1.0, rows / step.shape[1])) * step.ravel()
+
+
+class Adam(Optimizer):
+    """Steps of the gradient's running mean over the root of its running square, both bias-corrected.
+
+        data -= lr * mean_hat / (sqrt(square_hat) + eps)
+    """
+
+    slots = ("mean", "square")
+    decoupled = False  # weight decay joins the gradient
+
+    def __init__(
+        self,
+        parameters,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        decay_all=False,
+        clip_norm=None,
+    ):
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ConfigError(f"betas: expected two numbers, found {betas!r}")
+        self.betas = tuple(_number("betas", beta, 1.0) for beta in betas)
+        self.eps = _number("eps", eps)
+        super().__init__(parameters, lr, weight_decay, decay_all, clip_norm)
+
+    def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
+        operations().adam_update(
+            data, grad, self._buffers["mean"], self._buffers["square"], edges, rates, decay,
+            *self.betas, self.eps, counts, self.decoupled, grad_scale,
+        )
+
+
+class AdamW(Adam):
+    """Adam whose weight decay shrinks the weights by lr * weight_decay and stays out of the gradient."""
+
+    decoupled = True
+
+    def __init__(
+        self,
+        parameters,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=1e-2,
+        decay_all=False,
+        clip_norm=None,
+    ):
+        super().__init__(parameters, lr, betas, eps, weight_decay, decay_all, clip_norm)
+
+
+class RMSprop(Optimizer):
+    """Steps of the gradient over the root of its running square (not centred), with optional momentum.
+
+        square = alpha * square + (1 - alpha) * g²;    data -= lr * g / (sqrt(square) + eps)
+    """
+
+    slots = ("square", "velocity")
+
+    def __init__(
+        self,
+        parameters,
+        lr=1e-2,
+        alpha=0.99,
+        eps=1e-8,
+        momentum=0.0,
+        weight_decay=0.0,
+        decay_all=False,
+        clip_norm=None,
+    ):
+        self.alpha = _number("alpha", alpha, 1.0)
+        self.eps = _number("eps", eps)
+        self.momentum = _number("momentum", momentum, 1.0)
+        if not self.momentum:
+            self.slots = ("square",)
+        super().__init__(parameters, lr, weight_decay, decay_all, clip_norm)
+
+    def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
+        velocity = self._buffers.get("velocity", self._unused)
+        operations().rmsprop_update(
+            data, grad, self._buffers["square"], velocity, edges, rates, decay,
+            self.alpha, self.eps, self.momentum, grad_scale,
+        )
+
+
+OPTIMIZERS = {kind.__name__: kind for kind in (SGD, Muon, Adam, AdamW, RMSprop)}
+
+
+def make_optimizer(type, parameters, **options):
+    """Return the optimizer called ``type``, one of ``OPTIMIZERS``, with its ``options``."""
+    if type not in OPTIMIZERS:
+        hint = did_you_mean(type, OPTIMIZERS)
+        raise ConfigError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}; found {type!r}.{hint}")
+    return OPTIMIZERS[type](parameters, **options)

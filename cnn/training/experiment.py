@@ -1,0 +1,258 @@
+"""From a checked config to the objects of a run: data, network, loss, optimizer, schedule."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cnn.config import expand_blocks
+from cnn.data import (
+    NAMES,
+    Batches,
+    Dataset,
+    Split,
+    augment,
+    load_dataset,
+    normalization,
+    read_image,
+    split_validation,
+)
+from cnn.data.image_file import EXTENSIONS, default_mode
+from cnn.errors import ConfigError, DataError, did_you_mean
+from cnn.layers import SoftmaxCrossEntropy, from_config
+from cnn.network import Network
+from cnn.optimizers import make_optimizer
+from cnn.optimizers.averaging import make_average
+from cnn.optimizers.groups import Groups
+from cnn.optimizers.schedules import make_schedule
+from cnn.training import checkpoint
+from cnn.training.tta import averaged_logits
+from cnn.training.whitening import whiten, whitened_layers
+
+_GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
+_SHAPES = {
+    "sample": (_GREY, 10),
+    "MNIST": (_GREY, 10),
+    "FashionMNIST": (_GREY, 10),
+    "KMNIST": (_GREY, 10),
+    "CIFAR10": (_COLOUR, 10),
+    "CIFAR100": (_COLOUR, 100),
+    "SVHN": (_COLOUR, 10),
+}
+_WHITENING_IMAGES = 5000
+_EMNIST_CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 27, "digits": 10, "mnist": 10}
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The data of a run: what is trained on, what is kept aside, and how pixels become numbers."""
+
+    dataset: Dataset
+    train: Split
+    validation: Split
+    mean: np.ndarray
+    std: np.ndarray
+
+    @property
+    def classes(self):
+        """The names of the classes; label k means ``classes[k]``."""
+        return self.dataset.classes
+
+
+def load_images(config):
+    """Return the Images of a config: loaded, split by its seed, mean and std of the training part."""
+    dataset = read_dataset(config)
+    train, validation = split_validation(dataset.train, config.data.validation, config.seed)
+    return Images(dataset, train, validation, *normalization(train.images))
+
+
+def read_dataset(config):
+    """Return the Dataset of a config."""
+    return load_dataset(config.data.dataset, root=config.data.root, **config.data.options())
+
+
+def input_shape(config):
+    """Return ((C, H, W), classes) of what the network will see, without reading a data set.
+
+    Known for data sets with a name; for "folder" the folders are counted and one image is opened.
+    Raises ConfigError for an unknown name, DataError when the folder has no image.
+    """
+    name = config.data.dataset
+    if name == "folder":
+        shape, classes = _folder_shape(config.data)
+    elif name == "EMNIST":
+        shape, classes = _GREY, _EMNIST_CLASSES.get(config.data.split)
+    elif name in _SHAPES:
+        shape, classes = _SHAPES[name]
+    else:
+        raise ConfigError(
+            f'data.dataset: found "{name}", expected one of {", ".join(NAMES)}.{did_you_mean(name, NAMES)}'
+        )
+    return augment.output_shape(augment.from_config(config.data.augment), shape), classes
+
+
+def _folder_shape(data):
+    """Return ((C, H, W), classes) from the class folders and the first image file."""
+    train = Path(data.root).expanduser() / "train"
+    folders = sorted(p for p in train.glob("*") if p.is_dir() and not p.name.startswith("."))
+    files = (p for folder in folders for p in sorted(folder.iterdir()) if p.suffix.lower() in EXTENSIONS)
+    first = next(files, None)
+    if first is None:
+        raise DataError(f"{train}: expected a folder for each class with its images, found none")
+    size = (data.image_size, data.image_size) if isinstance(data.image_size, int) else data.image_size
+    return read_image(first, size, data.mode or default_mode(first)).shape, len(folders)
+
+
+def training_batches(config, images):
+    """Return the shuffled, augmented Batches of the training part."""
+    return Batches(
+        images.train.images,
+        images.train.labels,
+        config.data.batch_size,
+        images.mean,
+        images.std,
+        augment=augment.from_config(config.data.augment),
+        seed=config.seed,
+        shuffle=True,
+        drop_last=config.data.drop_last,
+        mixup=config.data.mixup,
+        classes=len(images.classes),
+    )
+
+
+def evaluation_batches(config, split, mean, std):
+    """Return the Batches of a split in its own order, free of chance."""
+    batch_size = max(64, config.data.batch_size)  # needs no more memory than training does
+    changes = augment.for_evaluation(augment.from_config(config.data.augment))
+    return Batches(split.images, split.labels, batch_size, mean, std, augment=changes)
+
+
+def build_network(config, input_shape, classes=None):
+    """Return the built network of a config, its weights drawn from the config's seed.
+
+    Raises ConfigError when a layer does not fit its input, and when the last layer does not give one
+    number a class (``classes``: how many, None to leave that open).
+    """
+    network = Network(from_config(layer_specs(config)))
+    output = network.build(input_shape, rng=np.random.default_rng(config.seed))
+    if len(output) != 1:
+        raise ConfigError(
+            f"model.layers: the last layer gives {output}, expected one number a class: add Flatten, Linear"
+        )
+    if classes is not None and output != (classes,):
+        raise ConfigError(
+            f"model.layers: the last layer gives {output[0]} numbers, expected {classes}, one a class"
+        )
+    return network
+
+
+def check_parameters(config):
+    """Raise what ``build_groups`` and ``whiten_network`` would, before a data set is read."""
+    if not config.optimizer.groups and "whitening" not in str(config.model):
+        return
+    network = build_network(config, *input_shape(config))
+    build_groups(config, network)
+    whitened_layers(network)
+
+
+def whiten_network(config, network, images):
+    """Whiten the layers that ask for it with up to 5,000 training images, unaugmented.
+
+    They are spread evenly over the training part: a data set may be sorted by class.
+    """
+    layers, total = whitened_layers(network), len(images.train)
+    if not layers:
+        return
+    count = min(total, _WHITENING_IMAGES)
+    chosen = images.train.take(np.arange(count) * total // count)
+    batches = evaluation_batches(config, chosen, images.mean, images.std)
+    x = np.concatenate([x for x, _ in batches.epoch(0)])
+    for layer in layers:
+        whiten(layer, x)
+
+
+def layer_specs(config):
+    """Return the layers of a config as plain dicts, blocks written out."""
+    return expand_blocks(config.model.model_dump())
+
+
+def build_loss(config, classes):
+    """Return the training loss."""
+    weights = config.loss.class_weight
+    if weights is not None and len(weights) != classes:
+        raise ConfigError(f"loss.class_weight: found {len(weights)} numbers, expected {classes}, one a class")
+    return SoftmaxCrossEntropy(
+        label_smoothing=config.loss.label_smoothing,
+        class_weight=None if weights is None else np.array(weights),
+    )
+
+
+def build_groups(config, network):
+    """Return the Groups of a config, after telling every parameter of a built network what they ask."""
+    return Groups(network, [group.model_dump(exclude_none=True) for group in config.optimizer.groups])
+
+
+def build_optimizer(config, network):
+    """Return the optimizer of a config for a built network; ``build_groups`` goes before it."""
+    if not network.parameters():
+        raise ConfigError("model.layers: no layer has parameters, so there is nothing to train")
+    return make_optimizer(parameters=network.parameters(), **config.optimizer.options())
+
+
+def total_steps(config, steps_per_epoch):
+    """Return the steps of the whole run: epochs * steps_per_epoch, a last part of a step counts as one."""
+    return math.ceil(round(config.train.epochs * steps_per_epoch, 6))  # 0.1 * 30 is a little above 3
+
+
+def build_schedule(config, steps_per_epoch):
+    """Return the function step -> learning rate."""
+    schedule = config.schedule
+    return make_schedule(
+        schedule.type,
+        lr=config.optimizer.lr,
+        total_steps=max(1, total_steps(config, steps_per_epoch)),
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=round(schedule.warmup_epochs * steps_per_epoch),
+        **schedule.options(),
+    )
+
+
+def build_average(config, network, steps_per_epoch):
+    """Return the average of the weights that a config asks for; the network holds its first weights."""
+    options = config.average.model_dump()
+    return make_average(options.pop("type"), network, total_steps(config, steps_per_epoch), **options)
+
+
+def evaluate(network, batches, tta=None):
+    """Return (loss, accuracy, probabilities) of a network over Batches, in their order.
+
+        loss = average over n of  log(sum over k of exp(z[n, k])) - z[n, label[n]],  in float64
+
+    Plain cross-entropy: label smoothing and class weights belong to training. With ``tta`` (the [tta]
+    section of a config) z is averaged over the views that it describes.
+    """
+    views = {"flip": False} if tta is None else tta.model_dump()
+    logits, labels = [], []
+
+    def predict(x):
+        return network.predict(x, batch_size=len(x))
+
+    for x, y in batches.epoch(0):
+        logits.append(averaged_logits(predict, x, **views))
+        labels.append(y)
+    logits, labels = np.concatenate(logits), np.concatenate(labels)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    total = exponentials.sum(axis=1)
+    losses = np.log(total) - shifted[np.arange(len(labels)), labels]
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    return float(losses.mean()), accuracy, exponentials / total[:, None]
+
+
+def load_trained(run_or_checkpoint, overrides=()):
+    """Return (network, config, meta) of a run folder or a checkpoint; ``overrides`` change its config."""
+    from cnn.config import resolve
+
+    network, meta = checkpoint.load_network(run_or_checkpoint)
+    return network, resolve(meta["config"], checkpoint.find(run_or_checkpoint), overrides), meta

@@ -1,0 +1,405 @@
+"""Training: epochs of steps, with checkpoints from which a killed run goes on bit for bit.
+
+    for each batch (x, labels) of each epoch:
+        loss = SoftmaxCrossEntropy(network(x), labels)
+        network.backward(dloss / dlogits)
+        parameters <- optimizer(parameters, gradients, schedule(step))
+
+Order, augmentation, dropout and the learning rate are functions of the seed and of counters, so the state
+to save is: parameters and buffers, the optimizer's and the average's, the counters, the sums of the running
+epoch.
+"""
+
+import json
+import math
+import time
+from contextlib import closing
+from dataclasses import asdict
+from itertools import islice
+
+import numpy as np
+
+from cnn import report
+from cnn.backend import compile_report, get_threads, set_winograd, use_backend, when_compiling
+from cnn.config import to_toml
+from cnn.errors import CheckpointError, ConfigError, NumericError
+from cnn.files import write_atomically
+from cnn.report import gradients
+from cnn.training import checkpoint, experiment, plots
+from cnn.training.interruption import Interrupted, Interruption
+from cnn.training.progress import Progress, bar, epoch_line
+from cnn.training.tta import check_reach
+
+_CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
+_SHOW_SECONDS = 0.1  # between moves of the bar, which would take 3 % of each step of a small network
+_STATUS_SECONDS = 30  # without a terminal, a long epoch says this often that it lives
+_FREE_TO_CHANGE = (
+    "train.epochs",
+    "train.threads",
+    "train.checkpoint_every",
+    "train.checkpoint_minutes",
+    "data.root",
+)
+
+
+class Trainer:
+    """One run: builds everything from a config, trains, writes into a RunFolder.
+
+    Parameters
+    ----------
+    config : Config
+    run : RunFolder or None
+        None builds and checks everything but can write nothing (``--dry-run``).
+
+    Raises ConfigError, ShapeError or DataError when the parts do not fit; nothing has been written then.
+    """
+
+    def __init__(self, config, run=None):
+        self.config, self.run = config, run
+        experiment.check_parameters(config)
+        self.images = experiment.load_images(config)
+        self.batches = experiment.training_batches(config, self.images)
+        self.network = experiment.build_network(config, self.batches.image_shape, len(self.images.classes))
+        if config.tta is not None:
+            check_reach(config.tta.translate, *self.batches.image_shape[1:])
+        experiment.whiten_network(config, self.network, self.images)
+        self.groups = experiment.build_groups(config, self.network)
+        self.loss = experiment.build_loss(config, len(self.images.classes))
+        self.optimizer = experiment.build_optimizer(config, self.network)
+        self.schedule = experiment.build_schedule(config, len(self.batches))
+        self.average = experiment.build_average(config, self.network, len(self.batches))
+        self.total_steps = experiment.total_steps(config, len(self.batches))
+        self.epochs = math.ceil(self.total_steps / len(self.batches))
+        self._gradients_every = gradients.interval(len(self.batches), self.epochs)
+        self.progress = Progress()
+
+    def describe(self):
+        """Return a line that says what is trained on what."""
+        data, train = self.images, self.config.train
+        return (
+            f"{self.config.name}: {self.network.data.size:,} parameters; {data.dataset.name}: "
+            f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.dataset.test):,} "
+            f"test images of {'x'.join(map(str, self.batches.image_shape))}; {train.epochs} epochs of "
+            f"{len(self.batches)} steps, seed {self.config.seed}, {train.backend}, {get_threads()} threads"
+        )
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def fit(self):
+        """Train from where ``progress`` stands to the end; return the result (also in result.json).
+
+        Raises NumericError when the loss is no longer a finite number, Interrupted after SIGINT or SIGTERM.
+        """
+        self.run.log(self.describe())
+        self.run.write_metrics(self.progress.history)  # a resume drops the rows after its checkpoint
+        self._saved_at = self._drawn_at = time.perf_counter()
+        set_winograd(self.config.train.winograd)
+        # the loop itself looks for NaN and Inf; NumPy's warnings would only repeat it
+        with (
+            use_backend(self.config.train.backend),
+            np.errstate(all="ignore"),
+            Interruption() as interruption,
+        ):
+            if self.progress.epoch < self.epochs:
+                self._warm_up()
+            with self._bar() as images:
+                while self.progress.epoch < self.epochs:
+                    self._train_epoch(images, interruption)
+                    self._finish_epoch()
+            if self.progress.best is None:
+                self._save_best(None)
+            self._draw()
+            return self._test()
+
+    def _train_epoch(self, images, interruption):
+        p, steps = self.progress, self._steps_of_epoch()
+        save_after = 60 * self.config.train.checkpoint_minutes
+        images.set_description_str(f"epoch {p.epoch + 1}/{self.epochs}")
+        with closing(self.batches.epoch(p.epoch, start_step=p.step, as_pixels=True)) as batches:
+            begin = shown_at = self._told_at = time.perf_counter()
+            for x, labels in islice(batches, max(0, steps - p.step)):
+                loss = self._step(x, labels)
+                now = time.perf_counter()
+                p.epoch_seconds, begin = p.epoch_seconds + now - begin, now
+                if now - shown_at > _SHOW_SECONDS or p.step == steps:
+                    shown_at = now
+                    self._show(images, loss, now)
+                if interruption.signum:
+                    self._stop(interruption.signum)
+                if now - self._saved_at > save_after:
+                    self._save_last()
+        if interruption.signum:
+            self._stop(interruption.signum)
+
+    def _show(self, images, loss, now):
+        """Move the bar on; without a terminal, say now and then that a long epoch lives."""
+        p = self.progress
+        running = p.running(loss, self.optimizer.lr)
+        images.set_postfix_str(running, refresh=False)
+        images.update(p.epoch * self.batches.images_per_epoch + p.seen - images.n)
+        if images.disable and now - self._told_at > _STATUS_SECONDS:
+            self._told_at = now
+            self.run.log(f"epoch {p.epoch + 1}, step {p.step}/{self._steps_of_epoch()}: {running}")
+
+    def _steps_of_epoch(self):
+        """Return the steps of the running epoch: the last one may be cut short."""
+        return min(len(self.batches), self.total_steps - self.progress.epoch * len(self.batches))
+
+    def _step(self, x, labels):
+        """Take one step of the optimizer; return the loss before it."""
+        p = self.progress
+        number = p.epoch * len(self.batches) + p.step
+        self.optimizer.lr = self.schedule(number)
+        self.groups.at(number / len(self.batches))
+        logits = np.asarray(self.network.forward(x, training=True))
+        loss = self.loss.forward(logits, labels)
+        if not math.isfinite(loss):
+            raise self._numeric_error(f"step {p.step + 1} of {self._steps_of_epoch()}: the loss is {loss}")
+        self.network.zero_grad()
+        self.network.backward(self.loss.backward(), input_gradient=False)
+        self._record_gradients()
+        self.optimizer.step()
+        self.average.step(number + 1)
+        p.step += 1
+        p.seen += len(labels)
+        p.loss_sum += loss * len(labels)
+        answers = labels if labels.ndim == 1 else labels.argmax(axis=1)  # of two mixed ones the heavier
+        p.correct += int(np.count_nonzero(logits.argmax(axis=1) == answers))
+        return loss
+
+    def _record_gradients(self):
+        p, steps = self.progress, len(self.batches)
+        if p.step % self._gradients_every == 0:
+            p.gradients.append([round(p.epoch + p.step / steps, 4), *gradients.layer_norms(self.network)])
+
+    def _finish_epoch(self):
+        """Validate, keep the best, add a row to the metrics, save."""
+        p, begin = self.progress, time.perf_counter()
+        with self.average.applied():
+            loss, accuracy = self._validate()
+        if loss is not None and not math.isfinite(loss):
+            raise self._numeric_error(f"end of the epoch: the validation loss is {loss}")
+        p.seconds += p.epoch_seconds + time.perf_counter() - begin
+        row = {
+            "epoch": p.epoch + 1,
+            "step": p.epoch * len(self.batches) + p.step,
+            "lr": self.optimizer.lr,
+            "train_loss": p.loss_sum / p.seen,
+            "train_accuracy": p.correct / p.seen,
+            "val_loss": loss,
+            "val_accuracy": accuracy,
+            "images_per_second": round(p.seen / max(p.epoch_seconds, 1e-9), 1),
+            "seconds": round(p.seconds, 3),
+        }
+        p.history.append(row)
+        p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.epoch_seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
+        self.run.log(epoch_line(row, self.epochs))
+        if self._is_best(row):
+            p.best = {"epoch": p.epoch, "loss": loss, "accuracy": accuracy}
+            self._save_best(p.best)
+        if p.epoch % self.config.train.checkpoint_every == 0 or p.epoch == self.epochs:
+            self._save_last()
+        self.run.write_metrics(p.history)
+        if time.perf_counter() - self._drawn_at > _CURVES_SECONDS:
+            self._draw()
+
+    def _validate(self):
+        split = self.images.validation
+        if len(split) == 0:
+            return None, None
+        batches = experiment.evaluation_batches(self.config, split, self.images.mean, self.images.std)
+        return experiment.evaluate(self.network, batches)[:2]
+
+    def _is_best(self, row):
+        """Higher validation accuracy wins, then lower loss; without validation images the last epoch wins."""
+        if self.progress.best is None or row["val_accuracy"] is None:
+            return True
+        best = self.progress.best
+        return (row["val_accuracy"], -row["val_loss"]) > (best["accuracy"], -best["loss"])
+
+    def _warm_up(self):
+        """Compile what a step and an evaluation need, so that no timing contains it; change nothing."""
+        if self.config.train.backend == "reference":
+            return
+        begin, before = time.perf_counter(), compile_report()["compiled"]
+        when_compiling(lambda: self.run.log("cold start: compiling kernels, once on this machine ..."))
+        state = {name: array.copy() for name, array in self.network.state().items()}
+        optimizer = {name: array.copy() for name, array in self.optimizer.state().items()}
+        x, labels = next(self.batches.epoch(0, prefetch=False, as_pixels=True))
+        self.loss.forward(np.asarray(self.network.forward(x, training=True)), labels)
+        self.network.backward(self.loss.backward(), input_gradient=False)
+        self.optimizer.step()
+        self.network.predict(np.asarray(x))
+        self.network.zero_grad()
+        self.network.load_state(state)
+        self.optimizer.load_state(optimizer)
+        when_compiling(None)  # a kernel compiled later has nothing to announce
+        compiled = compile_report()["compiled"] - before
+        how = f"{compiled} compiled" if compiled else "warm start, all from the cache"
+        self.run.log(f"kernels ready after {time.perf_counter() - begin:.1f} s ({how})")
+
+    def _test(self):
+        """Judge the best weights on the test images, once; write and return the result."""
+        p, images = self.progress, self.images
+        tensors, meta = checkpoint.load(self.run.best)
+        self.network.load_state(checkpoint.section(tensors, "network"))
+        batches = experiment.evaluation_batches(self.config, images.dataset.test, images.mean, images.std)
+        loss, accuracy, probabilities = experiment.evaluate(self.network, batches)
+        result = {
+            "epoch": meta["epoch"],
+            "val_loss": p.best and p.best["loss"],
+            "val_accuracy": p.best and p.best["accuracy"],
+            "test_loss": loss,
+            "test_accuracy": accuracy,
+            **self._test_with_tta(batches),
+            "test_images": len(images.dataset.test),
+            "parameters": self.network.data.size,
+            "seconds": round(p.seconds, 3),
+        }
+        write_atomically(self.run.result, (json.dumps(result, indent=2) + "\n").encode())
+        why = "untrained" if meta["epoch"] == 0 else "the best on the validation images"
+        if p.best and p.best["accuracy"] is None:
+            why = "the last: validation = 0"
+        views = f" ({100 * result['tta_accuracy']:.2f} % with TTA)" if "tta_accuracy" in result else ""
+        self.run.log(
+            f"test accuracy {100 * accuracy:.2f} %{views}, loss {loss:.4f}, "
+            f"on {len(images.dataset.test):,} images, "
+            f"weights of epoch {meta['epoch']} ({why}); trained for {p.seconds:.1f} s; see {self.run.path}"
+        )
+        self._report(result, probabilities)
+        return result
+
+    def _test_with_tta(self, batches):
+        """Return what [tta] adds to the result: nothing without that section."""
+        if self.config.tta is None:
+            return {}
+        loss, accuracy, _ = experiment.evaluate(self.network, batches, self.config.tta)
+        return {"tta_loss": loss, "tta_accuracy": accuracy}
+
+    def _report(self, result, probabilities):
+        p, dataset = self.progress, self.images.dataset
+        write_atomically(self.run.gradients, gradients.table(self.network, p.gradients).encode())
+        story = report.Story(
+            self.config.name,
+            dataset.name,
+            dataset.classes,
+            p.history,
+            p.gradients,
+            result,
+            self.network,
+            dataset.test,
+            probabilities,
+            to_toml(self.config),
+        )
+        report.write(self.run.report, story)
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def restore(self):
+        """Take over last.safetensors; without one (killed before the first) start from the beginning.
+
+        Raises CheckpointError when it cannot be read, does not fit, or when the data have changed.
+        """
+        if not self.run.last.exists():
+            self.run.log("no checkpoint yet: starting from the beginning")
+            return
+        tensors, meta = checkpoint.load(self.run.last)
+        for name, value in self._header().items():
+            if name not in ("config", "layers") and meta.get(name) != value:
+                raise CheckpointError(f"{self.run.last}: {name} of the data changed since the run began")
+        try:
+            progress = Progress(**meta["progress"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.run.last}: holds no state to resume ({error})") from error
+        self.network.load_state(checkpoint.section(tensors, "network"))
+        self.optimizer.load_state(checkpoint.section(tensors, "optimizer"))
+        self.average.load_state(checkpoint.section(tensors, "average"))
+        self.progress = progress
+        self.run.log(f"resuming after epoch {progress.epoch}, step {progress.step}")
+
+    def _header(self):
+        """What every checkpoint says about itself."""
+        return {
+            "config": self.config.plain(),
+            "layers": experiment.layer_specs(self.config),
+            "classes": list(self.images.classes),
+            "input_shape": list(self.network.input_shape),
+            "image_shape": list(self.images.dataset.input_shape),
+            "mean": self.images.mean.tolist(),
+            "std": self.images.std.tolist(),
+        }
+
+    def _save_last(self):
+        if not np.isfinite(self.network.data).all():
+            raise self._numeric_error(f"step {self.progress.step}: a weight is not a finite number")
+        tensors = {f"network/{name}": array for name, array in self.network.state().items()}
+        tensors |= {f"optimizer/{name}": array for name, array in self.optimizer.state().items()}
+        tensors |= {f"average/{name}": array for name, array in self.average.state().items()}
+        header = {**self._header(), "epoch": self.progress.epoch, "progress": asdict(self.progress)}
+        checkpoint.save(self.run.last, tensors, header)
+        self._saved_at = time.perf_counter()
+
+    def _save_best(self, score):
+        header = {**self._header(), "epoch": self.progress.epoch, "score": score}
+        with self.average.applied():
+            tensors = {f"network/{name}": array for name, array in self.network.state().items()}
+            checkpoint.save(self.run.best, tensors, header)
+
+    def _stop(self, signum):
+        self._save_last()
+        self._draw()
+        p = self.progress
+        message = (
+            f"interrupted in epoch {p.epoch + 1}, step {p.step} of {self._steps_of_epoch()}, and saved; "
+            f"continue with: cnn train --resume --run {self.run.path}"
+        )
+        self.run.log("stopped by a signal")
+        raise Interrupted(message, signum)
+
+    # -- words -----------------------------------------------------------------------------------
+
+    def _numeric_error(self, what):
+        kept = (
+            "last.safetensors keeps the state of the last checkpoint"
+            if self.run.last.exists()
+            else "no checkpoint yet"
+        )
+        message = (
+            f"epoch {self.progress.epoch + 1}, {what} (lr {self.optimizer.lr:.3g}); lower optimizer.lr, "
+            f"add schedule.warmup_epochs or set optimizer.clip_norm = 1.0\n{self.run.path}: {kept}"
+        )
+        self.run.log("stopped: " + message.partition(";")[0])
+        return NumericError(message)
+
+    def _bar(self):
+        p, an_epoch = self.progress, self.batches.images_per_epoch
+        last = self.total_steps - (self.epochs - 1) * len(self.batches)  # steps of the last epoch
+        total = (self.epochs - 1) * an_epoch + min(last * self.batches.batch_size, an_epoch)
+        return bar(max(0, total), p.epoch * an_epoch + p.seen)
+
+    def _draw(self):
+        if self.progress.history:
+            best = self.progress.best if len(self.images.validation) else None
+            plots.curves(self.run.curves, self.progress.history, self.config.name, best and best["epoch"])
+        self._drawn_at = time.perf_counter()
+
+
+def check_same_experiment(config, began):
+    """Raise ConfigError when ``config`` differs from ``began`` (plain dicts) in what shapes the result.
+
+    Free to change on a resume: how long, how many threads, how often to save, and where the data lie.
+    """
+    before, now = _flat(began), _flat(config)
+    for key in sorted(before.keys() | now.keys()):
+        if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key):
+            raise ConfigError(
+                f"--resume: {key}: found {now.get(key)!r}, expected {before.get(key)!r} as the run began; "
+                "start a new run to change it"
+            )
+
+
+def _flat(value, path=""):
+    """Return {"optimizer.lr": 0.1, ...}."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {k: v for key, part in value.items() for k, v in _flat(part, f"{path}.{key}".lstrip(".")).items()}
