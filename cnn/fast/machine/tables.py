@@ -32,6 +32,38 @@ def integers(typingctx, address):
     return result(types.int64), emit
 
 
+def reader(kind):
+    """The intrinsic that reads the int64 numbers at an address as a ``kind``, a NamedTuple: names cost nothing.
+
+        class Double(NamedTuple):
+            x: int          # address of the numbers
+            factor: int     # bits of a float64
+
+        double_of = reader(Double)
+
+        @task
+        def double(index, thread, params):
+            p = double_of(params)
+            pointer(p.x, 4)[index] *= from_bits(p.factor)
+
+        launch(double, len(x), table(Double(x=address(x), factor=bits(2.0))))
+    """
+    count = len(kind._fields)
+
+    @intrinsic
+    def read(typingctx, address):
+        result = types.NamedUniTuple(types.int64, count, kind)
+
+        def emit(context, builder, signature, arguments):
+            base = builder.inttoptr(arguments[0], _INT64.as_pointer())
+            numbers = [builder.load(cgutils.gep_inbounds(builder, base, i)) for i in range(count)]
+            return context.make_tuple(builder, result, numbers)
+
+        return result(types.int64), emit
+
+    return read
+
+
 @intrinsic(prefer_literal=True)
 def pointer(typingctx, address, itemsize):
     """The numbers at an address, to be indexed: uint8, uint16, float32, float64 for 1, 2, 4, 8 bytes."""
