@@ -33,7 +33,7 @@ def integers(typingctx, address):
 
 
 def reader(kind):
-    """The intrinsic that reads the int64 numbers at an address as a ``kind``, a NamedTuple: names cost nothing.
+    """The intrinsic that reads the int64 numbers at an address as a ``kind``, a NamedTuple.
 
         class Double(NamedTuple):
             x: int          # address of the numbers
