@@ -13,11 +13,11 @@ __all__ = ["REMARKS", "read_picture"]
 
 # What may be said of a picture, for the terminal; the page has the same in its languages.
 REMARKS = {
-    "transparent": "has transparent parts, whose hidden colours are used; --invert and --center put it on white first",
+    "transparent": "has transparent parts, whose hidden colours are used; --invert or --center puts it on white",
     "inverted": "has a {ground} ground, the training images a {expected} one: try --invert",
     "offcentre": "is off-centre, or much smaller or larger than the training images: try --center",
     "blank": "is almost of one colour",
-}  # fmt: skip
+}
 _INK = 0.25  # of the largest difference from the ground: what counts as ink
 _BOX = 20 / 28  # share of the image that MNIST's digits fill
 _SPARSE = 0.25  # mean of the training pixels up to which they are ink on a dark ground

@@ -47,10 +47,10 @@ function glancePicture(width) {
     s("path", { class: `flow ${phase}`, d: `M${from},${y} L${to},${y}`, "marker-end": `url(#head-${phase})` }),
     s("text", { class: `flow-name ${phase}`, x: (from + to) / 2, y: phase === "forward" ? y - 7 : y + 16, "text-anchor": "middle" }, text)];
   const head = (phase) => s("marker", { id: `head-${phase}`, viewBox: "0 0 8 8", refX: 6, refY: 4, markerWidth: 5, markerHeight: 5, orient: "auto-start-reverse" }, s("path", { class: `tip ${phase}`, d: "M0,0 L8,4 L0,8 z" }));
-  const short = width < 640 ? ".short" : "";
+  const short = width < 640;
   return s("svg", { class: "glance-svg", viewBox: `0 0 ${width} ${low + 22}`, width, height: low + 22, role: "group", "aria-label": t("glance.label") },
     s("defs", {}, head("forward"), head("backward")),
-    arrow("forward", 22, left, right, t(`glance.forward${short}`)), parts, arrow("backward", low, right, left, t(`glance.backward${short}`)));
+    arrow("forward", 22, left, right, t(short ? "glance.forward.short" : "glance.forward")), parts, arrow("backward", low, right, left, t(short ? "glance.backward.short" : "glance.backward")));
 }
 
 // Image, strip of layers, probabilities and loss; redrawn when the window's width changes.

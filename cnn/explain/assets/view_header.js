@@ -41,7 +41,7 @@ function changesText() {
   if (live.label !== about.label) found.push(t("live.changed.label"));
   if (live.training !== (about.training ?? false)) found.push(t("live.changed.mode"));
   if (live.smoothing) found.push(t("live.changed.smoothing"));
-  return found.length ? `${found.join(t("list.comma"))}${t("list.end")}` : "";
+  return `${new Intl.ListFormat(app.language, { type: "unit" }).format(found)}${t("live.end")}`;
 }
 
 // The mode, the target, and where the image comes from.

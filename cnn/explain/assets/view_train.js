@@ -145,7 +145,9 @@ function updateTrain() {
 function trainMessage() {
   const { last } = training, loss = last?.loss, percent = (v) => (v === null || v === undefined ? "–" : `${number(100 * v, 3)} %`);
   if (!last) return h("p", {}, t("train.ready", { n: samples.labels.length - samples.held, batch: training.settings.batch }));
-  if (!Number.isFinite(loss) || loss > 50) return h("p", { class: "warning" }, t("train.diverged", { lr: number(training.settings.lr, 2) }));
+  // Worse than several times a blind guess within the last steps: the steps are too long.
+  const recent = training.history.slice(-10).map(([, y]) => y), blind = Math.log(lossNode.tensors.p.data.length);
+  if (recent.some((y) => !(y < 4 * blind))) return h("p", { class: "warning" }, t("train.diverged", { lr: number(training.settings.lr, 2) }));
   return h("p", { id: "train-state", "data-step": last.step }, t("train.state", { step: last.step, loss: number(loss, 4), accuracy: percent(last.accuracy), held: percent(last.heldAccuracy) }));
 }
 

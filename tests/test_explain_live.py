@@ -1,0 +1,397 @@
+"""The lesson and the live network of the page: tour, mode, target, drawing, editing and training in a browser."""
+
+import helpers_explain as h
+import numpy as np
+import pytest
+
+import cnn
+from cnn import layers
+from cnn.explain import collect
+from cnn.explain.page import texts
+from cnn.optimizers import SGD, Adam
+
+MEAN, STD, SMOOTHING = 0.25, 0.5, 0.1
+CLASSES = tuple("abcd")
+SHAPE = (1, 10, 10)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    yield from h.launch()
+
+
+@pytest.fixture
+def read(browser):
+    """Open pages; at the end, nothing may have been requested or complained about."""
+    readers = []
+
+    def opened(file, *args, **kwargs):
+        readers.append(h.Reader(browser, file, *args, **kwargs))
+        return readers[-1]
+
+    yield opened
+    for reader in readers:
+        assert not reader.complaints
+        assert len(reader.outside()) == 1
+        reader.close()
+
+
+def make_samples():
+    rng = np.random.default_rng(8)
+    labels = np.arange(40) % len(CLASSES)
+    images = rng.integers(0, 120, (40, *SHAPE))
+    for image, label in zip(images, labels, strict=True):
+        image[0, 2 * label : 2 * label + 3] += 100
+    return images.astype(np.uint8), labels
+
+
+def small_network(dtype=np.float32):
+    network = cnn.Network(
+        [layers.Conv2d(4, 5, padding=2, bias=False), layers.BatchNorm2d(), layers.ReLU(), layers.MaxPool2d(2),
+         layers.Residual([layers.Conv2d(4, 3, padding=1), layers.ReLU()]), layers.Conv2d(3, 3, stride=2),
+         layers.Flatten(), layers.Linear(8), layers.BatchNorm1d(), layers.ReLU(), layers.Linear(len(CLASSES))]
+    )  # fmt: skip
+    network.build(SHAPE, rng=np.random.default_rng(6), dtype=np.float32)
+    if dtype == np.float32:
+        return network
+    exact = cnn.Network(network.layers)
+    state = {name: value.astype(np.float64) if value.dtype.kind == "f" else value
+             for name, value in network.state().items()}  # fmt: skip
+    exact.build(SHAPE, rng=np.random.default_rng(6), dtype=np.float64)
+    exact.load_state(state)
+    return exact
+
+
+def write_page(path, samples=None, known=True, label=1, network=None, **about):
+    images, labels = samples or make_samples()
+    x = ((images[5] / 255 - MEAN) / STD).astype(np.float32)
+    with cnn.use_backend("reference"):
+        nodes = collect(network or small_network(), x, label)
+    facts = {"label": label, "known": known, "training": False, "smoothing": SMOOTHING, "remarks": [],
+             "source": "a test", "backend": "reference", "mean": [MEAN], "std": [STD], **about}  # fmt: skip
+    path.write_text(cnn.explain.build_page(nodes, "small", CLASSES, facts, (images, labels)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return write_page(tmp_path_factory.mktemp("live") / "page.html")
+
+
+# -- the beginning ---------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_it_is_and_where_to_begin(read, file):
+    page = read(file).page
+    assert texts("en")["page.what"] in page.inner_text("header")
+    assert page.locator("#glance svg .block").count() == 13
+    assert page.get_attribute("#begin", "href") == "#tour=pixel"
+    assert page.get_attribute("#mode-prediction", "aria-pressed") == "true"
+    page.click("#begin")
+    page.wait_for_selector("#tour[data-station=pixel]")
+
+
+def test_the_loop_is_lit_where_the_reader_is(read, file):
+    reader = read(file)
+    for place, lit in {
+        "#/network/1/y/0,3,3": "forward", "#/network/1/dweight/0,0,1,1": "backward", "#/loss": "loss",
+        "#tour=update": "update", "#tour=error": "backward",
+    }.items():  # fmt: skip
+        reader.go(place)
+        assert reader.page.locator("#glance .loop-step.lit").all_inner_texts() == [texts("en")[f"loop.{lit}"]]
+
+
+def test_targets_are_one_hot_and_the_true_class_has_a_negative_gradient(read, file):
+    reader = read(file, "#/loss")
+    p = reader.page.evaluate("[...lossNode.tensors.p.data]")
+    dz = reader.page.evaluate("[...nodes[lossNode.inputs[0]].tensors.dy.data]")
+    loss = reader.page.evaluate("lossNode.tensors.y.data[0]")
+    np.testing.assert_allclose(dz, np.array(p) - np.eye(4)[1], atol=1e-6)
+    assert dz[1] < 0
+    assert loss == pytest.approx(-np.log(p[1]), rel=1e-5)
+
+
+def test_label_smoothing_is_a_switch_that_brings_the_training_step_along(read, file):
+    reader = read(file)
+    reader.page.check("#smoothing")
+    assert reader.page.get_attribute("#mode-training", "aria-pressed") == "true"
+    assert "0.925" in reader.page.inner_text("#mode-why")  # 1 − 0.1 + 0.1/4
+    assert reader.page.evaluate("[...lossNode.tensors.target.data]") == pytest.approx([0.025, 0.925, 0.025, 0.025])
+    network = small_network(np.float64)
+    with cnn.use_backend("reference"):
+        x = reader.page.evaluate("[...nodes[0].tensors.y.data]")
+        # one image: BatchNorm1d has no variance to speak of and keeps the running statistics
+        first, rest = network.layers[:2], network.layers[2:]
+        value = np.array(x).reshape(1, *SHAPE)
+        for layer in first:
+            value = layer.forward(value, training=True)
+        for layer in rest:
+            value = layer.forward(value, training=False)
+        loss = layers.SoftmaxCrossEntropy(label_smoothing=SMOOTHING).forward(np.asarray(value), np.array([1]))
+    assert reader.page.evaluate("lossNode.tensors.y.data[0]") == pytest.approx(loss, rel=1e-9)
+    reader.page.click("#mode-prediction")
+    assert not reader.page.is_checked("#smoothing")
+    assert reader.page.locator("#ribbon").count() == 0
+
+
+def test_without_a_label_nothing_is_right_or_wrong(read, tmp_path):
+    page = read(write_page(tmp_path / "page.html", known=False, label=0, remarks=["inverted"])).page
+    assert "nothing here is right or wrong" in page.inner_text("#verdict")
+    assert "--invert" in page.inner_text(".remark")
+    page.select_option("#target", "2")
+    assert "the true class is c" in page.inner_text("#verdict") or "that is right" in page.inner_text("#verdict")
+    assert page.evaluate("[...lossNode.tensors.target.data]") == [0, 0, 1, 0]
+
+
+# -- the tour --------------------------------------------------------------------------------------
+
+
+def test_the_tour_is_walked_by_keyboard_alone_and_every_sum_equals_its_number(read, file):
+    reader = read(file, "#tour=pixel")
+    page = reader.page
+    names = page.evaluate("stations().map((one) => one.id)")
+    assert names == ["pixel", "conv", "relu", "pool", "linear", "softmax", "loss", "error", "linear-back",
+                     "gate-back", "conv-back", "update", "again"]  # fmt: skip
+    for k, name in enumerate(names):
+        assert page.get_attribute("#tour", "data-station") == name
+        assert page.locator("#tour-sum").count() == 0  # first a guess
+        page.focus(".option >> nth=0")
+        page.keyboard.press("Enter")
+        assert page.locator("#tour-answer").count() == 1
+        for shown, computed in page.evaluate(
+            "[stations()[tour.at].cell, stations()[tour.at].also].filter(Boolean)"
+            ".map((c) => [valueAt(c), explain(c).total])"
+        ):
+            assert computed == pytest.approx(shown, rel=1e-5, abs=1e-7)
+        page.keyboard.press("ArrowRight")
+        if name != names[-1]:
+            reader.wait(lambda shown, following=names[k + 1]: shown == f"#tour={following}")
+    page.keyboard.press("ArrowLeft")
+    reader.wait(lambda shown: shown == "#tour=update")
+    page.go_back()
+    reader.wait(lambda shown: shown == "#tour=again")
+    before, after = reader.value("#tour-before"), reader.value("#tour-after")
+    assert after < before
+
+
+def test_a_swipe_moves_the_tour(read, file):
+    reader = read(file, "#tour=conv", width=360, height=740)
+    reader.page.evaluate(
+        """() => { const at = (type, x) => { const touch = new Touch({ identifier: 1, target: byId("tour-title"), clientX: x, clientY: 300 });
+        byId("tour-title").dispatchEvent(new TouchEvent(type, { bubbles: true, changedTouches: [touch] })); };
+        at("touchstart", 300); at("touchend", 120); }"""
+    )
+    reader.wait(lambda shown: shown == "#tour=relu")
+
+
+@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
+def test_every_station_has_its_words(read, file, language):
+    reader = read(file, "#tour=pixel", language=language)
+    for name in reader.page.evaluate("stations().map((one) => one.id)"):
+        reader.go(f"#tour={name}")
+        shown = reader.page.inner_text("#tour")
+        assert "tour." not in shown
+        assert "{" not in shown
+
+
+def test_a_network_without_convolutions_has_a_shorter_tour(read, tmp_path):
+    network = cnn.Network([layers.Flatten(), layers.Linear(4)])
+    network.build(SHAPE)
+    reader = read(write_page(tmp_path / "page.html", network=network), "#tour=conv")
+    assert reader.page.evaluate("stations().map((one) => one.id)") == [
+        "pixel", "linear", "softmax", "loss", "error", "linear-back", "update", "again"
+    ]  # fmt: skip
+    assert reader.page.get_attribute("#tour", "data-station") == "pixel"
+
+
+# -- drawing and editing ---------------------------------------------------------------------------
+
+
+def exact_run(network, x, label=1):
+    """Return (p, gradient of every parameter by name) of a prediction in float64."""
+    criterion = layers.SoftmaxCrossEntropy()
+    with cnn.use_backend("reference"):
+        criterion.forward(np.asarray(network.forward(x.reshape(1, *SHAPE))), np.array([label]))
+        network.zero_grad()
+        network.backward(criterion.backward())
+    return np.asarray(criterion.probabilities)[0]
+
+
+def test_a_drawing_by_pointer_is_what_every_view_shows(read, file):
+    reader = read(file, "#/train")
+    page = reader.page
+    page.click("#draw-clear")
+    box = page.locator("#pad").bounding_box()
+    page.mouse.move(box["x"] + 40, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 60, steps=6)
+    page.mouse.up()
+    page.wait_for_timeout(200)
+    x = np.array(page.evaluate("[...nodes[0].tensors.y.data]"))
+    assert x.max() == pytest.approx((1 - MEAN) / STD)
+    assert x.min() == pytest.approx((0 - MEAN) / STD)
+    label = page.evaluate("live.label")
+    p = exact_run(small_network(np.float64), x, label)
+    np.testing.assert_allclose(page.evaluate("[...lossNode.tensors.p.data]"), p, rtol=1e-9)
+    assert "nothing here is right or wrong" in page.inner_text("#verdict")
+    reader.go(f"#/network/{page.evaluate('lossNode.id')}/p/1")
+    assert reader.value("#value") == pytest.approx(p[1], rel=1e-9)
+    page.click("#restore")
+    assert page.locator("#ribbon").count() == 0
+
+
+def test_a_pixel_is_painted_by_keyboard(read, file):
+    page = read(file, "#/train").page
+    page.click("#draw-clear")
+    page.focus("#pad")
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    page.wait_for_timeout(150)
+    x = np.array(page.evaluate("[...nodes[0].tensors.y.data]")).reshape(10, 10)
+    assert x[3, 0] == pytest.approx((1 - MEAN) / STD)
+    assert x[9, 9] == pytest.approx((0 - MEAN) / STD)
+
+
+def test_a_changed_weight_is_followed_by_everything(read, file):
+    reader = read(file, "#/network/1/weight/2,0,1,3")
+    page = reader.page
+    page.fill("#edit", "0.75")
+    page.press("#edit", "Enter")
+    assert reader.value("#value") == 0.75
+    assert page.evaluate("document.activeElement.id") == "edit"
+    network = small_network(np.float64)
+    network.layers[0].weight.data[2, 0, 1, 3] = 0.75
+    x = np.array(page.evaluate("[...nodes[0].tensors.y.data]"))
+    np.testing.assert_allclose(
+        page.evaluate("[...lossNode.tensors.p.data]"), exact_run(network, x), rtol=1e-9
+    )
+    reader.open("1/dweight/1,0,2,2")
+    assert reader.value("#value") == pytest.approx(network.layers[0].weight.grad[1, 0, 2, 2], rel=1e-9)
+    assert reader.value("#computed") == pytest.approx(reader.value("#value"), rel=1e-9)
+
+
+# -- training --------------------------------------------------------------------------------------
+
+METHODS = {
+    "plain": ({"method": "sgd", "lr": 0.1}, lambda p: SGD(p, lr=0.1)),
+    "momentum and decay": (
+        {"method": "sgd", "lr": 0.05, "momentum": 0.9, "decay": 0.01},
+        lambda p: SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
+    ),
+    "nesterov": (
+        {"method": "sgd", "lr": 0.05, "momentum": 0.8, "nesterov": True},
+        lambda p: SGD(p, lr=0.05, momentum=0.8, nesterov=True),
+    ),
+    "adam": (
+        {"method": "adam", "lr": 0.003, "decay": 0.001},
+        lambda p: Adam(p, lr=0.003, weight_decay=0.001),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_twenty_steps_in_the_page_equal_the_reference_backend(read, file, method):
+    settings, make = METHODS[method]
+    reader = read(file, "#/train")
+    images, labels = make_samples()
+    batches = [[int(n) for n in np.random.default_rng(k).choice(30, 16, replace=False)] for k in range(20)]
+    reader.page.evaluate(
+        """([settings, batches]) => {
+            Object.assign(training.settings, settings);
+            trainerLoaded.heard = hearTrainer;
+            loadTrainer({ ...training.settings }, 1);
+            trainerPost({ do: "watch", watch: { id: 1, name: "weight", index: 7 } });
+            trainerPost({ do: "step", batches });
+        }""",
+        [settings, batches],
+    )
+    reader.page.wait_for_selector("#train-state[data-step='20']")
+    network = small_network(np.float64)
+    optimizer, criterion = make(network.parameters()), layers.SoftmaxCrossEntropy()
+    with cnn.use_backend("reference"):
+        for batch in batches:
+            x = (images[batch] / 255 - MEAN) / STD
+            criterion.forward(np.asarray(network.forward(x, training=True)), labels[batch])
+            network.zero_grad()
+            network.backward(criterion.backward())
+            before = network.layers[0].weight.data.ravel()[7]
+            optimizer.step()
+    found = reader.page.evaluate(
+        "nodes.flatMap((node) => [...node.parameters, ...node.buffers]"
+        ".map((name) => [`${node.name}.${name}`, [...node.tensors[name].data]]))"
+    )
+    state = network.state()
+    assert len(found) == sum(1 for name in state if not name.endswith("num_batches_tracked"))
+    for name, values in found:
+        np.testing.assert_allclose(values, state[name].ravel(), rtol=0, atol=1e-9, err_msg=name)
+    terms = reader.page.evaluate("training.last.terms")
+    assert terms[0][1] == pytest.approx(before, abs=1e-9)
+    assert terms[-1][1] == pytest.approx(state["0.weight"].ravel()[7], abs=1e-9)
+
+
+def test_training_runs_pauses_and_starts_again_from_random_weights(read, file):
+    reader = read(file, "#/train")
+    page = reader.page
+    page.click("#train-random")
+    first = page.evaluate("[...nodes[1].tensors.weight.data]")
+    page.focus("#train-run")
+    page.keyboard.press("Enter")
+    for _ in range(200):
+        if page.locator("#train-state").count() and int(page.get_attribute("#train-state", "data-step")) > 40:
+            break
+        page.wait_for_timeout(50)
+    assert page.evaluate("document.activeElement.id") == "train-run"
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(300)
+    step = page.get_attribute("#train-state", "data-step")
+    page.wait_for_timeout(200)
+    assert page.get_attribute("#train-state", "data-step") == step
+    losses = page.evaluate("training.history.map(([, loss]) => loss)")
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    page.click("#train-random")
+    assert page.evaluate("[...nodes[1].tensors.weight.data]") == first  # the same seed
+    page.click("#train-stored")
+    assert page.locator("#ribbon").count() == 0
+
+
+def test_too_large_a_learning_rate_diverges_and_the_page_says_so(read, tmp_path):
+    network = cnn.Network([layers.Flatten(), layers.Linear(16), layers.ReLU(), layers.Linear(4)])
+    network.build(SHAPE)
+    page = read(write_page(tmp_path / "page.html", network=network), "#/train").page
+    page.fill("#train-lr", "1")
+    for _ in range(12):
+        page.click("#train-step")
+    page.wait_for_selector("#train-message .warning")
+    assert "lr = 10" in page.inner_text("#train-message")
+
+
+def test_a_page_without_samples_still_draws(read, tmp_path):
+    nodes = h.make_nodes()
+    (tmp_path / "page.html").write_text(h.make_page(nodes), encoding="utf-8")
+    page = read(tmp_path / "page.html", "#/train").page
+    assert page.locator("#pad").count() == 1
+    assert page.locator("#train-run").count() == 0
+    assert texts("en")["train.nosamples"] in page.inner_text("#train")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_axe_finds_nothing_serious_in_the_lesson(read, file, scheme, width):
+    reader = read(file, "#tour=conv", scheme=scheme, width=width)
+    reader.page.evaluate(h.axe_source())
+    for place in ("#tour=conv", "#tour=error", "#tour=again", "#/train"):
+        reader.go(place)
+        if place.startswith("#tour"):
+            reader.page.click("#tour-show")
+        found = reader.page.evaluate("axe.run(document).then((result) => result.violations)")
+        assert not [(place, v["id"], v["nodes"][0]["html"][:150]) for v in found if v["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize("place", ["#tour=conv", "#tour=conv-back", "#tour=error", "#/train"])
+@pytest.mark.parametrize("width", [360, 768])
+def test_the_lesson_needs_no_sideways_scrolling(read, file, place, width):
+    page = read(file, place, width=width, height=740).page
+    if place.startswith("#tour"):
+        page.click("#tour-show")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
