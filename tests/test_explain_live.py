@@ -1,18 +1,14 @@
-"""The lesson and the live network of the page: tour, mode, target, drawing, editing and training in a browser."""
+"""The live network of the page in a browser: mode, target, drawing, editing and training."""
 
 import helpers_explain as h
 import numpy as np
 import pytest
+import small_page as small
 
 import cnn
 from cnn import layers
-from cnn.explain import collect
 from cnn.explain.page import texts
 from cnn.optimizers import SGD, Adam
-
-MEAN, STD, SMOOTHING = 0.25, 0.5, 0.1
-CLASSES = tuple("abcd")
-SHAPE = (1, 10, 10)
 
 
 @pytest.fixture(scope="module")
@@ -36,79 +32,9 @@ def read(browser):
         reader.close()
 
 
-def make_samples():
-    rng = np.random.default_rng(8)
-    labels = np.arange(40) % len(CLASSES)
-    images = rng.integers(0, 120, (40, *SHAPE))
-    for image, label in zip(images, labels, strict=True):
-        image[0, 2 * label : 2 * label + 3] += 100
-    return images.astype(np.uint8), labels
-
-
-def small_network(dtype=np.float32):
-    network = cnn.Network(
-        [layers.Conv2d(4, 5, padding=2, bias=False), layers.BatchNorm2d(), layers.ReLU(), layers.MaxPool2d(2),
-         layers.Residual([layers.Conv2d(4, 3, padding=1), layers.ReLU()]), layers.Conv2d(3, 3, stride=2),
-         layers.Flatten(), layers.Linear(8), layers.BatchNorm1d(), layers.ReLU(), layers.Linear(len(CLASSES))]
-    )  # fmt: skip
-    network.build(SHAPE, rng=np.random.default_rng(6), dtype=np.float32)
-    if dtype == np.float32:
-        return network
-    exact = cnn.Network(network.layers)
-    state = {name: value.astype(np.float64) if value.dtype.kind == "f" else value
-             for name, value in network.state().items()}  # fmt: skip
-    exact.build(SHAPE, rng=np.random.default_rng(6), dtype=np.float64)
-    exact.load_state(state)
-    return exact
-
-
-def write_page(path, samples=None, known=True, label=1, network=None, **about):
-    images, labels = samples or make_samples()
-    x = ((images[5] / 255 - MEAN) / STD).astype(np.float32)
-    with cnn.use_backend("reference"):
-        nodes = collect(network or small_network(), x, label)
-    facts = {"label": label, "known": known, "training": False, "smoothing": SMOOTHING, "remarks": [],
-             "source": "a test", "backend": "reference", "mean": [MEAN], "std": [STD], **about}  # fmt: skip
-    path.write_text(cnn.explain.build_page(nodes, "small", CLASSES, facts, (images, labels)), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    return write_page(tmp_path_factory.mktemp("live") / "page.html")
-
-
-# -- the beginning ---------------------------------------------------------------------------------
-
-
-def test_the_page_says_what_it_is_and_where_to_begin(read, file):
-    page = read(file).page
-    assert texts("en")["page.what"] in page.inner_text("header")
-    assert page.locator("#glance svg .block").count() == 13
-    assert page.get_attribute("#begin", "href") == "#tour=pixel"
-    assert page.get_attribute("#mode-prediction", "aria-pressed") == "true"
-    page.click("#begin")
-    page.wait_for_selector("#tour[data-station=pixel]")
-
-
-def test_the_loop_is_lit_where_the_reader_is(read, file):
-    reader = read(file)
-    for place, lit in {
-        "#/network/1/y/0,3,3": "forward", "#/network/1/dweight/0,0,1,1": "backward", "#/loss": "loss",
-        "#tour=update": "update", "#tour=error": "backward",
-    }.items():  # fmt: skip
-        reader.go(place)
-        assert reader.page.locator("#glance .loop-step.lit").all_inner_texts() == [texts("en")[f"loop.{lit}"]]
-
-
-def test_targets_are_one_hot_and_the_true_class_has_a_negative_gradient(read, file):
-    reader = read(file, "#/loss")
-    p = reader.page.evaluate("[...lossNode.tensors.p.data]")
-    dz = reader.page.evaluate("[...nodes[lossNode.inputs[0]].tensors.dy.data]")
-    loss = reader.page.evaluate("lossNode.tensors.y.data[0]")
-    np.testing.assert_allclose(dz, np.array(p) - np.eye(4)[1], atol=1e-6)
-    assert dz[1] < 0
-    assert loss == pytest.approx(-np.log(p[1]), rel=1e-5)
+    return small.write_page(tmp_path_factory.mktemp("live") / "page.html")
 
 
 def test_label_smoothing_is_a_switch_that_brings_the_training_step_along(read, file):
@@ -116,92 +42,26 @@ def test_label_smoothing_is_a_switch_that_brings_the_training_step_along(read, f
     reader.page.check("#smoothing")
     assert reader.page.get_attribute("#mode-training", "aria-pressed") == "true"
     assert "0.925" in reader.page.inner_text("#mode-why")  # 1 − 0.1 + 0.1/4
-    assert reader.page.evaluate("[...lossNode.tensors.target.data]") == pytest.approx([0.025, 0.925, 0.025, 0.025])
-    network = small_network(np.float64)
+    assert reader.page.evaluate("[...lossNode.tensors.target.data]") == pytest.approx(
+        [0.025, 0.925, 0.025, 0.025]
+    )
+    network = small.small_network(np.float64)
     with cnn.use_backend("reference"):
         x = reader.page.evaluate("[...nodes[0].tensors.y.data]")
         # one image: BatchNorm1d has no variance to speak of and keeps the running statistics
         first, rest = network.layers[:2], network.layers[2:]
-        value = np.array(x).reshape(1, *SHAPE)
+        value = np.array(x).reshape(1, *small.SHAPE)
         for layer in first:
             value = layer.forward(value, training=True)
         for layer in rest:
             value = layer.forward(value, training=False)
-        loss = layers.SoftmaxCrossEntropy(label_smoothing=SMOOTHING).forward(np.asarray(value), np.array([1]))
+        loss = layers.SoftmaxCrossEntropy(label_smoothing=small.SMOOTHING).forward(
+            np.asarray(value), np.array([1])
+        )
     assert reader.page.evaluate("lossNode.tensors.y.data[0]") == pytest.approx(loss, rel=1e-9)
     reader.page.click("#mode-prediction")
     assert not reader.page.is_checked("#smoothing")
     assert reader.page.locator("#ribbon").count() == 0
-
-
-def test_without_a_label_nothing_is_right_or_wrong(read, tmp_path):
-    page = read(write_page(tmp_path / "page.html", known=False, label=0, remarks=["inverted"])).page
-    assert "nothing here is right or wrong" in page.inner_text("#verdict")
-    assert "--invert" in page.inner_text(".remark")
-    page.select_option("#target", "2")
-    assert "the true class is c" in page.inner_text("#verdict") or "that is right" in page.inner_text("#verdict")
-    assert page.evaluate("[...lossNode.tensors.target.data]") == [0, 0, 1, 0]
-
-
-# -- the tour --------------------------------------------------------------------------------------
-
-
-def test_the_tour_is_walked_by_keyboard_alone_and_every_sum_equals_its_number(read, file):
-    reader = read(file, "#tour=pixel")
-    page = reader.page
-    names = page.evaluate("stations().map((one) => one.id)")
-    assert names == ["pixel", "conv", "relu", "pool", "linear", "softmax", "loss", "error", "linear-back",
-                     "gate-back", "conv-back", "update", "again"]  # fmt: skip
-    for k, name in enumerate(names):
-        assert page.get_attribute("#tour", "data-station") == name
-        assert page.locator("#tour-sum").count() == 0  # first a guess
-        page.focus(".option >> nth=0")
-        page.keyboard.press("Enter")
-        assert page.locator("#tour-answer").count() == 1
-        for shown, computed in page.evaluate(
-            "[stations()[tour.at].cell, stations()[tour.at].also].filter(Boolean)"
-            ".map((c) => [valueAt(c), explain(c).total])"
-        ):
-            assert computed == pytest.approx(shown, rel=1e-5, abs=1e-7)
-        page.keyboard.press("ArrowRight")
-        if name != names[-1]:
-            reader.wait(lambda shown, following=names[k + 1]: shown == f"#tour={following}")
-    page.keyboard.press("ArrowLeft")
-    reader.wait(lambda shown: shown == "#tour=update")
-    page.go_back()
-    reader.wait(lambda shown: shown == "#tour=again")
-    before, after = reader.value("#tour-before"), reader.value("#tour-after")
-    assert after < before
-
-
-def test_a_swipe_moves_the_tour(read, file):
-    reader = read(file, "#tour=conv", width=360, height=740)
-    reader.page.evaluate(
-        """() => { const at = (type, x) => { const touch = new Touch({ identifier: 1, target: byId("tour-title"), clientX: x, clientY: 300 });
-        byId("tour-title").dispatchEvent(new TouchEvent(type, { bubbles: true, changedTouches: [touch] })); };
-        at("touchstart", 300); at("touchend", 120); }"""
-    )
-    reader.wait(lambda shown: shown == "#tour=relu")
-
-
-@pytest.mark.parametrize("language", ["en-US", "zh-CN"])
-def test_every_station_has_its_words(read, file, language):
-    reader = read(file, "#tour=pixel", language=language)
-    for name in reader.page.evaluate("stations().map((one) => one.id)"):
-        reader.go(f"#tour={name}")
-        shown = reader.page.inner_text("#tour")
-        assert "tour." not in shown
-        assert "{" not in shown
-
-
-def test_a_network_without_convolutions_has_a_shorter_tour(read, tmp_path):
-    network = cnn.Network([layers.Flatten(), layers.Linear(4)])
-    network.build(SHAPE)
-    reader = read(write_page(tmp_path / "page.html", network=network), "#tour=conv")
-    assert reader.page.evaluate("stations().map((one) => one.id)") == [
-        "pixel", "linear", "softmax", "loss", "error", "linear-back", "update", "again"
-    ]  # fmt: skip
-    assert reader.page.get_attribute("#tour", "data-station") == "pixel"
 
 
 # -- drawing and editing ---------------------------------------------------------------------------
@@ -211,7 +71,7 @@ def exact_run(network, x, label=1):
     """Return (p, gradient of every parameter by name) of a prediction in float64."""
     criterion = layers.SoftmaxCrossEntropy()
     with cnn.use_backend("reference"):
-        criterion.forward(np.asarray(network.forward(x.reshape(1, *SHAPE))), np.array([label]))
+        criterion.forward(np.asarray(network.forward(x.reshape(1, *small.SHAPE))), np.array([label]))
         network.zero_grad()
         network.backward(criterion.backward())
     return np.asarray(criterion.probabilities)[0]
@@ -228,10 +88,10 @@ def test_a_drawing_by_pointer_is_what_every_view_shows(read, file):
     page.mouse.up()
     page.wait_for_timeout(200)
     x = np.array(page.evaluate("[...nodes[0].tensors.y.data]"))
-    assert x.max() == pytest.approx((1 - MEAN) / STD)
-    assert x.min() == pytest.approx((0 - MEAN) / STD)
+    assert x.max() == pytest.approx((1 - small.MEAN) / small.STD)
+    assert x.min() == pytest.approx((0 - small.MEAN) / small.STD)
     label = page.evaluate("live.label")
-    p = exact_run(small_network(np.float64), x, label)
+    p = exact_run(small.small_network(np.float64), x, label)
     np.testing.assert_allclose(page.evaluate("[...lossNode.tensors.p.data]"), p, rtol=1e-9)
     assert "nothing here is right or wrong" in page.inner_text("#verdict")
     reader.go(f"#/network/{page.evaluate('lossNode.id')}/p/1")
@@ -249,8 +109,8 @@ def test_a_pixel_is_painted_by_keyboard(read, file):
     page.keyboard.press("Space")
     page.wait_for_timeout(150)
     x = np.array(page.evaluate("[...nodes[0].tensors.y.data]")).reshape(10, 10)
-    assert x[3, 0] == pytest.approx((1 - MEAN) / STD)
-    assert x[9, 9] == pytest.approx((0 - MEAN) / STD)
+    assert x[3, 0] == pytest.approx((1 - small.MEAN) / small.STD)
+    assert x[9, 9] == pytest.approx((0 - small.MEAN) / small.STD)
 
 
 def test_a_changed_weight_is_followed_by_everything(read, file):
@@ -260,7 +120,7 @@ def test_a_changed_weight_is_followed_by_everything(read, file):
     page.press("#edit", "Enter")
     assert reader.value("#value") == 0.75
     assert page.evaluate("document.activeElement.id") == "edit"
-    network = small_network(np.float64)
+    network = small.small_network(np.float64)
     network.layers[0].weight.data[2, 0, 1, 3] = 0.75
     x = np.array(page.evaluate("[...nodes[0].tensors.y.data]"))
     np.testing.assert_allclose(
@@ -294,7 +154,7 @@ METHODS = {
 def test_twenty_steps_in_the_page_equal_the_reference_backend(read, file, method):
     settings, make = METHODS[method]
     reader = read(file, "#/train")
-    images, labels = make_samples()
+    images, labels = small.make_samples()
     batches = [[int(n) for n in np.random.default_rng(k).choice(30, 16, replace=False)] for k in range(20)]
     reader.page.evaluate(
         """([settings, batches]) => {
@@ -307,11 +167,11 @@ def test_twenty_steps_in_the_page_equal_the_reference_backend(read, file, method
         [settings, batches],
     )
     reader.page.wait_for_selector("#train-state[data-step='20']")
-    network = small_network(np.float64)
+    network = small.small_network(np.float64)
     optimizer, criterion = make(network.parameters()), layers.SoftmaxCrossEntropy()
     with cnn.use_backend("reference"):
         for batch in batches:
-            x = (images[batch] / 255 - MEAN) / STD
+            x = (images[batch] / 255 - small.MEAN) / small.STD
             criterion.forward(np.asarray(network.forward(x, training=True)), labels[batch])
             network.zero_grad()
             network.backward(criterion.backward())
@@ -357,8 +217,8 @@ def test_training_runs_pauses_and_starts_again_from_random_weights(read, file):
 
 def test_too_large_a_learning_rate_diverges_and_the_page_says_so(read, tmp_path):
     network = cnn.Network([layers.Flatten(), layers.Linear(16), layers.ReLU(), layers.Linear(4)])
-    network.build(SHAPE)
-    page = read(write_page(tmp_path / "page.html", network=network), "#/train").page
+    network.build(small.SHAPE)
+    page = read(small.write_page(tmp_path / "page.html", network=network), "#/train").page
     page.fill("#train-lr", "1")
     for _ in range(12):
         page.click("#train-step")
@@ -373,25 +233,3 @@ def test_a_page_without_samples_still_draws(read, tmp_path):
     assert page.locator("#pad").count() == 1
     assert page.locator("#train-run").count() == 0
     assert texts("en")["train.nosamples"] in page.inner_text("#train")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
-def test_axe_finds_nothing_serious_in_the_lesson(read, file, scheme, width):
-    reader = read(file, "#tour=conv", scheme=scheme, width=width)
-    reader.page.evaluate(h.axe_source())
-    for place in ("#tour=conv", "#tour=error", "#tour=again", "#/train"):
-        reader.go(place)
-        if place.startswith("#tour"):
-            reader.page.click("#tour-show")
-        found = reader.page.evaluate("axe.run(document).then((result) => result.violations)")
-        assert not [(place, v["id"], v["nodes"][0]["html"][:150]) for v in found if v["impact"] in ("serious", "critical")]
-
-
-@pytest.mark.parametrize("place", ["#tour=conv", "#tour=conv-back", "#tour=error", "#/train"])
-@pytest.mark.parametrize("width", [360, 768])
-def test_the_lesson_needs_no_sideways_scrolling(read, file, place, width):
-    page = read(file, place, width=width, height=740).page
-    if place.startswith("#tour"):
-        page.click("#tour-show")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -14,7 +14,9 @@ def seven(path, ink=255, ground=0, box=(8, 8, 18, 25), size=(28, 28), mode="L"):
     image = Image.new("L", size, ground)
     left, top, right, bottom = box
     draw = ImageDraw.Draw(image)
-    draw.line([(left, top), (right, top), ((left + right) // 2, bottom)], fill=ink, width=max(2, size[0] // 14))
+    draw.line(
+        [(left, top), (right, top), ((left + right) // 2, bottom)], fill=ink, width=max(2, size[0] // 14)
+    )
     image.convert(mode).save(path)
     return path
 
@@ -43,7 +45,9 @@ def test_dark_ink_on_light_paper_is_said_and_invert_makes_it_white_on_black(tmp_
     np.testing.assert_array_equal(pixels, expected)
 
 
-@pytest.mark.parametrize("box", [(1, 1, 10, 17), (12, 12, 16, 17), (1, 3, 26, 27)], ids=["corner", "small", "large"])
+@pytest.mark.parametrize(
+    "box", [(1, 1, 10, 17), (12, 12, 16, 17), (1, 3, 26, 27)], ids=["corner", "small", "large"]
+)
 def test_ink_off_the_middle_or_of_another_size_is_said_and_center_mends_it(tmp_path, box):
     path = seven(tmp_path / "corner.png", box=box)
     assert read_picture(path, SHAPE, MEAN)[1] == ["offcentre"]
