@@ -13,7 +13,7 @@ __all__ = ["REMARKS", "read_picture"]
 
 # What may be said of a picture, for the terminal; the page has the same in its languages.
 REMARKS = {
-    "transparent": "has transparent parts, read by their hidden colours: --invert or --center puts it on white",
+    "transparent": "has transparent parts, whose hidden colours were read: try --invert or --center",
     "inverted": "has a {ground} ground, the training images a {expected} one: try --invert",
     "offcentre": "is off-centre, or much smaller or larger than the training images: try --center",
     "blank": "is almost of one colour",
