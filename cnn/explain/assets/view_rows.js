@@ -108,23 +108,7 @@ function renderDetails(node) {
   const names = order.filter((name) => name !== mainTensor(node) && node.tensors[name]);
   return h("div", { class: "details", id: `details-${node.id}` },
     names.map((name) => mapFigure(node, name)),
-    manifest.derivations[node.kind] ? renderDerivation(node.kind) : null,
-  );
-}
-
-// MathML comes from the page's own manifest, built from our own formulas.
-function mathElement(markup) {
-  const holder = h("div", { class: "math", tabindex: 0, role: "group", "aria-label": t("derivation.formula") });
-  holder.innerHTML = markup;
-  return holder;
-}
-
-function renderDerivation(kind) {
-  return h("div", { class: "derivation" },
-    h("h4", {}, t("derivation.title")),
-    h("ol", { class: "steps" }, manifest.derivations[kind].map((step) => h("li", {}, h("p", {}, step[app.language]), mathElement(step.math)))),
-    h("h4", {}, t("derivation.reference")),
-    manifest.sources[kind].map((s) => h("figure", { class: "code" }, h("figcaption", {}, s.name), h("pre", { tabindex: 0 }, h("code", {}, s.source)))),
+    manifest.derivations[node.kind] ? renderDerivation(node) : null,
   );
 }
 
