@@ -115,7 +115,8 @@ def _config(network, about):
 
 
 def _front_matter():
-    return "---\nlibrary_name: pytorch\npipeline_tag: image-classification\ntags: [image-classification]\n---\n\n"
+    fields = "library_name: pytorch", "pipeline_tag: image-classification", "tags: [image-classification]"
+    return "\n".join(["---", *fields, "---", "", ""])
 
 
 _WRITERS = {"onnx": _onnx, "torch": _torch, "safetensors": _hub}
