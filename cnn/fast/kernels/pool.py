@@ -9,10 +9,10 @@ import functools
 import numpy as np
 
 from cnn.fast import blocked
-from cnn.fast.conv.pool_2x2 import beats, max_2x2, unpool_2x2
+from cnn.fast.conv.pool_2x2 import Maxima, MaximaGradient, beats, max_2x2, unpool_2x2
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import launch, table, task
-from cnn.fast.machine.tables import call, integers, pointer
+from cnn.fast.machine.tables import call_with, integers, pointer
 from cnn.geometry import output_shape
 
 
@@ -24,7 +24,7 @@ def _max_2x2_task(itemsize):
         plane, row, oh, ow = a[3] * a[4] * 16 * itemsize, a[4] * 16 * itemsize, a[5], a[6]
         target = index * oh * ow * 16
         ends = (a[0] + index * plane, a[1] + target * itemsize, a[2] + target)
-        call(a[8], (*ends, 1, plane, row, 0, oh, ow, a[7]))
+        call_with(a[8], Maxima(*ends, 1, plane, row, 0, oh, ow, a[7]))
 
     return forward
 
@@ -37,7 +37,7 @@ def _unpool_2x2_task(itemsize):
         height, width, oh, ow = a[3], a[4], a[5], a[6]
         source, plane = index * oh * ow * 16, height * width * 16 * itemsize
         ends = (a[0] + source * itemsize, a[1] + source, a[2] + index * plane)
-        call(a[7], (*ends, 1, 0, plane, height, width, ow))
+        call_with(a[7], MaximaGradient(*ends, 1, 0, plane, height, width, ow))
 
     return backward
 
