@@ -22,6 +22,7 @@ function showCell(c) {
       trailAt = trail.length - 1;
     }
   }
+  document.documentElement.dataset.inspecting = "yes"; // before scrolling: it makes room below
   reveal(c);
   const made = explain(c);
   markCells(c, made);
@@ -30,7 +31,6 @@ function showCell(c) {
   panel.scrollTop = 0;
   if (inside || focusWanted) panel.focus({ preventScroll: true });
   focusWanted = false;
-  document.documentElement.dataset.inspecting = "yes";
   announce(`${cellTitle(c)}, ${nodeTitle(c.node)} = ${signed(valueAt(c), 5)}`);
 }
 
@@ -66,6 +66,7 @@ function renderInspector(c, made) {
     ),
     gotoForm(c),
     companions(c),
+    isEditable(c) ? editForm(c) : null,
     made.note ? h("p", { class: "note" }, t(made.note, { n: made.count ?? "" })) : null,
     equationOf(made),
     made.window ? windowPicture(c, made) : null,
@@ -102,8 +103,31 @@ function gotoForm(c) {
     if (found) openCell(found);
     else announce(t("goto.outside", { shape: shapeText(tensor.shape) }));
   };
+  // Neighbours, for fingers: cells of a map are smaller than a fingertip.
+  const beside = (key, axis, by) => {
+    const position = positionOf(c), along = position.length - axis;
+    if (along < 0) return null;
+    position[along] += by;
+    const there = position[along] >= 0 && position[along] < tensor.shape[along];
+    return h("button", { class: "quiet nudge", type: "button", disabled: !there, "aria-label": t(`nudge.${key}`), onclick: () => openCell(cell(c.node, c.tensor, ravel(position, tensor.shape))) }, { left: "←", right: "→", up: "↑", down: "↓" }[key]);
+  };
   return h("form", { class: "goto", onsubmit: submit }, h("label", { for: "goto" }, t("goto.label")), field,
-    h("button", { class: "quiet" }, t("goto.go")), h("span", { class: "range", id: "goto-range" }, t("goto.range", { shape: shapeText(tensor.shape) })));
+    h("button", { class: "quiet" }, t("goto.go")), h("span", { class: "range", id: "goto-range" }, t("goto.range", { shape: shapeText(tensor.shape) })),
+    h("span", { class: "nudges" }, beside("left", 1, -1), beside("right", 1, 1), beside("up", 2, -1), beside("down", 2, 1)));
+}
+
+// A pixel or a weight can be changed here, and everything follows.
+function editForm(c) {
+  const pixel = c.node.kind === "Input", value = valueAt(c);
+  const field = h("input", { id: "edit", type: "number", step: "any", value: String(Number(value.toPrecision(6))) });
+  const submit = (event) => {
+    event.preventDefault();
+    if (field.value !== "" && Number.isFinite(Number(field.value))) editCell(c, Number(field.value), "edit");
+  };
+  const preset = (key, to) => h("button", { class: "quiet", type: "button", id: key.replaceAll(".", "-"), onclick: () => editCell(c, to, key.replaceAll(".", "-")) }, t(key));
+  return h("form", { class: "goto edit", onsubmit: submit }, h("label", { for: "edit" }, t(pixel ? "edit.pixel" : "edit.weight")), field,
+    h("button", { class: "quiet", id: "edit-set" }, t("edit.set")),
+    pixel ? [preset("edit.dark", normalized(0, channelOf(c))), preset("edit.bright", normalized(1, channelOf(c)))] : [preset("edit.zero", 0), preset("edit.flip", -value)]);
 }
 
 // The same place in the other direction: y and its gradient, a weight and its gradient.
@@ -144,8 +168,8 @@ function stepList(steps) {
   return h("ul", { class: "made-steps", "aria-label": t("steps.label") }, steps.slice(0, 24).map((f) => h("li", {}, factorSpan(f))));
 }
 
-function termTable(made, caption, id = "terms") {
-  const { shown, rest } = largestTerms(made.terms), widest = Math.max(...shown.map((term) => Math.abs(term.value)), 1e-300);
+function termTable(made, caption, id = "terms", keep = 50) {
+  const { shown, rest } = largestTerms(made.terms, keep), widest = Math.max(...shown.map((term) => Math.abs(term.value)), 1e-300);
   const row = (term) => h("tr", { class: term.wins === true ? "wins" : term.wins === false ? "lost" : null },
     h("td", {}, h("span", { class: "factors" }, term.factors.flatMap((f, k) => (k ? [h("span", { class: "times" }, "×"), factorSpan(f)] : [factorSpan(f)])))),
     h("td", { class: `num ${signClass(term.value)}`, "data-value": String(term.value) }, term.wins === true ? "★ " : "", signed(term.value)),
@@ -173,7 +197,7 @@ function resultLine(made, stored) {
   const sign = { sum: "Σ", max: "max", copy: "=", function: "f(x)" }[made.form];
   return h("dl", { class: "result" },
     h("dt", {}, t("result.computed", { sign })), h("dd", { class: "num", id: "computed", "data-value": String(made.total) }, signed(made.total, 9)),
-    h("dt", {}, t("result.stored")), h("dd", { class: "num" }, signed(stored, 9)),
+    h("dt", {}, t(isStored() ? "result.stored" : "result.live")), h("dd", { class: "num" }, signed(stored, 9)),
     h("dt", {}, t("result.difference")), h("dd", { class: "num" }, number(Math.abs(made.total - stored), 2)));
 }
 
@@ -191,10 +215,10 @@ function readersBlock(c) {
       factorSpan({ symbol: `${cellTitle(r)} · ${r.node === lossNode ? "softmax" : r.node.kind}`, value: valueAt(r), cell: r })))));
 }
 
-// The way along the largest terms, worked out when it is asked for.
+// The way along the largest terms, worked out when it is asked for, with the share of each in the sum it is part of.
 function traceBlock(c) {
-  const list = h("ol", {}), fill = () => list.replaceChildren(...trace(c).map((p) =>
-    h("li", {}, h("span", { class: "of" }, nodeTitle(p.node)), h("span", { class: "symbol" }, cellTitle(p)), numberButton(p))));
+  const list = h("ol", {}), fill = () => list.replaceChildren(...trace(c).map(({ cell: p, share }) =>
+    h("li", {}, h("span", { class: "of" }, nodeTitle(p.node), share === null ? null : h("span", { class: "share" }, t("trace.share", { share: number(100 * share, 3) }))), h("span", { class: "symbol" }, cellTitle(p)), numberButton(p))));
   return h("details", { class: "trace", ontoggle: () => list.childElementCount || fill() },
     h("summary", {}, t(c.tensor.startsWith("d") ? "trace.toloss" : "trace.topixel")), h("p", { class: "lead" }, t("trace.lead")), list);
 }
