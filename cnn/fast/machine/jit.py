@@ -92,6 +92,11 @@ def jit(function=None, *, parallel=False, **options):
     return kernel
 
 
+def helper(function):
+    """Compile a function that only tasks call: ``jit`` without the wrappers by which Python would call it."""
+    return jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
 def task(function):
     """Compile a function of int64 without result: ``function(index, thread, params)`` for ``launch``.
 
@@ -238,6 +243,13 @@ def workspace(name, size):
 @functools.cache
 def _workspace(name, size):
     return aligned_zeros((size,), np.uint8)
+
+
+def scratch(shape, dtype):
+    """A zeroed array, aligned to a cache line, that lives as long as the recording or the caller holds it."""
+    made = aligned_zeros(shape, dtype)
+    keep(made)
+    return made
 
 
 def scratch_threads():
