@@ -136,7 +136,14 @@ function toyWeightPicture(state, choose) {
     toyStatus(terms, step, `∂L/∂w[${u}, ${v}]`)];
 }
 
+// Folded until it is wanted, which keeps the page small.
 function convAnimation(kind) {
+  return h("details", { class: "toy-fold", ontoggle: (event) => {
+    if (event.target.open && event.target.childElementCount === 1) event.target.append(convPicture(kind));
+  } }, h("summary", {}, t(`anim.${kind}.title`)));
+}
+
+function convPicture(kind) {
   const forInput = kind === "dx", places = forInput ? toy.size : toy.kernel;
   const state = { settings: { stride: 1, dilation: 1, padding: 0 }, at: forInput ? [2, 1] : [0, 0], step: -1, timer: null };
   const count = () => (forInput ? toyInputTerms : toyWeightTerms)(state.settings, ...state.at).length;
