@@ -29,12 +29,12 @@ def small_network(dtype=np.float32):
     network.build(SHAPE, rng=np.random.default_rng(6), dtype=np.float32)
     if dtype == np.float32:
         return network
-    exact = cnn.Network(network.layers)
     state = {name: value.astype(np.float64) if value.dtype.kind == "f" else value
              for name, value in network.state().items()}  # fmt: skip
-    exact.build(SHAPE, rng=np.random.default_rng(6), dtype=np.float64)
-    exact.load_state(state)
-    return exact
+    network.reset()
+    network.build(SHAPE, rng=np.random.default_rng(6), dtype=np.float64)
+    network.load_state(state)
+    return network
 
 
 def write_page(path, samples=None, known=True, label=1, network=None, **about):
