@@ -12,12 +12,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv.pointwise import PointwisePlan
 from cnn.fast.conv.pool_2x2 import max_2x2
 from cnn.fast.conv.taps import Axis
 from cnn.fast.conv.tiles import STORE, STREAM, copy_box, finish_streams, outer_run, prefetch
 from cnn.fast.machine.jit import launch, plans, scratch_threads, table, task
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks, width
 from cnn.fast.machine.tables import call, integers, pointer
 

@@ -14,12 +14,13 @@ from functools import cache
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv import panels as conv_panels
 from cnn.fast.conv.pool_2x2 import unpool_2x2
 from cnn.fast.conv.taps import forward_taps
 from cnn.fast.conv.tiles import copy_box, dot
 from cnn.fast.machine.jit import launch, plans, scratch_threads, table, task
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks
 from cnn.fast.machine.simd import width as width_of
 from cnn.fast.machine.tables import call, integers, pointer

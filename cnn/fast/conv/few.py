@@ -12,9 +12,9 @@ import numpy as np
 
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.tiles import outer_run
-from cnn.fast.lanes import Lanes, array, in_blocks
+from cnn.fast.lanes import Lanes, in_blocks
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import launch, table, task
+from cnn.fast.machine.jit import launch, scratch, table, task
 from cnn.fast.machine.simd import vector_registers, width
 from cnn.fast.machine.tables import call, integers, pointer
 from cnn.geometry import output_shape
@@ -23,7 +23,7 @@ from cnn.geometry import output_shape
 def pack(weight):
     """(K, C, kh, kw) as [K/16][kh][kw][C][16], filled up with zeros."""
     k, c, kh, kw = weight.shape
-    packed = array((in_blocks(k), kh, kw, c, LANES), weight.dtype)
+    packed = scratch((in_blocks(k), kh, kw, c, LANES), weight.dtype)
     for block in range(in_blocks(k)):
         part = weight[block * LANES : (block + 1) * LANES]
         packed[block, ..., : len(part)] = part.transpose(2, 3, 1, 0)
@@ -58,7 +58,7 @@ def _gathered(x, padding):
     """[N][H][W][C] with a border of zeros; ((top, bottom), (left, right))."""
     (top, bottom), (left, right) = padding
     n, c, height, width = x.shape
-    y = array((n, height + top + bottom, width + left + right, c), x.dtype)
+    y = scratch((n, height + top + bottom, width + left + right, c), x.dtype)
     values = [x.address, y.ctypes.data, c, height, width, top, left, *y.shape[1:3]]
     launch(_gather_task(x.dtype.itemsize), n * height, table(values))
     return y
@@ -124,7 +124,7 @@ def _launch(x, packed, bias, out, channels, steps, out_steps, shape, loops, relu
     images, height, width = shape
     blocks = len(packed)
     pixels, at_once = tile(width, blocks, size)
-    zeros = array((LANES,), packed.dtype)
+    zeros = scratch((LANES,), packed.dtype)
     values = table(
         [
             x, packed.ctypes.data, bias.ctypes.data, out, zeros.ctypes.data,

@@ -16,8 +16,8 @@ from cnn.fast.conv.few import tile
 from cnn.fast.conv.tiles import ADD, STORE, outer_tile, prefetch
 from cnn.fast.conv.winograd import lines
 from cnn.fast.conv.winograd_tiles import PIXEL, SIZE, input_tile, output_tile_of_channels, weights_forth
-from cnn.fast.lanes import Lanes, array, in_blocks
-from cnn.fast.machine.jit import launch, scratch_threads, table, task, workspace
+from cnn.fast.lanes import Lanes, in_blocks
+from cnn.fast.machine.jit import launch, scratch, scratch_threads, table, task, workspace
 from cnn.fast.machine.simd import width
 from cnn.fast.machine.tables import integers, pointer
 
@@ -33,7 +33,7 @@ def tiles_of(images, out_size):
 def pack(weight):
     """(K, C, 3, 3) as [K/16][C][9][16], filled up with zeros."""
     k, c = weight.shape[:2]
-    packed = array((in_blocks(k), c, 9, LANES), weight.dtype)
+    packed = scratch((in_blocks(k), c, 9, LANES), weight.dtype)
     for block in range(in_blocks(k)):
         part = weight[block * LANES : (block + 1) * LANES]
         packed[block, ..., : len(part)] = part.reshape(len(part), c, 9).transpose(1, 2, 0)
@@ -119,7 +119,7 @@ def convolve(x, packed, bias, out_channels, out_size, padding, relu):
     v_step, m_step, u_step = lines(tiles * x.blocks), lines(tiles), lines(chunk)
     transformed = workspace("few tiles", 36 * v_step).ctypes.data
     scratch = workspace("scratch", scratch_threads() * 36 * (m_step + u_step)).ctypes.data
-    zeros = array((6 * LANES,), x.dtype)
+    zeros = scratch((6 * LANES,), x.dtype)
     image_bytes = x.blocks * x.pixels * PIXEL
     values = [
         x.address, transformed, zeros.ctypes.data, image_bytes, x.blocks, *in_size, padding[0][0],

@@ -11,10 +11,11 @@ from functools import cache
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv.taps import forward_taps
 from cnn.fast.conv.tiles import copy_box, outer_sum, sum_rows, transpose_run
 from cnn.fast.machine.jit import launch, scratch_threads, table, task
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.tables import call, integers, pointer
 
 STRIP_PIXELS = 16  # of dy that one strip covers at least, where the image has them

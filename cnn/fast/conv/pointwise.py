@@ -11,9 +11,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv.tiles import STREAM, copy_box, finish_streams, product
 from cnn.fast.machine.jit import launch, scratch_threads, table, task
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import vector_registers
 from cnn.fast.machine.tables import call, integers
 

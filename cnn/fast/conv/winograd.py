@@ -20,7 +20,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv.tiles import finish_streams, product
 from cnn.fast.conv.winograd_tiles import (
     PIXEL,
@@ -30,6 +30,7 @@ from cnn.fast.conv.winograd_tiles import (
     weights_forth,
 )
 from cnn.fast.machine.jit import launch, plans, scratch_threads, table, task, workspace
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks, width
 from cnn.fast.machine.tables import call, integers, pointer
 

@@ -13,11 +13,12 @@ from functools import cache
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv.tiles import outer_sum, sum_rows, transpose_run
 from cnn.fast.conv.winograd import lines, tile_tables
 from cnn.fast.conv.winograd_tiles import PIXEL, SIZE, gradient_pair, input_pair, weights_back
 from cnn.fast.machine.jit import launch, plans, scratch_threads, table, task, workspace
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import width
 from cnn.fast.machine.tables import call, integers, pointer
 

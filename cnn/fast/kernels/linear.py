@@ -12,10 +12,11 @@ from functools import cache
 
 import numpy as np
 
-from cnn.fast.blocked import aligned_zeros, as_blocked, empty
+from cnn.fast.blocked import as_blocked, empty
 from cnn.fast.conv.direct import row_block
 from cnn.fast.conv.tiles import dot, outer_run, outer_sum, sum_rows, transpose_run
 from cnn.fast.machine.jit import launch, plans, scratch_threads, table, task
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks
 from cnn.fast.machine.tables import call, integers
 
