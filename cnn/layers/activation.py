@@ -21,6 +21,12 @@ class ReLU(Layer):
     Nair, Hinton, "Rectified linear units improve restricted Boltzmann machines", ICML 2010.
     """
 
+    pure, role = True, "activation"
+
+    def pointwise(self):
+        """Return the function of one number, and its parameter."""
+        return "relu", 0.0
+
     def forward(self, x, training=False):
         x = self._receive(x)
         return self._keep(operations().relu_forward(x), x)
@@ -49,6 +55,8 @@ class LeakyReLU(Layer):
     Maas, Hannun, Ng, "Rectifier nonlinearities improve neural network acoustic models", ICML 2013.
     """
 
+    pure, role = True, "activation"
+
     def __init__(self, negative_slope: float = 0.01):
         self.negative_slope = float(negative_slope)
 
@@ -59,6 +67,10 @@ class LeakyReLU(Layer):
     def backward(self, dy):
         ops, dy, x = self._saved(dy)
         return ops.leaky_relu_backward(dy, x, self.negative_slope)
+
+    def pointwise(self):
+        """Return the function of one number, and its parameter."""
+        return "leaky_relu", self.negative_slope
 
     def _describe(self):
         return f"{self.negative_slope:g}"
@@ -74,6 +86,8 @@ class Sigmoid(Layer):
     ------
     x, y, dx, dy : any, the same
     """
+
+    pure = True
 
     def forward(self, x, training=False):
         y = operations().sigmoid_forward(self._receive(x))
@@ -98,6 +112,8 @@ class Tanh(Layer):
     LeCun, Bottou, Orr, Mueller, "Efficient BackProp", 1998, section 4.4.
     """
 
+    pure = True
+
     def forward(self, x, training=False):
         y = operations().tanh_forward(self._receive(x))
         return self._keep(y, y)
@@ -121,6 +137,12 @@ class SiLU(Layer):
     ----------
     Hendrycks, Gimpel, arXiv:1606.08415; Ramachandran, Zoph, Le, arXiv:1710.05941.
     """
+
+    pure, role = True, "activation"
+
+    def pointwise(self):
+        """Return the function of one number, and its parameter."""
+        return "silu", 0.0
 
     def forward(self, x, training=False):
         x = self._receive(x)
@@ -152,6 +174,8 @@ class GELU(Layer):
     Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
     """
 
+    pure, role = True, "activation"
+
     def __init__(self, approximate: str = "none"):
         if approximate not in ("none", "tanh"):
             raise ConfigError(f'GELU approximate: expected "none" or "tanh", found {approximate!r}')
@@ -164,6 +188,10 @@ class GELU(Layer):
     def backward(self, dy):
         ops, dy, x = self._saved(dy)
         return ops.gelu_backward(dy, x, self.approximate == "tanh")
+
+    def pointwise(self):
+        """Return the function of one number, and its parameter."""
+        return "gelu_tanh" if self.approximate == "tanh" else "gelu", 0.0
 
 
 class Softmax(Layer):
@@ -187,6 +215,8 @@ class Softmax(Layer):
     ----------
     Bridle, "Probabilistic interpretation of feedforward classification network outputs", 1990.
     """
+
+    pure = True
 
     def forward(self, x, training=False):
         y = operations().softmax_forward(self._receive(x))

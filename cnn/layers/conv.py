@@ -68,6 +68,7 @@ class Conv2d(Layer):
     Dumoulin, Visin, "A guide to convolution arithmetic", arXiv:1603.07285.
     """
 
+    pure, role = True, "convolution"
     axes = "NCHW"
     needs_build = True
 
@@ -183,6 +184,7 @@ class ConvTranspose2d(Layer):
     Zeiler, Krishnan, Taylor, Fergus, "Deconvolutional networks", CVPR 2010. arXiv:1603.07285, chapter 4.
     """
 
+    pure = True
     axes = "NCHW"
     needs_build = True
 

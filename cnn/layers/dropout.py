@@ -29,6 +29,8 @@ class Dropout(Layer):
     Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout", JMLR 2014.
     """
 
+    role = "training_only"
+
     def __init__(self, p: float = 0.5):
         if not 0 <= p <= 1:
             raise ConfigError(f"Dropout p: expected a probability from 0 to 1, found {p!r}")

@@ -32,6 +32,17 @@ class Layer:
     #: Whether it has parameters, buffers or layers: they fix its dtype and channels. Others work unbuilt.
     needs_build = False
 
+    #: Facts for the fast engine. They hold for the class that states them in its own body: a subclass may
+    #: compute something else, so it does not inherit them, and runs as itself unless it states its own.
+    #:
+    #: pure: forward and backward only call ``operations()`` on arrays; no arithmetic on values in Python, no
+    #: random draws, so that their launches may be written down once and made again.
+    pure = False
+    #: What it may be fused as: "convolution", "linear", "normalisation", "activation" (then ``pointwise()``
+    #: gives the name of its function in ``operations()`` and the function's parameter), "max_pool", or
+    #: "training_only" for what does nothing in evaluation.
+    role = ""
+
     input_shape = None
     output_shape = None
     _cache = None

@@ -37,6 +37,7 @@ class Linear(Layer):
     Rumelhart, Hinton, Williams, "Learning representations by back-propagating errors", Nature 1986.
     """
 
+    pure, role = True, "linear"
     axes = "NF"
     needs_build = True
 

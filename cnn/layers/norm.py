@@ -126,6 +126,7 @@ class BatchNorm2d(_BatchNorm):
     Ioffe, Szegedy, "Batch Normalization", arXiv:1502.03167.
     """
 
+    role = "normalisation"
     axes = "NCHW"
 
     def __init__(self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
@@ -154,6 +155,7 @@ class BatchNorm1d(_BatchNorm):
     Ioffe, Szegedy, "Batch Normalization", arXiv:1502.03167.
     """
 
+    role = "normalisation"
     axes = "NF"
 
     def __init__(self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):

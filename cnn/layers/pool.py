@@ -63,6 +63,8 @@ class MaxPool2d(_Pool2d):
     Scherer, Mueller, Behnke, "Evaluation of Pooling Operations", ICANN 2010.
     """
 
+    pure, role = True, "max_pool"
+
     def __init__(
         self,
         kernel_size: int | tuple[int, int],
@@ -110,6 +112,8 @@ class AvgPool2d(_Pool2d):
     LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998.
     """
 
+    pure = True
+
     def __init__(
         self,
         kernel_size: int | tuple[int, int],
@@ -146,6 +150,7 @@ class GlobalAvgPool2d(Layer):
     Lin, Chen, Yan, "Network In Network", arXiv:1312.4400, section 3.2.
     """
 
+    pure = True
     axes = "NCHW"
 
     def _build(self, input_shape, rng, dtype):
@@ -176,6 +181,7 @@ class GlobalMaxPool2d(Layer):
     Oquab, Bottou, Laptev, Sivic, "Is object localization for free?", CVPR 2015.
     """
 
+    pure = True
     axes = "NCHW"
 
     def _build(self, input_shape, rng, dtype):

@@ -17,6 +17,8 @@ class Flatten(Layer):
     x, dx : (N, C, H, W) or (N, F);  y, dy : (N, C*H*W) or (N, F)
     """
 
+    pure = True
+
     def _build(self, input_shape, rng, dtype):
         return (math.prod(input_shape),)
 
@@ -42,6 +44,8 @@ class Scale(Layer):
     ------
     x, y, dx, dy : any, the same
     """
+
+    pure = True
 
     def __init__(self, factor: float):
         if not math.isfinite(factor):
