@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from cnn.errors import ConfigError, did_you_mean
 
 _MODULES = {"numba": "cnn.fast.kernels", "reference": "cnn.reference"}
+_ENGINES = {"numba": "cnn.fast.engine", "reference": "cnn.reference.engine"}
 _current = "numba"
 _loaded = {}
 _winograd = True
@@ -50,6 +51,11 @@ def operations():
     if _current not in _loaded:
         _loaded[_current] = importlib.import_module(_MODULES[_current])
     return _loaded[_current]
+
+
+def engine(body, name=None):
+    """Return what runs a list of layers (a built Sequential) under a backend, or the current one."""
+    return importlib.import_module(_ENGINES[name or _current]).Engine(body)
 
 
 def get_threads():

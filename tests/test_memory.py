@@ -9,8 +9,8 @@ import pytest
 
 import cnn
 from cnn.fast.blocked import LANES
-from cnn.fast.memory import training_memory
 from cnn.layers import BatchNorm2d, Conv2d, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, ReLU, Residual
+from cnn.summary import training_memory
 
 TRAIN = """
 import numpy as np

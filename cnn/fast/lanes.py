@@ -10,6 +10,10 @@ from cnn.fast.blocked import LANES
 from cnn.fast.machine.jit import scratch
 
 
+class NotForFew(Exception):
+    """An operation has no form for sixteen channels side by side: predict with sixteen images instead."""
+
+
 def in_blocks(channels):
     """How many blocks of sixteen hold so many channels."""
     return -(-channels // LANES)
@@ -24,6 +28,17 @@ class Lanes:
         self.blocks, self.pixels = in_blocks(c), int(np.prod(self.plane))
         self.data = scratch((n, self.blocks, *self.plane, LANES), dtype)
         self.dtype, self.address = self.data.dtype, self.data.ctypes.data
+
+    @property
+    def ndim(self):
+        """4 or 2."""
+        return len(self.shape)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __array__(self, dtype=None, copy=None):
+        raise NotForFew
 
 
 def channel_vector(values):

@@ -8,6 +8,12 @@ from cnn.errors import ShapeError
 _AXES = {"NCHW": 4, "NF": 2}
 
 
+class Changes:
+    """How many public attributes of layers were set so far: what was planned may look whether any was."""
+
+    count = 0
+
+
 class Layer:
     """A differentiable function with parameters.
 
@@ -39,13 +45,18 @@ class Layer:
     #: random draws, so that their launches may be written down once and made again.
     pure = False
     #: What it may be fused as: "convolution", "linear", "normalisation", "activation" (then ``pointwise()``
-    #: gives the name of its function in ``operations()`` and the function's parameter), "max_pool", or
-    #: "training_only" for what does nothing in evaluation.
+    #: gives the name of its function in ``operations()`` and the function's parameter), "max_pool",
+    #: "training_only" for what does nothing in evaluation; of containers "list", "sum" or "branches".
     role = ""
 
     input_shape = None
     output_shape = None
     _cache = None
+
+    def __setattr__(self, name, value):
+        object.__setattr__(self, name, value)
+        if name[0] != "_":
+            Changes.count += 1
 
     # -- what a new layer writes ---------------------------------------------------------------
 
@@ -116,7 +127,7 @@ class Layer:
         dtype = np.dtype(dtype)
         if dtype not in (np.float32, np.float64):
             raise ShapeError(f"{self.label}: expected dtype float32 or float64, found {dtype}")
-        self._forget()
+        self.forget()
         try:
             output_shape = self._build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
         except ShapeError as error:
@@ -127,11 +138,11 @@ class Layer:
         self.input_shape, self.output_shape, self._dtype = input_shape, output_shape, dtype
         return output_shape
 
-    def _forget(self):
+    def forget(self):
         """Drop what forward kept."""
         self._cache = None
         for _, layer in self.children():
-            layer._forget()
+            layer.forget()
 
     def zero_grad(self):
         """Set the gradients of all parameters to zero."""

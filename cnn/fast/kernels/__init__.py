@@ -6,7 +6,9 @@ which reads like the plain array (``np.asarray`` converts). ``stride``, ``dilati
 its arguments into the blocked layout and launches one compiled task.
 """
 
-from cnn.fast.kernels import layout  # noqa: F401  as_blocked transposes with it
+from functools import wraps
+
+from cnn.fast.kernels import few, layout  # noqa: F401  as_blocked transposes with layout
 from cnn.fast.kernels.activation import (
     gelu_backward,
     gelu_forward,
@@ -52,6 +54,7 @@ from cnn.fast.kernels.pool import (
     max_pool2d_forward,
 )
 from cnn.fast.kernels.update import adam_update, rmsprop_update, sgd_update, squared_norm
+from cnn.fast.lanes import Lanes
 
 __all__ = [
     "adam_update",
@@ -102,3 +105,18 @@ __all__ = [
     "tanh_forward",
     "unflatten",
 ]
+
+
+def _either(name):
+    """Let an operation take Lanes as well: they go to its form for few images."""
+    many, few_images = globals()[name], getattr(few, name)
+
+    @wraps(many)
+    def operation(x, *arguments, **options):
+        return (few_images if type(x) is Lanes else many)(x, *arguments, **options)
+
+    globals()[name] = operation
+
+
+for _name in few.OPERATIONS:
+    _either(_name)

@@ -172,9 +172,9 @@ if hasattr(os, "register_at_fork"):
 def launch(function, count, params):
     """Run the compiled task for index 0 ... count-1, spread over the threads; or write that down.
 
-    While a program is lowered the launch becomes an entry of it, to be made when the program runs. A thread
-    that was given one thread only (``backend.set_threads``, which counts for the thread that calls it) runs all
-    of it itself, and leaves the others alone.
+    While a program is lowered the launch becomes an entry of it, to be made when the program runs. A caller
+    that was given one thread only (``backend.set_threads``, which counts for the thread that calls it) runs
+    all of it itself, and leaves the others alone.
     """
     program = lowering()
     if program is not None:

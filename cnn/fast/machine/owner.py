@@ -72,6 +72,12 @@ class Arena(_Owner):
         """Bytes of all chunks."""
         return sum(size for _, size, _ in self.chunks)
 
+    @property
+    def working_bytes(self):
+        """Bytes of the working memory of all plans."""
+        arrays = [*self.areas.values(), *(a for p in self.plans.values() for a in vars(p).values())]
+        return sum({id(a): a.nbytes for a in arrays if isinstance(a, np.ndarray)}.values())
+
     def grow(self, size):
         """Add a chunk of at least ``size`` bytes; return (address, size) of it."""
         size = max(size, CHUNK)
@@ -165,7 +171,7 @@ class Lowering:
 
     def close(self):
         """End the lowering: nothing is taken back any more; return what is taken as (address, size) pairs."""
-        self._open = False
+        self._open, self.entries, self.kept = False, [], []
         return tuple(self._taken.items())
 
 
