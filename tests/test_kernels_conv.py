@@ -147,7 +147,7 @@ def test_unpooling_in_the_same_task_equals_unpooling_before(name, dtype):
     x, weight, bias, _ = arrays(geometry, dtype)
     done = conv.conv2d_relu_pool_forward(x, weight, bias, *geometry[5:])
     if done is None:
-        return  # nothing is pooled there
+        pytest.skip("Winograd's form is faster here; nothing is pooled")
     y, argmax, shape = done
     dy = np.random.default_rng(3).standard_normal(y.shape).astype(dtype)
     together, alone = np.ones_like(weight), np.ones_like(weight)

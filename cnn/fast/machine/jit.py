@@ -19,6 +19,7 @@ import numba
 import numpy as np
 from numba import types
 from numba.core.ccallback import CFunc
+from numba.extending import register_jitable
 
 from cnn.fast.machine import cache
 from cnn.fast.machine.owner import lowering, owner
@@ -87,10 +88,11 @@ def jit(function=None, *, parallel=False, **options):
         return lambda f: jit(f, parallel=parallel, **options)
     if parallel:
         options["parallel"] = dict(_PARALLEL)
+    if numba.config.DISABLE_JIT:  # plain Python, which tasks, machine code nonetheless, must be able to call
+        return register_jitable(fastmath=FLAGS, error_model="numpy", **options)(function)
     kernel = numba.njit(fastmath=FLAGS, error_model="numpy", nogil=True, **options)(function)
-    if not numba.config.DISABLE_JIT:
-        kernel._cache = cache.KernelCache(function)
-        cache.KERNELS.append(kernel)
+    kernel._cache = cache.KernelCache(function)
+    cache.KERNELS.append(kernel)
     return kernel
 
 
