@@ -20,7 +20,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from cnn.backend import get_winograd
+from cnn.backend import get_winograd, use_backend
 from cnn.errors import ShapeError
 from cnn.fast.kept import kept, restore
 from cnn.fast.lanes import NotForFew
@@ -112,8 +112,9 @@ class Engine:
         """Return the bytes that a step of training takes: (kept from forward to backward, all the rest)."""
         plan, arena = self._current_plan(), Arena(dry=True)
         dtype = np.dtype(plan.dtype or np.float32)
-        program = Program(arena, plan, shape, dtype, True, None, self._lock)
-        program.lower_backward(False)
+        with use_backend("numba"), self._lock:
+            program = Program(arena, plan, shape, dtype, True, None, self._lock)
+            program.lower_backward(False)
         return program.kept_bytes, arena.nbytes - program.kept_bytes + arena.working_bytes
 
     def _current_plan(self):
@@ -284,8 +285,9 @@ class Program:
         """
         if not self._current:
             raise RuntimeError("Network: backward was called before forward")
-        if np.shape(dy) != self._out_shape:
-            raise ShapeError(f"Network: backward expected dy of shape {self._out_shape}, found {np.shape(dy)}")
+        dy = np.asarray(dy)
+        if dy.shape != self._out_shape:
+            raise ShapeError(f"Network: backward expected dy of shape {self._out_shape}, found {dy.shape}")
         key = (input_gradient, *map(_trainable, self._parameters))
         part = self._backward.get(key)
         if part is None:

@@ -1,7 +1,7 @@
 """What a program is lowered from: a step is a layer, or branches, or neighbours fused (``cnn.fast.fusion``).
 
-While a program is lowered, arrays are BlockedArrays or Lanes in its arena, and what a kernel launches is written
-down. A layer that is ``pure`` is lowered by calling it: its own forward and backward are the list
+While a program is lowered, arrays are BlockedArrays or Lanes in its arena, and what a kernel launches is
+written down. A layer that is ``pure`` is lowered by calling it: its own forward and backward are the list
 of its launches. Of any other layer the program calls ``forward`` and ``backward`` when it runs, with plain
 arrays.
 """

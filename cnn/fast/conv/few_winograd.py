@@ -118,7 +118,7 @@ def convolve(x, packed, bias, out_channels, out_size, padding, relu):
     chunk = -(-c // -(-c // CHUNK))
     v_step, m_step, u_step = lines(tiles * x.blocks), lines(tiles), lines(chunk)
     transformed = workspace("few tiles", 36 * v_step).ctypes.data
-    scratch = workspace("scratch", scratch_threads() * 36 * (m_step + u_step)).ctypes.data
+    area = workspace("scratch", scratch_threads() * 36 * (m_step + u_step)).ctypes.data
     zeros = scratch((6 * LANES,), x.dtype)
     image_bytes = x.blocks * x.pixels * PIXEL
     values = [
@@ -128,7 +128,7 @@ def convolve(x, packed, bias, out_channels, out_size, padding, relu):
     launch(_input_task(), n * down, table(values))
     values = table(
         [
-            transformed, packed.ctypes.data, bias.ctypes.data, y.address, zeros.ctypes.data, scratch,
+            transformed, packed.ctypes.data, bias.ctypes.data, y.address, zeros.ctypes.data, area,
             36 * (m_step + u_step), v_step, m_step, c, n, down, across, *out_size, y.blocks, chunk, u_step,
             0, 0,
         ]

@@ -1,13 +1,14 @@
 """Sums, copies and masks: what branches, Flatten and Dropout are made of."""
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast import blocked
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import CHUNK, chunks, contiguous, launch, table, task
-from cnn.fast.machine.tables import bits, from_bits, integers, pointer
+from cnn.fast.machine.tables import bits, from_bits, integers, pointer, reader
 
 
 @functools.cache
@@ -60,14 +61,54 @@ def scale(x, factor):
     return y
 
 
+class _Copy(NamedTuple):
+    """Of a run of numbers in every block of images."""
+
+    source: int  # address
+    target: int  # address
+    count: int  # numbers in a run
+    source_step: int  # numbers from one block to the next
+    target_step: int
+
+
+_copy_of = reader(_Copy)
+
+
+@functools.cache
+def _copy_task(itemsize):
+    """target[block] = source[block], a run of each."""
+
+    @task
+    def copy(index, thread, params):
+        p = _copy_of(params)
+        source, target = pointer(p.source, itemsize), pointer(p.target, itemsize)
+        for i in range(0, p.count, 16):
+            v.store(target, index * p.target_step + i, v.load(source, index * p.source_step + i))
+
+    return copy
+
+
+def _copy_planes(source, target, channels, source_first=0, target_first=0):
+    """Copy ``channels`` planes of each block of images, from one channel on to another."""
+    plane, size = source.buffer[0, 0].size, source.dtype.itemsize
+    copied = _Copy(
+        source.address + source_first * plane * size,
+        target.address + target_first * plane * size,
+        channels * plane,
+        source.buffer.shape[1] * plane,
+        target.buffer.shape[1] * plane,
+    )
+    launch(_copy_task(size), len(source.buffer), table(copied))
+
+
 def concat(arrays):
     """Join along the channel axis."""
     parts = [blocked.as_blocked(a) for a in arrays]
     channels = sum(part.shape[1] for part in parts)
     y = blocked.empty((parts[0].shape[0], channels, *parts[0].shape[2:]), parts[0].dtype)
     start = 0
-    for part in parts:  # contiguous runs of whole planes: a plain copy
-        y.buffer[:, start : start + part.shape[1]] = part.buffer
+    for part in parts:
+        _copy_planes(part, y, part.shape[1], target_first=start)
         start += part.shape[1]
     return y
 
@@ -78,7 +119,7 @@ def split(dy, sizes):
     parts, start = [], 0
     for size in sizes:
         part = blocked.empty((dy.shape[0], size, *dy.shape[2:]), dy.dtype)
-        part.buffer[...] = dy.buffer[:, start : start + size]
+        _copy_planes(dy, part, size, source_first=start)
         parts.append(part)
         start += size
     return parts
