@@ -6,6 +6,7 @@ from cnn import backend
 from cnn.backend import current_backend
 from cnn.errors import CheckpointError, ConfigError, ShapeError, did_you_mean
 from cnn.layers import Layer, Sequential, flatten
+from cnn.layers.watch import Watch
 from cnn.pixels import Pixels
 from cnn.summary import summarize
 
@@ -31,7 +32,7 @@ class Network:
                     f"{places[id(layer)]} and {name}; make a new one for each"
                 )
             places[id(layer)] = layer.name = name
-        self._engines = {}  # by backend
+        self._engines, self._watch = {}, None  # engines by backend
 
     @property
     def layers(self):
@@ -55,7 +56,7 @@ class Network:
         """
         self.body.build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
         flatten(self.parameters())
-        self._engines = {}
+        self._engines, self._watch = {}, None
         return self.output_shape
 
     def forward(self, x, training=False):
@@ -87,22 +88,22 @@ class Network:
     def _checked(self, x):
         if not isinstance(x, Pixels):
             x = np.asarray(x)
-        if tuple(x.shape[1:]) != self.input_shape:
+        if x.shape[1:] != self.body.input_shape and self.body.built:
             expected = f"Network: expected images of shape {self.input_shape}"
             raise ShapeError(f"{expected}, found {tuple(x.shape[1:])}")
         return x
 
     def _engine(self):
         """Return what runs the layers under the current backend."""
-        if not self.body.built:
-            raise RuntimeError("Network: forward was called before build(input_shape)")
         found = self._engines.get(current_backend())
         if found is None:
+            if not self.body.built:
+                raise RuntimeError("Network: forward was called before build(input_shape)")
             found = self._engines.setdefault(current_backend(), backend.engine(self.body))
         return found
 
     def __getstate__(self):  # a copy has programs of its own
-        return {**vars(self), "_engines": {}}
+        return {**vars(self), "_engines": {}, "_watch": None}
 
     def parameters(self):
         """Return all parameters, in the order of the layers."""
@@ -119,10 +120,9 @@ class Network:
         return self._flat("grad")
 
     def _flat(self, what):
-        parameters = self.parameters()
-        buffer = flatten(parameters)
-        start = parameters[0].start if parameters else 0
-        return getattr(buffer, what)[start : parameters[-1].stop if parameters else 0]
+        if self._watch is None or not self._watch.holds():
+            self._watch = Watch(self.body)
+        return getattr(self._watch.flat, what)[self._watch.span]
 
     def zero_grad(self):
         """Set all gradients to zero."""

@@ -15,7 +15,6 @@ arenas as there are threads in ``predict`` at once. A program and its memory are
 """
 
 import threading
-from itertools import chain
 from operator import attrgetter
 
 import numpy as np
@@ -29,13 +28,13 @@ from cnn.fast.machine.jit import Launches, address
 from cnn.fast.machine.owner import Arena, Lowering, lower_into
 from cnn.fast.step import Context, Plain, enter, leave, walk_back
 from cnn.fast.steps import plan as plan_steps
-from cnn.layers.layer import Changes
+from cnn.layers.watch import Watch
 from cnn.pixels import Pixels
 
 FEW = 8  # images up to which a prediction has sixteen channels side by side; sixteen images are faster beyond
 KEPT = 6  # programs of an arena: the shapes of training, its last batch, validation ...
 
-_buffer, _trainable = attrgetter("buffer"), attrgetter("trainable")
+_trainable = attrgetter("trainable")
 
 
 class Engine:
@@ -56,16 +55,16 @@ class Engine:
     def forward(self, x, training):
         """Return the output (N, *output_shape) for an array or Pixels; keep what backward needs."""
         plan = self._current_plan()
-        x, table = plan.receive(x)
+        x, dtype, table = plan.receive(x)
         if getattr(self._mine, "plan", None) is not plan:
             self._mine.plan, self._mine.programs = plan, _Programs()
         flags = (*map(_trainable, plan.parameters),)
-        key = (x.shape, plan.dtype_of(x), training, get_winograd(), id(table), flags)
+        key = (x.shape, dtype, training, get_winograd(), id(table), flags)
         program = self._mine.programs.find(key)
         if program is None:
             with self._lock:
                 arena = self._mine.programs.arena
-                program = Program(arena, plan, x.shape, key[1], training, table, self._lock)
+                program = Program(arena, plan, x.shape, dtype, training, table, self._lock)
             self._mine.programs.add(key, program)
         self._mine.last = program
         return program.forward(x)
@@ -80,7 +79,7 @@ class Engine:
     def predict(self, x):
         """Return the output in evaluation mode for an array (N, ...); keep nothing."""
         plan = self._current_plan()
-        x, table = plan.receive(x)
+        x, dtype, table = plan.receive(x)
         with self._lock:
             plan.folding.refresh()
         try:
@@ -88,20 +87,20 @@ class Engine:
         except IndexError:
             programs = _Programs()
         try:
-            key = (x.shape, plan.dtype_of(x), get_winograd(), id(table))
+            key = (x.shape, dtype, get_winograd(), id(table))
             program = programs.find(key)
             if program is None:
                 with self._lock:
-                    program = self._prediction(plan, programs, x, table)
+                    program = self._prediction(plan, programs, x.shape, dtype, table)
                 programs.add(key, program)
             return program.forward(x)
         finally:
             plan.idle.append(programs)
 
-    def _prediction(self, plan, programs, x, table):
+    def _prediction(self, plan, programs, shape, dtype, table):
         """Lower a prediction: with sixteen channels side by side for few images, where all layers can."""
-        arguments = programs.arena, plan, x.shape, plan.dtype_of(x), False, table, self._lock
-        if 0 < len(x) <= FEW and plan.for_few and table is None:
+        arguments = programs.arena, plan, shape, dtype, False, table, self._lock
+        if 0 < shape[0] <= FEW and plan.for_few and table is None:
             try:
                 return Program(*arguments, predict="few")
             except NotForFew:
@@ -127,44 +126,26 @@ class Engine:
 
 
 class _Plan:
-    """What a network was when it was planned, and whether it still is that."""
+    """What a network was when it was planned; what its programs share."""
 
     def __init__(self, body):
-        self.body, self.layers = body, [body, *_inside(body)]
-        self._lists = [layer.layers for layer in self.layers if hasattr(layer, "layers")]
-        self._members = [*map(id, chain.from_iterable(self._lists))]
-        self._described = _describe(self.layers)
-        self._changes = Changes.count
-        self.parameters = body.parameters()
-        self._buffers = [*map(_buffer, self.parameters)]
+        self.body, self._watch = body, Watch(body)
+        self.layers, self.parameters = self._watch.layers, self._watch.parameters
+        self.holds = self._watch.holds
         floats = [a for layer in self.layers for a in layer.buffers().values() if a.dtype.kind == "f"]
         known = [p.dtype for p in self.parameters] + [a.dtype for a in floats]
         self.dtype = known[0] if known else None
         self.folding, self.for_few, self.idle = Folding(self), True, []
 
-    def holds(self):
-        """Whether the layers, their arguments and the places of their parameters are what they were."""
-        if [*map(id, chain.from_iterable(self._lists))] != self._members:
-            return False
-        if [*map(_buffer, self.parameters)] != self._buffers:
-            return False
-        now = Changes.count
-        if now != self._changes:
-            if _describe(self.layers) != self._described:
-                return False
-            self._changes = now
-        return True
-
-    def dtype_of(self, x):
-        """The dtype to compute in: that of the parameters, else that of ``x``."""
-        return self.dtype or (x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32))
-
     def receive(self, x):
-        """Return (contiguous array or uint8 images, table of Pixels or None)."""
-        if type(x) is Pixels and x.dtype == self.dtype_of(x):
-            return x.images, x.table
-        x = np.asarray(x)
-        return np.ascontiguousarray(x, self.dtype_of(x)), None
+        """Return (contiguous array or uint8 images, its numbers' dtype, table of Pixels or None).
+
+        The dtype is that of the parameters and statistics, else that of ``x``.
+        """
+        dtype = self.dtype or (x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32))
+        if type(x) is Pixels and x.dtype == dtype:
+            return x.images, dtype, x.table
+        return np.ascontiguousarray(x, dtype), dtype, None
 
 
 class Folding:
@@ -216,24 +197,6 @@ class _Programs:
         while len(self._programs) >= KEPT:
             del self._programs[next(iter(self._programs))]
         self._programs[key] = program
-
-
-def _inside(layer):
-    for _, child in layer.children():
-        yield child
-        yield from _inside(child)
-
-
-def _describe(layers):
-    """What the layers are and what their public attributes refer to."""
-    return [
-        (type(layer), *((k, _value(v)) for k, v in vars(layer).items() if not k.startswith("_")))
-        for layer in layers
-    ]
-
-
-def _value(value):
-    return value if isinstance(value, (int, float, str, bool, tuple, type(None))) else id(value)
 
 
 class Program:

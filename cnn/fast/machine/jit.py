@@ -22,7 +22,7 @@ from numba.core.ccallback import CFunc
 from numba.extending import register_jitable
 
 from cnn.fast.machine import cache
-from cnn.fast.machine.owner import lowering, owner
+from cnn.fast.machine.owner import local, owner
 from cnn.fast.machine.tables import call
 
 # Sums may be regrouped and contracted to fma; NaN and infinity keep their meaning.
@@ -143,22 +143,12 @@ def _launch_all(launches, threads):
 _queue = threading.Lock()
 
 
-def _takes_turns():
-    """Whether the threading layer breaks where two threads start work at once, so that calls have to queue.
+#: Whether the threading layer breaks where two threads start work at once, so that calls queue: Numba's
+#: workqueue ends the process then. OpenMP and TBB take any number of callers.
+_takes_turns = not _concurrent or numba.config.THREADING_LAYER == "workqueue"
 
-    Numba's workqueue ends the process then. OpenMP and TBB take any number of callers.
-    """
-    return not _concurrent or numba.config.THREADING_LAYER == "workqueue"
-
-
-def _threads():
-    """Threads for this call: those of the caller, or one in a child of fork.
-
-    OpenMP's threads do not exist in a forked child, and the runtime ends a child that asks for them.
-    """
-    return 1 if _forked else numba.get_num_threads()
-
-
+#: Whether this process is a child of fork. OpenMP's threads do not exist in it, and its runtime ends a process
+#: that asks for them: it computes with one thread.
 _forked = False
 
 
@@ -178,16 +168,15 @@ def launch(function, count, params):
     that was given one thread only (``backend.set_threads``, which counts for the thread that calls it) runs
     all of it itself, and leaves the others alone.
     """
-    program = lowering()
-    if program is not None:
-        program.launch(function, count, params)
+    if local.lowering is not None:
+        local.lowering.launch(function, count, params)
     elif numba.config.DISABLE_JIT:
         _launch_plainly(function, count, params.ctypes.data)
-    elif _takes_turns():
+    elif _takes_turns:
         with _queue:
-            _launch(function.address, count, params, _threads())
+            _launch(function.address, count, params, 1 if _forked else numba.get_num_threads())
     else:
-        _launch(function.address, count, params, _threads())
+        _launch(function.address, count, params, 1 if _forked else numba.get_num_threads())
 
 
 def _launch_plainly(function, count, address):
@@ -216,11 +205,11 @@ class Launches:
             return
         if self._rows is None:
             self._rows = table([(task.address, count, p.ctypes.data) for task, count, p in self._launches])
-        if _takes_turns():
+        if _takes_turns:
             with _queue:
-                _launch_all(self._rows, _threads())
+                _launch_all(self._rows, 1 if _forked else numba.get_num_threads())
         else:
-            _launch_all(self._rows, _threads())
+            _launch_all(self._rows, 1 if _forked else numba.get_num_threads())
 
 
 def plans(make):

@@ -226,24 +226,24 @@ class _Local(threading.local):
         self.eager = Eager()
 
 
-_local = _Local()
+local = _Local()
 
 
 def owner():
     """The program that this thread lowers, else the thread's own memory."""
-    return _local.lowering or _local.eager
+    return local.lowering or local.eager
 
 
 def lowering():
     """The program that this thread lowers, or None."""
-    return _local.lowering
+    return local.lowering
 
 
 @contextmanager
 def lower_into(target):
     """Write launches of this thread into a Lowering inside a ``with`` block instead of making them."""
-    before, _local.lowering = _local.lowering, target
+    before, local.lowering = local.lowering, target
     try:
         yield target
     finally:
-        _local.lowering = before
+        local.lowering = before
