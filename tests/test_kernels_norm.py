@@ -7,7 +7,7 @@ from cnn import reference
 from cnn.fast import blocked
 from cnn.fast.kernels import activation, elementwise, norm
 
-SHAPES = [(1, 3, 4, 5), (19, 5, 6, 7), (32, 4, 8, 8), (33, 17)]
+SHAPES = [(2, 3, 4, 5), (19, 5, 6, 7), (32, 4, 8, 8), (33, 17)]
 
 
 def _setting(shape, dtype, offset=0.0):
@@ -15,8 +15,8 @@ def _setting(shape, dtype, offset=0.0):
     x = (rng.standard_normal(shape) + offset).astype(dtype)
     dy = rng.standard_normal(shape).astype(dtype)
     weight, bias = rng.standard_normal((2, shape[1])).astype(dtype)
-    mean, var = reference.batch_norm_statistics(x)
-    return x, dy, weight, bias, mean, (1 / np.sqrt(var + 1e-5)).astype(dtype)
+    mean, rstd = reference.batch_norm_train(x, *np.ones((2, shape[1]), dtype), 0.1, 1e-5)
+    return x, dy, weight, bias, mean, rstd
 
 
 def _tolerance(dtype):
@@ -30,10 +30,15 @@ def test_statistics_leave_tail_lanes_out_and_do_not_cancel(shape, offset, dtype)
     x = (np.random.default_rng(0).standard_normal(shape) + offset).astype(dtype)
     blocks = blocked.as_blocked(x)
     blocks.buffer[-1, ..., (shape[0] - 1) % 16 + 1 :] = 1e6
-    mean, var = norm.batch_norm_statistics(blocks)
+    running = np.zeros((2, shape[1]), dtype)
+    mean, rstd = norm.batch_norm_train(blocks, *running, 1.0, 1e-5)
     exact, axes = x.astype(np.float64), (0, *range(2, x.ndim))
+    var = exact.var(axis=axes)
     np.testing.assert_allclose(mean, exact.mean(axis=axes), rtol=_tolerance(dtype), atol=_tolerance(dtype))
-    np.testing.assert_allclose(var, exact.var(axis=axes), rtol=5 * _tolerance(dtype))
+    np.testing.assert_allclose(rstd, 1 / np.sqrt(var + 1e-5), rtol=5 * _tolerance(dtype))
+    np.testing.assert_array_equal(running[0], mean)
+    values = x.size // shape[1]
+    np.testing.assert_allclose(running[1], var * values / (values - 1), rtol=5 * _tolerance(dtype))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -166,11 +166,12 @@ def _linear(ops, draw, window):
 
 
 def _batch_norm(ops, draw, window):
-    shape, found = window[0], []
-    for shape in (shape, shape[:2]):  # noqa: B020
-        channels = shape[1]
+    (images, channels, *plane), found = window[0], []
+    for shape in ((images + 1, channels, *plane), (images + 1, channels)):  # one value has no variance
         x, dy = 3 * draw(*shape) + 5, draw(*shape)
-        found += ops.batch_norm_statistics(x)
+        running = [draw(channels), draw.positive(channels)]
+        found += [*ops.batch_norm_train(x, *running, 0.1, 1e-5), *running]
+        found += ops.batch_norm_eval(*running, 1e-5)
         mean, rstd, weight, bias = draw(channels), draw.positive(channels), draw(channels), draw(channels)
         found.append(ops.batch_norm_forward(x, mean, rstd, weight, bias))
         found.append(ops.batch_norm_forward(x, mean, rstd, None, None))
@@ -220,7 +221,9 @@ def _flatten(ops, draw, window):
 
 def dropout(ops, draw, window):
     keys = ((0, 0), (1, 2**32 - 1), (2**32 - 1, 7), (123456789, 42))
-    return [ops.dropout(draw(*window[0]), p, key) for p in (0.0, 0.3, 1.0) for key in keys]
+    state = np.array([2**33 + 5, 2**32 - 1], np.int64)
+    counted = [ops.dropout_key(state), ops.dropout_key(state), state]
+    return counted + [ops.dropout(draw(*window[0]), p, key) for p in (0.0, 0.3, 1.0) for key in keys]
 
 
 def _loss(ops, draw, window):
@@ -296,7 +299,8 @@ CASES = {
     "linear_forward": _linear,
     "linear_backward_input": _linear,
     "linear_backward_weight": _linear,
-    "batch_norm_statistics": _batch_norm,
+    "batch_norm_train": _batch_norm,
+    "batch_norm_eval": _batch_norm,
     **_both("batch_norm", _batch_norm),
     **_both("relu", activation("relu")),
     **_both("leaky_relu", activation("leaky_relu", arguments=((0.01,), (-0.4,)))),
@@ -312,6 +316,7 @@ CASES = {
     "flatten": _flatten,
     "unflatten": _flatten,
     "dropout": dropout,
+    "dropout_key": dropout,
     **_both("softmax_cross_entropy", _loss),
     "squared_norm": squared_norm,
     "sgd_update": sgd_update,

@@ -16,7 +16,7 @@ _CONV = (
     "conv.conv2d_backward_weight",
     "conv.channel_sum",
 )
-_BATCH_NORM = ("norm.batch_norm_statistics", "norm.batch_norm_forward", "norm.batch_norm_backward")
+_BATCH_NORM = ("norm.batch_norm_train", "norm.batch_norm_forward", "norm.batch_norm_backward")
 _REFERENCE = {
     "Conv2d": _CONV,
     "ConvTranspose2d": ("conv.conv2d_backward_input", "conv.add_channel", *_CONV[:1], *_CONV[2:]),

@@ -78,7 +78,7 @@ class Engine:
 
     def predict(self, x):
         """Return the output in evaluation mode for an array (N, ...); keep nothing."""
-        plan = self._current_plan()
+        plan, self._mine.last = self._current_plan(), None
         x, dtype, table = plan.receive(x)
         with self._lock:
             plan.folding.refresh()

@@ -28,10 +28,10 @@ from cnn.reference.conv import (
     conv2d_backward_weight,
     conv2d_forward,
 )
-from cnn.reference.elementwise import add, concat, dropout, flatten, scale, split, unflatten
+from cnn.reference.elementwise import add, concat, dropout, dropout_key, flatten, scale, split, unflatten
 from cnn.reference.linear import linear_backward_input, linear_backward_weight, linear_forward
 from cnn.reference.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
-from cnn.reference.norm import batch_norm_backward, batch_norm_forward, batch_norm_statistics
+from cnn.reference.norm import batch_norm_backward, batch_norm_eval, batch_norm_forward, batch_norm_train
 from cnn.reference.orthogonal import orthogonalize
 from cnn.reference.pool import (
     avg_pool2d_backward,
@@ -52,14 +52,16 @@ __all__ = [
     "avg_pool2d_backward",
     "avg_pool2d_forward",
     "batch_norm_backward",
+    "batch_norm_eval",
     "batch_norm_forward",
-    "batch_norm_statistics",
+    "batch_norm_train",
     "channel_sum",
     "concat",
     "conv2d_backward_input",
     "conv2d_backward_weight",
     "conv2d_forward",
     "dropout",
+    "dropout_key",
     "flatten",
     "gelu_backward",
     "gelu_forward",

@@ -42,6 +42,13 @@ def _mix(h):
     return h ^ (h >> np.uint32(16))
 
 
+def dropout_key(state):
+    """Return the key of the next mask, and count it: ``state`` is (seed, masks so far), int64."""
+    key = np.array([state[0] % 2**32, state[1] % 2**32], np.int64)
+    state[1] += 1
+    return key
+
+
 def dropout(x, p, key):
     """Return x / (1 - p) where a hash of (key, position) is kept, else 0.
 

@@ -32,6 +32,7 @@ from cnn.fast.kernels.elementwise import (
     channel_sum,
     concat,
     dropout,
+    dropout_key,
     flatten,
     scale,
     split,
@@ -45,7 +46,7 @@ from cnn.fast.kernels.global_pool import (
 )
 from cnn.fast.kernels.linear import linear_backward_input, linear_backward_weight, linear_forward
 from cnn.fast.kernels.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
-from cnn.fast.kernels.norm import batch_norm_backward, batch_norm_forward, batch_norm_statistics
+from cnn.fast.kernels.norm import batch_norm_backward, batch_norm_eval, batch_norm_forward, batch_norm_train
 from cnn.fast.kernels.orthogonal import orthogonalize
 from cnn.fast.kernels.pool import (
     avg_pool2d_backward,
@@ -63,14 +64,16 @@ __all__ = [
     "avg_pool2d_backward",
     "avg_pool2d_forward",
     "batch_norm_backward",
+    "batch_norm_eval",
     "batch_norm_forward",
-    "batch_norm_statistics",
+    "batch_norm_train",
     "channel_sum",
     "concat",
     "conv2d_backward_input",
     "conv2d_backward_weight",
     "conv2d_forward",
     "dropout",
+    "dropout_key",
     "flatten",
     "gelu_backward",
     "gelu_forward",

@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn.fast import blocked
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import CHUNK, chunks, contiguous, launch, table, task
+from cnn.fast.machine.jit import CHUNK, chunks, contiguous, launch, scratch, table, task
 from cnn.fast.machine.tables import bits, from_bits, integers, pointer, reader
 
 
@@ -136,25 +136,74 @@ def unflatten(dy, shape):
     return dy if len(shape) == 2 else blocked.unflat(dy, shape)
 
 
+class _Key(NamedTuple):
+    """Addresses of int64 numbers."""
+
+    state: int  # (seed, masks so far)
+    key: int  # of the next mask: two 32-bit numbers
+
+
+_key_of = reader(_Key)
+
+
+@functools.cache
+def _key_task():
+    """key = the state's two numbers modulo 2^32; one more mask."""
+
+    @task
+    def count(index, thread, params):
+        p = _key_of(params)
+        state, key = integers(p.state), integers(p.key)
+        key[0], key[1] = state[0] & 0xFFFFFFFF, state[1] & 0xFFFFFFFF
+        state[1] += 1
+
+    return count
+
+
+def dropout_key(state):
+    """Return the key of the next mask, and count it: ``state`` is (seed, masks so far), int64."""
+    key = scratch((2,), np.int64)
+    launch(_key_task(), 1, table(_Key(state.ctypes.data, key.ctypes.data)))
+    return key
+
+
+class _Dropout(NamedTuple):
+    """Of a mask over images of ``features`` numbers."""
+
+    x: int  # address
+    y: int  # address
+    key: int  # address of two int64
+    size: int  # numbers in all, filled lanes included
+    features: int  # numbers of an image
+    factor: int  # bits: what a number that stays is multiplied with
+    threshold: int  # a hash below it is dropped
+
+
+_dropout_of = reader(_Dropout)
+
+
 @functools.cache
 def _dropout_task(itemsize):
+    """y = x * factor where hash(key, position) >= threshold, else 0."""
+
     @task
     def forward(index, thread, params):
-        a = integers(params)
-        x, y, features, keep = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2], from_bits(a[3])
-        first, second, threshold = np.uint32(a[4]), np.uint32(a[5]), np.uint32(a[6])
-        for i in range(index * CHUNK // 16, min((index + 1) * CHUNK, a[7]) // 16):
+        p = _dropout_of(params)
+        x, y, key = pointer(p.x, itemsize), pointer(p.y, itemsize), integers(p.key)
+        factor = from_bits(p.factor)
+        first, second, threshold = np.uint32(key[0]), np.uint32(key[1]), np.uint32(p.threshold)
+        for i in range(index * CHUNK // 16, min((index + 1) * CHUNK, p.size) // 16):
             # i runs over blocks x features; where an image's feature lies in the flat (N, F) array:
-            position = i // features * 16 * features + i % features
+            position = i // p.features * 16 * p.features + i % p.features
             for lane in range(16):
-                h = np.uint32(position + lane * features) ^ first
+                h = np.uint32(position + lane * p.features) ^ first
                 h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
                 h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
                 h = np.uint32((h ^ (h >> np.uint32(16))) + second)
                 h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
                 h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
                 h = h ^ (h >> np.uint32(16))
-                y[i * 16 + lane] = x[i * 16 + lane] * (keep if h >= threshold else 0.0)
+                y[i * 16 + lane] = x[i * 16 + lane] * (factor if h >= threshold else 0.0)
 
     return forward
 
@@ -163,17 +212,15 @@ def dropout(x, p, key):
     """Return x / (1 - p) where a hash of (key, position) is kept, else 0.
 
     The mask is the reference's bit for bit: MurmurHash3's finaliser over the position in the flattened
-    (N, F) array, mixed with the two 32-bit integers of ``key``.
+    (N, F) array, mixed with the two 32-bit integers of ``key``, which are read when the kernel runs.
     """
-    x = blocked.as_blocked(x)
+    x, key = blocked.as_blocked(x), np.asarray(key, np.int64)
     y = blocked.empty(x.shape, x.dtype)
     threshold = min(int(p * 2**32), 2**32 - 1)
-    keep = float(x.dtype.type(1 / (1 - p) if p < 1 else 0))
-    features = y.buffer.size // len(y.buffer) // 16
-    values = table(
-        [x.address, y.address, features, bits(keep), *(int(k) for k in key), threshold, y.buffer.size]
-    )
-    launch(_dropout_task(x.dtype.itemsize), chunks(y.buffer.size), values)
+    factor = float(x.dtype.type(1 / (1 - p) if p < 1 else 0))
+    features, size = y.buffer.size // len(y.buffer) // 16, y.buffer.size
+    record = _Dropout(x.address, y.address, key.ctypes.data, size, features, bits(factor), threshold)
+    launch(_dropout_task(x.dtype.itemsize), chunks(size), table(record))
     return y
 
 

@@ -147,8 +147,8 @@ _queue = threading.Lock()
 #: workqueue ends the process then. OpenMP and TBB take any number of callers.
 _takes_turns = not _concurrent or numba.config.THREADING_LAYER == "workqueue"
 
-#: Whether this process is a child of fork. OpenMP's threads do not exist in it, and its runtime ends a process
-#: that asks for them: it computes with one thread.
+#: Whether this process is a child of fork. It computes with one thread: OpenMP's do not exist in it, and the
+#: runtime ends a process that asks for them.
 _forked = False
 
 
