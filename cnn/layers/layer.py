@@ -58,6 +58,9 @@ class Layer:
         if name[0] != "_":
             Changes.count += 1
 
+    def __getstate__(self):  # what a forward pass kept is not part of a copy
+        return {**vars(self), "_cache": None}
+
     # -- what a new layer writes ---------------------------------------------------------------
 
     def _build(self, input_shape, rng, dtype):
