@@ -52,10 +52,13 @@ class Network:
     def build(self, input_shape, rng=None, dtype=np.float32):
         """Create all parameters for inputs of ``input_shape`` (without the batch axis).
 
-        Returns the output shape. All shapes are checked here; a ShapeError names the layer and both shapes.
+        Layers that are built already keep their values (until ``layer.reset()``), so a network may take over
+        trained layers of another one: both then work on the same values, which move into this network's
+        buffer, and an optimizer made for the other says so. Returns the output shape. All shapes are checked
+        here; a ShapeError names the layer and both shapes.
         """
         self.body.build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
-        flatten(self.parameters())
+        flatten(self.parameters(), together=True)
         self._engines, self._watch = {}, None
         return self.output_shape
 
@@ -121,8 +124,11 @@ class Network:
 
     def _flat(self, what):
         if self._watch is None or not self._watch.holds():
+            parameters = self.parameters()
+            self._buffer = flatten(parameters, together=True)
+            self._span = slice(parameters[0].start, parameters[-1].stop) if parameters else slice(0, 0)
             self._watch = Watch(self.body)
-        return getattr(self._watch.flat, what)[self._watch.span]
+        return getattr(self._buffer, what)[self._span]
 
     def zero_grad(self):
         """Set all gradients to zero."""

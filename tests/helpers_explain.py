@@ -1,6 +1,7 @@
 """A network with every kind of layer, its numbers by another route, and a browser to read the page in."""
 
 import shutil
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,12 @@ def launch():
         browser.close()
 
 
+def axe_source():
+    """Return the text of axe-core; skips the test if it is not installed."""
+    package = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
+    return resources.files(package).joinpath("axe.min.js").read_text(encoding="utf-8")
+
+
 class Reader:
     """One open page: what a test reads and does, and whatever the page complained about."""
 
@@ -231,6 +238,10 @@ class Reader:
     def banner(self):
         """Return the banner's text."""
         return self.page.inner_text("#banner")
+
+    def outside(self):
+        """Return the requests that left the page; a worker made of the page's own text is none."""
+        return [url for url in self.requests if not url.startswith("blob:")]
 
     def close(self):
         self.context.close()

@@ -1,5 +1,6 @@
 """``cnn explain`` from the command line."""
 
+import base64
 import json
 import re
 import threading
@@ -51,7 +52,44 @@ def test_the_page_shows_what_predict_says(trained, tmp_path, capsys):
     guess = max(probabilities, key=probabilities.get)
     code, printed, _ = tiny.run(capsys, "explain", trained, "--image", file, "--out", tmp_path / "p.html")
     assert code == 0
-    assert f"predicts {guess}, true class {guess}" in printed
+    assert f"predicts {guess}, no true class was given" in printed
+
+
+def test_targets_are_one_hot_whatever_the_run_smoothed(trained, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    assert tiny.run(capsys, "explain", trained, "--image", 0, "--out", out)[0] == 0
+    about = manifest(out)["about"]
+    assert about["smoothing"] == 0.05  # a switch on the page
+    assert about["known"] is True
+    assert about["training"] is False
+
+
+def test_a_page_brings_training_images_of_every_class_along(trained, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    assert tiny.run(capsys, "explain", trained, "--image", 0, "--out", out)[0] == 0
+    samples = manifest(out)["samples"]
+    assert len(base64.b64decode(samples["pixels"])) == len(samples["labels"]) * 64
+    assert sorted(set(samples["labels"][:3])) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_a_picture_unlike_the_training_images_is_said_to_be_so(trained, tmp_path, capsys, command):
+    Image.new("L", (8, 8), 250).save(tmp_path / "white.png")
+    arguments = [tmp_path / "white.png"]
+    if command == "explain":
+        arguments = ["--image", *arguments, "--out", tmp_path / "page.html"]
+    code, _, errors = tiny.run(capsys, command, trained, *arguments)
+    assert code == 0
+    assert f"{tmp_path / 'white.png'}: is almost of one colour" in errors
+    if command == "explain":
+        assert manifest(tmp_path / "page.html")["about"]["remarks"] == ["blank"]
+        assert manifest(tmp_path / "page.html")["about"]["known"] is False
+
+
+def test_invert_and_center_are_for_files(trained, capsys):
+    code, _, errors = tiny.run(capsys, "explain", trained, "--image", 0, "--invert")
+    assert code == 2
+    assert "they are for image files" in errors
 
 
 @pytest.mark.parametrize("label", ["row", "2"])

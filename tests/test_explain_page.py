@@ -42,7 +42,7 @@ def read(browser):
     yield opened
     for reader in readers:
         assert not reader.complaints
-        assert len(reader.requests) == 1  # the page itself
+        assert len(reader.outside()) == 1  # the page itself
         reader.close()
 
 
@@ -442,12 +442,8 @@ def test_an_address_that_leads_nowhere_does_no_harm(read, file, place):
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(read, file, scheme, width):
-    from importlib import resources
-
-    package = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
-    source = resources.files(package).joinpath("axe.min.js").read_text(encoding="utf-8")
     reader = read(file, scheme=scheme, width=width)
-    reader.page.evaluate(source)
+    reader.page.evaluate(h.axe_source())
     for place in (
         "network",
         "network/1/y/0,3,3",
@@ -471,7 +467,8 @@ def test_every_view_speaks_one_language(read, file, language):
     reader = read(file, language={"en": "en-US", "zh": "zh-CN"}[language])
     other = texts({"en": "zh", "zh": "en"}[language])
     own = set(texts(language).values())
-    foreign = [text for text in other.values() if text not in own and "{" not in text and len(text) > 6]
+    # "forward" and "backward" are also names in the reference code, which is the same in both
+    foreign = [text for text in other.values() if text not in own and "{" not in text and len(text) > 8]
     for place in (
         "network",
         "network/1/dweight/0,0,0,0",

@@ -27,6 +27,16 @@ def add_trained_argument(parser):
     )
 
 
+def add_picture_arguments(parser):
+    """Add --invert and --center."""
+    parser.add_argument(
+        "--invert", action="store_true", help="swap dark and light first: for dark ink on light paper"
+    )
+    parser.add_argument(
+        "--center", action="store_true", help="scale and centre the ink first, as MNIST's digits are"
+    )
+
+
 def read_config(args, default=None):
     """Return the Config that CONFIG and --set stand for; ``default`` replaces the bundled sample."""
     from cnn.config import bundled_config, load_config

@@ -4,7 +4,9 @@ The page has each activation and each gradient as the kernels computed them; cli
 the sum that made it. It needs no network and no server.
 """
 
-from cnn.commands.common import add_trained_argument
+from typing import NamedTuple
+
+from cnn.commands.common import add_picture_arguments, add_trained_argument
 
 
 def add_arguments(parser):
@@ -19,8 +21,10 @@ def add_arguments(parser):
     parser.add_argument(
         "--label",
         metavar="K",
-        help="true class, number or name (default: the data set's; for a file, the guess)",
+        help="true class, number or name (default: the data set's; for a file none: the page then takes the "
+        "guess as target, and says so)",
     )
+    add_picture_arguments(parser)
     parser.add_argument("--out", default="explain.html", metavar="FILE", help="default: explain.html")
     parser.add_argument(
         "--max-mb", type=float, default=10, metavar="MB", help="largest page to write (default: 10)"
@@ -40,7 +44,8 @@ def run(args):
     out = Path(args.out)
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out: {out} cannot be written, expected a file in a folder that exists")
-    page, guess = explain(args.trained, args.image, args.label, args.max_mb, args.training)
+    picture = {"invert": args.invert, "center": args.center}
+    page, guess = explain(args.trained, args.image, args.label, args.max_mb, args.training, **picture)
     out.write_text(page, encoding="utf-8")
     print(f"{out}: {len(page.encode()) / 1e6:.2f} MB, {guess}")
     if args.serve:
@@ -49,16 +54,18 @@ def run(args):
         serve(page.encode(), lambda address: print(f"{address} (Ctrl-C ends)", flush=True))
 
 
-def explain(trained, image, label=None, max_mb=10, training=False):
+def explain(trained, image, label=None, max_mb=10, training=False, invert=False, center=False):
     """Return (HTML text, one line about the guess).
 
     Parameters
     ----------
     trained : a run folder or a checkpoint file.
     image : number of an image of the test split, or the path of an image file.
-    label : the true class as number or name; None for the data set's label, or for a file the guess.
+    label : the true class as number or name; None for the data set's label. Of a file it is unknown: then
+        the guess stands in as the target.
     max_mb : ConfigError if the page would be larger.
     training : see ``cnn.explain.collect``.
+    invert, center : see ``cnn.data.picture.read_picture``; for a file only.
     """
     from importlib.metadata import version
 
@@ -72,40 +79,65 @@ def explain(trained, image, label=None, max_mb=10, training=False):
 
     network, config, meta = experiment.load_trained(trained)
     classes = meta["classes"]
-    pixels, known, source = _read(str(image), config, meta)
-    truth = known if label is None else _class_number(str(label), classes)
-    split = Split(pixels[None], np.zeros(1, np.int64))
+    source = _read(str(image), config, meta, network.input_shape, invert, center)
+    truth = source.label if label is None else _class_number(str(label), classes)
+    split = Split(source.pixels[None], np.zeros(1, np.int64))
     x, _ = next(iter(experiment.evaluation_batches(config, split, meta["mean"], meta["std"]).epoch(0)))
     with use_backend(config.train.backend), np.errstate(all="ignore"):
         guess = int(np.asarray(network.predict(x))[0].argmax())
-        truth = guess if truth is None else truth
-        nodes = collect(network, np.asarray(x)[0], truth, config.loss.label_smoothing, training)
+        target = guess if truth is None else truth
+        nodes = collect(network, np.asarray(x)[0], target, training=training)
     about = {
-        "label": truth,
-        "source": source,
+        "label": target,
+        "known": truth is not None,
+        "remarks": source.remarks,
+        "training": training,
+        "smoothing": config.loss.label_smoothing,
+        "rate": config.optimizer.lr,
+        "source": source.name,
         "backend": f"{config.train.backend} (cnn {version('cnn')}, float32)",
         "mean": [float(v) for v in meta["mean"]],
         "std": [float(v) for v in meta["std"]],
     }
-    page = build_page(nodes, config.name, classes, about)
+    page = build_page(nodes, config.name, classes, about, source.samples)
     check_size(page, max_mb, nodes)
-    return page, f"predicts {classes[guess]}, true class {classes[truth]}"
+    what = "no true class was given" if truth is None else f"true class {classes[truth]}"
+    return page, f"predicts {classes[guess]}, {what}"
 
 
-def _read(image: str, config, meta):
-    """Return (pixels (C, H, W) uint8, label or None, where it comes from)."""
+class _Source(NamedTuple):
+    """The image to explain: pixels (C, H, W) uint8, its label or None, and what the page says of it."""
+
+    pixels: object
+    label: int | None
+    name: str
+    remarks: list
+    samples: tuple | None
+
+
+def _read(image: str, config, meta, input_shape, invert, center):
     from pathlib import Path
 
-    from cnn.commands.predict import read_pixels
+    from cnn.commands.predict import tell_remarks
+    from cnn.data.picture import read_picture
     from cnn.errors import ConfigError
+    from cnn.explain.samples import choose_samples, find_samples
     from cnn.training import experiment
 
     if not image.isdigit():
-        return read_pixels(image, meta["image_shape"]), None, Path(image).name
-    split, number = experiment.read_dataset(config).test, int(image)
-    if number >= len(split):
-        raise ConfigError(f"--image: found {number}, expected 0 to {len(split) - 1} (the test split)")
-    return split.images[number], int(split.labels[number]), f"{config.data.dataset}, test #{number}"
+        pixels, remarks = read_picture(image, meta["image_shape"], meta["mean"], invert, center)
+        tell_remarks(image, remarks, meta["mean"])
+        return _Source(pixels, None, Path(image).name, remarks, find_samples(config, meta, input_shape))
+    if invert or center:
+        raise ConfigError("--invert, --center: they are for image files; the test images need neither")
+    dataset, number = experiment.read_dataset(config), int(image)
+    test = dataset.test
+    if number >= len(test):
+        raise ConfigError(f"--image: found {number}, expected 0 to {len(test) - 1} (the test split)")
+    fits = test.images.shape[1:] == tuple(input_shape)
+    samples = choose_samples(dataset.train, len(meta["classes"])) if fits else None
+    name = f"{config.data.dataset}, test #{number}"
+    return _Source(test.images[number], int(test.labels[number]), name, [], samples)
 
 
 def _class_number(label: str, classes) -> int:

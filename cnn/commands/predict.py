@@ -1,11 +1,11 @@
 """Print class probabilities for image files.
 
 Each image is resized to the size of the training images (the whole image, bilinear) and made grey or RGB
-as they were; then it is normalised as in training. Nothing is inverted or cropped: digits for a network
-trained on MNIST must be white on black.
+as they were; then it is normalised as in training. Digits for a network trained on MNIST must be white on
+black and centred: a picture that is not is said to be so, and --invert and --center make it so.
 """
 
-from cnn.commands.common import add_trained_argument
+from cnn.commands.common import add_picture_arguments, add_trained_argument
 
 
 def add_arguments(parser):
@@ -15,6 +15,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--top", type=int, default=3, metavar="K", help="classes to show for each (default: 3)"
     )
+    add_picture_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print all probabilities as JSON")
 
 
@@ -32,7 +33,7 @@ def run(args):
     if args.top < 1:
         raise ConfigError(f"--top: found {args.top}, expected at least 1")
     network, config, meta = experiment.load_trained(args.trained)
-    pixels = np.stack([read_pixels(path, meta["image_shape"]) for path in args.images])
+    pixels = np.stack([read_pixels(path, meta, args.invert, args.center) for path in args.images])
     split = Split(pixels, np.zeros(len(pixels), np.int64))
     batches = experiment.evaluation_batches(config, split, meta["mean"], meta["std"])
     with use_backend(config.train.backend), np.errstate(all="ignore"):
@@ -51,12 +52,20 @@ def run(args):
         print(f"{path:{width}}  " + "  ".join(f"{name} {100 * p:.1f} %" for name, p in best))
 
 
-def read_pixels(path, image_shape):
+def read_pixels(path, meta, invert=False, center=False):
     """Return an image file as (C, H, W) uint8 of the shape that the network was trained on."""
-    from cnn.data import read_image
-    from cnn.errors import ConfigError
+    from cnn.data.picture import read_picture
 
-    channels, height, width = image_shape
-    if channels not in (1, 3):
-        raise ConfigError(f"the network takes images of {channels} channels, expected 1 (grey) or 3 (RGB)")
-    return read_image(path, (height, width), "L" if channels == 1 else "RGB")
+    pixels, remarks = read_picture(path, meta["image_shape"], meta["mean"], invert, center)
+    tell_remarks(path, remarks, meta["mean"])
+    return pixels
+
+
+def tell_remarks(path, remarks, mean):
+    """Say on stderr where a picture differs from the training images."""
+    import sys
+
+    from cnn.data.picture import describe
+
+    for remark in remarks:
+        print(f"{path}: {describe(remark, mean)}", file=sys.stderr)

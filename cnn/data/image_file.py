@@ -19,7 +19,7 @@ def check_options(image_size, mode):
 
 def default_mode(path):
     """Return "RGB" for a colour image and "L" for a grey one."""
-    return "RGB" if _open(path).mode in _COLOUR_MODES else "L"
+    return "RGB" if open_image(path).mode in _COLOUR_MODES else "L"
 
 
 def read_image(path, image_size=None, mode="RGB", grey_only=False):
@@ -31,7 +31,7 @@ def read_image(path, image_size=None, mode="RGB", grey_only=False):
     Raises DataError naming the file: missing, truncated, no image, of floats, or with ``grey_only`` in
     colour.
     """
-    image = _open(path)
+    image = open_image(path)
     if grey_only and image.mode in _COLOUR_MODES:
         hint = 'mode = "RGB" or "L" settles it'
         raise DataError(f"{path}: expected a grey image like the first one, found {image.mode}; {hint}")
@@ -48,7 +48,8 @@ def read_image(path, image_size=None, mode="RGB", grey_only=False):
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
-def _open(path):
+def open_image(path):
+    """Return the Pillow image of a file, turned as its orientation tag says; DataError if it has none."""
     try:
         with Image.open(path) as image:
             image.load()

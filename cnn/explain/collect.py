@@ -15,7 +15,7 @@ from cnn.errors import ConfigError, ShapeError
 __all__ = ["Node", "collect"]
 
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "count_include_pad")
-_SETTINGS = ("negative_slope", "approximate", "factor", "eps", "p")
+_SETTINGS = ("negative_slope", "approximate", "factor", "eps", "momentum", "p")
 
 
 @dataclass

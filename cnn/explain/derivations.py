@@ -6,8 +6,9 @@ import tomllib
 from importlib import resources
 
 from cnn.explain.mathml import to_mathml
+from cnn.reference import loops
 
-__all__ = ["derivation", "kinds", "reference_source"]
+__all__ = ["derivation", "kinds", "loop_source", "reference_source"]
 
 # The functions under cnn.reference whose source stands beside the equations of each kind of layer.
 _CONV = (
@@ -42,6 +43,47 @@ _REFERENCE = {
     "Loss": ("loss.softmax_cross_entropy_forward", "loss.softmax_cross_entropy_backward"),
 }
 
+# The loops under cnn.reference.loops that compute each equation, by the equation's id.
+_BATCH_NORM_LOOPS = {
+    "forward": "batch_norm_forward",
+    "dx": "batch_norm_dx",
+    "dweight": "batch_norm_dgamma",
+    "dbias": "batch_norm_dbeta",
+}
+_LOOPS = {
+    "Conv2d": {
+        "forward": "conv2d_forward",
+        "dx": "conv2d_dx",
+        "dweight": "conv2d_dweight",
+        "dbias": "conv2d_dbias",
+    },
+    # the loops of the convolution that it reads backwards
+    "ConvTranspose2d": {
+        "forward": "conv2d_dx",
+        "dx": "conv2d_forward",
+        "dweight": "conv2d_dweight",
+        "dbias": "conv2d_dbias",
+    },
+    "MaxPool2d": {"forward": "max_pool2d_forward", "dx": "max_pool2d_dx"},
+    "AvgPool2d": {"forward": "avg_pool2d_forward", "dx": "avg_pool2d_dx"},
+    "GlobalAvgPool2d": {"forward": "global_avg_pool_forward", "dx": "global_avg_pool_dx"},
+    "Linear": {
+        "forward": "linear_forward",
+        "dx": "linear_dx",
+        "dweight": "linear_dweight",
+        "dbias": "linear_dbias",
+    },
+    "ReLU": {"forward": "relu_forward", "dx": "relu_dx"},
+    "BatchNorm2d": _BATCH_NORM_LOOPS,
+    "BatchNorm1d": _BATCH_NORM_LOOPS,
+    "Softmax": {"forward": "softmax_forward", "dx": "softmax_dx"},
+    "Loss": {
+        "softmax": "softmax_forward",
+        "forward": "cross_entropy_forward",
+        "dx": "softmax_cross_entropy_dz",
+    },
+}
+
 
 def kinds() -> tuple[str, ...]:
     """Every kind of layer that has a derivation."""
@@ -63,3 +105,21 @@ def reference_source(kind: str) -> list[dict]:
         found = getattr(importlib.import_module(f"cnn.reference.{module}"), function)
         sources.append({"name": f"cnn/reference/{module}.py", "source": inspect.getsource(found).rstrip()})
     return sources
+
+
+def loop_source(kind: str) -> dict[str, dict]:
+    """Return the plain loops of one kind by the id of their equation: ``{id: {"name", "source", "line"}}``.
+
+    ``line`` counts from 0 and is the innermost statement, the one that adds a term. Kinds whose equations
+    have no sum have no loops.
+    """
+    found = {}
+    for equation, name in _LOOPS.get(kind, {}).items():
+        source = inspect.getsource(getattr(loops, name)).rstrip()
+        lines = source.splitlines()
+        depth = [
+            len(line) - len(line.lstrip()) if line.strip() and "return" not in line else 0 for line in lines
+        ]
+        line = len(depth) - 1 - depth[::-1].index(max(depth))
+        found[equation] = {"name": "cnn/reference/loops.py", "source": source, "line": line}
+    return found

@@ -14,27 +14,43 @@ from cnn.explain.derivations import derivation, reference_source
 
 __all__ = ["build_page", "check_size", "texts"]
 
-# In the order in which they build on each other; all share one scope.
+# In the order in which they build on each other; all share one scope. The engine also runs in a worker.
+ENGINE = (
+    "shapes.js",
+    "engine_rows.js",
+    "engine_window.js",
+    "engine_point.js",
+    "engine_batch.js",
+    "optimizers.js",
+    "trainer.js",
+)
 SCRIPTS = (
     "data.js",
     "dom.js",
-    "engine_window.js",
-    "engine_point.js",
     "engine.js",
     "terms.js",
     "maps.js",
+    "live.js",
     "view_rows.js",
     "view_inspector.js",
     "view_loss.js",
     "chart.js",
     "view_experiments.js",
     "view_pictures.js",
+    "glance.js",
+    "view_header.js",
+    "tour_stations.js",
+    "view_tour.js",
+    "view_draw.js",
+    "view_train.js",
     "main.js",
 )
+STYLES = ("page.css", "inspector.css", "lesson.css")
+TEXTS = ("", "tour.", "live.")  # files of the texts: i18n/en.json, i18n/tour.en.json …
 LANGUAGES = ("en", "zh")
 
 
-def build_page(nodes, title: str, classes, about: dict) -> str:
+def build_page(nodes, title: str, classes, about: dict, samples=None) -> str:
     """Return the HTML text of a page.
 
     Parameters
@@ -42,7 +58,10 @@ def build_page(nodes, title: str, classes, about: dict) -> str:
     nodes : what ``cnn.explain.collect`` returns.
     title : heading of the page. Class names and title may hold any characters; they are only ever text.
     classes : names of the classes.
-    about : facts shown on the page (label, source, backend, version, mean, std …), JSON values.
+    about : facts shown on the page, JSON values: label (the target), known (whether it is the truth),
+        training (BatchNorm's mode), smoothing (of the run, a switch), remarks on the picture, rate (lr of the
+        run), source, backend, mean, std.
+    samples : (images (n, C, H, W) uint8, labels) to train on in the page, or None.
     """
     specs, blob = _pack(nodes)
     kinds = dict.fromkeys(node.kind for node in nodes if node.kind != "Input")
@@ -54,16 +73,23 @@ def build_page(nodes, title: str, classes, about: dict) -> str:
         "derivations": {kind: derivation(kind) for kind in kinds},
         "sources": {kind: reference_source(kind) for kind in kinds},
     }
-    style = _asset("page.css") + _asset("inspector.css")
-    script = '"use strict";\n' + "\n".join(_asset(name) for name in SCRIPTS)
+    if samples is not None:
+        images, labels = samples
+        manifest["samples"] = {
+            "pixels": base64.b64encode(np.ascontiguousarray(images).tobytes()).decode("ascii"),
+            "labels": [int(label) for label in labels],
+        }
+    style = "".join(_asset(name) for name in STYLES)
+    engine, script = ('"use strict";\n' + "\n".join(map(_asset, names)) for names in (ENGINE, SCRIPTS))
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src '{_hash(engine)}' '{_hash(script)}'; worker-src blob:; "
+        f"style-src '{_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
     )
     values = {
         "policy": escape(policy),
         "title": escape(title),
         "style": style,
+        "engine": engine,
         "script": script,
         "manifest": _json(manifest),
         "texts": _json({language: texts(language) for language in LANGUAGES}),
@@ -93,7 +119,11 @@ def check_size(page: str, limit_mb: float, nodes) -> None:
 
 def texts(language: str) -> dict[str, str]:
     """Return the texts of the page in "en" or "zh"."""
-    return json.loads(_asset(f"i18n/{language}.json"))
+    return {
+        key: text
+        for name in TEXTS
+        for key, text in json.loads(_asset(f"i18n/{name}{language}.json")).items()
+    }
 
 
 def _asset(name: str) -> str:

@@ -14,6 +14,7 @@ class _BatchNorm(Layer):
     """Both batch normalisations: they differ in the axes of their input."""
 
     needs_build = True
+    inferred = ("num_features", 0)
 
     def __init__(self, eps=1e-5, momentum=0.1, affine=True):
         kind = type(self).__name__
@@ -120,7 +121,7 @@ class BatchNorm2d(_BatchNorm):
     pure, role = True, "normalisation"
     axes = "NCHW"
 
-    def __init__(self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
+    def __init__(self, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
         super().__init__(eps, momentum, affine)
 
 
@@ -149,5 +150,5 @@ class BatchNorm1d(_BatchNorm):
     pure, role = True, "normalisation"
     axes = "NF"
 
-    def __init__(self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
+    def __init__(self, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
         super().__init__(eps, momentum, affine)

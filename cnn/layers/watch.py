@@ -4,7 +4,6 @@ from itertools import chain
 from operator import attrgetter
 
 from cnn.layers.layer import Changes
-from cnn.layers.parameter import flatten
 
 _buffer = attrgetter("buffer")
 
@@ -20,9 +19,6 @@ class Watch:
     def __init__(self, body):
         self.layers = [body, *_inside(body)]
         self.parameters = body.parameters()
-        self.flat = flatten(self.parameters)
-        first, last = (self.parameters or [None])[0], (self.parameters or [None])[-1]
-        self.span = slice(first.start, last.stop) if first else slice(0, 0)
         self._lists = [layer.layers for layer in self.layers if hasattr(layer, "layers")]
         self._members = [*map(id, chain.from_iterable(self._lists))]
         self._buffers = [*map(_buffer, self.parameters)]

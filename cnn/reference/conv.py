@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 def windows(x, kernel_size, stride, padding, dilation=(1, 1), fill=0.0):
     """View ``x`` as (N, C, H', W', kh, kw).
 
-        window[n,c,i,j,u,v] = x[n, c, i*sh - top + u*dh, j*sw - left + v*dw], ``fill`` outside of the image
+    window[n,c,i,j,u,v] = x[n, c, i*sh - top + u*dh, j*sw - left + v*dw], ``fill`` outside of the image
     """
     (kh, kw), (sh, sw), (dh, dw) = kernel_size, stride, dilation
     padded = np.pad(x, ((0, 0), (0, 0), *padding), constant_values=fill)

@@ -1,4 +1,4 @@
-// A small line chart in SVG: logarithmic x, linear or logarithmic y, optional marks and a cursor.
+// A small line chart in SVG: both axes linear or logarithmic, optional marks and a cursor.
 
 const svgNamespace = "http://www.w3.org/2000/svg";
 
@@ -9,23 +9,26 @@ function s(tag, attributes = {}, ...children) {
   return element;
 }
 
-// series: [{ name, style, points: [[x, y, mark?]] }] with x > 0; yLog needs y > 0 (other points are left out).
-function chart({ series, yLog = false, xLabel, yLabel, label, cursor = null, yRange = null }) {
+// series: [{ name, style, points: [[x, y, mark?]] }]; xLog needs x > 0, yLog y > 0 (other points are left out).
+function chart({ series, xLog = true, yLog = false, xLabel, yLabel, label, cursor = null, yRange = null }) {
   const width = 640, height = 320, left = 70, right = 16, top = 14, bottom = 46;
+  const across = (x) => (xLog ? Math.log10(x) : x);
   const usable = series.map((one) => ({ ...one, points: one.points.filter(([, y]) => Number.isFinite(y) && (!yLog || y > 0)) }));
-  const xs = usable.flatMap((one) => one.points.map(([x]) => Math.log10(x))), ys = usable.flatMap((one) => one.points.map(([, y]) => (yLog ? Math.log10(y) : y)));
+  const xs = usable.flatMap((one) => one.points.map(([x]) => across(x))), ys = usable.flatMap((one) => one.points.map(([, y]) => (yLog ? Math.log10(y) : y)));
   if (!xs.length) return h("p", {}, t("chart.empty"));
   const x0 = Math.min(...xs), x1 = Math.max(...xs);
   let [y0, y1] = yRange ?? [Math.min(...ys), Math.max(...ys)];
   if (yLog) (y0 = Math.floor(y0)), (y1 = Math.ceil(y1));
   if (y0 === y1) (y0 -= 1), (y1 += 1);
-  const X = (x) => left + ((Math.log10(x) - x0) / (x1 - x0 || 1)) * (width - left - right);
+  const X = (x) => left + ((across(x) - x0) / (x1 - x0 || 1)) * (width - left - right);
   const Y = (y) => top + (1 - ((yLog ? Math.log10(y) : y) - y0) / (y1 - y0)) * (height - top - bottom);
   const far = (v) => Math.max(-1e4, Math.min(1e4, v));
   const parts = [];
-  for (let k = Math.ceil(x0); k <= Math.floor(x1); k += Math.max(1, Math.ceil((x1 - x0) / 8))) {
-    parts.push(s("line", { class: "grid", x1: X(10 ** k), x2: X(10 ** k), y1: top, y2: height - bottom }),
-      s("text", { class: "tick", x: X(10 ** k), y: height - bottom + 18, "text-anchor": "middle" }, `10${superscript(k)}`));
+  const columns = xLog ? Array.from({ length: Math.max(0, Math.floor(x1) - Math.ceil(x0) + 1) }, (_, k) => Math.ceil(x0) + k).filter((k) => (k - Math.ceil(x0)) % Math.max(1, Math.ceil((x1 - x0) / 8)) === 0) : x1 > x0 ? niceTicks(x0, x1) : [x0];
+  for (const k of columns) {
+    const at = X(xLog ? 10 ** k : k);
+    parts.push(s("line", { class: "grid", x1: at, x2: at, y1: top, y2: height - bottom }),
+      s("text", { class: "tick", x: at, y: height - bottom + 18, "text-anchor": "middle" }, xLog ? `10${superscript(k)}` : number(k, 4)));
   }
   const ticks = yLog ? Array.from({ length: y1 - y0 + 1 }, (_, k) => y0 + k).filter((_, k) => k % Math.max(1, Math.ceil((y1 - y0) / 6)) === 0) : niceTicks(y0, y1);
   for (const y of ticks) {

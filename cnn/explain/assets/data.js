@@ -37,8 +37,6 @@ function storedTensor(spec) {
   return { shape: spec.shape, data: new Float32Array(blobBytes.buffer, spec.offset * 4, spec.size), spec };
 }
 
-const sizeOf = (shape) => shape.reduce((a, b) => a * b, 1);
-
 for (const node of nodes) {
   node.tensors = {};
   for (const [name, spec] of Object.entries(node.stored)) node.tensors[name] = storedTensor(spec);
@@ -56,6 +54,9 @@ function parametersOf(node) {
 
 const inputsOf = (node) => node.inputs.map((k) => nodes[k].tensors.y.data);
 
+// One tensor of every image of the batch; a page of one image is a batch of one.
+const batchOf = (node, name) => [node.tensors[name].data];
+
 // The tensor a cell lives in. dx0, dx1 (the share of one consumer when an output is used twice) are computed here.
 function tensorOf(node, name) {
   if (!Object.hasOwn(node.tensors, name) && /^dx\d$/.test(name) && node.inputs.length > Number(name[2])) {
@@ -63,21 +64,6 @@ function tensorOf(node, name) {
     dx.forEach((data, slot) => (node.tensors["dx" + slot] = { shape: node.inShapes[slot], data }));
   }
   return Object.hasOwn(node.tensors, name) ? node.tensors[name] : undefined;
-}
-
-function unravel(index, shape) {
-  const out = new Array(shape.length);
-  for (let k = shape.length - 1; k >= 0; k--) {
-    out[k] = index % shape[k];
-    index = Math.floor(index / shape[k]);
-  }
-  return out;
-}
-
-function ravel(position, shape) {
-  let index = 0;
-  for (let k = 0; k < shape.length; k++) index = index * shape[k] + position[k];
-  return index;
 }
 
 const cell = (node, tensor, index) => ({ node, tensor, index });

@@ -2,23 +2,25 @@
 
 layerKinds.Linear = {
   forward(node, [x], p) {
-    const [outs] = node.shape, ins = x.length;
-    return Float64Array.from({ length: outs }, (_, o) => {
+    const [outs] = node.shape, ins = x.length, y = new Float64Array(outs), w = p.weight;
+    for (let o = 0; o < outs; o++) {
       let sum = p.bias ? p.bias[o] : 0;
-      for (let k = 0; k < ins; k++) sum += p.weight[o * ins + k] * x[k];
-      return sum;
-    });
+      for (let k = 0, at = o * ins; k < ins; k++, at++) sum += w[at] * x[k];
+      y[o] = sum;
+    }
+    return y;
   },
-  backward(node, [x], y, dy, p) {
-    const ins = x.length, dx = new Float64Array(ins), weight = new Float64Array(p.weight.length);
+  backward(node, [x], y, dy, p, into) {
+    const ins = x.length, dx = new Float64Array(ins), w = p.weight, weight = into?.weight ?? new Float64Array(w.length);
     for (let o = 0; o < dy.length; o++) {
-      for (let k = 0; k < ins; k++) {
-        dx[k] += dy[o] * p.weight[o * ins + k];
-        weight[o * ins + k] = dy[o] * x[k];
+      const g = dy[o];
+      for (let k = 0, at = o * ins; k < ins; k++, at++) {
+        dx[k] += g * w[at];
+        weight[at] += g * x[k];
       }
     }
     const grads = { weight };
-    if (p.bias) grads.bias = Float64Array.from(dy);
+    if (p.bias) grads.bias = channelSums(dy, dy.length, into?.bias);
     return { dx: [dx], grads };
   },
 };
@@ -73,21 +75,31 @@ const pointwise = {
 
 for (const [kind, { value, slope, gated }] of Object.entries(pointwise)) {
   layerKinds[kind] = {
-    forward: (node, [x]) => Float64Array.from(x, (v) => value(v, node.attrs)),
-    backward: (node, [x], y, dy) => ({ dx: [Float64Array.from(x, (v, k) => dy[k] * slope(v, node.attrs))], grads: {} }),
+    forward(node, [x]) {
+      const y = new Float64Array(x.length);
+      for (let k = 0; k < y.length; k++) y[k] = value(x[k], node.attrs);
+      return y;
+    },
+    backward(node, [x], y, dy) {
+      const dx = new Float64Array(x.length);
+      for (let k = 0; k < dx.length; k++) dx[k] = dy[k] * slope(x[k], node.attrs);
+      return { dx: [dx], grads: {} };
+    },
   };
   if (gated) layerKinds[kind].choices = (node, [x]) => Int32Array.from(x, (v) => (v > 0 ? 1 : 0));
 }
 
-// mean and 1/sqrt(var + eps) of every channel: the running ones, or those of this image in training mode.
-function batchNormStatistics(node, x, p, training = node.attrs.training) {
-  const channels = node.shape[0], each = x.length / channels;
+// mean and 1/sqrt(var + eps) of every channel: the running ones, or in training those of the images xs.
+function batchNormStatistics(node, xs, p, training = node.attrs.training) {
+  const channels = node.shape[0], each = xs[0].length / channels, count = each * xs.length;
   const mean = new Float64Array(channels), rstd = new Float64Array(channels), variance = new Float64Array(channels);
   for (let c = 0; c < channels; c++) {
     let m = 0, v = 0;
     if (training) {
-      for (let k = c * each; k < (c + 1) * each; k++) m += x[k] / each;
-      for (let k = c * each; k < (c + 1) * each; k++) v += (x[k] - m) ** 2 / each;
+      for (const x of xs) for (let k = c * each; k < (c + 1) * each; k++) m += x[k];
+      m /= count;
+      for (const x of xs) for (let k = c * each; k < (c + 1) * each; k++) v += (x[k] - m) ** 2;
+      v /= count;
     } else {
       m = p.running_mean[c];
       v = p.running_var[c];
@@ -96,42 +108,67 @@ function batchNormStatistics(node, x, p, training = node.attrs.training) {
     variance[c] = v;
     rstd[c] = 1 / Math.sqrt(v + node.attrs.eps);
   }
-  return { mean, variance, rstd, each };
+  return { mean, variance, rstd, each, count };
 }
 
-// Per channel: sum(dy) and sum(dy * xhat), the two sums that the backward pass needs.
-function batchNormSums(x, dy, { mean, rstd, each }) {
-  const plain = new Float64Array(mean.length), weighted = new Float64Array(mean.length);
-  for (let k = 0; k < x.length; k++) {
-    const c = Math.floor(k / each);
-    plain[c] += dy[k];
-    weighted[c] += dy[k] * (x[k] - mean[c]) * rstd[c];
-  }
+// Per channel: sum(dy) and sum(dy * xhat) over all images, the two sums that the backward pass needs.
+function batchNormSums(xs, dys, { mean, rstd, each }, into) {
+  const plain = into?.bias ?? new Float64Array(mean.length), weighted = into?.weight ?? new Float64Array(mean.length);
+  xs.forEach((x, n) => {
+    const dy = dys[n];
+    for (let c = 0; c < mean.length; c++) {
+      for (let k = c * each; k < (c + 1) * each; k++) {
+        plain[c] += dy[k];
+        weighted[c] += dy[k] * (x[k] - mean[c]) * rstd[c];
+      }
+    }
+  });
   return { plain, weighted };
 }
 
 const batchNorm = {
-  forward(node, [x], p) {
-    const s = batchNormStatistics(node, x, p);
-    return Float64Array.from(x, (v, k) => {
-      const c = Math.floor(k / s.each);
-      return (v - s.mean[c]) * s.rstd[c] * (p.weight ? p.weight[c] : 1) + (p.bias ? p.bias[c] : 0);
-    });
-  },
+  forward: (node, [x], p) => batchNorm.forwardBatch(node, [x], p, node.attrs.training).ys[0],
   backward(node, [x], y, dy, p) {
-    const s = batchNormStatistics(node, x, p), sums = batchNormSums(x, dy, s);
-    const dx = Float64Array.from(x, (v, k) => {
-      const c = Math.floor(k / s.each), factor = (p.weight ? p.weight[c] : 1) * s.rstd[c];
-      if (!node.attrs.training) return factor * dy[k];
-      const xhat = (v - s.mean[c]) * s.rstd[c];
-      return factor * (dy[k] - sums.plain[c] / s.each - (xhat * sums.weighted[c]) / s.each);
+    const { dxs, grads } = batchNorm.backwardBatch(node, [x], [dy], p, node.attrs.training);
+    return { dx: dxs, grads };
+  },
+  // All images at once: in training they share mean and variance.
+  forwardBatch(node, xs, p, training) {
+    const s = batchNormStatistics(node, xs, p, training), channels = s.mean.length;
+    const ys = xs.map((x) => {
+      const y = new Float64Array(x.length);
+      for (let c = 0; c < channels; c++) {
+        const scale = s.rstd[c] * (p.weight ? p.weight[c] : 1), shift = p.bias ? p.bias[c] : 0;
+        for (let k = c * s.each; k < (c + 1) * s.each; k++) y[k] = (x[k] - s.mean[c]) * scale + shift;
+      }
+      return y;
+    });
+    return { ys, statistics: s };
+  },
+  backwardBatch(node, xs, dys, p, training, into) {
+    const s = batchNormStatistics(node, xs, p, training), sums = batchNormSums(xs, dys, s), channels = s.mean.length;
+    const dxs = xs.map((x, n) => {
+      const dx = new Float64Array(x.length), dy = dys[n];
+      for (let c = 0; c < channels; c++) {
+        const factor = (p.weight ? p.weight[c] : 1) * s.rstd[c], plain = training ? sums.plain[c] / s.count : 0;
+        const weighted = training ? (sums.weighted[c] / s.count) * s.rstd[c] : 0;
+        for (let k = c * s.each; k < (c + 1) * s.each; k++) dx[k] = factor * (dy[k] - plain - (x[k] - s.mean[c]) * weighted);
+      }
+      return dx;
     });
     const grads = {};
-    if (p.weight) grads.weight = sums.weighted;
-    if (p.bias) grads.bias = sums.plain;
-    return { dx: [dx], grads };
+    if (p.weight) grads.weight = addInto(into?.weight, sums.weighted);
+    if (p.bias) grads.bias = addInto(into?.bias, sums.plain);
+    return { dxs, grads };
   },
 };
+
+function addInto(total, values) {
+  if (!total) return values;
+  for (let k = 0; k < values.length; k++) total[k] += values[k];
+  return total;
+}
+
 layerKinds.BatchNorm2d = layerKinds.BatchNorm1d = batchNorm;
 
 function softmaxOf(z) {
@@ -185,7 +222,7 @@ layerKinds.Concat = {
   },
 };
 
-// L = -sum_k y_k log p_k with p = softmax(z): dL/dz = p * sum(y) - y, divided by N = 1 image.
+// L = -sum_k y_k log p_k with p = softmax(z): dL/dz = p * sum(y) - y; the mean over a batch divides it by N.
 layerKinds.Loss = {
   forward(node, [z], { target }) {
     const { max, sum } = softmaxOf(z);

@@ -1,5 +1,6 @@
 // Layers that slide a window, in float64. Loops in the order of the equations; nothing is shared with the kernels.
-// Each entry: forward(node, [x], p) -> y and backward(node, [x], y, dy, p) -> { dx: [dx], grads: { weight, bias } }.
+// Each entry: forward(node, [x], p) -> y and backward(node, [x], y, dy, p, into) -> { dx: [dx], grads: { weight, bias } }.
+// `into` = { weight, bias } are arrays to add the gradients to, for a batch; without it they are new.
 
 const layerKinds = {};
 
@@ -39,17 +40,18 @@ layerKinds.Conv2d = {
   forward(node, [x], p) {
     const [K, OH, OW] = node.shape, sw = node.attrs.stride[1];
     const y = new Float64Array(K * OH * OW);
-    eachTap(node.stored.weight.shape, node.attrs, node.inShapes[0], node.shape, (k, tap, yRow, xRow, q0, q1) => {
+    if (isPlain(node.attrs)) plainForward(node, x, p.weight, y);
+    else eachTap(node.stored.weight.shape, node.attrs, node.inShapes[0], node.shape, (k, tap, yRow, xRow, q0, q1) => {
       const w = p.weight[tap];
       for (let q = q0; q < q1; q++) y[yRow + q] += w * x[xRow + q * sw];
     });
     if (p.bias) for (let k = 0; k < K; k++) for (let q = 0; q < OH * OW; q++) y[k * OH * OW + q] += p.bias[k];
     return y;
   },
-  backward(node, [x], y, dy, p) {
-    const sw = node.attrs.stride[1];
-    const dx = new Float64Array(x.length), weight = new Float64Array(p.weight.length);
-    eachTap(node.stored.weight.shape, node.attrs, node.inShapes[0], node.shape, (k, tap, yRow, xRow, q0, q1) => {
+  backward(node, [x], y, dy, p, into, wantsInput = true) {
+    const sw = node.attrs.stride[1], plain = isPlain(node.attrs), weight = into?.weight ?? new Float64Array(p.weight.length);
+    const dx = plain ? plainBackward(node, x, p.weight, dy, weight, wantsInput) : new Float64Array(x.length);
+    if (!plain) eachTap(node.stored.weight.shape, node.attrs, node.inShapes[0], node.shape, (k, tap, yRow, xRow, q0, q1) => {
       const w = p.weight[tap];
       let sum = 0;
       for (let q = q0; q < q1; q++) {
@@ -60,7 +62,7 @@ layerKinds.Conv2d = {
       weight[tap] += sum;
     });
     const grads = { weight };
-    if (p.bias) grads.bias = channelSums(dy, node.shape[0]);
+    if (p.bias) grads.bias = channelSums(dy, node.shape[0], into?.bias);
     return { dx: [dx], grads };
   },
 };
@@ -77,9 +79,9 @@ layerKinds.ConvTranspose2d = {
     if (p.bias) for (let k = 0; k < K; k++) for (let q = 0; q < OH * OW; q++) y[k * OH * OW + q] += p.bias[k];
     return y;
   },
-  backward(node, [x], y, dy, p) {
+  backward(node, [x], y, dy, p, into) {
     const sw = node.attrs.stride[1];
-    const dx = new Float64Array(x.length), weight = new Float64Array(p.weight.length);
+    const dx = new Float64Array(x.length), weight = into?.weight ?? new Float64Array(p.weight.length);
     eachTap(node.stored.weight.shape, node.attrs, node.shape, node.inShapes[0], (k, tap, xRow, yRow, q0, q1) => {
       const w = p.weight[tap];
       let sum = 0;
@@ -91,14 +93,14 @@ layerKinds.ConvTranspose2d = {
       weight[tap] += sum;
     });
     const grads = { weight };
-    if (p.bias) grads.bias = channelSums(dy, node.shape[0]);
+    if (p.bias) grads.bias = channelSums(dy, node.shape[0], into?.bias);
     return { dx: [dx], grads };
   },
 };
 
-function channelSums(dy, channels) {
-  const sums = new Float64Array(channels), each = dy.length / channels;
-  for (let k = 0; k < dy.length; k++) sums[Math.floor(k / each)] += dy[k];
+function channelSums(dy, channels, sums = new Float64Array(channels)) {
+  const each = dy.length / channels;
+  for (let c = 0; c < channels; c++) for (let k = c * each; k < (c + 1) * each; k++) sums[c] += dy[k];
   return sums;
 }
 
@@ -121,17 +123,43 @@ function winnerOf(x, cells) {
   return best;
 }
 
+// The winner of every output's window, without a list of cells for each.
+function winnersOf(node, x) {
+  const winners = new Int32Array(sizeOf(node.shape)), [C, H, W] = node.inShapes[0], global = node.kind.startsWith("Global");
+  const [, OH, OW] = global ? [C, 1, 1] : node.shape;
+  const { kernel_size: [kh, kw], stride: [sh, sw], padding: [[top], [left]] } = global ? { kernel_size: [H, W], stride: [1, 1], padding: [[0], [0]] } : node.attrs;
+  for (let c = 0, o = 0; c < C; c++) {
+    for (let r = 0; r < OH; r++) {
+      const i0 = Math.max(r * sh - top, 0), i1 = Math.min(r * sh - top + kh, H);
+      for (let q = 0; q < OW; q++, o++) {
+        const j0 = Math.max(q * sw - left, 0), j1 = Math.min(q * sw - left + kw, W);
+        let best = (c * H + i0) * W + j0, most = x[best];
+        for (let i = i0; i < i1; i++) {
+          for (let k = (c * H + i) * W + j0, end = k + j1 - j0; k < end; k++) {
+            const v = x[k];
+            if (v > most || (v !== v && most === most)) (best = k), (most = v);
+          }
+        }
+        winners[o] = best;
+      }
+    }
+  }
+  return winners;
+}
+
 const maxPool = {
   forward(node, [x]) {
-    return Float64Array.from({ length: sizeOf(node.shape) }, (_, o) => x[winnerOf(x, windowCells(node, o))]);
+    const winners = winnersOf(node, x), y = new Float64Array(winners.length);
+    for (let o = 0; o < y.length; o++) y[o] = x[winners[o]];
+    return y;
   },
   backward(node, [x], y, dy) {
-    const dx = new Float64Array(x.length);
-    for (let o = 0; o < dy.length; o++) dx[winnerOf(x, windowCells(node, o))] += dy[o];
+    const dx = new Float64Array(x.length), winners = winnersOf(node, x);
+    for (let o = 0; o < dy.length; o++) dx[winners[o]] += dy[o];
     return { dx: [dx], grads: {} };
   },
   // Which input cell each output took: two runs that differ here have crossed a kink.
-  choices: (node, [x]) => Int32Array.from({ length: sizeOf(node.shape) }, (_, o) => winnerOf(x, windowCells(node, o))),
+  choices: (node, [x]) => winnersOf(node, x),
 };
 
 // How many pixels an average divides by: the padded window (clipped at the padded border), or only the real pixels.

@@ -1,8 +1,7 @@
-// The page around the views: heading, prediction, banner, tabs, languages, theme, and the address that says where we are.
+// The page around the views: tabs, languages, theme, and the address that says where we are.
 
-const views = { network: renderNetwork, loss: renderLoss, experiments: renderExperiments, pictures: renderPictures };
+const views = { tour: renderTour, network: renderNetwork, loss: renderLoss, train: renderTrain, experiments: renderExperiments, pictures: renderPictures };
 const place = { view: "network" };
-let verdict = null; // the report of verify(), when it is there
 
 function renderNetwork() {
   return h("div", { class: "network" },
@@ -25,60 +24,9 @@ function renderPage() {
   showView();
 }
 
-function renderHeader() {
-  const z = nodes[lossNode.inputs[0]].tensors.y.data, p = lossNode.tensors.p.data, best = statisticsOf(z).maxAt;
-  const about = manifest.about, order = [...p.keys()].sort((a, b) => p[b] - p[a] || a - b).slice(0, 3);
-  const thumb = shown(imageCanvas(), t("pictures.image"));
-  thumb.classList.add("thumb");
-  return h("header", { class: "top" },
-    h("div", { class: "masthead" },
-      h("div", {}, h("p", { class: "eyebrow" }, t("page.eyebrow")), h("h1", {}, manifest.title)),
-      h("div", { class: "controls" },
-        h("button", { id: "language", class: "quiet", lang: app.language === "en" ? "zh-CN" : "en", onclick: () => setLanguage(app.language === "en" ? "zh" : "en") }, app.language === "en" ? "中文" : "English"),
-        h("button", { id: "theme", class: "quiet", onclick: () => setTheme(app.theme === "light" ? "dark" : "light") }, t(app.theme === "light" ? "theme.dark" : "theme.light")))),
-    h("div", { class: "summary" },
-      thumb,
-      h("div", { class: "facts-block" },
-        h("p", { class: "verdict" }, t(best === about.label ? "page.right" : "page.wrong", { guess: className(best), truth: className(about.label) })),
-        h("ol", { class: "bars", "aria-label": t("page.probabilities") }, order.map((k) => {
-          const fill = h("span", { class: "fill" });
-          fill.style.width = `${100 * p[k]}%`;
-          return h("li", {}, h("span", { class: "name" }, className(k)), h("span", { class: "track", "aria-hidden": "true" }, fill), numberButton(cell(lossNode, "p", k), 3));
-        }))),
-      h("dl", { class: "numbers" },
-        h("dt", {}, t("page.loss")), h("dd", {}, numberButton(cell(lossNode, "y", 0))),
-        h("dt", {}, t("page.truth")), h("dd", {}, className(about.label)),
-        h("dt", {}, t("page.source")), h("dd", {}, about.source ?? ""),
-        h("dt", {}, t("page.backend")), h("dd", {}, about.backend ?? ""))),
-    h("p", { id: "banner", class: "banner", role: "status" }));
-}
-
-function showBanner() {
-  const banner = byId("banner");
-  if (!verdict) {
-    banner.textContent = t("banner.working");
-    return;
-  }
-  const fault = verdict.fault;
-  banner.dataset.state = fault ? "bad" : "good";
-  if (!fault) {
-    const chainLoss = lossOf(floatChain().values);
-    banner.replaceChildren(h("strong", {}, `✓ ${t("banner.good", { n: verdict.count.toLocaleString("en") })}`), " ",
-      h("span", {}, t("banner.detail", { error: number(verdict.error, 2), loss: number(chainLoss, 7), stored: number(lossNode.tensors.y.data[0], 7) })));
-    return;
-  }
-  const owner = fault.blamed ?? fault.node, what = { layer: nodeTitle(owner), tensor: tensorTitle(fault.node, fault.tensor) };
-  banner.dataset.layer = owner.name;
-  if (fault.reason === "bytes") banner.replaceChildren(h("strong", {}, `✗ ${t("banner.bytes", what)}`));
-  else {
-    const c = cell(fault.node, fault.tensor, fault.at);
-    banner.replaceChildren(h("strong", {}, `✗ ${t("banner.bad", what)}`), " ",
-      h("a", { href: `#/network/${cellKey(c)}` }, t("banner.example", { cell: cellTitle(c), stored: signed(fault.stored), computed: signed(fault.computed) })));
-  }
-}
-
 function renderTabs() {
-  return tabList(t("tabs.label"), Object.keys(views), place.view, (view) => (location.hash = `#/${view}`), (view) => t(`tab.${view}`));
+  const shownViews = Object.keys(views).filter((view) => view !== "train" || samples || nodes[0].shape.length === 3);
+  return tabList(t("tabs.label"), shownViews, place.view, (view) => (location.hash = view === "tour" ? "#tour=" + stations()[tour.at].id : `#/${view}`), (view) => t(`tab.${view}`));
 }
 
 function showView() {
@@ -86,22 +34,42 @@ function showView() {
   const content = byId("content");
   content.setAttribute("aria-labelledby", `tab-${place.view}`);
   content.replaceChildren(views[place.view]());
-  content.dataset.view = place.view;
+  content.dataset.view = document.documentElement.dataset.view = place.view;
   forgetMaps();
 }
 
-// #/network, #/network/3/y/0,4,6, #/loss, #/experiments, #/pictures
+// #/network, #/network/3/y/0,4,6, #/loss, #/train, #/experiments, #/pictures; #tour=softmax
+function viewOf(hash) {
+  if (hash.startsWith("#tour")) return "tour";
+  const view = hash.split("/")[1];
+  return Object.hasOwn(views, view ?? "") ? view : "network";
+}
+
 function route() {
-  const [, view, ...rest] = location.hash.split("/"), wanted = views[view] ? view : "network";
-  const moved = wanted !== place.view;
+  const wanted = viewOf(location.hash), moved = wanted !== place.view, [, , ...rest] = location.hash.split("/");
   const hadFocus = moved && document.activeElement?.getAttribute("role") === "tab";
   place.view = wanted;
-  if (moved) showView();
+  const station = wanted === "tour" ? findStation(location.hash.split("=")[1]) : tour.at;
+  if (moved || station !== tour.at) {
+    tour.at = station;
+    showView();
+  }
   if (hadFocus) byId(`tab-${wanted}`)?.focus();
-  const found = rest.length ? cellFromKey(rest.join("/")) : null;
-  if (wanted === "network" && found) showCell(found);
-  else if (moved) delete document.documentElement.dataset.inspecting;
+  const found = wanted === "network" && rest.length ? cellFromKey(rest.join("/")) : null;
+  if (found) showCell(found);
+  else delete document.documentElement.dataset.inspecting;
+  lightView(found);
   arrived();
+}
+
+// Where in the loop each view is.
+function lightView(found = null) {
+  if (place.view === "tour") return glanceAt(stations()[tour.at].phase, stations()[tour.at].node);
+  if (place.view === "loss") return glanceAt("loss", lossNode);
+  if (place.view === "train") return glanceAt("all");
+  if (place.view === "experiments") return glanceAt("update");
+  if (found) return glanceAt(/^d(y|x\d|weight|bias)$/.test(found.tensor) ? "backward" : found.node === lossNode ? "loss" : "forward", found.node);
+  glanceAt(app.direction);
 }
 
 // The address bar changes before the page does; this says which address is on the page.
@@ -152,17 +120,16 @@ function start() {
   app.language = kept("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
   setTheme(kept("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"), false);
   document.documentElement.dataset.direction = app.direction;
-  place.view = views[location.hash.split("/")[1]] ? location.hash.split("/")[1] : "network";
+  place.view = viewOf(location.hash);
+  tour.at = findStation(location.hash.split("=")[1]);
   renderPage();
   route();
   addEventListener("hashchange", route);
+  addEventListener("keydown", tourKey);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) => {
     if (!kept("theme")) setTheme(event.matches ? "dark" : "light", false), renderPage(), reopen();
   });
-  verify((report) => {
-    verdict = report;
-    showBanner();
-  });
+  verify();
 }
 
 start();

@@ -167,7 +167,7 @@ function pointwiseRules(kind) {
 // --- BatchNorm ------------------------------------------------------------------------------------------------------
 
 function batchNormParts(node, index, training = node.attrs.training) {
-  const x = inputsOf(node)[0], p = parametersOf(node), s = batchNormStatistics(node, x, p, training);
+  const x = inputsOf(node)[0], p = parametersOf(node), s = batchNormStatistics(node, batchOf(nodes[node.inputs[0]], "y"), p, training);
   const c = Math.floor(index / s.each), xhat = (k) => (x[k] - s.mean[c]) * s.rstd[c];
   const gamma = p.weight ? [weightAt(node, c)] : [], rstd = constant("1/√(σ² + ε)", s.rstd[c]);
   return { x, p, s, c, xhat, gamma, rstd };
@@ -175,12 +175,12 @@ function batchNormParts(node, index, training = node.attrs.training) {
 
 // dx = γ/√(σ²+ε) · (dy − mean(dy) − x̂ · mean(dy·x̂)); the last two exist because mean and variance depend on x.
 function batchNormTerms(node, index, training) {
-  const { x, s, c, xhat, gamma, rstd } = batchNormParts(node, index, training);
+  const { s, c, xhat, gamma, rstd } = batchNormParts(node, index, training);
   const terms = [product(gradAt(node, index), ...gamma, rstd)];
   if (!training) return terms;
-  const sums = batchNormSums(x, node.tensors.dy.data, s);
-  terms.push(product(constant("−mean(dy)", -sums.plain[c] / s.each), ...gamma, rstd));
-  terms.push(product(constant("x̂", xhat(index)), constant("−mean(dy·x̂)", -sums.weighted[c] / s.each), ...gamma, rstd));
+  const sums = batchNormSums(batchOf(nodes[node.inputs[0]], "y"), batchOf(node, "dy"), s);
+  terms.push(product(constant("−mean(dy)", -sums.plain[c] / s.count), ...gamma, rstd));
+  terms.push(product(constant("x̂", xhat(index)), constant("−mean(dy·x̂)", -sums.weighted[c] / s.count), ...gamma, rstd));
   return terms;
 }
 
@@ -318,7 +318,12 @@ function explain(c) {
   if (tensor === "dweight" || tensor === "dbias") return { ...rules[node.kind][tensor.slice(1)](node, index), owner: node };
   if (tensor === "p") return { ...rules.Loss.p(node, index), owner: node };
   if (tensor === "y" && node.kind !== "Input") return { ...rules[node.kind].y(node, index), owner: node };
-  const note = tensor === "y" ? "note.pixel" : tensor === "target" ? "note.target"
+  if (tensor === "y") {
+    // A pixel, normalised as in training.
+    const channel = node.shape.length === 3 ? positionOf(c)[0] : 0, x = valueAt(c);
+    return { ...given("note.pixel"), total: x, owner: node, steps: [constant(t("pixel.brightness"), brightness(x, channel)), constant(t("pixel.mean"), about.mean[channel] ?? 0), constant(t("pixel.std"), about.std[channel] ?? 1)] };
+  }
+  const note = tensor === "target" ? "note.target"
     : tensor.startsWith("running") ? "note.running" : "note.parameter";
   return { ...given(note), total: valueAt(c), owner: node };
 }

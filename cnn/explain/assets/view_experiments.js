@@ -136,7 +136,8 @@ function descend(rate) {
     }
     change.set(node, moved);
   }
-  return { rate, predicted: -rate * squares, actual: lossOf(runForward(change, values)) - lossOf(values) };
+  const after = runForward(change, values);
+  return { rate, predicted: -rate * squares, actual: lossOf(after) - lossOf(values), z: after[lossNode.inputs[0]] };
 }
 
 // From steps too small to matter to steps a hundred thousand times longer than the one that would end at L = 0.

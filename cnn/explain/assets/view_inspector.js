@@ -66,6 +66,7 @@ function renderInspector(c, made) {
     ),
     gotoForm(c),
     companions(c),
+    isEditable(c) ? editForm(c) : null,
     made.note ? h("p", { class: "note" }, t(made.note, { n: made.count ?? "" })) : null,
     equationOf(made),
     made.window ? windowPicture(c, made) : null,
@@ -106,6 +107,20 @@ function gotoForm(c) {
     h("button", { class: "quiet" }, t("goto.go")), h("span", { class: "range", id: "goto-range" }, t("goto.range", { shape: shapeText(tensor.shape) })));
 }
 
+// A pixel or a weight can be changed here, and everything follows.
+function editForm(c) {
+  const pixel = c.node.kind === "Input", value = valueAt(c);
+  const field = h("input", { id: "edit", type: "number", step: "any", value: String(Number(value.toPrecision(6))) });
+  const submit = (event) => {
+    event.preventDefault();
+    if (field.value !== "" && Number.isFinite(Number(field.value))) editCell(c, Number(field.value), "edit");
+  };
+  const preset = (key, to) => h("button", { class: "quiet", type: "button", id: key.replaceAll(".", "-"), onclick: () => editCell(c, to, key.replaceAll(".", "-")) }, t(key));
+  return h("form", { class: "goto edit", onsubmit: submit }, h("label", { for: "edit" }, t(pixel ? "edit.pixel" : "edit.weight")), field,
+    h("button", { class: "quiet", id: "edit-set" }, t("edit.set")),
+    pixel ? [preset("edit.dark", normalized(0, channelOf(c))), preset("edit.bright", normalized(1, channelOf(c)))] : [preset("edit.zero", 0), preset("edit.flip", -value)]);
+}
+
 // The same place in the other direction: y and its gradient, a weight and its gradient.
 function companions(c) {
   const { node, tensor, index } = c, links = [];
@@ -144,8 +159,8 @@ function stepList(steps) {
   return h("ul", { class: "made-steps", "aria-label": t("steps.label") }, steps.slice(0, 24).map((f) => h("li", {}, factorSpan(f))));
 }
 
-function termTable(made, caption, id = "terms") {
-  const { shown, rest } = largestTerms(made.terms), widest = Math.max(...shown.map((term) => Math.abs(term.value)), 1e-300);
+function termTable(made, caption, id = "terms", keep = 50) {
+  const { shown, rest } = largestTerms(made.terms, keep), widest = Math.max(...shown.map((term) => Math.abs(term.value)), 1e-300);
   const row = (term) => h("tr", { class: term.wins === true ? "wins" : term.wins === false ? "lost" : null },
     h("td", {}, h("span", { class: "factors" }, term.factors.flatMap((f, k) => (k ? [h("span", { class: "times" }, "×"), factorSpan(f)] : [factorSpan(f)])))),
     h("td", { class: `num ${signClass(term.value)}`, "data-value": String(term.value) }, term.wins === true ? "★ " : "", signed(term.value)),
@@ -173,7 +188,7 @@ function resultLine(made, stored) {
   const sign = { sum: "Σ", max: "max", copy: "=", function: "f(x)" }[made.form];
   return h("dl", { class: "result" },
     h("dt", {}, t("result.computed", { sign })), h("dd", { class: "num", id: "computed", "data-value": String(made.total) }, signed(made.total, 9)),
-    h("dt", {}, t("result.stored")), h("dd", { class: "num" }, signed(stored, 9)),
+    h("dt", {}, t(isStored() ? "result.stored" : "result.live")), h("dd", { class: "num" }, signed(stored, 9)),
     h("dt", {}, t("result.difference")), h("dd", { class: "num" }, number(Math.abs(made.total - stored), 2)));
 }
 
