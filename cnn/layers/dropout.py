@@ -45,12 +45,12 @@ class Dropout(Layer):
         x = self._receive(x)
         if not training or self.p == 0:
             return self._keep(x, None)
-        key = operations().dropout_key(self._state)
-        return self._keep(operations().dropout(x, self.p, key), key)
+        y, key = operations().dropout_forward(x, self.p, self._state)
+        return self._keep(y, key)
 
     def backward(self, dy):
         ops, dy, key = self._saved(dy)
-        return dy if key is None else ops.dropout(dy, self.p, key)
+        return dy if key is None else ops.dropout_backward(dy, self.p, key)
 
     def buffers(self):
         return {"state": self._state}

@@ -1,7 +1,5 @@
 """Batch normalisation."""
 
-import math
-
 import numpy as np
 
 from cnn.backend import operations
@@ -41,14 +39,17 @@ class _BatchNorm(Layer):
 
     def statistics(self, x, training):
         """Return (mean, rstd) to normalise ``x`` with; in training also move the running statistics."""
-        if not training:
-            return operations().batch_norm_eval(self.running_mean, self.running_var, self.eps)
-        if x.shape[0] * math.prod(x.shape[2:]) < 2:
-            raise ShapeError(
-                f"{self.label}: expected more than one value per channel in training, found shape {x.shape}"
+        if training:
+            count = x.shape[0] * int(np.prod(x.shape[2:]))
+            if count < 2:
+                raise ShapeError(
+                    f"{self.label}: expected more than one value per channel in training, "
+                    f"found shape {x.shape}"
+                )
+            return operations().batch_norm_train(
+                x, self.running_mean, self.running_var, self.momentum, self.eps
             )
-        running = self.running_mean, self.running_var
-        return operations().batch_norm_train(x, *running, self.momentum, self.eps)
+        return operations().batch_norm_eval(self.running_mean, self.running_var, self.eps)
 
     def affine_arrays(self):
         """Return (weight, bias), or (None, None)."""

@@ -60,15 +60,3 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
         part += np.einsum(
             "nkhw,nchwuv->kcuv", _of_group(dy, g, groups), _of_group(view, g, groups), optimize=True
         )
-
-
-def channel_sum(dy, dbias):
-    """Add dbias[k] += sum of dy over the batch and all positions."""
-    dy = np.asarray(dy)
-    dbias += dy.sum(axis=(0, *range(2, dy.ndim)))
-
-
-def add_channel(x, bias):
-    """Return y[n,c,...] = x[n,c,...] + bias[c]."""
-    x = np.asarray(x)
-    return x + bias.reshape(1, -1, *[1] * (x.ndim - 2))

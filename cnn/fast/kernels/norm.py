@@ -17,61 +17,91 @@ import numpy as np
 
 from cnn.fast import blocked
 from cnn.fast.kernels.activation import IDENTITY, LEAKY_RELU, RELU, activate, pull_back
+from cnn.fast.kernels.arguments import filled, parameter, sums_for
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import address, jit, launch, scratch, task
+from cnn.fast.machine.jit import address, launch, scratch, table, task
 from cnn.fast.machine.tables import Table, bits, from_bits, pointer, reader
 
 
-class _Image(NamedTuple):
-    """The array that is normalised: its planes are the pieces of the work."""
+class Statistics(NamedTuple):
+    """A piece is one plane of sixteen images; then, of those that combine planes, one channel."""
 
+    x: int  # address
+    planes: int  # address of float64 (blocks, channels, 2): mean and sum of squares about it of each plane
     images: int
     channels: int
     height: int
     width: int
+    mean: int  # address
+    rstd: int  # address
+    running_mean: int  # address
+    running_var: int  # address
+    momentum: int  # bits of a float64
+    eps: int  # bits of a float64
 
 
-class _Channels(NamedTuple):
-    """Addresses of one number a channel; 0 where there is none."""
-
-    mean: int
-    rstd: int
-    weight: int
-    bias: int
-
-
-class _Statistics(NamedTuple):
-    """Of each plane of sixteen images: its mean and its sum of squared distances from that."""
+class Forward(NamedTuple):
+    """A piece is one plane of sixteen images."""
 
     x: int  # address
-    planes: int  # address of float64 pairs
-    image: _Image
+    y: int  # address
+    other: int  # address of what is added before the activation
+    mean: int  # address
+    rstd: int  # address
+    weight: int  # address
+    bias: int  # address
+    channels: int
+    pixels: int  # of a plane
+    parameter: int  # bits of a float64, of the activation
 
 
-_statistics_of = reader(_Statistics)
+class Backward(NamedTuple):
+    """A piece is one plane of sixteen images; then, of those that combine planes, one channel."""
+
+    x: int  # address
+    dy: int  # address
+    dx: int  # address
+    mean: int  # address
+    rstd: int  # address
+    weight: int  # address
+    bias: int  # address
+    dweight: int  # address, 0 where it is not wanted
+    dbias: int  # address, likewise
+    planes: int  # address of float64 (blocks, channels, 2): sums of g and of g * (x - mean) of each plane
+    slope: int  # address: dx = g * rstd * weight + (x - mean) * slope + constant, all per channel
+    constant: int  # address
+    images: int
+    channels: int
+    height: int
+    width: int
+    training: int  # whether mean and rstd depend on x
+    parameter: int  # bits of a float64, of the activation
+
+
+statistics_of, forward_of, backward_of = reader(Statistics), reader(Forward), reader(Backward)
 
 
 @functools.cache
 def _statistics_task(itemsize):
     @task
     def statistics(index, thread, params):
-        p = _statistics_of(params)
-        x, out, height, width = pointer(p.x, itemsize), pointer(p.planes, 8), p.image.height, p.image.width
-        lanes = min(16, p.image.images - index // p.image.channels * 16)
-        valid, first = v.first_lanes(lanes), index * height * width * 16
+        p = statistics_of(params)
+        x, out = pointer(p.x, itemsize), pointer(p.planes, 8)
+        lanes = min(16, p.images - index // p.channels * 16)
+        valid, first = v.first_lanes(lanes), index * p.height * p.width * 16
         whole = v.zeros(x)
-        for r in range(height):
+        for r in range(p.height):
             row = v.zeros(x)
-            for q in range(width):
-                row = row + v.load(x, first + (r * width + q) * 16)
+            for q in range(p.width):
+                row = row + v.load(x, first + (r * p.width + q) * 16)
             whole = whole + row
-        values = lanes * height * width
+        values = lanes * p.height * p.width
         mean = v.total(v.select(valid, whole, 0.0)) / values
         rest, squares = v.zeros(x), v.zeros(x)
-        for r in range(height):
+        for r in range(p.height):
             row, row_squares = v.zeros(x), v.zeros(x)
-            for q in range(width):
-                centred = v.load(x, first + (r * width + q) * 16) - mean
+            for q in range(p.width):
+                centred = v.load(x, first + (r * p.width + q) * 16) - mean
                 row = row + centred
                 row_squares = v.fma(centred, centred, row_squares)
             rest = rest + row
@@ -83,117 +113,62 @@ def _statistics_task(itemsize):
     return statistics
 
 
-class _Combine(NamedTuple):
-    """From planes to channels, and on to the running statistics."""
-
-    planes: int  # address of float64 pairs
-    mean: int  # address of the result
-    rstd: int  # address of the result
-    running_mean: int  # address
-    running_var: int  # address
-    momentum: int  # bits
-    eps: int  # bits
-    image: _Image
-
-
-_combine_of = reader(_Combine)
-
-
 @functools.cache
 def _combine_task(itemsize):
-    """mean, rstd of one channel; running <- (1 - momentum) running + momentum (mean or var M / (M - 1))."""
+    """mean and rstd of a channel from its planes; the running statistics move towards them."""
+    real = np.float32 if itemsize == 4 else np.float64
 
     @task
-    def combine(index, thread, params):
-        p = _combine_of(params)
-        planes, channels, images = pointer(p.planes, 8), p.image.channels, p.image.images
-        mean = 0.0
-        for block in range((images + 15) // 16):
-            mean += planes[2 * (block * channels + index)] * min(16, images - block * 16) / images
-        spread, squares = 0.0, 0.0
-        for block in range((images + 15) // 16):
-            at = 2 * (block * channels + index)
-            spread += planes[at + 1]
-            squares += (planes[at] - mean) ** 2 * min(16, images - block * 16) / images
-        values = images * p.image.height * p.image.width
-        var, momentum = spread / values + squares, from_bits(p.momentum)
+    def combine(c, thread, params):
+        p = statistics_of(params)
+        planes, momentum = pointer(p.planes, 8), from_bits(p.momentum)
+        blocks, pixels = (p.images + 15) // 16, p.height * p.width
+        mean, squares = 0.0, 0.0
+        for block in range(blocks):
+            lanes = min(16, p.images - block * 16)
+            mean += planes[2 * (block * p.channels + c)] * (lanes / p.images)
+        for block in range(blocks):
+            lanes = min(16, p.images - block * 16)
+            i = 2 * (block * p.channels + c)
+            squares += planes[i + 1] + (planes[i] - mean) ** 2 * (lanes * pixels)
+        count = p.images * pixels
         running_mean, running_var = pointer(p.running_mean, itemsize), pointer(p.running_var, itemsize)
-        running_mean[index] = (1 - momentum) * running_mean[index] + momentum * mean
-        running_var[index] = (1 - momentum) * running_var[index] + momentum * var * values / (values - 1)
-        pointer(p.mean, itemsize)[index] = mean
-        # in float64: a rounded 1/sqrt would be a third of the whole layer's float32 error
-        pointer(p.rstd, itemsize)[index] = 1.0 / math.sqrt(var + from_bits(p.eps))
+        running_mean[c] = real((1 - momentum) * running_mean[c] + momentum * mean)
+        running_var[c] = real((1 - momentum) * running_var[c] + momentum * (squares / (count - 1)))
+        pointer(p.mean, itemsize)[c] = real(mean)
+        pointer(p.rstd, itemsize)[c] = real(1 / math.sqrt(squares / count + from_bits(p.eps)))
 
     return combine
 
 
-class _Evaluate(NamedTuple):
-    """Running statistics as they are now."""
-
-    running_mean: int  # address
-    running_var: int  # address
-    mean: int  # address of the result
-    rstd: int  # address of the result
-    channels: int
-    eps: int  # bits
-
-
-_evaluate_of = reader(_Evaluate)
-
-
 @functools.cache
-def _evaluate_task(itemsize):
-    """mean = running_mean, rstd = 1 / sqrt(running_var + eps)."""
+def _running_task(itemsize):
+    """mean and rstd from the running statistics of all channels."""
+    real = np.float32 if itemsize == 4 else np.float64
 
     @task
-    def evaluate(index, thread, params):
-        p = _evaluate_of(params)
+    def running(index, thread, params):
+        p = statistics_of(params)
         running_mean, running_var = pointer(p.running_mean, itemsize), pointer(p.running_var, itemsize)
-        mean, rstd = pointer(p.mean, itemsize), pointer(p.rstd, itemsize)
+        mean, rstd, eps = pointer(p.mean, itemsize), pointer(p.rstd, itemsize), from_bits(p.eps)
         for c in range(p.channels):
             mean[c] = running_mean[c]
-            rstd[c] = 1.0 / math.sqrt(float(running_var[c]) + from_bits(p.eps))
+            rstd[c] = real(1 / math.sqrt(running_var[c] + eps))
 
-    return evaluate
-
-
-@functools.cache
-def _coefficients(itemsize):
-    """Return a function of (_Channels, c): mean, scale = rstd * weight, shift = bias of channel c."""
-
-    @jit
-    def coefficients(by, c):
-        scale = pointer(by.rstd, itemsize)[c] * pointer(by.weight, itemsize)[c]
-        return pointer(by.mean, itemsize)[c], scale, pointer(by.bias, itemsize)[c]
-
-    return coefficients
-
-
-class _Forward(NamedTuple):
-    """y = f((x - mean) * rstd * weight + bias [+ other])."""
-
-    x: int  # address
-    y: int  # address
-    other: int  # address, or 0
-    by: _Channels
-    channels: int
-    pixels: int  # of a plane
-    parameter: int  # bits: of the activation f
-
-
-_forward_of = reader(_Forward)
+    return running
 
 
 @functools.cache
 def _forward_task(kind, itemsize, adds):
-    coefficients = _coefficients(itemsize)
+    """y = f((x - mean) * scale + shift), with ``adds`` f((x - mean) * scale + shift + other)."""
 
     @task
     def forward(index, thread, params):
-        p = _forward_of(params)
+        p = forward_of(params)
         x, y, other = pointer(p.x, itemsize), pointer(p.y, itemsize), pointer(p.other, itemsize)
-        parameter = from_bits(p.parameter)
-        mean, scale, shift = coefficients(p.by, index % p.channels)
+        c, parameter = index % p.channels, from_bits(p.parameter)
+        mean, shift = pointer(p.mean, itemsize)[c], pointer(p.bias, itemsize)[c]
+        scale = pointer(p.rstd, itemsize)[c] * pointer(p.weight, itemsize)[c]
         for i in range(index * p.pixels * 16, (index + 1) * p.pixels * 16, 16):
             value = v.fma(v.load(x, i) - mean, scale, shift)
             if adds:
@@ -207,39 +182,24 @@ def _forward_task(kind, itemsize, adds):
 _CHEAP = (IDENTITY, RELU, LEAKY_RELU)
 
 
-class _Sums(NamedTuple):
-    """Of each plane: the sums of g and of g * (x - mean), with g = dy * f'(normalised x)."""
-
-    x: int  # address
-    dy: int  # address
-    g: int  # address where g is kept, unless it is cheap
-    planes: int  # address of float64 pairs
-    by: _Channels
-    image: _Image
-    parameter: int  # bits: of the activation f
-
-
-_sums_of = reader(_Sums)
-
-
 @functools.cache
 def _sums_task(kind, itemsize):
-    keep, coefficients = kind not in _CHEAP, _coefficients(itemsize)
+    """Of g = dy * f'(normalised x): per plane the sums of g and of g * (x - mean); g itself unless cheap."""
+    keep = kind not in _CHEAP
 
     @task
     def sums(index, thread, params):
-        p = _sums_of(params)
-        x, dy, out, planes = (
-            pointer(p.x, itemsize), pointer(p.dy, itemsize), pointer(p.g, itemsize), pointer(p.planes, 8),
-        )  # fmt: skip
-        height, width, parameter = p.image.height, p.image.width, from_bits(p.parameter)
-        mean, scale, shift = coefficients(p.by, index % p.image.channels)
-        first = index * height * width * 16
+        p = backward_of(params)
+        x, dy, out = pointer(p.x, itemsize), pointer(p.dy, itemsize), pointer(p.dx, itemsize)
+        c, partial, parameter = index % p.channels, pointer(p.planes, 8), from_bits(p.parameter)
+        mean, shift = pointer(p.mean, itemsize)[c], pointer(p.bias, itemsize)[c]
+        scale = pointer(p.rstd, itemsize)[c] * pointer(p.weight, itemsize)[c]
+        first = index * p.height * p.width * 16
         of_g, of_product = v.zeros(x), v.zeros(x)
-        for r in range(height):
+        for r in range(p.height):
             row_g, row_product = v.zeros(x), v.zeros(x)
-            for q in range(width):
-                i = first + (r * width + q) * 16
+            for q in range(p.width):
+                i = first + (r * p.width + q) * 16
                 centred = v.load(x, i) - mean
                 g = pull_back(kind, v.load(dy, i), v.fma(centred, scale, shift), parameter)
                 if keep:
@@ -248,89 +208,52 @@ def _sums_task(kind, itemsize):
                 row_product = v.fma(g, centred, row_product)
             of_g = of_g + row_g
             of_product = of_product + row_product
-        planes[2 * index] = v.total(of_g)
-        planes[2 * index + 1] = v.total(of_product)
+        partial[2 * index] = v.total(of_g)
+        partial[2 * index + 1] = v.total(of_product)
 
     return sums
 
 
-class _Gradients(NamedTuple):
-    """From planes to the gradients of weight and bias, and to what dx is made of."""
-
-    planes: int  # address of float64 pairs: the sums of g and of g * (x - mean)
-    dweight: int  # address
-    dbias: int  # address
-    slope: int  # address of the result: what (x - mean) is multiplied with in dx
-    constant: int  # address of the result: what is added
-    training: int
-    by: _Channels
-    image: _Image
-
-
-_gradients_of = reader(_Gradients)
-
-
 @functools.cache
-def _gradients_task(itemsize):
-    """The sums of one channel, with c = x - mean and M values:
-
-        dweight += rstd sum(g c)                     dbias   += sum(g)
-        slope    = -scale rstd^2 sum(g c) / M        constant = -scale sum(g) / M       in training, else 0
-    """
-    coefficients, real = _coefficients(itemsize), np.float32 if itemsize == 4 else np.float64
+def _combine_gradients_task(itemsize):
+    """dweight += rstd * sum of g * (x - mean), dbias += sum of g; slope and constant. Sums in float64."""
+    real = np.float32 if itemsize == 4 else np.float64
 
     @task
-    def gradients(index, thread, params):
-        p = _gradients_of(params)
-        planes, channels = pointer(p.planes, 8), p.image.channels
-        sum_g, sum_product = 0.0, 0.0
-        for block in range((p.image.images + 15) // 16):
-            sum_g += planes[2 * (block * channels + index)]
-            sum_product += planes[2 * (block * channels + index) + 1]
-        _, scale, _ = coefficients(p.by, index)
-        rstd = float(pointer(p.by.rstd, itemsize)[index])
-        # rounded first: two passes are to add exactly twice as much
-        pointer(p.dweight, itemsize)[index] += real(sum_product * rstd)
-        pointer(p.dbias, itemsize)[index] += real(sum_g)
-        values = p.image.images * p.image.height * p.image.width
-        slope, constant = pointer(p.slope, itemsize), pointer(p.constant, itemsize)
-        slope[index] = -scale * sum_product / values * rstd * rstd if p.training else 0.0
-        constant[index] = -scale * sum_g / values if p.training else 0.0
+    def combine(c, thread, params):
+        p = backward_of(params)
+        planes, of_g, of_product = pointer(p.planes, 8), 0.0, 0.0
+        for block in range((p.images + 15) // 16):
+            of_g += planes[2 * (block * p.channels + c)]
+            of_product += planes[2 * (block * p.channels + c) + 1]
+        rstd = pointer(p.rstd, itemsize)[c]
+        share = 0.0
+        if p.training:
+            share = float(rstd * pointer(p.weight, itemsize)[c]) / (p.images * p.height * p.width)
+        pointer(p.slope, itemsize)[c] = real(-share * of_product * (float(rstd) * float(rstd)))
+        pointer(p.constant, itemsize)[c] = real(-share * of_g)
+        if p.dweight != 0:
+            pointer(p.dweight, itemsize)[c] += real(of_product * float(rstd))
+        if p.dbias != 0:
+            pointer(p.dbias, itemsize)[c] += real(of_g)
 
-    return gradients
-
-
-class _InputGradient(NamedTuple):
-    """dx = g * scale + (x - mean) * slope + constant, zero in lanes past the batch."""
-
-    x: int  # address
-    dy: int  # address; of g where that was kept
-    dx: int  # address
-    slope: int  # address of one number a channel
-    constant: int  # address of one number a channel
-    by: _Channels
-    images: int
-    channels: int
-    pixels: int  # of a plane
-    parameter: int  # bits: of the activation f
-
-
-_input_gradient_of = reader(_InputGradient)
+    return combine
 
 
 @functools.cache
-def _input_gradient_task(kind, itemsize):
-    coefficients = _coefficients(itemsize)
+def _gradient_task(kind, itemsize):
+    """dx = g * scale + (x - mean) * slope + constant, zero in lanes past the batch; g = dy * f' as above."""
 
     @task
     def gradient(index, thread, params):
-        p = _input_gradient_of(params)
+        p = backward_of(params)
         x, dy, dx = pointer(p.x, itemsize), pointer(p.dy, itemsize), pointer(p.dx, itemsize)
-        parameter, c = from_bits(p.parameter), index % p.channels
-        mean, scale, shift = coefficients(p.by, c)
+        c, pixels, parameter = index % p.channels, p.height * p.width, from_bits(p.parameter)
+        mean, shift = pointer(p.mean, itemsize)[c], pointer(p.bias, itemsize)[c]
+        scale = pointer(p.rstd, itemsize)[c] * pointer(p.weight, itemsize)[c]
         slope, constant = pointer(p.slope, itemsize)[c], pointer(p.constant, itemsize)[c]
         valid = v.first_lanes(p.images - index // p.channels * 16)
-        for i in range(index * p.pixels * 16, (index + 1) * p.pixels * 16, 16):
+        for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
             centred = v.load(x, i) - mean
             g = pull_back(kind, v.load(dy, i), v.fma(centred, scale, shift), parameter)
             value = v.fma(g, scale, v.fma(centred, slope, constant))
@@ -340,45 +263,46 @@ def _input_gradient_task(kind, itemsize):
 
 
 def batch_norm_train(x, running_mean, running_var, momentum, eps):
-    """Return (mean, rstd) of each channel of ``x``; move the running statistics towards this batch's.
+    """Return (mean, rstd) of each channel of this batch; move the running statistics towards it, in place.
 
-    Twin of ``cnn.reference.batch_norm_train``; the running statistics have the dtype of ``x``.
+        mean = sum of x / M,    var = sum of (x - mean)^2 / M,    rstd = 1 / sqrt(var + eps)
+        running_mean = (1 - momentum) * running_mean + momentum * mean
+        running_var  = (1 - momentum) * running_var  + momentum * var * M / (M - 1)
+
+    M = N*H*W values a channel, at least 2. The running statistics are contiguous, in the dtype of x.
     """
     x = blocked.as_blocked(x)
+    for running in (running_mean, running_var):  # written by address
+        if running.dtype != x.dtype or not running.flags.c_contiguous:
+            raise ValueError(f"running statistics: expected contiguous {x.dtype}, found {running.dtype}")
     blocks, channels, height, width, _ = x.buffer.shape
-    image, size = _Image(x.shape[0], channels, height, width), x.dtype.itemsize
-    planes = scratch((blocks, channels, 2), np.float64)
-    record = _Statistics(x.address, address(planes), image)
-    launch(_statistics_task(size), blocks * channels, Table(record).array)
+    size, planes = x.dtype.itemsize, scratch((blocks, channels, 2), np.float64)
     mean, rstd = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
-    results = address(mean), address(rstd), address(running_mean), address(running_var)
-    record = _Combine(address(planes), *results, bits(momentum), bits(eps), image)
-    launch(_combine_task(size), channels, Table(record).array)
+    sizes = x.shape[0], channels, height, width
+    results = map(address, (mean, rstd, running_mean, running_var))
+    values = table(Statistics(x.address, address(planes), *sizes, *results, bits(momentum), bits(eps)))
+    launch(_statistics_task(size), blocks * channels, values)
+    launch(_combine_task(size), channels, values)
     return mean, rstd
 
 
 def batch_norm_eval(running_mean, running_var, eps):
-    """Return (mean, rstd) of the running statistics: copies, which a later training does not change."""
+    """Return (mean, rstd) of the running statistics, rstd = 1 / sqrt(running_var + eps); both are copies."""
     channels, dtype = len(running_mean), running_mean.dtype
     mean, rstd = scratch((channels,), dtype), scratch((channels,), dtype)
-    ends = address(running_mean), address(running_var), address(mean), address(rstd)
-    launch(_evaluate_task(dtype.itemsize), 1, Table(_Evaluate(*ends, channels, bits(eps))).array)
+    running = (parameter(values, dtype) for values in (running_mean, running_var))
+    results = map(address, (mean, rstd, *running))
+    values = table(Statistics(0, 0, 0, channels, 0, 0, *results, 0, bits(eps)))
+    launch(_running_task(dtype.itemsize), 1, values)
     return mean, rstd
 
 
-def _vector(values, like, otherwise=0):
-    """Return one number a channel as a contiguous array of x's dtype; ``otherwise`` of them for None."""
-    if values is None:
-        values = scratch((like.shape[1],), like.dtype)
-        if otherwise:
-            values[...] = otherwise
-    return np.ascontiguousarray(values, like.dtype)
-
-
-def _channels(mean, rstd, weight, bias, x):
-    """Return (_Channels, the arrays whose addresses it holds)."""
-    kept = _vector(mean, x), _vector(rstd, x), _vector(weight, x, 1), _vector(bias, x)
-    return _Channels(*map(address, kept)), kept
+def _channel_parameters(x, mean, rstd, weight, bias):
+    """These arrays as tasks read them; weight None is 1 and bias None is 0."""
+    channels, dtype = x.shape[1], x.dtype
+    weight = filled((channels,), dtype, 1) if weight is None else weight
+    bias = filled((channels,), dtype, 0) if bias is None else bias
+    return [parameter(values, dtype) for values in (mean, rstd, weight, bias)]
 
 
 def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0, other=None):
@@ -389,13 +313,12 @@ def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0
     x = blocked.as_blocked(x)
     y = blocked.empty(x.shape, x.dtype)
     blocks, channels, height, width, _ = x.buffer.shape
+    arrays = _channel_parameters(x, mean, rstd, weight, bias)
     if other is not None:
         other = blocked.as_blocked(other, x.dtype)
-    by, kept = _channels(mean, rstd, weight, bias, x)  # kept: until the launch is made
     ends = x.address, y.address, 0 if other is None else other.address
-    record = _Forward(*ends, by, channels, height * width, bits(parameter))
-    launch(_forward_task(kind, x.dtype.itemsize, other is not None), blocks * channels, Table(record).array)
-    del kept
+    values = table(Forward(*ends, *map(address, arrays), channels, height * width, bits(parameter)))
+    launch(_forward_task(kind, x.dtype.itemsize, other is not None), blocks * channels, values)
     return y
 
 
@@ -417,23 +340,20 @@ def batch_norm_backward(
     dy = blocked.as_blocked(dy, x.dtype)
     dx = dy if over else blocked.empty(x.shape, x.dtype)
     blocks, channels, height, width, _ = x.buffer.shape
-    image, size = _Image(x.shape[0], channels, height, width), x.dtype.itemsize
-    by, kept = _channels(mean, rstd, weight, bias, x)
-    planes = scratch((blocks, channels, 2), np.float64)
-    # where g is kept, it goes to where dx will stand, and is read from there
-    ends = x.address, dy.address, dx.address, address(planes)
-    launch(_sums_task(kind, size), blocks * channels, Table(_Sums(*ends, by, image, bits(parameter))).array)
-    totals = _vector(dweight, x), _vector(dbias, x)
+    size, planes = x.dtype.itemsize, scratch((blocks, channels, 2), np.float64)
+    arrays = _channel_parameters(x, mean, rstd, weight, bias)
     slope, constant = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
-    ends = address(planes), *map(address, totals), address(slope), address(constant)
-    launch(_gradients_task(size), channels, Table(_Gradients(*ends, bool(training), by, image)).array)
-    g, kind = (dy, kind) if kind in _CHEAP else (dx, IDENTITY)
-    ends = x.address, g.address, dx.address, address(slope), address(constant)
-    sizes = x.shape[0], channels, height * width
-    record = _InputGradient(*ends, by, *sizes, bits(parameter))
-    launch(_input_gradient_task(kind, size), blocks * channels, Table(record).array)
-    for total, target in zip(totals, (dweight, dbias), strict=True):
-        if target is not None and total is not target:  # it had another dtype or was not contiguous
-            target[...] = total
-    del kept
+    sizes = x.shape[0], channels, height, width
+    with sums_for(dweight, x.dtype) as of_weight, sums_for(dbias, x.dtype) as of_bias:
+        sums = (0 if total is None else address(total) for total in (of_weight, of_bias))
+        ends = x.address, dy.address, dx.address, *map(address, arrays), *sums
+        coefficients = map(address, (planes, slope, constant))
+        values = Table(Backward(*ends, *coefficients, *sizes, training, bits(parameter)))
+        # where g is kept, it goes to where dx will stand, and is read from there
+        launch(_sums_task(kind, size), blocks * channels, values.array)
+        launch(_combine_gradients_task(size), channels, values.array)
+    if kind not in _CHEAP:
+        values.set(dy=dx.address)
+        kind = IDENTITY
+    launch(_gradient_task(kind, size), blocks * channels, values.array)
     return dx
