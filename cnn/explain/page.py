@@ -31,6 +31,8 @@ SCRIPTS = (
     "terms.js",
     "maps.js",
     "live.js",
+    "anim_conv.js",
+    "view_derivation.js",
     "view_rows.js",
     "view_sum.js",
     "view_inspector.js",
@@ -48,8 +50,8 @@ SCRIPTS = (
     "view_history.js",
     "main.js",
 )
-STYLES = ("page.css", "inspector.css", "lesson.css")
-TEXTS = ("", "tour.", "live.")  # files of the texts: i18n/en.json, i18n/tour.en.json …
+STYLES = ("page.css", "inspector.css", "lesson.css", "derivation.css")
+TEXTS = ("", "tour.", "live.", "lesson.")  # files of the texts: i18n/en.json, i18n/tour.en.json …
 LANGUAGES = ("en", "zh")
 
 
@@ -127,9 +129,7 @@ def check_size(page: str, limit_mb: float, nodes) -> None:
 def texts(language: str) -> dict[str, str]:
     """Return the texts of the page in "en" or "zh"."""
     return {
-        key: text
-        for name in TEXTS
-        for key, text in json.loads(_asset(f"i18n/{name}{language}.json")).items()
+        key: text for name in TEXTS for key, text in json.loads(_asset(f"i18n/{name}{language}.json")).items()
     }
 
 
