@@ -116,7 +116,9 @@ def test_every_cell_of_every_image_equals_its_sum(reader):
                 assert computed == pytest.approx(stored, rel=1e-4, abs=3e-6 * scale), (n, node.name, name)
 
 
-@pytest.mark.parametrize("place", ["1/dweight/1,0,2,0", "1/dbias/2", "2/dweight/1", "10/dweight/3,4", "11/dweight/3"])
+@pytest.mark.parametrize(
+    "place", ["1/dweight/1,0,2,0", "1/dbias/2", "2/dweight/1", "10/dweight/3,4", "11/dweight/3"]
+)
 def test_a_weight_s_gradient_is_the_mean_of_the_images_own(reader, place):
     node = int(place.split("/")[0])
     assert "dweight" in str(reader.page.evaluate(f"Object.keys(nodes[{node}].tensors)"))
