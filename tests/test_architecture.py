@@ -16,6 +16,8 @@ FLOORS = {
     "files": 1,
     "pixels": 0,
     "geometry": 1,
+    "registry": 1,
+    "metrics": 0,
     "reference": 1,
     "backend": 3,
     "layers": 4,

@@ -6,13 +6,14 @@ import math
 import numpy as np
 from numba import carray
 
-from cnn.data.augmentation import Augmentation, Mode, check_mode
+from cnn.data.augmentation import AUGMENTATIONS, Augmentation, Mode, check_mode
 from cnn.data.pixels import place
 from cnn.errors import ConfigError
 from cnn.fast.machine.jit import jit, launch, table, task
 from cnn.fast.machine.tables import integers, pointer
 
 
+@AUGMENTATIONS.register
 class RandomAffine(Augmentation):
     """Rotates, shears, scales and shifts each image about its centre; drawn anew for every image.
 

@@ -2,9 +2,10 @@
 
 from cnn.backend import operations
 from cnn.errors import ConfigError
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 
 
+@LAYERS.register
 class ReLU(Layer):
     """Lets positive values pass.
 
@@ -36,6 +37,7 @@ class ReLU(Layer):
         return ops.relu_backward(dy, x)
 
 
+@LAYERS.register
 class LeakyReLU(Layer):
     """Lets positive values pass and a fraction of the negative ones.
 
@@ -76,6 +78,7 @@ class LeakyReLU(Layer):
         return f"{self.negative_slope:g}"
 
 
+@LAYERS.register
 class Sigmoid(Layer):
     """Squeezes values into (0, 1).
 
@@ -98,6 +101,7 @@ class Sigmoid(Layer):
         return ops.sigmoid_backward(dy, y)
 
 
+@LAYERS.register
 class Tanh(Layer):
     """Squeezes values into (-1, 1).
 
@@ -123,6 +127,7 @@ class Tanh(Layer):
         return ops.tanh_backward(dy, y)
 
 
+@LAYERS.register
 class SiLU(Layer):
     """A smooth ReLU (also called swish): the value times its sigmoid.
 
@@ -153,6 +158,7 @@ class SiLU(Layer):
         return ops.silu_backward(dy, x)
 
 
+@LAYERS.register
 class GELU(Layer):
     """A smooth ReLU: the value times the probability that a normal variable lies below it.
 
@@ -194,6 +200,7 @@ class GELU(Layer):
         return "gelu_tanh" if self.approximate == "tanh" else "gelu", 0.0
 
 
+@LAYERS.register
 class Softmax(Layer):
     """Turns scores into probabilities over the channels (axis 1).
 

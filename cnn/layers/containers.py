@@ -2,7 +2,7 @@
 
 from cnn.backend import current_backend, operations
 from cnn.errors import ConfigError, ShapeError
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 
 
 class _Container(Layer):
@@ -14,6 +14,7 @@ class _Container(Layer):
         return [p for _, layer in self.children() for p in layer.parameters()]
 
 
+@LAYERS.register
 class Sequential(_Container):
     """Applies layers one after the other.
 
@@ -93,6 +94,7 @@ class Sequential(_Container):
         return ", ".join(map(repr, self.layers))
 
 
+@LAYERS.register
 class Residual(_Container):
     """Adds a detour to a shortcut.
 
@@ -149,6 +151,7 @@ class Residual(_Container):
         return f"body=[{self.body._describe()}], shortcut=[{self.shortcut._describe()}]"
 
 
+@LAYERS.register
 class Concat(_Container):
     """Runs branches side by side and joins their channels.
 

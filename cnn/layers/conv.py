@@ -6,10 +6,11 @@ from cnn import geometry
 from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
 from cnn.layers.initializers import check_whitening, initialize
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 from cnn.layers.parameter import Parameter
 
 
+@LAYERS.register
 class Conv2d(Layer):
     """Slides learned filters over an image.
 
@@ -156,6 +157,7 @@ class Conv2d(Layer):
         )
 
 
+@LAYERS.register
 class ConvTranspose2d(Layer):
     """The adjoint of Conv2d as a layer of its own: it spreads each input pixel over a window of the output.
 

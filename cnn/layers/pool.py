@@ -3,7 +3,7 @@
 from cnn import geometry
 from cnn.backend import operations
 from cnn.errors import ConfigError
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 
 
 class _Pool2d(Layer):
@@ -33,6 +33,7 @@ class _Pool2d(Layer):
         return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
+@LAYERS.register
 class MaxPool2d(_Pool2d):
     """Keeps the largest value of each window.
 
@@ -83,6 +84,7 @@ class MaxPool2d(_Pool2d):
         return ops.max_pool2d_backward(dy, argmax, shape, self.kernel_size, self.stride, self.padding)
 
 
+@LAYERS.register
 class AvgPool2d(_Pool2d):
     """Takes the mean of each window.
 
@@ -137,6 +139,7 @@ class AvgPool2d(_Pool2d):
         return ops.avg_pool2d_backward(dy, shape, *self._window())
 
 
+@LAYERS.register
 class GlobalAvgPool2d(Layer):
     """Takes the mean of each plane and drops the plane: (N, C, H, W) becomes (N, C).
 
@@ -166,6 +169,7 @@ class GlobalAvgPool2d(Layer):
         return ops.global_avg_pool_backward(dy, shape)
 
 
+@LAYERS.register
 class GlobalMaxPool2d(Layer):
     """Keeps the largest value of each plane and drops the plane: (N, C, H, W) becomes (N, C).
 
