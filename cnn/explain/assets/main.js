@@ -18,6 +18,11 @@ function renderPage() {
   maps.clear();
   document.documentElement.lang = app.language === "zh" ? "zh-CN" : "en";
   byId("skip").textContent = t("skip");
+  byId("skip").onclick = (event) => {
+    event.preventDefault(); // the address says which number is open
+    byId("content").focus();
+    byId("content").scrollIntoView();
+  };
   byId("page").replaceChildren(renderHeader(), h("main", {}, renderTabs(),
     h("div", { id: "content", role: "tabpanel", "aria-labelledby": `tab-${place.view}`, tabindex: -1 })));
   showBanner();
@@ -126,6 +131,13 @@ function start() {
   route();
   addEventListener("hashchange", route);
   addEventListener("keydown", tourKey);
+  let width = innerWidth, waitingFor = null;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    clearTimeout(waitingFor);
+    waitingFor = setTimeout(() => refreshPage(document.activeElement?.id || null), 150);
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) => {
     if (!kept("theme")) setTheme(event.matches ? "dark" : "light", false), renderPage(), reopen();
   });

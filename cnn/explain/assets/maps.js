@@ -72,7 +72,9 @@ class ValueMap {
     this.columns = wrap ? Math.min(columns, Math.max(8, Math.floor(limit / 14))) : columns;
     this.rows = wrap ? Math.ceil(columns / this.columns) : rows;
     const wanted = { 1: 14, 2: 14 }[Math.min(rows, columns)] ?? (columns > 100 ? 3 : columns <= 7 ? 12 : Math.max(3, Math.min(9, Math.floor((tiles <= 3 ? 200 : 112) / columns))));
-    this.size = this.options.cellSize ?? (wrap && columns <= 16 ? 26 : wanted);
+    // Fingers need larger cells, where the map still fits.
+    const finger = matchMedia("(pointer: coarse)").matches ? Math.min(16, Math.floor(limit / columns)) : 0;
+    this.size = this.options.cellSize ?? (wrap && columns <= 16 ? 26 : Math.max(wanted, finger));
     this.arrange(limit);
     // Thousands of kernels: smaller cells, so that the canvas stays within what browsers allow.
     while (this.width * this.height > 6e6 && this.size > 2) {
@@ -293,6 +295,11 @@ function paintWhenSeen(map) {
   waiting.set(map.canvas, map);
   watcher.observe(map.canvas);
 }
+
+// Paper shows all maps, wherever the reader has scrolled.
+addEventListener("beforeprint", () => {
+  for (const map of waiting.values()) map.paint();
+});
 
 // Forgets maps whose canvas has left the page.
 function forgetMaps() {

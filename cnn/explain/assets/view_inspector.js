@@ -22,6 +22,7 @@ function showCell(c) {
       trailAt = trail.length - 1;
     }
   }
+  document.documentElement.dataset.inspecting = "yes"; // before scrolling: it makes room below
   reveal(c);
   const made = explain(c);
   markCells(c, made);
@@ -30,7 +31,6 @@ function showCell(c) {
   panel.scrollTop = 0;
   if (inside || focusWanted) panel.focus({ preventScroll: true });
   focusWanted = false;
-  document.documentElement.dataset.inspecting = "yes";
   announce(`${cellTitle(c)}, ${nodeTitle(c.node)} = ${signed(valueAt(c), 5)}`);
 }
 
@@ -103,8 +103,17 @@ function gotoForm(c) {
     if (found) openCell(found);
     else announce(t("goto.outside", { shape: shapeText(tensor.shape) }));
   };
+  // Neighbours, for fingers: cells of a map are smaller than a fingertip.
+  const beside = (key, axis, by) => {
+    const position = positionOf(c), along = position.length - axis;
+    if (along < 0) return null;
+    position[along] += by;
+    const there = position[along] >= 0 && position[along] < tensor.shape[along];
+    return h("button", { class: "quiet nudge", type: "button", disabled: !there, "aria-label": t(`nudge.${key}`), onclick: () => openCell(cell(c.node, c.tensor, ravel(position, tensor.shape))) }, { left: "←", right: "→", up: "↑", down: "↓" }[key]);
+  };
   return h("form", { class: "goto", onsubmit: submit }, h("label", { for: "goto" }, t("goto.label")), field,
-    h("button", { class: "quiet" }, t("goto.go")), h("span", { class: "range", id: "goto-range" }, t("goto.range", { shape: shapeText(tensor.shape) })));
+    h("button", { class: "quiet" }, t("goto.go")), h("span", { class: "range", id: "goto-range" }, t("goto.range", { shape: shapeText(tensor.shape) })),
+    h("span", { class: "nudges" }, beside("left", 1, -1), beside("right", 1, 1), beside("up", 2, -1), beside("down", 2, 1)));
 }
 
 // A pixel or a weight can be changed here, and everything follows.
@@ -206,10 +215,10 @@ function readersBlock(c) {
       factorSpan({ symbol: `${cellTitle(r)} · ${r.node === lossNode ? "softmax" : r.node.kind}`, value: valueAt(r), cell: r })))));
 }
 
-// The way along the largest terms, worked out when it is asked for.
+// The way along the largest terms, worked out when it is asked for, with the share of each in the sum it is part of.
 function traceBlock(c) {
-  const list = h("ol", {}), fill = () => list.replaceChildren(...trace(c).map((p) =>
-    h("li", {}, h("span", { class: "of" }, nodeTitle(p.node)), h("span", { class: "symbol" }, cellTitle(p)), numberButton(p))));
+  const list = h("ol", {}), fill = () => list.replaceChildren(...trace(c).map(({ cell: p, share }) =>
+    h("li", {}, h("span", { class: "of" }, nodeTitle(p.node), share === null ? null : h("span", { class: "share" }, t("trace.share", { share: number(100 * share, 3) }))), h("span", { class: "symbol" }, cellTitle(p)), numberButton(p))));
   return h("details", { class: "trace", ontoggle: () => list.childElementCount || fill() },
     h("summary", {}, t(c.tensor.startsWith("d") ? "trace.toloss" : "trace.topixel")), h("p", { class: "lead" }, t("trace.lead")), list);
 }

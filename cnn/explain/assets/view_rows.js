@@ -74,10 +74,15 @@ function lossLine() {
   return [line, bars];
 }
 
+// The width that is left for maps in a card: without the panel, the rail, the tag and the margins (see page.css).
+function mapRoom() {
+  const beside = innerWidth > 1080 ? 650 : innerWidth > 640 ? 140 : 40;
+  return Math.max(200, Math.min(760, (byId("content")?.clientWidth ?? 760) - beside));
+}
+
 // A map in a box that scrolls if it must.
 function mapHolder(node, tensor, options = {}) {
-  const room = Math.max(240, Math.min(700, (byId("content")?.clientWidth ?? 700) - (window.innerWidth > 1080 ? 540 : 96)));
-  const map = new ValueMap(node, tensor, { width: room, ...options });
+  const map = new ValueMap(node, tensor, { width: mapRoom(), ...options });
   paintWhenSeen(map);
   return h("div", { class: "mapbox" }, map.canvas);
 }
@@ -132,15 +137,26 @@ function renderDerivation(kind) {
 function reveal(c) {
   const gradient = c.tensor === "dy";
   if (c.node !== lossNode && (gradient || c.tensor === "y") && mainTensor(c.node) !== c.tensor && !opened.has(c.node.id)) {
-    setDirection(gradient ? "backward" : "forward");
+    setDirection(gradient ? "backward" : "forward", c.node);
   } else if (!/^(y|dy|dx\d|p|target)$/.test(c.tensor) && !opened.has(c.node.id)) {
     toggleRow(c.node, true);
   }
-  const row = byId(`row-${c.node.id}`), box = row?.getBoundingClientRect();
-  if (box && (box.bottom < 40 || box.top > innerHeight - 80)) row.scrollIntoView({ block: "nearest" });
+  showOnScreen(c);
 }
 
-function setDirection(direction) {
+// Scrolls so that the cell itself is seen, on narrow screens above the panel that covers the lower part.
+function showOnScreen(c) {
+  const map = (maps.get(`${c.node.id}/${c.tensor}`) ?? []).find((one) => one.canvas.isConnected) ?? null;
+  const target = map?.canvas ?? byId(`row-${c.node.id}`);
+  if (!target) return;
+  const [x, y] = map ? map.place(c.index) : [0, 0], holder = target.parentElement;
+  if (map && holder.scrollHeight > holder.clientHeight) holder.scrollTop = Math.max(0, y - holder.clientHeight / 2);
+  if (map && holder.scrollWidth > holder.clientWidth) holder.scrollLeft = Math.max(0, x - holder.clientWidth / 2);
+  const box = target.getBoundingClientRect(), at = box.top + y, covered = innerWidth <= 1080, bottom = covered ? innerHeight * 0.36 : innerHeight - 60;
+  if (at < 12 || at + (map?.size ?? 0) > bottom) scrollBy({ top: at - (covered ? bottom * 0.55 : innerHeight * 0.35), behavior: "instant" });
+}
+
+function setDirection(direction, wanted = null) {
   if (app.direction === direction) return;
   app.direction = direction;
   for (const side of ["forward", "backward"]) byId(side)?.setAttribute("aria-pressed", String(side === direction));
@@ -148,7 +164,7 @@ function setDirection(direction) {
   // What is on screen turns at once, the rest as soon as the page is idle.
   const onScreen = (node) => {
     const box = byId(`row-${node.id}`)?.getBoundingClientRect();
-    return box && box.bottom > -200 && box.top < innerHeight + 200;
+    return node === wanted || (box && box.bottom > -200 && box.top < innerHeight + 200);
   };
   const near = nodes.filter(onScreen), far = nodes.filter((node) => !near.includes(node));
   refreshRows(near);

@@ -6,8 +6,7 @@ const training = {
 };
 const mostWork = 6e7; // multiplications of one image above which training here would be slow
 
-const workOf = (node) => (node.parameters.length && node.stored.weight ? (sizeOf(node.stored.weight.shape) / (node.kind === "ConvTranspose2d" ? 1 : 1)) * (/Conv2d/.test(node.kind) ? sizeOf(node.shape.slice(1)) : 1) : 0);
-const canTrain = () => samples && trainable.length && nodes.reduce((sum, node) => sum + workOf(node), 0) < mostWork;
+const canTrain = () => samples && trainable.length && networkWork < mostWork;
 
 function renderTrain() {
   training.watch ??= trainable.length ? trainedCellOf(trainable[0]) : null;
