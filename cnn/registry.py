@@ -99,7 +99,9 @@ def _allows(annotation, value):
         return any(_allows(part, value) for part in parts)
     if origin in (list, tuple):
         each = parts if origin is tuple and Ellipsis not in parts else None
-        if not isinstance(value, (list, tuple)) or (each and len(each) != len(value)):
+        if isinstance(value, (str, dict)) or not hasattr(value, "__len__"):  # arrays are lists as well
+            return False
+        if each and len(each) != len(value):
             return False
         each = each or parts[:1] * len(value)
         return all(_allows(part, item) for part, item in zip(each, value, strict=True))
