@@ -165,10 +165,10 @@ class ConvReLUPool(_ConvStep):
         layer, window = self.first, self.layers[2]
         x = layer._receive(x)
         arguments = x, layer.weight.data, layer.bias.data if layer.bias else None, *layer._geometry()
-        done = conv.conv2d_relu_pool_forward(*arguments) if pool.is_2x2(*_window(window)) else None
+        done = conv.conv2d_relu_pool_forward(*arguments) if _is_2x2(window) else None
         if done is None:
             sums = conv.conv2d_forward(*arguments)
-            done = *pool.max_pool2d_forward(sums, *_window(window), relu=True), sums.shape
+            done = *pool.max_pool2d_forward(sums, *_window(window), window.ceil_mode, relu=True), sums.shape
         y, argmax, shape = done
         self._cache = x, argmax, shape
         return y
@@ -177,7 +177,7 @@ class ConvReLUPool(_ConvStep):
         """Whether neither the convolution's output nor its gradient is stored, if nobody asks for dx."""
         layer = self.first
         dtype = np.dtype(f"f{itemsize}")
-        return pool.is_2x2(*_window(self.layers[2])) and conv.pools_within(
+        return _is_2x2(self.layers[2]) and conv.pools_within(
             dtype, layer.weight.shape, layer.output_shape[1:], *layer._geometry()
         )
 
@@ -188,7 +188,7 @@ class ConvReLUPool(_ConvStep):
     def backward_parameters(self, dy):
         layer, (x, argmax, shape) = self.first, self._cache
         arguments = dy, argmax, x, layer.weight.grad, shape, *layer._geometry()
-        two = layer.weight.trainable and pool.is_2x2(*_window(self.layers[2]))
+        two = layer.weight.trainable and _is_2x2(self.layers[2])
         if two and conv.conv2d_relu_pool_backward_weight(*arguments):
             self._bias_gradient(dy, None)
         else:
@@ -201,7 +201,12 @@ class ConvReLUPool(_ConvStep):
 
 
 def _window(layer):
-    return layer.kernel_size, layer.stride, layer.padding
+    return layer.kernel_size, layer.stride, layer.padding, layer.dilation
+
+
+def _is_2x2(layer):
+    """Whether windows are 2x2, side by side, and none reaches beyond the plane."""
+    return pool.is_2x2(*_window(layer)) and not layer.ceil_mode
 
 
 KINDS = {

@@ -295,7 +295,8 @@ class _Single(_Step):
 def _pool(layer, x):
     largest = type(layer) is MaxPool2d
     include = largest or layer.count_include_pad
-    return few.pool(x, largest, layer.kernel_size, layer.stride, layer.padding, include)
+    window = layer.kernel_size, layer.stride, layer.padding
+    return few.pool(x, largest, *window, include, layer.dilation, layer.ceil_mode)
 
 
 _FEW = {

@@ -1,16 +1,19 @@
 """Every layer and loss, one family a file."""
 # ruff: noqa: F401 -- the layers' names in __all__ come from the registry
 
-from cnn.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from cnn.layers.activation import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from cnn.layers.containers import Concat, Residual, Sequential
 from cnn.layers.conv import Conv2d, ConvTranspose2d
 from cnn.layers.dropout import Dropout
+from cnn.layers.group_norm import GroupNorm, LayerNorm
 from cnn.layers.layer import LAYERS, Layer
 from cnn.layers.linear import Linear
 from cnn.layers.loss import LOSSES, CrossEntropy, SoftmaxCrossEntropy
 from cnn.layers.norm import BatchNorm1d, BatchNorm2d
 from cnn.layers.parameter import FlatBuffer, Parameter, flatten
 from cnn.layers.pool import AvgPool2d, GlobalAvgPool2d, GlobalMaxPool2d, MaxPool2d
+from cnn.layers.prelu import PReLU
+from cnn.layers.resize import Upsample, ZeroPad2d
 from cnn.layers.shape import Flatten, Scale
 
 __all__ = [
