@@ -29,6 +29,7 @@ SCRIPTS = (
     "dom.js",
     "engine.js",
     "terms.js",
+    "values_only.js",
     "maps.js",
     "live.js",
     "view_rows.js",
@@ -66,7 +67,7 @@ def build_page(nodes, title: str, classes, about: dict, samples=None) -> str:
     samples : (images (n, C, H, W) uint8, labels) to train on in the page, or None.
     """
     specs, blob = _pack(nodes)
-    kinds = dict.fromkeys(node.kind for node in nodes if node.kind != "Input")
+    kinds = dict.fromkeys(node.kind for node in nodes if node.kind != "Input" and not node.values_only)
     manifest = {
         "title": title,
         "classes": [str(name) for name in classes],
@@ -175,6 +176,7 @@ def _pack(nodes):
                 "stored": stored,
                 "parameters": node.parameters,
                 "buffers": node.buffers,
+                "values_only": node.values_only,
             }
         )
     return specs, bytes(blob)

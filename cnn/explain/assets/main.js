@@ -30,7 +30,7 @@ function renderPage() {
 }
 
 function renderTabs() {
-  const shownViews = Object.keys(views).filter((view) => view !== "train" || samples || nodes[0].shape.length === 3);
+  const shownViews = Object.keys(views).filter((view) => (view !== "train" || samples || nodes[0].shape.length === 3) && (!fixedPage || ["network", "loss"].includes(view)));
   return tabList(t("tabs.label"), shownViews, place.view, (view) => (location.hash = view === "tour" ? "#tour=" + stations()[tour.at].id : `#/${view}`), (view) => t(`tab.${view}`));
 }
 
@@ -45,8 +45,9 @@ function showView() {
 
 // #/network, #/network/3/y/0,4,6, #/loss, #/train, #/experiments, #/pictures; #tour=softmax
 function viewOf(hash) {
-  if (hash.startsWith("#tour")) return "tour";
   const view = hash.split("/")[1];
+  if (fixedPage) return view === "loss" ? view : "network";
+  if (hash.startsWith("#tour")) return "tour";
   return Object.hasOwn(views, view ?? "") ? view : "network";
 }
 

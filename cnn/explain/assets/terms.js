@@ -315,7 +315,7 @@ function explain(c) {
     return { ...rules[to.kind].dx(to, index, slot), owner: to };
   }
   if (tensor.startsWith("dx")) return { ...rules[node.kind].dx(node, index, Number(tensor[2])), owner: node };
-  if (tensor === "dweight" || tensor === "dbias") return { ...rules[node.kind][tensor.slice(1)](node, index), owner: node };
+  if (node.parameters.includes(tensor.slice(1)) && tensor.startsWith("d")) return { ...rules[node.kind][tensor.slice(1)](node, index), owner: node };
   if (tensor === "p") return { ...rules.Loss.p(node, index), owner: node };
   if (tensor === "y" && node.kind !== "Input") return { ...rules[node.kind].y(node, index), owner: node };
   if (tensor === "y") {
