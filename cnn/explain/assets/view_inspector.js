@@ -157,7 +157,7 @@ function equationOf(made) {
   const steps = made.equation ? manifest.derivations[made.owner.kind] : null;
   const step = steps?.find((s) => s.id === made.equation);
   if (!step) return null;
-  return h("div", { class: "equation" }, h("p", { class: "eyebrow" }, t(`equation.${made.equation}`, { layer: nodeTitle(made.owner) })), mathElement(step.math));
+  return h("div", { class: "equation" }, h("p", { class: "eyebrow" }, t(`equation.${made.equation}`, { layer: nodeTitle(made.owner) })), mathElement(formulaOf(step, made.owner)));
 }
 
 function factorSpan(f) {

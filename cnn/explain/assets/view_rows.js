@@ -115,23 +115,7 @@ function renderDetails(node) {
   return h("div", { class: "details", id: `details-${node.id}` },
     h("div", { class: "mapline" }, h("span", { class: "tag" }, t("histogram.tag")), h("div", {}, histogram(node.tensors[mainTensor(node)].data, tensorTitle(node, mainTensor(node))))),
     names.map((name) => mapFigure(node, name, true)),
-    manifest.derivations[node.kind] ? renderDerivation(node.kind) : null,
-  );
-}
-
-// MathML comes from the page's own manifest, built from our own formulas.
-function mathElement(markup) {
-  const holder = h("div", { class: "math", tabindex: 0, role: "group", "aria-label": t("derivation.formula") });
-  holder.innerHTML = markup;
-  return holder;
-}
-
-function renderDerivation(kind) {
-  return h("div", { class: "derivation" },
-    h("h4", {}, t("derivation.title")),
-    h("ol", { class: "steps" }, manifest.derivations[kind].map((step) => h("li", {}, h("p", {}, step[app.language]), mathElement(step.math)))),
-    h("h4", {}, t("derivation.reference")),
-    manifest.sources[kind].map((s) => h("figure", { class: "code" }, h("figcaption", {}, s.name), h("pre", { tabindex: 0 }, h("code", {}, s.source)))),
+    manifest.derivations[node.kind] ? renderDerivation(node) : null,
   );
 }
 
