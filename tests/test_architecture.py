@@ -18,6 +18,7 @@ FLOORS = {
     "geometry": 1,
     "registry": 1,
     "metrics": 0,
+    "trace": 1,
     "reference": 1,
     "backend": 3,
     "layers": 4,
