@@ -19,9 +19,9 @@ from cnn.optimizers import SGD
 class Swirl(Layer):
     """A wave with a learned frequency for each channel, added to the input.
 
-        y[n,c,...] = x + amount * sin(w[c] * x)
-        dx = dy * (1 + amount * w[c] * cos(w[c] * x))
-        dw[c] += sum of dy * amount * x * cos(w[c] * x) over n, i, j
+    y[n,c,...] = x + amount * sin(w[c] * x)
+    dx = dy * (1 + amount * w[c] * cos(w[c] * x))
+    dw[c] += sum of dy * amount * x * cos(w[c] * x) over n, i, j
     """
 
     needs_build = True
@@ -160,7 +160,8 @@ def test_every_command_takes_it(trained, command, expected, capsys):
 
 
 def test_a_run_with_it_is_resumed(trained, capsys):
-    code, _, error = tiny.run(capsys, "train", trained[0], "--run", trained[1], "--resume", "--set", "train.epochs=3")
+    config, run = trained
+    code, _, error = tiny.run(capsys, "train", config, "--run", run, "--resume", "--set", "train.epochs=3")
     assert code == 0, error
 
 

@@ -4,18 +4,18 @@
 const fixedPage = nodes.some((node) => node.values_only);
 
 function standIn(node) {
-  const stored = (name) => Float64Array.from(node.tensors[name].data);
+  const stored = (own, name) => batchOf(own, name).map((data) => Float64Array.from(data));
+  const gradients = (own) => Object.fromEntries(own.parameters.map((name) => [name, Float64Array.from(own.tensors["d" + name].data)]));
   layerKinds[node.kind] = {
     forward: (own) => Float64Array.from(own.tensors.y.data),
-    backward: (own) => ({
-      dx: own.inputs.map((_, slot) => Float64Array.from(own.tensors["dx" + slot].data)),
-      grads: Object.fromEntries(own.parameters.map((name) => [name, Float64Array.from(own.tensors["d" + name].data)])),
-    }),
+    backward: (own) => ({ dx: [Float64Array.from(own.tensors.dx0.data)], grads: gradients(own) }),
+    forwardBatch: (own) => ({ ys: stored(own, "y"), statistics: {} }),
+    backwardBatch: (own) => ({ dxs: stored(own, "dx0"), grads: gradients(own) }),
   };
   const shown = (own, tensor, index) => ({ ...given("note.valuesonly"), total: own.tensors[tensor].data[index] });
   rules[node.kind] = {
     y: (own, index) => shown(own, "y", index),
-    dx: (own, index, slot = 0) => shown(own, "dx" + slot, index),
+    dx: (own, index) => shown(own, "dx0", index),
     ...Object.fromEntries(node.parameters.map((name) => [name, (own, index) => shown(own, "d" + name, index)])),
   };
 }
