@@ -448,7 +448,7 @@ def test_from_config_names_an_unknown_type_and_argument():
         from_config([{"type": "Conv2D"}])
     with pytest.raises(ConfigError, match=r'Dropout: unknown argument "q". It takes p'):
         from_config([{"type": "Dropout", "q": 1}])
-    with pytest.raises(ConfigError, match="missing a required argument: 'kernel_size'"):
+    with pytest.raises(ConfigError, match='the argument "kernel_size" is missing'):
         from_config([{"type": "Conv2d", "out_channels": 1}])
 
 
