@@ -9,8 +9,10 @@ import pytest
 
 import cnn
 from cnn import layers
+from cnn.data.sample import load_sample
 from cnn.explain import collect
 from cnn.explain.page import texts
+from cnn.explain.samples import choose_samples
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +220,20 @@ def test_the_loss_card_goes_from_logits_to_p_minus_y(read, file, nodes):
     assert reader.value("#sum-p") == pytest.approx(1, abs=1e-12)
     assert reader.value("#sum-gradient") == pytest.approx(0, abs=1e-6)
     assert "N = 1" in reader.page.inner_text("#losscard")
+
+
+def test_the_worked_example_is_the_origin_s(read, file):
+    reader = read(file, "#/loss")
+    reader.page.click("#tab-example")
+
+    def row(name):
+        cells = reader.page.query_selector_all(f"#{name} [data-value]")
+        return [float(cell.get_attribute("data-value")) for cell in cells]
+
+    assert row("example-p") == [0.1, 0.2, 0.25, 0.4, 0.05]
+    assert row("example-y") == [0, 0, 1, 0, 0]
+    assert row("example-upstream") == [0, 0, -4, 0, 0]
+    assert row("example-result") == row("example-difference") == [0.1, 0.2, -0.75, 0.4, 0.05]
 
 
 def test_finite_differences_of_twenty_weights_equal_python_s(read, file, nodes):
@@ -493,7 +509,8 @@ def test_lenet_is_small_quick_and_light(read, tmp_path):
     network.build((1, 28, 28))
     image = np.random.default_rng(0).standard_normal((1, 28, 28)).astype(np.float32)
     with cnn.use_backend("reference"):
-        page = h.make_page(collect(network, image, 2), classes="0123456789")
+        nodes = collect(network, image, 2)
+    page = h.make_page(nodes, classes="0123456789", samples=choose_samples(load_sample().train, 10))
     assert len(page.encode()) <= 1.5e6
     (tmp_path / "lenet.html").write_text(page, encoding="utf-8")
     reader = read(tmp_path / "lenet.html")

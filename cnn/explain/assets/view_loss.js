@@ -1,4 +1,4 @@
-// The loss card: from logits to p − y for this image; its second tab is the worked example.
+// The loss card: from logits to p − y for this image.
 
 const lossState = { tab: "image" };
 
@@ -61,3 +61,7 @@ function lossOfImage() {
       h("li", {}, t("loss.zero", { sum: signed(sumOfGradient, 2) }))),
   ].filter(Boolean);
 }
+
+// 0.1 + 0.2 − 0.3 is not 0 in binary: what is shown is rounded to 12 digits.
+const round = (value) => Number(value.toPrecision(12));
+const subscript = (n) => String(n).replace(/\d/g, (d) => "₀₁₂₃₄₅₆₇₈₉"[d]);
