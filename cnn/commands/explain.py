@@ -7,6 +7,7 @@ the sum that made it. It needs no network and no server.
 from typing import NamedTuple
 
 from cnn.commands.common import add_picture_arguments, add_trained_argument
+from cnn.language import translate
 
 _MOST_IMAGES = 64  # in a batch: evaluation takes as many at once
 
@@ -56,16 +57,14 @@ def run(args):
     else:
         page, guess = explain(args.trained, args.image, args.label, args.max_mb, args.training, **options)
     out.write_text(page, encoding="utf-8")
-    print(f"{out}: {len(page.encode()) / 1e6:.2f} MB, {guess}")
+    print(translate(f"{out}: {len(page.encode()) / 1e6:.2f} MB, {guess}"))
     if args.serve:
         from cnn.explain.serve import serve
 
-        serve(page.encode(), lambda address: print(f"{address} (Ctrl-C ends)", flush=True))
+        serve(page.encode(), lambda address: print(translate(f"{address} (Ctrl-C ends)"), flush=True))
 
 
-def explain(
-    trained, image, label=None, max_mb=10, training=False, invert=False, center=False, history=False
-):
+def explain(trained, image, label=None, max_mb=10, training=False, invert=False, center=False, history=False):
     """Return (HTML text, one line about the guess).
 
     Parameters

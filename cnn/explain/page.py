@@ -37,6 +37,7 @@ SCRIPTS = (
     "view_sum.js",
     "view_inspector.js",
     "view_loss.js",
+    "view_example.js",
     "chart.js",
     "view_experiments.js",
     "view_extras.js",
