@@ -1,6 +1,7 @@
 """Print loss, accuracy and a per-class table of a trained network."""
 
 from cnn.commands.common import add_set_argument, add_trained_argument
+from cnn.language import translate
 
 
 def add_arguments(parser):
@@ -48,7 +49,8 @@ def run(args):
         loss, accuracy, probabilities = experiment.evaluate(network, batches, tta)
     print(class_table(images.classes, split.labels, probabilities))
     views = ", with test-time augmentation" if args.tta else ""
-    print(f"\n{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}")
+    line = f"{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}"
+    print(f"\n{translate(line)}")
 
 
 def class_table(classes, labels, probabilities):

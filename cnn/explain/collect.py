@@ -24,7 +24,8 @@ class Node:
 
     ``inputs`` are the ids of the nodes it reads. ``stored`` holds float32 arrays without the batch axis:
     y and dy (the output and the loss gradient with respect to it), each parameter and, as "d" + name, its
-    gradient, each buffer; the loss has p and target instead of dy.
+    gradient, each buffer; the loss has p and target instead of dy. Of several images ``stored`` has
+    the first; ``batch`` has what differs between them, one dict an image: y, dy, a mask, p and target.
     """
 
     id: int
@@ -35,24 +36,35 @@ class Node:
     stored: dict[str, np.ndarray] = field(default_factory=dict)
     parameters: list[str] = field(default_factory=list)
     buffers: list[str] = field(default_factory=list)
+    batch: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def keep(self, name: str, array) -> None:
+        """Take a tensor of all images, (N, ...)."""
+        images = np.array(array, dtype=np.float32)
+        self.batch = self.batch or [{} for _ in images]
+        for own, image in zip(self.batch, images, strict=True):
+            own[name] = image
+        self.stored[name] = self.batch[0][name]
 
 
-def collect(network, x, label: int, label_smoothing: float = 0.0, training: bool = False) -> list[Node]:
+def collect(network, x, label, label_smoothing: float = 0.0, training: bool = False) -> list[Node]:
     """Return the nodes of one forward and one backward pass.
 
-        L = -sum over k of y_k log p_k,  p = softmax(network(x));  N = 1
+        L = -1/N sum over n, k of y_nk log p_nk,  p = softmax(network(x))
 
     Parameters
     ----------
     network : a built ``cnn.Network`` whose output is (N, classes). Its gradients are overwritten.
-    x : the image as the network takes it (normalised), (C, H, W).
-    label : the true class.
-    training : use the statistics of this one image in BatchNorm, as a training step with N = 1 would; the
-        running statistics are left alone. Dropout stays off, so that a page is a function of its inputs.
+    x : the image as the network takes it (normalised), (C, H, W); or a batch, (N, C, H, W).
+    label : the true class; of a batch, one for each image.
+    training : BatchNorm uses the statistics of these images, as a training step would; the running statistics
+        are left alone. Dropout is on for a batch, with the mask of its next step; of one image it stays off.
 
     Raises ShapeError if image and network do not fit, ConfigError if a layer has no explanation.
     """
-    x = np.ascontiguousarray(x, dtype=np.float32)[None]
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    x = x if x.ndim == len(network.input_shape) + 1 else x[None]
+    labels = np.atleast_1d(np.asarray(label))
     if tuple(x.shape[1:]) != tuple(network.input_shape):
         raise ShapeError(
             f"explain: the network takes {tuple(network.input_shape)}, the image is {x.shape[1:]}"
@@ -62,26 +74,21 @@ def collect(network, x, label: int, label_smoothing: float = 0.0, training: bool
     logits = np.asarray(logits)
     if logits.ndim != 2:
         raise ShapeError(f"explain: expected a network that ends with (N, classes), found {logits.shape}")
-    if not 0 <= label < logits.shape[1]:
-        raise ConfigError(f"explain: expected a label from 0 to {logits.shape[1] - 1}, found {label}")
+    for one in labels:
+        if not 0 <= one < logits.shape[1]:
+            raise ConfigError(f"explain: expected a label from 0 to {logits.shape[1] - 1}, found {one}")
     criterion = layers.SoftmaxCrossEntropy(label_smoothing=label_smoothing)
-    loss = criterion.forward(logits, np.array([label]))
+    loss = criterion.forward(logits, labels)
     network.zero_grad()
     tape.backward(np.asarray(criterion.backward()), last)
-    target = np.full(logits.shape[1], label_smoothing / logits.shape[1], np.float32)
-    target[label] += 1 - label_smoothing
-    tape.nodes.append(Node(len(tape.nodes), "loss", "Loss", [last]))
-    tape.nodes[-1].stored = {
-        "y": np.array([loss], np.float32),
-        "p": _one(criterion.probabilities),
-        "target": target,
-    }
+    targets = np.full(logits.shape, label_smoothing / logits.shape[1], np.float32)
+    targets[np.arange(len(labels)), labels] += 1 - label_smoothing
+    node = Node(len(tape.nodes), "loss", "Loss", [last])
+    node.keep("y", np.full((len(labels), 1), loss))
+    node.keep("p", criterion.probabilities)
+    node.keep("target", targets)
+    tape.nodes.append(node)
     return tape.nodes
-
-
-def _one(array) -> np.ndarray:
-    """The first image of a batch, as a float32 array of its own."""
-    return np.array(np.asarray(array)[0], dtype=np.float32)
 
 
 class _Tape:
@@ -96,7 +103,8 @@ class _Tape:
         return self._add("image", "Input", [], x, lambda dy: [])
 
     def _add(self, name, kind, inputs, y, backward) -> int:
-        self.nodes.append(Node(len(self.nodes), name, kind, inputs, stored={"y": _one(y)}))
+        self.nodes.append(Node(len(self.nodes), name, kind, inputs))
+        self.nodes[-1].keep("y", y)
         self._backward.append(backward)
         return self.nodes[-1].id
 
@@ -129,13 +137,19 @@ class _Tape:
         buffers = {name: value.copy() for name, value in layer.buffers().items() if value.dtype.kind == "f"}
         normalises = isinstance(layer, layers.BatchNorm1d | layers.BatchNorm2d)
         # one value a channel has no variance to speak of: there even training mode keeps the running ones
-        batch = self.training and normalises and x.ndim == 4 and x.shape[2] * x.shape[3] > 1
-        y = layer.forward(x, training=batch)
+        batch = self.training and normalises and x.size > x.shape[1]
+        drops = self.training and isinstance(layer, layers.Dropout) and len(x) > 1
+        state = {name: value.copy() for name, value in layer.buffers().items()} if drops else {}
+        y = layer.forward(x, training=batch or drops)
         at = self._add(layer.name, kind, [source], y, lambda dy: [layer.backward(dy)])
         node = self.nodes[at]
         for name in (*_GEOMETRY, *_SETTINGS):
             if hasattr(layer, name):
                 node.attributes[name] = getattr(layer, name)
+        if drops:
+            node.keep("mask", np.asarray(layer.backward(np.ones(x.shape, np.float32))))
+            for name, value in state.items():
+                layer.buffers()[name][...] = value
         if normalises:
             node.attributes["training"] = batch
             for name, value in buffers.items():
@@ -154,7 +168,7 @@ class _Tape:
         arrived = {last: dy}
         for node in reversed(self.nodes):
             dy = arrived.pop(node.id)
-            node.stored["dy"] = _one(dy)
+            node.keep("dy", dy)
             for source, dx in zip(node.inputs, self._backward[node.id](dy), strict=True):
                 arrived[source] = operations().add(arrived[source], dx) if source in arrived else dx
             for name in node.parameters:

@@ -65,7 +65,7 @@ def build_page(nodes, title: str, classes, about: dict, samples=None, history=()
     classes : names of the classes.
     about : facts shown on the page, JSON values: label (the target), known (whether it is the truth),
         training (BatchNorm's mode), smoothing (of the run, a switch), remarks on the picture, rate (lr of the
-        run), source, backend, mean, std.
+        run), source, backend, mean, std; of a batch also labels and sources, one an image.
     samples : (images (n, C, H, W) uint8, labels) to train on in the page, or None.
     history : (step, state of the network) of earlier weights, in order.
     """
@@ -182,6 +182,8 @@ def _pack(nodes, history):
                 "buffers": node.buffers,
             }
         )
+        if len(node.batch) > 1:
+            specs[-1]["batch"] = [{name: put(array) for name, array in own.items()} for own in node.batch]
     for step, state in history:
         arrays = [
             {name: put(state[f"{node.name}.{name}"]) for name in (*node.parameters, *node.buffers)}

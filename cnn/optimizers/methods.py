@@ -183,8 +183,16 @@ class SGD(Optimizer):
     def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
         velocity = self._buffers.get("velocity", self._unused)
         operations().sgd_update(
-            data, grad, velocity, edges, rates, decay,
-            self.momentum, self.nesterov, self.decoupled, grad_scale,
+            data,
+            grad,
+            velocity,
+            edges,
+            rates,
+            decay,
+            self.momentum,
+            self.nesterov,
+            self.decoupled,
+            grad_scale,
         )
 
 
@@ -255,7 +263,7 @@ class Muon(SGD):
 class Adam(Optimizer):
     """Steps of the gradient's running mean over the root of its running square, both bias-corrected.
 
-        data -= lr * mean_hat / (sqrt(square_hat) + eps)
+    data -= lr * mean_hat / (sqrt(square_hat) + eps)
     """
 
     slots = ("mean", "square")
@@ -280,8 +288,18 @@ class Adam(Optimizer):
 
     def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
         operations().adam_update(
-            data, grad, self._buffers["mean"], self._buffers["square"], edges, rates, decay,
-            *self.betas, self.eps, counts, self.decoupled, grad_scale,
+            data,
+            grad,
+            self._buffers["mean"],
+            self._buffers["square"],
+            edges,
+            rates,
+            decay,
+            *self.betas,
+            self.eps,
+            counts,
+            self.decoupled,
+            grad_scale,
         )
 
 
@@ -308,7 +326,7 @@ class AdamW(Adam):
 class RMSprop(Optimizer):
     """Steps of the gradient over the root of its running square (not centred), with optional momentum.
 
-        square = alpha * square + (1 - alpha) * g²;    data -= lr * g / (sqrt(square) + eps)
+    square = alpha * square + (1 - alpha) * g²;    data -= lr * g / (sqrt(square) + eps)
     """
 
     slots = ("square", "velocity")
@@ -335,8 +353,17 @@ class RMSprop(Optimizer):
     def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
         velocity = self._buffers.get("velocity", self._unused)
         operations().rmsprop_update(
-            data, grad, self._buffers["square"], velocity, edges, rates, decay,
-            self.alpha, self.eps, self.momentum, grad_scale,
+            data,
+            grad,
+            self._buffers["square"],
+            velocity,
+            edges,
+            rates,
+            decay,
+            self.alpha,
+            self.eps,
+            self.momentum,
+            grad_scale,
         )
 
 
