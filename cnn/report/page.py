@@ -7,6 +7,7 @@ from html import escape
 import numpy as np
 
 from cnn.layers import Conv2d
+from cnn.metrics import confusion_matrix
 from cnn.report import pictures
 from cnn.report.charts import Line, line_chart
 from cnn.report.gradients import layer_names
@@ -46,8 +47,8 @@ class Story:
 
 def render(story):
     """Return the HTML text."""
-    confusion = np.zeros((len(story.classes), len(story.classes)), int)  # row: label, column: answer
-    np.add.at(confusion, (story.test.labels, story.probabilities.argmax(axis=1)), 1)
+    answers = story.probabilities.argmax(axis=1)
+    confusion = confusion_matrix(story.test.labels, answers, len(story.classes))
     sections = [
         _curves(story),
         _confusion(story, confusion),
