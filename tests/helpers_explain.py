@@ -48,6 +48,8 @@ def everything():
             ]
         ),
         layers.BatchNorm1d(),
+        layers.ELU(0.7),
+        layers.Softplus(2.0),
         layers.Softmax(),
         layers.Scale(9.0),
         layers.Linear(len(CLASSES)),

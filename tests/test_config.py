@@ -108,10 +108,10 @@ def test_later_overrides_win():
         (["optimizer.lr=nan"], "optimizer.lr: found NaN, expected a finite number"),
         (["optimizer.lr=inf"], "optimizer.lr: found Infinity, expected a finite number"),
         (["optimizer.momentum=1"], "optimizer.momentum: found 1, expected a number below 1"),
-        (["optimizer.nesterov=true"], "optimizer: nesterov = true needs a momentum above 0"),
+        (["optimizer.nesterov=true"], "optimizer: nesterov: expected a momentum above 0 with it"),
         (
             ["optimizer={type='Muon', lr=0.1, momentum=0.0}"],
-            "optimizer: nesterov = true needs a momentum above 0",
+            "optimizer: nesterov: expected a momentum above 0 with it",
         ),
         (
             ["optimizer.type=sgd"],

@@ -60,8 +60,9 @@ def class_table(classes, labels, probabilities):
     """
     import numpy as np
 
-    confusion = np.zeros((len(classes), len(classes)), int)  # row: label, column: answer
-    np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+    from cnn.metrics import confusion_matrix
+
+    confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
     width = max(5, *(len(name) for name in classes))
     lines = [f"{'class':{width}}  images   right  recall  precision  most often mistaken for"]
     for k, name in enumerate(classes):

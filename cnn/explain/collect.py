@@ -11,11 +11,13 @@ import numpy as np
 from cnn import layers
 from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
+from cnn.explain.derivations import kinds
 
 __all__ = ["Node", "collect"]
 
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "count_include_pad")
-_SETTINGS = ("negative_slope", "approximate", "factor", "eps", "momentum", "p")
+_SETTINGS = ("negative_slope", "approximate", "factor", "eps", "momentum", "p", "alpha", "beta", "threshold")
+_PLAIN = {"dilation": (1, 1), "ceil_mode": False}  # pools with other values are not computed by the page
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Node:
     stored: dict[str, np.ndarray] = field(default_factory=dict)
     parameters: list[str] = field(default_factory=list)
     buffers: list[str] = field(default_factory=list)
+    values_only: bool = False  # the page cannot compute it; dx0, the gradient of its input, is stored as well
     batch: list[dict[str, np.ndarray]] = field(default_factory=list)
 
     def keep(self, name: str, array) -> None:
@@ -60,7 +63,8 @@ def collect(network, x, label, label_smoothing: float = 0.0, training: bool = Fa
     training : BatchNorm uses the statistics of these images, as a training step would; the running statistics
         are left alone. Dropout is on for a batch, with the mask of its next step; of one image it stays off.
 
-    Raises ShapeError if image and network do not fit, ConfigError if a layer has no explanation.
+    A layer that the page cannot compute becomes a node with ``values_only``. Raises ShapeError if image and
+    network do not fit.
     """
     x = np.ascontiguousarray(x, dtype=np.float32)
     x = x if x.ndim == len(network.input_shape) + 1 else x[None]
@@ -91,6 +95,26 @@ def collect(network, x, label, label_smoothing: float = 0.0, training: bool = Fa
     return tape.nodes
 
 
+def _kind(layer):
+    """Return (the name of a layer's kind on the page, whether the page can only show its values)."""
+    cls = type(layer)
+    if layers.layer_types().get(cls.__name__) is not cls:
+        own = cls.__name__ in kinds()
+        return f"{cls.__name__} ({cls.__module__})" if own else cls.__name__, True
+    options = [name for name, default in _PLAIN.items() if getattr(layer, name, default) != default]
+    if isinstance(layer, layers.MaxPool2d | layers.AvgPool2d) and options:
+        return f"{cls.__name__} ({', '.join(options)})", True
+    return cls.__name__, cls.__name__ not in kinds()
+
+
+def _parameters(layer, prefix=""):
+    """Yield (name, parameter) of a layer and, where it holds layers, of those."""
+    if not layer.children():
+        yield from ((prefix + p.name, p) for p in layer.parameters())
+    for name, child in layer.children():
+        yield from _parameters(child, f"{prefix}{name}.")
+
+
 class _Tape:
     """The nodes so far and, for each, the function that takes dy to the gradients of its inputs."""
 
@@ -115,14 +139,14 @@ class _Tape:
         return x, source
 
     def _layer(self, layer, x, source):
-        match layer:
-            case layers.Sequential():
+        match type(layer):  # a subclass may compute something else
+            case layers.Sequential:
                 return self.run(layer.layers, x, source)
-            case layers.Residual():
+            case layers.Residual:
                 ends = [self.run(branch.layers, x, source) for branch in (layer.body, layer.shortcut)]
                 y = operations().add(*(value for value, _ in ends))
                 return y, self._add(layer.name, "Add", [at for _, at in ends], y, lambda dy: [dy, dy])
-            case layers.Concat():
+            case layers.Concat:
                 ends = [self.run(branch.layers, x, source) for branch in layer.branches]
                 y = operations().concat([value for value, _ in ends])
                 sizes = [value.shape[1] for value, _ in ends]
@@ -131,9 +155,7 @@ class _Tape:
         return self._leaf(layer, x, source)
 
     def _leaf(self, layer, x, source):
-        kind = type(layer).__name__
-        if layers.layer_types().get(kind) is not type(layer):
-            raise ConfigError(f"explain: the page has no explanation for layers of type {kind}")
+        kind, values_only = _kind(layer)
         buffers = {name: value.copy() for name, value in layer.buffers().items() if value.dtype.kind == "f"}
         normalises = isinstance(layer, layers.BatchNorm1d | layers.BatchNorm2d)
         # one value a channel has no variance to speak of: there even training mode keeps the running ones
@@ -143,6 +165,7 @@ class _Tape:
         y = layer.forward(x, training=batch or drops)
         at = self._add(layer.name, kind, [source], y, lambda dy: [layer.backward(dy)])
         node = self.nodes[at]
+        node.values_only = values_only
         for name in (*_GEOMETRY, *_SETTINGS):
             if hasattr(layer, name):
                 node.attributes[name] = getattr(layer, name)
@@ -156,11 +179,11 @@ class _Tape:
                 layer.buffers()[name][...] = value
                 node.stored[name] = np.array(value, np.float32)
                 node.buffers.append(name)
-        for parameter in layer.parameters():
-            node.parameters.append(parameter.name)
-            node.stored[parameter.name] = np.array(parameter.data, np.float32)
+        for name, parameter in _parameters(layer):
+            node.parameters.append(name)
+            node.stored[name] = np.array(parameter.data, np.float32)
             # a view, copied when the backward pass has filled it
-            node.stored["d" + parameter.name] = parameter.grad
+            node.stored["d" + name] = parameter.grad
         return y, at
 
     def backward(self, dy, last: int):
@@ -170,6 +193,8 @@ class _Tape:
             dy = arrived.pop(node.id)
             node.keep("dy", dy)
             for source, dx in zip(node.inputs, self._backward[node.id](dy), strict=True):
+                if node.values_only:
+                    node.keep("dx0", dx)
                 arrived[source] = operations().add(arrived[source], dx) if source in arrived else dx
             for name in node.parameters:
                 node.stored["d" + name] = np.array(node.stored["d" + name], np.float32)

@@ -29,6 +29,7 @@ SCRIPTS = (
     "dom.js",
     "engine.js",
     "terms.js",
+    "values_only.js",
     "maps.js",
     "live.js",
     "anim_conv.js",
@@ -71,7 +72,7 @@ def build_page(nodes, title: str, classes, about: dict, samples=None, history=()
     history : (step, state of the network) of earlier weights, in order.
     """
     specs, past, blob = _pack(nodes, history)
-    kinds = dict.fromkeys(node.kind for node in nodes if node.kind != "Input")
+    kinds = dict.fromkeys(node.kind for node in nodes if node.kind != "Input" and not node.values_only)
     manifest = {
         "title": title,
         "classes": [str(name) for name in classes],
@@ -181,6 +182,7 @@ def _pack(nodes, history):
                 "stored": {name: put(array) for name, array in node.stored.items()},
                 "parameters": node.parameters,
                 "buffers": node.buffers,
+                "values_only": node.values_only,
             }
         )
         if len(node.batch) > 1:

@@ -167,7 +167,7 @@ function* faults(report) {
     }
   }
   for (const node of nodes) {
-    if (node.kind === "Input") continue;
+    if (node.kind === "Input" || node.values_only) continue;
     const slack = node === lossNode ? lossSlack : 0;
     const ys = forwardImages(node), stored = batchOf(node, "y");
     for (let n = 0; n < (node === lossNode ? 1 : batchSize); n++) yield compare(node, "y", stored[n], ys[n], slack);
@@ -188,7 +188,7 @@ function* faults(report) {
     }
     if (node.kind === "Input") continue;
     const { dxs, grads } = backwardImages(node);
-    for (const [name, grad] of Object.entries(grads)) yield compare(node, "d" + name, node.tensors["d" + name].data, grad);
+    if (!node.values_only) for (const [name, grad] of Object.entries(grads)) yield compare(node, "d" + name, node.tensors["d" + name].data, grad);
     node.inputs.forEach((k, slot) => (sums[k] = sums[k] ? sums[k].map((own, n) => own.map((v, q) => v + dxs[slot][n][q])) : dxs[slot]));
   }
   report.loss = isBatch ? forwardImages(lossNode)[0][0] : lossOf(yield* forwardSteps());

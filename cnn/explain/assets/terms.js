@@ -332,9 +332,9 @@ function explain(c) {
     return { ...rules[to.kind].dx(to, index, slot), owner: to };
   }
   if (tensor.startsWith("dx")) return { ...rules[node.kind].dx(node, index, Number(tensor[2])), owner: node };
-  if (tensor === "dweight" || tensor === "dbias") {
+  if (tensor.startsWith("d") && node.parameters.includes(tensor.slice(1))) {
     const rule = rules[node.kind][tensor.slice(1)], own = rule(node, index);
-    if (!isBatch) return { ...own, owner: node };
+    if (!isBatch || node.values_only) return { ...own, owner: node };
     // The mean over the images of each one's own gradient: dy carries 1/N, so N times the image's sum is its own.
     const terms = perImage(() => batchSize * rule(node, index).total, tensorTitle(node, tensor));
     return { ...sumOf(own.equation, terms, { note: "note.mean" }), owner: node, own };

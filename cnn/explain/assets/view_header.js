@@ -9,7 +9,7 @@ function renderHeader() {
         h("button", { id: "theme", class: "quiet", onclick: () => setTheme(app.theme === "light" ? "dark" : "light") }, t(app.theme === "light" ? "theme.dark" : "theme.light")))),
     h("div", { class: "welcome" },
       h("p", { class: "what" }, t("page.what")),
-      isBatch ? null : h("p", { class: "begin" },
+      isBatch || fixedPage ? null : h("p", { class: "begin" },
         h("a", { class: "button main", id: "begin", href: "#tour=pixel" }, t("page.begin", { n: stations().length })),
         samples ? h("a", { class: "button", href: "#/train" }, t("page.train")) : null)),
     h("div", { id: "summary" }, renderSummary()),
@@ -24,11 +24,13 @@ function verdictText() {
 
 // All that changes with the numbers shown.
 function renderSummary() {
+  const fixed = fixedPage ? [h("p", { class: "remark", id: "fixed", role: "note" }, t("remark.valuesonly", { kinds: [...new Set(nodes.filter((node) => node.values_only).map((node) => node.kind))].join(", ") }))] : [];
   const remarks = isStored() || !live.image ? (about.remarks ?? []) : [];
   return [
+    fixed,
     remarks.map((name) => h("p", { class: "remark", role: "note" }, t(`remark.${name}`))),
     renderGlance(),
-    renderState(),
+    fixedPage ? null : renderState(),
     isStored() ? null : h("p", { class: "ribbon", id: "ribbon" }, h("span", {}, t("live.ribbon"), " ", changesText()), " ",
       h("button", { class: "quiet", id: "restore", onclick: () => restoreStored("begin") }, t("live.restore"))),
   ].flat().filter(Boolean);
