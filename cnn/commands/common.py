@@ -63,6 +63,8 @@ def load_trained(trained):
     document = {
         "data": {"dataset": "onnx", "augment": crop},
         "model": {"layers": [{"type": "Flatten"}]},  # a config needs one; the network is the file's
+        "optimizer": {"type": "SGD", "lr": 0.01},
+        "train": {"epochs": 1},
     }
     meta = {
         "classes": about.classes or [str(k) for k in range(network.output_shape[0])],
