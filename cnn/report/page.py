@@ -43,6 +43,7 @@ class Story:
     test: object
     probabilities: np.ndarray
     config_toml: str
+    label_smoothing: float = 0.0
 
 
 def render(story):
@@ -143,6 +144,8 @@ def _curves(story):
     def lines(what):
         for part, label, color in (("train", "training", "--train"), ("val", "validation", "--val")):
             points = [(row["epoch"], row[f"{part}_{what}"]) for row in history]
+            if story.label_smoothing and (part, what) == ("train", "loss"):
+                label = "training, smoothed labels"  # not to be compared with the validation loss
             if any(y is not None for _, y in points):
                 yield Line(label, points, f"var({color})", dashed=part == "train")
 
