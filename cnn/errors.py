@@ -16,6 +16,10 @@ class ConfigError(CnnError, ValueError):
     """A config file, a command-line option or a layer's argument is wrong."""
 
 
+class ArgumentError(ConfigError, TypeError):
+    """A constructor received an argument that it does not take."""
+
+
 class ShapeError(ConfigError):
     """A layer received an array or an input shape that it cannot take."""
 

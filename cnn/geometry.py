@@ -33,23 +33,29 @@ def same_padding(kernel_size, dilation):
     return tuple((t // 2, t - t // 2) for t in total)
 
 
-def output_size(size, kernel, stride, padding, dilation=1):
+def output_size(size, kernel, stride, padding, dilation=1, ceil_mode=False):
     """Return how many windows fit along one axis.
 
         (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
 
-    ``padding`` is (before, after) in pixels. Source: Dumoulin, Visin, arXiv:1603.07285, relationship 14.
+    ``padding`` is (before, after) in pixels. With ``ceil_mode`` the division rounds up: the last window may
+    reach beyond the padding, but starts inside of the image or the padding before it, as in PyTorch.
+    Source: Dumoulin, Visin, arXiv:1603.07285, relationship 14.
     """
-    return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
+    room = size + sum(padding) - dilation * (kernel - 1) - 1
+    if not ceil_mode:
+        return room // stride + 1
+    count = -(-room // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + padding[0] else count
 
 
-def output_shape(height, width, kernel_size, stride, padding, dilation=(1, 1)):
+def output_shape(height, width, kernel_size, stride, padding, dilation=(1, 1), ceil_mode=False):
     """Return (H', W') of a window sliding over a plane.
 
     Raises ShapeError when the window is larger than the padded plane.
     """
     sizes = tuple(
-        output_size(size, k, s, p, d)
+        output_size(size, k, s, p, d, ceil_mode)
         for size, k, s, p, d in zip((height, width), kernel_size, stride, padding, dilation, strict=True)
     )
     if min(sizes) < 1:

@@ -52,10 +52,13 @@ class Network:
     def build(self, input_shape, rng=None, dtype=np.float32):
         """Create all parameters for inputs of ``input_shape`` (without the batch axis).
 
-        Returns the output shape. All shapes are checked here; a ShapeError names the layer and both shapes.
+        Layers that are built already keep their values (until ``layer.reset()``), so a network may take over
+        trained layers of another one: both then work on the same values, which move into this network's
+        buffer, and an optimizer made for the other says so. Returns the output shape. All shapes are checked
+        here; a ShapeError names the layer and both shapes.
         """
         self.body.build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
-        flatten(self.parameters())
+        flatten(self.parameters(), together=True)
         self._replay = None
         return self.output_shape
 
@@ -149,7 +152,7 @@ class Network:
 
     def _flat(self, what):
         parameters = self.parameters()
-        buffer = flatten(parameters)
+        buffer = flatten(parameters, together=True)
         start = parameters[0].start if parameters else 0
         return getattr(buffer, what)[start : parameters[-1].stop if parameters else 0]
 

@@ -37,7 +37,10 @@ NETWORKS = {
         Residual([Conv2d(6, 3, padding=1), BatchNorm2d(), ReLU(), Conv2d(6, 3, padding=1), BatchNorm2d()]),
         ReLU(),
         Residual(
-            [Conv2d(8, 3, 2, padding=1), BatchNorm2d(), ReLU(), Conv2d(8, 3, padding=1), BatchNorm2d()],
+            [
+                Conv2d(8, 3, stride=2, padding=1), BatchNorm2d(), ReLU(),
+                Conv2d(8, 3, padding=1), BatchNorm2d(),
+            ],
             shortcut=[Conv2d(8, 1, stride=2), BatchNorm2d()],
         ), ReLU(),
         Residual([Conv2d(8, 3, padding=1)]), ReLU(), GlobalAvgPool2d(), Linear(4),

@@ -15,8 +15,8 @@ def _setting(shape, dtype, offset=0.0):
     x = (rng.standard_normal(shape) + offset).astype(dtype)
     dy = rng.standard_normal(shape).astype(dtype)
     weight, bias = rng.standard_normal((2, shape[1])).astype(dtype)
-    mean, var = reference.batch_norm_statistics(x)
-    return x, dy, weight, bias, mean, (1 / np.sqrt(var + 1e-5)).astype(dtype)
+    running = np.zeros((2, shape[1]), dtype)
+    return x, dy, weight, bias, *reference.batch_norm_train(x, *running, 0.1, 1e-5)
 
 
 def _tolerance(dtype):
@@ -30,10 +30,13 @@ def test_statistics_leave_tail_lanes_out_and_do_not_cancel(shape, offset, dtype)
     x = (np.random.default_rng(0).standard_normal(shape) + offset).astype(dtype)
     blocks = blocked.as_blocked(x)
     blocks.buffer[-1, ..., (shape[0] - 1) % 16 + 1 :] = 1e6
-    mean, var = norm.batch_norm_statistics(blocks)
-    exact, axes = x.astype(np.float64), (0, *range(2, x.ndim))
-    np.testing.assert_allclose(mean, exact.mean(axis=axes), rtol=_tolerance(dtype), atol=_tolerance(dtype))
-    np.testing.assert_allclose(var, exact.var(axis=axes), rtol=5 * _tolerance(dtype))
+    running_mean, running_var = np.zeros((2, shape[1]), dtype)
+    mean, rstd = norm.batch_norm_train(blocks, running_mean, running_var, 1.0, 1e-5)
+    exact, axes, t = x.astype(np.float64), (0, *range(2, x.ndim)), _tolerance(dtype)
+    np.testing.assert_allclose(mean, exact.mean(axis=axes), rtol=t, atol=t)
+    np.testing.assert_allclose(rstd, 1 / np.sqrt(exact.var(axis=axes) + 1e-5), rtol=5 * t)
+    np.testing.assert_allclose(running_mean, mean, rtol=t)
+    np.testing.assert_allclose(running_var, exact.var(axis=axes, ddof=1), rtol=5 * t)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -96,7 +99,15 @@ def test_elementwise_equals_the_reference(shape, dtype):
     check(flat, reference.flatten(x))
     check(elementwise.unflatten(flat, shape), x)
     for array in (x, reference.flatten(x)):
-        check(elementwise.dropout(array, 0.3, (7, 2**32 - 1)), reference.dropout(array, 0.3, (7, 2**32 - 1)))
+        state, twin = np.array([[7, 2**32 - 1]] * 2)
+        for _ in range(2):
+            (ours, key), (expected, _) = (
+                ops.dropout_forward(array, 0.3, numbers)
+                for ops, numbers in ((elementwise, state), (reference, twin))
+            )
+            check(ours, expected)
+            check(elementwise.dropout_backward(array, 0.3, key), expected)
+        assert state.tolist() == twin.tolist() == [7, 2**32 + 1]
     sums, expected = np.ones((2, shape[1]), dtype)
     elementwise.channel_sum(x, sums)
     reference.channel_sum(x, expected)

@@ -5,6 +5,7 @@ CASES holds, for every public name that ``cnn.reference`` and ``cnn.fast.kernels
 same random arrays for both, ``window`` is one of the geometries below or a random one.
 """
 
+import functools
 import inspect
 
 import numpy as np
@@ -121,22 +122,46 @@ def add_channel(ops, draw, window):
     return [ops.add_channel(draw(*shape), draw(shape[1]))]
 
 
+def pool_paddings(padding):
+    """The padding of a window, and one that differs at each side."""
+    (top, _), (left, _) = padding
+    return padding, ((top, 0), (left, left + 1)), ((top + 1, top), (0, left))
+
+
+def fits(shape, kernel, padding, dilation=(1, 1)):
+    """Whether the window is not larger than the padded plane."""
+    axes = zip(shape[2:], kernel, padding, dilation, strict=True)
+    return all(d * (k - 1) + 1 <= size + sum(pads) for size, k, pads, d in axes)
+
+
 def _max_pool(ops, draw, window):
     shape, kernel, stride, padding = window
-    x = draw(*shape)
-    x[0] = np.round(x[0])  # ties
-    y, argmax = ops.max_pool2d_forward(x, kernel, stride, padding)
-    dy = draw(*np.asarray(y).shape)
-    return [y, ops.max_pool2d_backward(dy, argmax, shape, kernel, stride, padding)]
+    found = []
+    for pads in pool_paddings(padding):
+        for dilation, ceil_mode in (((1, 1), False), ((1, 1), True), ((2, 1), True), ((1, 3), False)):
+            if not fits(shape, kernel, pads, dilation):
+                continue
+            x = draw(*shape)
+            x[0] = np.round(x[0])  # ties
+            call = kernel, stride, pads, dilation
+            y, argmax = ops.max_pool2d_forward(x, *call, ceil_mode)
+            dy = draw(*np.asarray(y).shape)
+            empty = np.isinf(np.asarray(y))
+            found += [empty, np.where(empty, 0, y), np.asarray(argmax).astype(np.int64)]
+            found.append(ops.max_pool2d_backward(dy, argmax, shape, *call))
+    return found
 
 
 def _avg_pool(ops, draw, window):
     shape, kernel, stride, padding = window
     found = []
-    for count_include_pad in (True, False):
-        y = ops.avg_pool2d_forward(draw(*shape), kernel, stride, padding, count_include_pad)
-        dy = draw(*np.asarray(y).shape)
-        found += [y, ops.avg_pool2d_backward(dy, shape, kernel, stride, padding, count_include_pad)]
+    for pads in filter(functools.partial(fits, shape, kernel), pool_paddings(padding)):
+        for count_include_pad in (True, False):
+            for ceil_mode in (False, True):
+                call = kernel, stride, pads, count_include_pad
+                y = ops.avg_pool2d_forward(draw(*shape), *call, ceil_mode)
+                dy = draw(*np.asarray(y).shape)
+                found += [y, ops.avg_pool2d_backward(dy, shape, *call)]
     return found
 
 
@@ -170,7 +195,11 @@ def _batch_norm(ops, draw, window):
     for shape in (shape, shape[:2]):  # noqa: B020
         channels = shape[1]
         x, dy = 3 * draw(*shape) + 5, draw(*shape)
-        found += ops.batch_norm_statistics(x)
+        for momentum, eps in ((0.1, 1e-5), (1.0, 0.1)):
+            running = draw(channels), draw.positive(channels)
+            if x.size > channels:
+                found += [*ops.batch_norm_train(x, *running, momentum, eps), *running]
+            found += ops.batch_norm_eval(*running, eps)
         mean, rstd, weight, bias = draw(channels), draw.positive(channels), draw(channels), draw(channels)
         found.append(ops.batch_norm_forward(x, mean, rstd, weight, bias))
         found.append(ops.batch_norm_forward(x, mean, rstd, None, None))
@@ -179,6 +208,44 @@ def _batch_norm(ops, draw, window):
             found.append(ops.batch_norm_backward(dy, x, mean, rstd, weight, dweight, dbias, training))
             found.append(ops.batch_norm_backward(dy, x, mean, rstd, None, None, None, training))
             found += [dweight, dbias]
+    return found
+
+
+def _group_norm(ops, draw, window):
+    shape, found = window[0], []
+    for shape in (shape, shape[:2]):  # noqa: B020
+        channels = shape[1]
+        for groups, affine in ((1, None), (2, (channels,)), (channels, (channels,)), (1, shape[1:])):
+            x, dy = 3 * draw(*shape) + 5, draw(*shape)
+            arrays = [draw(*affine) for _ in range(4)] if affine else [None] * 4
+            weight, bias, dweight, dbias = arrays
+            y, mean, rstd = ops.group_norm_forward(x, groups, weight, bias, 1e-2)
+            dx = ops.group_norm_backward(dy, x, mean, rstd, groups, weight, dweight, dbias)
+            found += [y, mean, rstd, dx, *([dweight, dbias] if affine else [])]
+    return found
+
+
+def _prelu(ops, draw, window):
+    shape, found = window[0], []
+    for shape in (shape, shape[:2]):  # noqa: B020
+        for count in (1, shape[1]):
+            x, dy, weight, dweight = draw(*shape), draw(*shape), draw(count), draw(count)
+            found += [ops.prelu_forward(x, weight), ops.prelu_backward(dy, x, weight, dweight), dweight]
+    return found
+
+
+def _upsample(ops, draw, window):
+    (n, c, h, w), scale = window[0], window[2]
+    dy = draw(n, c, h * scale[0], w * scale[1])
+    return [ops.upsample_nearest_forward(draw(*window[0]), scale), ops.upsample_nearest_backward(dy, scale)]
+
+
+def _pad2d(ops, draw, window):
+    (n, c, h, w), found = window[0], []
+    for padding in (window[3], ((1, 0), (2, 3)), ((1 - h, 2), (0, 1 - w)), ((0, 1 - h), (1 - w, 0))):
+        (top, bottom), (left, right) = padding
+        dy = draw(n, c, h + top + bottom, w + left + right)
+        found += [ops.pad2d_forward(draw(*window[0]), padding), ops.pad2d_backward(dy, padding)]
     return found
 
 
@@ -218,9 +285,14 @@ def _flatten(ops, draw, window):
     return [ops.flatten(draw(*shape)), ops.unflatten(draw(shape[0], int(np.prod(shape[1:]))), shape)]
 
 
-def dropout(ops, draw, window):
-    keys = ((0, 0), (1, 2**32 - 1), (2**32 - 1, 7), (123456789, 42))
-    return [ops.dropout(draw(*window[0]), p, key) for p in (0.0, 0.3, 1.0) for key in keys]
+def _dropout(ops, draw, window):
+    found = []
+    for p in (0.0, 0.3, 1.0):
+        for numbers in ((0, 0), (1, 2**32 - 1), (2**32 - 1, 7), (123456789, 2**40 + 42)):
+            state = np.array(numbers, np.int64)
+            y, key = ops.dropout_forward(draw(*window[0]), p, state)
+            found += [y, ops.dropout_backward(draw(*window[0]), p, key), key, state]
+    return found
 
 
 def _loss(ops, draw, window):
@@ -296,7 +368,8 @@ CASES = {
     "linear_forward": _linear,
     "linear_backward_input": _linear,
     "linear_backward_weight": _linear,
-    "batch_norm_statistics": _batch_norm,
+    "batch_norm_train": _batch_norm,
+    "batch_norm_eval": _batch_norm,
     **_both("batch_norm", _batch_norm),
     **_both("relu", activation("relu")),
     **_both("leaky_relu", activation("leaky_relu", arguments=((0.01,), (-0.4,)))),
@@ -304,14 +377,22 @@ CASES = {
     **_both("tanh", activation("tanh", of_output=True)),
     **_both("silu", activation("silu")),
     **_both("gelu", activation("gelu", arguments=((False,), (True,)))),
+    **_both("elu", activation("elu", arguments=((1.0,), (-0.4,)))),
+    **_both("softplus", activation("softplus", arguments=((1.0, 20.0), (-0.7, 1.0), (3.0, 2.5)))),
+    **_both("hardsigmoid", activation("hardsigmoid")),
+    **_both("hardswish", activation("hardswish")),
+    **_both("prelu", _prelu),
     **_both("softmax", activation("softmax", of_output=True)),
+    **_both("group_norm", _group_norm),
+    **_both("upsample_nearest", _upsample),
+    **_both("pad2d", _pad2d),
     "add": add,
     "scale": scale,
     "concat": _concat,
     "split": _concat,
     "flatten": _flatten,
     "unflatten": _flatten,
-    "dropout": dropout,
+    **_both("dropout", _dropout),
     **_both("softmax_cross_entropy", _loss),
     "squared_norm": squared_norm,
     "sgd_update": sgd_update,

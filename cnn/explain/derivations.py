@@ -6,24 +6,25 @@ import tomllib
 from importlib import resources
 
 from cnn.explain.mathml import to_mathml
+from cnn.reference import loops
 
-__all__ = ["derivation", "kinds", "reference_source"]
+__all__ = ["derivation", "kinds", "loop_source", "reference_source"]
 
 # The functions under cnn.reference whose source stands beside the equations of each kind of layer.
 _CONV = (
     "conv.conv2d_forward",
     "conv.conv2d_backward_input",
     "conv.conv2d_backward_weight",
-    "conv.channel_sum",
+    "elementwise.channel_sum",
 )
-_BATCH_NORM = ("norm.batch_norm_statistics", "norm.batch_norm_forward", "norm.batch_norm_backward")
+_BATCH_NORM = ("norm.batch_norm_train", "norm.batch_norm_forward", "norm.batch_norm_backward")
 _REFERENCE = {
     "Conv2d": _CONV,
-    "ConvTranspose2d": ("conv.conv2d_backward_input", "conv.add_channel", *_CONV[:1], *_CONV[2:]),
+    "ConvTranspose2d": ("conv.conv2d_backward_input", "elementwise.add_channel", *_CONV[:1], *_CONV[2:]),
     "MaxPool2d": ("pool.max_pool2d_forward", "pool.max_pool2d_backward"),
     "AvgPool2d": ("pool.avg_pool2d_forward", "pool.avg_pool2d_backward"),
-    "GlobalAvgPool2d": ("pool.global_avg_pool_forward", "pool.global_avg_pool_backward"),
-    "GlobalMaxPool2d": ("pool.global_max_pool_forward", "pool.global_max_pool_backward"),
+    "GlobalAvgPool2d": ("global_pool.global_avg_pool_forward", "global_pool.global_avg_pool_backward"),
+    "GlobalMaxPool2d": ("global_pool.global_max_pool_forward", "global_pool.global_max_pool_backward"),
     "Linear": ("linear.linear_forward", "linear.linear_backward_input", "linear.linear_backward_weight"),
     "ReLU": ("activation.relu_forward", "activation.relu_backward"),
     "LeakyReLU": ("activation.leaky_relu_forward", "activation.leaky_relu_backward"),
@@ -31,15 +32,56 @@ _REFERENCE = {
     "Tanh": ("activation.tanh_forward", "activation.tanh_backward"),
     "SiLU": ("activation.silu_forward", "activation.silu_backward"),
     "GELU": ("activation.gelu_forward", "activation.gelu_backward"),
-    "Softmax": ("activation.softmax_forward", "activation.softmax_backward"),
+    "Softmax": ("softmax.softmax_forward", "softmax.softmax_backward"),
     "BatchNorm2d": _BATCH_NORM,
     "BatchNorm1d": _BATCH_NORM,
-    "Dropout": ("elementwise.dropout",),
+    "Dropout": ("elementwise.dropout_forward", "elementwise.dropout_backward"),
     "Flatten": ("elementwise.flatten", "elementwise.unflatten"),
     "Scale": ("elementwise.scale",),
     "Add": ("elementwise.add",),
     "Concat": ("elementwise.concat", "elementwise.split"),
     "Loss": ("loss.softmax_cross_entropy_forward", "loss.softmax_cross_entropy_backward"),
+}
+
+# The loops under cnn.reference.loops that compute each equation, by the equation's id.
+_BATCH_NORM_LOOPS = {
+    "forward": "batch_norm_forward",
+    "dx": "batch_norm_dx",
+    "dweight": "batch_norm_dgamma",
+    "dbias": "batch_norm_dbeta",
+}
+_LOOPS = {
+    "Conv2d": {
+        "forward": "conv2d_forward",
+        "dx": "conv2d_dx",
+        "dweight": "conv2d_dweight",
+        "dbias": "conv2d_dbias",
+    },
+    # the loops of the convolution that it reads backwards
+    "ConvTranspose2d": {
+        "forward": "conv2d_dx",
+        "dx": "conv2d_forward",
+        "dweight": "conv2d_dweight",
+        "dbias": "conv2d_dbias",
+    },
+    "MaxPool2d": {"forward": "max_pool2d_forward", "dx": "max_pool2d_dx"},
+    "AvgPool2d": {"forward": "avg_pool2d_forward", "dx": "avg_pool2d_dx"},
+    "GlobalAvgPool2d": {"forward": "global_avg_pool_forward", "dx": "global_avg_pool_dx"},
+    "Linear": {
+        "forward": "linear_forward",
+        "dx": "linear_dx",
+        "dweight": "linear_dweight",
+        "dbias": "linear_dbias",
+    },
+    "ReLU": {"forward": "relu_forward", "dx": "relu_dx"},
+    "BatchNorm2d": _BATCH_NORM_LOOPS,
+    "BatchNorm1d": _BATCH_NORM_LOOPS,
+    "Softmax": {"forward": "softmax_forward", "dx": "softmax_dx"},
+    "Loss": {
+        "softmax": "softmax_forward",
+        "forward": "cross_entropy_forward",
+        "dx": "softmax_cross_entropy_dz",
+    },
 }
 
 
@@ -63,3 +105,21 @@ def reference_source(kind: str) -> list[dict]:
         found = getattr(importlib.import_module(f"cnn.reference.{module}"), function)
         sources.append({"name": f"cnn/reference/{module}.py", "source": inspect.getsource(found).rstrip()})
     return sources
+
+
+def loop_source(kind: str) -> dict[str, dict]:
+    """Return the plain loops of one kind by the id of their equation: ``{id: {"name", "source", "line"}}``.
+
+    ``line`` counts from 0 and is the innermost statement, the one that adds a term. Kinds whose equations
+    have no sum have no loops.
+    """
+    found = {}
+    for equation, name in _LOOPS.get(kind, {}).items():
+        source = inspect.getsource(getattr(loops, name)).rstrip()
+        lines = source.splitlines()
+        depth = [
+            len(line) - len(line.lstrip()) if line.strip() and "return" not in line else 0 for line in lines
+        ]
+        line = len(depth) - 1 - depth[::-1].index(max(depth))
+        found[equation] = {"name": "cnn/reference/loops.py", "source": source, "line": line}
+    return found

@@ -99,10 +99,7 @@ def _layer(spec):
     if kind == "Concat" and "branches" in arguments:
         arguments["branches"] = [from_config(branch) for branch in arguments["branches"]]
     arguments = {key: tuple(value) if _is_pair(value) else value for key, value in arguments.items()}
-    try:
-        return _TYPES[kind](**arguments)
-    except TypeError as error:
-        raise ConfigError(f"{kind}: {str(error).replace('__init__() ', '').split('.')[-1]}") from None
+    return _TYPES[kind](**arguments)
 
 
 def _is_pair(value):

@@ -71,11 +71,13 @@ class Conv2d(Layer):
     pure, role = True, "convolution"
     axes = "NCHW"
     needs_build = True
+    inferred = ("in_channels", 0)
 
     def __init__(
         self,
         out_channels: int,
         kernel_size: int | tuple[int, int],
+        *,
         stride: int | tuple[int, int] = 1,
         padding: int | tuple[int, int] | str = 0,
         dilation: int | tuple[int, int] = 1,
@@ -187,11 +189,13 @@ class ConvTranspose2d(Layer):
     pure = True
     axes = "NCHW"
     needs_build = True
+    inferred = ("in_channels", 0)
 
     def __init__(
         self,
         out_channels: int,
         kernel_size: int | tuple[int, int],
+        *,
         stride: int | tuple[int, int] = 1,
         padding: int | tuple[int, int] = 0,
         output_padding: int | tuple[int, int] = 0,

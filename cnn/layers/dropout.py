@@ -29,7 +29,7 @@ class Dropout(Layer):
     Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout", JMLR 2014.
     """
 
-    role = "training_only"
+    pure, role = True, "training_only"
 
     def __init__(self, p: float = 0.5):
         if not 0 <= p <= 1:
@@ -45,13 +45,12 @@ class Dropout(Layer):
         x = self._receive(x)
         if not training or self.p == 0:
             return self._keep(x, None)
-        key = (int(self._state[0]), int(self._state[1]) % 2**32)
-        self._state[1] += 1
-        return self._keep(operations().dropout(x, self.p, key), key)
+        y, key = operations().dropout_forward(x, self.p, self._state)
+        return self._keep(y, key)
 
     def backward(self, dy):
         ops, dy, key = self._saved(dy)
-        return dy if key is None else ops.dropout(dy, self.p, key)
+        return dy if key is None else ops.dropout_backward(dy, self.p, key)
 
     def buffers(self):
         return {"state": self._state}

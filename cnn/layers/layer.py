@@ -4,23 +4,37 @@ import numpy as np
 
 from cnn.backend import operations
 from cnn.errors import ShapeError
+from cnn.layers.guard import Guarded, refuse_unknown
+from cnn.layers.parameter import Parameter
 
 _AXES = {"NCHW": 4, "NF": 2}
 
 
-class Layer:
+class Changes:
+    """How many public attributes of layers were set so far: what was planned may look whether any was."""
+
+    count = 0
+
+
+class Layer(metaclass=Guarded):
     """A differentiable function with parameters.
 
         y = f(x; parameters)
         backward(dy) returns dx = (df/dx)^T dy and adds (df/dparameter)^T dy to each Parameter.grad
 
-    ``build`` runs once, infers channel or feature counts and checks shapes before any data is read.
+    ``build`` infers channel or feature counts and checks shapes before any data is read. A layer that is
+    built already keeps its values in another ``build``, until ``reset``.
     ``forward`` keeps what backward needs, maybe ``x`` itself: leave ``x`` as it is until then. ``backward``
     leaves that alone, so one forward serves many backwards. Arrays are (N, C, H, W) or (N, F), any memory
     layout, float32 or float64; what comes back becomes NumPy through ``np.asarray``.
 
+    Once the constructor has returned, setting an attribute that neither the object has nor the methods of
+    its class mention is an AttributeError, and an array set in the place of a parameter or buffer is copied
+    into it.
+
     Errors
     ------
+    ArgumentError (a TypeError) : an argument that the constructor does not take.
     ShapeError (a ValueError) : an array or shape that the layer cannot take.
     RuntimeError : ``forward`` before ``build``, or ``backward`` before ``forward``.
     """
@@ -31,6 +45,8 @@ class Layer:
     axes = "any"
     #: Whether it has parameters, buffers or layers: they fix its dtype and channels. Others work unbuilt.
     needs_build = False
+    #: The argument of PyTorch's constructor that ``build`` infers here, and its place: ("in_features", 0).
+    inferred = ("", 0)
 
     #: Facts for the fast engine. They hold for the class that states them in its own body: a subclass may
     #: compute something else, so it does not inherit them, and runs as itself unless it states its own.
@@ -46,6 +62,33 @@ class Layer:
     input_shape = None
     output_shape = None
     _cache = None
+    _made = False  # whether the constructor has returned
+
+    def __setattr__(self, name, value):
+        if name[0] != "_":
+            if self._made:
+                value = self._checked_attribute(name, value)
+            Changes.count += 1
+        object.__setattr__(self, name, value)
+
+    def _checked_attribute(self, name, value):
+        """Return what setting a public attribute shall store; see the docstring of the class."""
+        refuse_unknown(self, name, self.label)
+        before = getattr(self, name, None)
+        if not hasattr(value, "__array__"):
+            return value
+        if isinstance(before, Parameter):
+            before.data = value
+            return before
+        if before is None and self.needs_build and not self.built:
+            raise ShapeError(f"{self.label}: {name} exists after build(input_shape); set {name}.data then")
+        if isinstance(before, np.ndarray) and any(before is array for array in self.buffers().values()):
+            if np.shape(value) != before.shape:
+                expected = f"expected shape {before.shape}, found {np.shape(value)}"
+                raise ShapeError(f"{self.label}: {name}: {expected}")
+            before[...] = value
+            return before
+        return value
 
     # -- what a new layer writes ---------------------------------------------------------------
 
@@ -93,6 +136,13 @@ class Layer:
         """Whether any parameter in here is to be trained now."""
         return any(p.trainable for p in self.parameters())
 
+    @trainable.setter
+    def trainable(self, value):
+        if self.needs_build and not self.built:
+            raise RuntimeError(f"{self.label}: trainable is set after build(input_shape)")
+        for parameter in self.parameters():
+            parameter.trainable = bool(value)
+
     @property
     def label(self):
         """The layer for an error message: its type, and its place once a network has given it one."""
@@ -101,8 +151,9 @@ class Layer:
     def build(self, input_shape, rng=None, dtype=np.float32):
         """Create the parameters for inputs of ``input_shape`` (without the batch axis).
 
-        ``rng=None`` stands for ``np.random.default_rng(0)``. Returns the output shape. Raises ShapeError
-        when the shape does not fit.
+        ``rng=None`` stands for ``np.random.default_rng(0)``. What is built already keeps its parameters and
+        buffers. Returns the output shape. Raises ShapeError when the shape does not fit, or what is built
+        would need other shapes or another dtype for it; then the layer stays as it was.
         """
         input_shape = tuple(int(size) for size in input_shape)
         wanted = _AXES.get(self.axes)
@@ -117,15 +168,30 @@ class Layer:
         if dtype not in (np.float32, np.float64):
             raise ShapeError(f"{self.label}: expected dtype float32 or float64, found {dtype}")
         self._forget()
+        if self.built and not self.children() and (input_shape, dtype) == (self.input_shape, self._dtype):
+            return self.output_shape
+        kept = _Kept(self)
+        self._made = False  # _build makes attributes as the constructor does
         try:
             output_shape = self._build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
+            kept.put_back(input_shape)
         except ShapeError as error:
+            kept.undo()
             known = self.label in str(error) or any(child.label in str(error) for _, child in self.children())
             if known or type(self).__name__ in str(error):
                 raise
             raise ShapeError(f"{self.label}: {error}, input shape {input_shape}") from None
+        finally:
+            self._made = True
         self.input_shape, self.output_shape, self._dtype = input_shape, output_shape, dtype
         return output_shape
+
+    def reset(self):
+        """Forget what was learnt: the next ``build`` draws new values, for any input shape."""
+        self._forget()
+        self.input_shape = self.output_shape = None
+        for _, layer in self.children():
+            layer.reset()
 
     def _forget(self):
         """Drop what forward kept."""
@@ -188,3 +254,46 @@ class Layer:
     def _describe(self):
         """Return the constructor arguments in short, for repr and summary."""
         return ""
+
+
+class _Kept:
+    """What a built layer holds, to survive another build."""
+
+    def __init__(self, layer):
+        self.layer, self.attributes = layer, dict(vars(layer))
+        leaf = layer.built and not layer.children()
+        self.parameters = layer.parameters() if leaf else []
+        buffers = layer.buffers() if leaf else {}
+        self.buffers = {name: (array, array.copy()) for name, array in buffers.items()}
+
+    def put_back(self, input_shape):
+        """Put the parameters and the values of the buffers back; ShapeError where the new ones differ."""
+        if not self.parameters and not self.buffers:
+            return
+        fresh, buffers = self.layer.parameters(), self.layer.buffers()
+        for new, old in zip(fresh, self.parameters, strict=True):
+            self._compare(new.name, new, old, input_shape)
+        for name, (_, values) in self.buffers.items():
+            self._compare(name, buffers[name], values, input_shape)
+        for new, old in zip(fresh, self.parameters, strict=True):
+            names = [name for name, value in vars(self.layer).items() if value is new]
+            for name in names:
+                setattr(self.layer, name, old)
+            if not names:  # it stands in a list of the layer's own
+                new.data = old.data
+        for name, (_, values) in self.buffers.items():
+            buffers[name][...] = values
+
+    def _compare(self, name, new, old, input_shape):
+        if (new.shape, new.dtype) != (old.shape, old.dtype):
+            raise ShapeError(
+                f"{self.layer.label}: is built, with {name} of shape {old.shape} ({old.dtype}); input shape "
+                f"{input_shape} needs {new.shape} ({new.dtype}). reset() forgets what was learnt"
+            )
+
+    def undo(self):
+        """Make the layer what it was."""
+        vars(self.layer).clear()
+        vars(self.layer).update(self.attributes)
+        for array, values in self.buffers.values():
+            array[...] = values

@@ -40,10 +40,12 @@ class Linear(Layer):
     pure, role = True, "linear"
     axes = "NF"
     needs_build = True
+    inferred = ("in_features", 0)
 
     def __init__(
         self,
         out_features: int,
+        *,
         bias: bool = True,
         weight_init: str = "pytorch_uniform",
         bias_init: str = "pytorch_uniform",

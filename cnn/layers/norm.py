@@ -12,6 +12,7 @@ class _BatchNorm(Layer):
     """Both batch normalisations: they differ in the axes of their input."""
 
     needs_build = True
+    inferred = ("num_features", 0)
 
     def __init__(self, eps=1e-5, momentum=0.1, affine=True):
         kind = type(self).__name__
@@ -45,13 +46,10 @@ class _BatchNorm(Layer):
                     f"{self.label}: expected more than one value per channel in training, "
                     f"found shape {x.shape}"
                 )
-            mean, var = operations().batch_norm_statistics(x)
-            self._update_running(mean, var * (count / (count - 1)))
-        else:
-            mean, var = self.running_mean, self.running_var
-        # in float64: a rounded 1/sqrt would be a third of the whole layer's float32 error
-        rstd = (1 / np.sqrt(var.astype(np.float64) + self.eps)).astype(x.dtype)
-        return mean.astype(x.dtype), rstd  # a copy of the mean, which a later forward does not change
+            return operations().batch_norm_train(
+                x, self.running_mean, self.running_var, self.momentum, self.eps
+            )
+        return operations().batch_norm_eval(self.running_mean, self.running_var, self.eps)
 
     def affine_arrays(self):
         """Return (weight, bias), or (None, None)."""
@@ -60,11 +58,6 @@ class _BatchNorm(Layer):
     def affine_gradients(self):
         """Return the arrays that gradients of weight and bias are added to, or (None, None)."""
         return (self.weight.grad, self.bias.grad) if self.affine else (None, None)
-
-    def _update_running(self, mean, var):
-        """Move the running statistics a step of ``momentum`` towards this batch's."""
-        for running, batch in ((self.running_mean, mean), (self.running_var, var)):
-            running += (self.momentum * (batch - running)).astype(running.dtype)
 
     def backward(self, dy):
         ops, dy, x, mean, rstd, training = self._saved(dy)
@@ -126,10 +119,10 @@ class BatchNorm2d(_BatchNorm):
     Ioffe, Szegedy, "Batch Normalization", arXiv:1502.03167.
     """
 
-    role = "normalisation"
+    pure, role = True, "normalisation"
     axes = "NCHW"
 
-    def __init__(self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
+    def __init__(self, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
         super().__init__(eps, momentum, affine)
 
 
@@ -155,8 +148,8 @@ class BatchNorm1d(_BatchNorm):
     Ioffe, Szegedy, "Batch Normalization", arXiv:1502.03167.
     """
 
-    role = "normalisation"
+    pure, role = True, "normalisation"
     axes = "NF"
 
-    def __init__(self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
+    def __init__(self, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
         super().__init__(eps, momentum, affine)

@@ -1,8 +1,11 @@
 """Parameters, and the flat buffers in which all parameters of a network live."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from cnn.errors import ShapeError
+from cnn.layers.guard import refuse_unknown
 
 
 class FlatBuffer:
@@ -32,8 +35,16 @@ class Parameter:
     rate, ``weight_decay`` stands in for its decay unless None, and where ``trainable`` is False nothing
     changes the values: layers need not add to ``grad`` then.
 
-    Assigning to ``data`` or ``grad`` copies into the array, so that views stay views.
+    Assigning to ``data`` or ``grad`` copies into the array, so that views stay views. ``requires_grad`` is
+    PyTorch's name for ``trainable``.
     """
+
+    _made = False
+
+    def __setattr__(self, name, value):
+        if self._made and name[0] != "_":
+            refuse_unknown(self, name, f"Parameter {self.name}")
+        object.__setattr__(self, name, value)
 
     def __init__(self, name, data, decay=True):
         self.name = name
@@ -41,6 +52,7 @@ class Parameter:
         self.lr_scale, self.weight_decay, self.trainable = 1.0, None, True
         self.shape, self.size, self.dtype = data.shape, data.size, data.dtype
         self._place(FlatBuffer(data.size, data.dtype), 0, data, np.zeros_like(data))
+        self._made = True
 
     def _place(self, buffer, start, data, grad):
         """Move into ``buffer`` at ``start`` with these values."""
@@ -68,6 +80,15 @@ class Parameter:
     def grad(self, values):
         self._copy(self._grad, values, "grad")
 
+    @property
+    def requires_grad(self):
+        """Whether the values are trained: another name for ``trainable``."""
+        return self.trainable
+
+    @requires_grad.setter
+    def requires_grad(self, value):
+        self.trainable = bool(value)
+
     def _copy(self, target, values, what):
         if np.shape(values) != self.shape:
             raise ShapeError(f"{self.name}.{what}: expected shape {self.shape}, found {np.shape(values)}")
@@ -77,13 +98,15 @@ class Parameter:
         return f"Parameter({self.name!r}, shape={self.shape}, dtype={self.dtype}, decay={self.decay})"
 
 
-def flatten(parameters):
+def flatten(parameters, together=False):
     """Return the FlatBuffer that holds all ``parameters``; gather them into a new one if they are scattered.
 
+    With ``together`` they also lie in it one after the other, with nothing between them.
     Each parameter's ``start`` and ``stop`` say where it lies. Raises ShapeError when dtypes differ.
     """
     parameters = list(parameters)
-    if parameters and all(p.buffer is parameters[0].buffer for p in parameters):
+    shared = parameters and all(p.buffer is parameters[0].buffer for p in parameters)
+    if shared and not (together and _has_gaps(parameters)):
         return parameters[0].buffer
     dtypes = {p.dtype for p in parameters}
     if len(dtypes) > 1:
@@ -94,3 +117,8 @@ def flatten(parameters):
         p._place(buffer, start, p.data, p.grad)
         start = p.stop
     return buffer
+
+
+def _has_gaps(parameters):
+    """Whether one of them does not begin where the one before ends."""
+    return any(p.start != before.stop for before, p in pairwise(parameters))

@@ -164,6 +164,7 @@ class SGD(Optimizer):
         parameters,
         lr,
         momentum=0.0,
+        *,
         nesterov=False,
         weight_decay=0.0,
         decay_all=False,
@@ -211,6 +212,7 @@ class Muon(SGD):
         self,
         parameters,
         lr,
+        *,
         momentum=0.95,
         nesterov=True,
         weight_decay=0.0,
@@ -220,7 +222,8 @@ class Muon(SGD):
         normalize=False,
     ):
         self.ns_steps, self.normalize = geometry.count(ns_steps, "ns_steps"), bool(normalize)
-        super().__init__(parameters, lr, momentum, nesterov, weight_decay, decay_all, clip_norm)
+        options = {"weight_decay": weight_decay, "decay_all": decay_all, "clip_norm": clip_norm}
+        super().__init__(parameters, lr, momentum, nesterov=nesterov, **options)
 
     def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
         rows = [len(p.data) if p.data.ndim == 4 else 0 for p in self.parameters if p.trainable]
@@ -264,6 +267,7 @@ class Adam(Optimizer):
         lr=1e-3,
         betas=(0.9, 0.999),
         eps=1e-8,
+        *,
         weight_decay=0.0,
         decay_all=False,
         clip_norm=None,
@@ -292,11 +296,13 @@ class AdamW(Adam):
         lr=1e-3,
         betas=(0.9, 0.999),
         eps=1e-8,
+        *,
         weight_decay=1e-2,
         decay_all=False,
         clip_norm=None,
     ):
-        super().__init__(parameters, lr, betas, eps, weight_decay, decay_all, clip_norm)
+        options = {"weight_decay": weight_decay, "decay_all": decay_all, "clip_norm": clip_norm}
+        super().__init__(parameters, lr, betas, eps, **options)
 
 
 class RMSprop(Optimizer):
@@ -313,6 +319,7 @@ class RMSprop(Optimizer):
         lr=1e-2,
         alpha=0.99,
         eps=1e-8,
+        *,
         momentum=0.0,
         weight_decay=0.0,
         decay_all=False,

@@ -6,8 +6,14 @@ the two share names and signatures but no code. Arrays are (N, C, H, W) or (N, F
 """
 
 from cnn.reference.activation import (
+    elu_backward,
+    elu_forward,
     gelu_backward,
     gelu_forward,
+    hardsigmoid_backward,
+    hardsigmoid_forward,
+    hardswish_backward,
+    hardswish_forward,
     leaky_relu_backward,
     leaky_relu_forward,
     relu_backward,
@@ -16,34 +22,84 @@ from cnn.reference.activation import (
     sigmoid_forward,
     silu_backward,
     silu_forward,
-    softmax_backward,
-    softmax_forward,
     tanh_backward,
     tanh_forward,
 )
 from cnn.reference.conv import (
-    add_channel,
-    channel_sum,
     conv2d_backward_input,
     conv2d_backward_weight,
     conv2d_forward,
 )
-from cnn.reference.elementwise import add, concat, dropout, flatten, scale, split, unflatten
-from cnn.reference.linear import linear_backward_input, linear_backward_weight, linear_forward
-from cnn.reference.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
-from cnn.reference.norm import batch_norm_backward, batch_norm_forward, batch_norm_statistics
-from cnn.reference.orthogonal import orthogonalize
-from cnn.reference.pool import (
-    avg_pool2d_backward,
-    avg_pool2d_forward,
+from cnn.reference.elementwise import (
+    add,
+    add_channel,
+    channel_sum,
+    concat,
+    dropout_backward,
+    dropout_forward,
+    flatten,
+    scale,
+    split,
+    unflatten,
+)
+from cnn.reference.global_pool import (
     global_avg_pool_backward,
     global_avg_pool_forward,
     global_max_pool_backward,
     global_max_pool_forward,
+)
+from cnn.reference.group_norm import (
+    group_norm_backward,
+    group_norm_forward,
+)
+from cnn.reference.linear import (
+    linear_backward_input,
+    linear_backward_weight,
+    linear_forward,
+)
+from cnn.reference.loss import (
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
+from cnn.reference.norm import (
+    batch_norm_backward,
+    batch_norm_eval,
+    batch_norm_forward,
+    batch_norm_train,
+)
+from cnn.reference.orthogonal import (
+    orthogonalize,
+)
+from cnn.reference.pool import (
+    avg_pool2d_backward,
+    avg_pool2d_forward,
     max_pool2d_backward,
     max_pool2d_forward,
 )
-from cnn.reference.update import adam_update, rmsprop_update, sgd_update, squared_norm
+from cnn.reference.prelu import (
+    prelu_backward,
+    prelu_forward,
+)
+from cnn.reference.resize import (
+    pad2d_backward,
+    pad2d_forward,
+    upsample_nearest_backward,
+    upsample_nearest_forward,
+)
+from cnn.reference.softmax import (
+    softmax_backward,
+    softmax_forward,
+)
+from cnn.reference.softplus import (
+    softplus_backward,
+    softplus_forward,
+)
+from cnn.reference.update import (
+    adam_update,
+    rmsprop_update,
+    sgd_update,
+    squared_norm,
+)
 
 __all__ = [
     "adam_update",
@@ -52,14 +108,18 @@ __all__ = [
     "avg_pool2d_backward",
     "avg_pool2d_forward",
     "batch_norm_backward",
+    "batch_norm_eval",
     "batch_norm_forward",
-    "batch_norm_statistics",
+    "batch_norm_train",
     "channel_sum",
     "concat",
     "conv2d_backward_input",
     "conv2d_backward_weight",
     "conv2d_forward",
-    "dropout",
+    "dropout_backward",
+    "dropout_forward",
+    "elu_backward",
+    "elu_forward",
     "flatten",
     "gelu_backward",
     "gelu_forward",
@@ -67,6 +127,12 @@ __all__ = [
     "global_avg_pool_forward",
     "global_max_pool_backward",
     "global_max_pool_forward",
+    "group_norm_backward",
+    "group_norm_forward",
+    "hardsigmoid_backward",
+    "hardsigmoid_forward",
+    "hardswish_backward",
+    "hardswish_forward",
     "leaky_relu_backward",
     "leaky_relu_forward",
     "linear_backward_input",
@@ -75,6 +141,10 @@ __all__ = [
     "max_pool2d_backward",
     "max_pool2d_forward",
     "orthogonalize",
+    "pad2d_backward",
+    "pad2d_forward",
+    "prelu_backward",
+    "prelu_forward",
     "relu_backward",
     "relu_forward",
     "rmsprop_update",
@@ -88,9 +158,13 @@ __all__ = [
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
     "softmax_forward",
+    "softplus_backward",
+    "softplus_forward",
     "split",
     "squared_norm",
     "tanh_backward",
     "tanh_forward",
     "unflatten",
+    "upsample_nearest_backward",
+    "upsample_nearest_forward",
 ]

@@ -90,14 +90,37 @@ def gelu_backward(dy, x, tanh):
     return (dy * (distribution + x * density)).astype(x.dtype)
 
 
-def softmax_forward(x):
-    """Return S_i = exp(x_i - max x) / sum over k of exp(x_k - max x), along axis 1."""
+def elu_forward(x, alpha):
+    """Return x where x > 0, else alpha * (exp(x) - 1)."""
     x = np.asarray(x)
-    e = np.exp(x - x.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+    return np.where(x > 0, x, x.dtype.type(alpha) * np.expm1(np.minimum(x, 0)))
 
 
-def softmax_backward(dy, y):
-    """Return dx_j = sum over i of dy_i * S_i * (delta_ij - S_j) = S_j * (dy_j - sum over i of dy_i * S_i)."""
-    dy, y = np.asarray(dy), np.asarray(y)
-    return y * (dy - (dy * y).sum(axis=1, keepdims=True))
+def elu_backward(dy, x, alpha):
+    """Return dy where x > 0, else dy * alpha * exp(x)."""
+    dy, x = np.asarray(dy), np.asarray(x)
+    return np.where(x > 0, dy, dy * dy.dtype.type(alpha) * np.exp(np.minimum(x, 0)))
+
+
+def hardsigmoid_forward(x):
+    """Return x / 6 + 1/2, not below 0 and not above 1."""
+    x = np.asarray(x)
+    return np.minimum(np.maximum(x / 6 + x.dtype.type(0.5), 0), 1)
+
+
+def hardsigmoid_backward(dy, x):
+    """Return dy / 6 where -3 < x < 3, else 0."""
+    dy, x = np.asarray(dy), np.asarray(x)
+    return np.where((x > -3) & (x < 3), dy / 6, dy.dtype.type(0))
+
+
+def hardswish_forward(x):
+    """Return x * hardsigmoid(x)."""
+    return np.asarray(x) * hardsigmoid_forward(x)
+
+
+def hardswish_backward(dy, x):
+    """Return 0 where x <= -3, dy where x >= 3, else dy * (x / 3 + 1/2)."""
+    dy, x = np.asarray(dy), np.asarray(x)
+    inside = np.where(x < 3, dy * (x / 3 + x.dtype.type(0.5)), dy)
+    return np.where(x <= -3, dy.dtype.type(0), inside)

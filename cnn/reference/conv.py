@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 def windows(x, kernel_size, stride, padding, dilation=(1, 1), fill=0.0):
     """View ``x`` as (N, C, H', W', kh, kw).
 
-        window[n,c,i,j,u,v] = x[n, c, i*sh - top + u*dh, j*sw - left + v*dw], ``fill`` outside of the image
+    window[n,c,i,j,u,v] = x[n, c, i*sh - top + u*dh, j*sw - left + v*dw], ``fill`` outside of the image
     """
     (kh, kw), (sh, sw), (dh, dw) = kernel_size, stride, dilation
     padded = np.pad(x, ((0, 0), (0, 0), *padding), constant_values=fill)
@@ -60,15 +60,3 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
         part += np.einsum(
             "nkhw,nchwuv->kcuv", _of_group(dy, g, groups), _of_group(view, g, groups), optimize=True
         )
-
-
-def channel_sum(dy, dbias):
-    """Add dbias[k] += sum of dy over the batch and all positions."""
-    dy = np.asarray(dy)
-    dbias += dy.sum(axis=(0, *range(2, dy.ndim)))
-
-
-def add_channel(x, bias):
-    """Return y[n,c,...] = x[n,c,...] + bias[c]."""
-    x = np.asarray(x)
-    return x + bias.reshape(1, -1, *[1] * (x.ndim - 2))

@@ -42,15 +42,38 @@ def _mix(h):
     return h ^ (h >> np.uint32(16))
 
 
-def dropout(x, p, key):
-    """Return x / (1 - p) where a hash of (key, position) is kept, else 0.
+def dropout_forward(x, p, state):
+    """Return (y, key): y = x / (1 - p) where a hash of (key, position) is kept, else 0.
+
+    ``state``, int64 (seed, how many masks were drawn), gives the key (seed, count modulo 2^32) and then
+    counts one more, in place.
+    """
+    key = np.array([state[0], state[1] % 2**32], np.int64)
+    state[1] += 1
+    return dropout_backward(x, p, key), key
+
+
+def dropout_backward(dy, p, key):
+    """Return dx = dy / (1 - p) where a hash of (key, position) is kept, else 0.
 
     ``key`` is two 32-bit integers. The mask is a function of the key and of the position in the flattened
     (N, F) array alone, so forward and backward agree, and so do both backends and any thread count.
     """
-    x = np.asarray(x)
+    dy = np.asarray(dy)
     first, second = (np.uint32(k) for k in key)
-    position = np.arange(x.size, dtype=np.uint64).astype(np.uint32).reshape(x.shape)
+    position = np.arange(dy.size, dtype=np.uint64).astype(np.uint32).reshape(dy.shape)
     keep = _mix(_mix(position ^ first) + second) >= np.uint32(min(int(p * 2**32), 2**32 - 1))
-    survivor = x.dtype.type(1 / (1 - p) if p < 1 else 0)
-    return np.where(keep, x * survivor, x.dtype.type(0))
+    survivor = dy.dtype.type(1 / (1 - p) if p < 1 else 0)
+    return np.where(keep, dy * survivor, dy.dtype.type(0))
+
+
+def channel_sum(dy, dbias):
+    """Add dbias[k] += sum of dy over the batch and all positions."""
+    dy = np.asarray(dy)
+    dbias += dy.sum(axis=(0, *range(2, dy.ndim)))
+
+
+def add_channel(x, bias):
+    """Return y[n,c,...] = x[n,c,...] + bias[c]."""
+    x = np.asarray(x)
+    return x + bias.reshape(1, -1, *[1] * (x.ndim - 2))

@@ -13,12 +13,29 @@ def _per_channel(values, x):
     return values.reshape(1, -1, *[1] * (x.ndim - 2))
 
 
-def batch_norm_statistics(x):
-    """Return (mean, var) of each channel; var divides by the number of values (biased)."""
+def batch_norm_train(x, running_mean, running_var, momentum, eps):
+    """Return (mean, rstd) of each channel of this batch; move the running statistics towards it, in place.
+
+        mean = sum of x / M,    var = sum of (x - mean)^2 / M,    rstd = 1 / sqrt(var + eps)
+        running_mean = (1 - momentum) * running_mean + momentum * mean
+        running_var  = (1 - momentum) * running_var  + momentum * var * M / (M - 1)
+
+    M = N*H*W values a channel, at least 2.
+    """
     x = np.asarray(x)
     mean = x.mean(axis=_axes(x), dtype=np.float64)
     var = x.var(axis=_axes(x), dtype=np.float64)
-    return mean.astype(x.dtype), var.astype(x.dtype)
+    count = x.size // x.shape[1]
+    running_mean[...] = (1 - momentum) * running_mean.astype(np.float64) + momentum * mean
+    unbiased = var * (count / (count - 1))
+    running_var[...] = (1 - momentum) * running_var.astype(np.float64) + momentum * unbiased
+    return mean.astype(x.dtype), (1 / np.sqrt(var + eps)).astype(x.dtype)
+
+
+def batch_norm_eval(running_mean, running_var, eps):
+    """Return (mean, rstd) of the running statistics, rstd = 1 / sqrt(running_var + eps); both are copies."""
+    rstd = 1 / np.sqrt(running_var.astype(np.float64) + eps)  # a rounded 1/sqrt would be most of the error
+    return running_mean.copy(), rstd.astype(running_var.dtype)
 
 
 def batch_norm_forward(x, mean, rstd, weight, bias):

@@ -5,86 +5,96 @@ import numpy as np
 from cnn.reference.conv import windows
 
 
-def max_pool2d_forward(x, kernel_size, stride, padding):
+def max_pool2d_forward(x, kernel_size, stride, padding, dilation=(1, 1), ceil_mode=False):
     """Return (y, argmax): the largest value of each window and which cell of the window it was.
 
-    Padding counts as -inf; of equal values the first in row-major order wins; a NaN wins over everything.
+    Padding counts as -inf; of equal values the first in row-major order wins; a NaN wins over everything. A
+    window without any pixel gives -inf, and kh * kw as its cell.
     """
     x = np.asarray(x)
-    view = windows(x, kernel_size, stride, padding, fill=-np.inf)
+    counts = _counts(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    padding = _reaching(x.shape, counts, kernel_size, stride, padding, dilation)
+    view = windows(x, kernel_size, stride, padding, dilation, fill=-np.inf)
     flat = view.reshape(*view.shape[:4], -1)
     largest, winner = flat.max(axis=-1), flat.argmax(axis=-1)
     # in a window of nothing but -inf the first of equals may be padding: the first pixel wins instead
-    pixels = windows(np.ones((1, 1, *x.shape[2:]), bool), kernel_size, stride, padding, fill=False)
-    first_pixel = pixels.reshape(1, 1, *view.shape[2:4], -1).argmax(axis=-1)
+    ones = np.ones((1, 1, *x.shape[2:]), bool)
+    pixels = windows(ones, kernel_size, stride, padding, dilation, fill=False)
+    pixels = pixels.reshape(1, 1, *view.shape[2:4], -1)
+    first_pixel = np.where(pixels.any(axis=-1), pixels.argmax(axis=-1), flat.shape[-1])
     return largest, np.where(largest == -np.inf, first_pixel, winner)
 
 
-def max_pool2d_backward(dy, argmax, input_shape, kernel_size, stride, padding):
+def max_pool2d_backward(dy, argmax, input_shape, kernel_size, stride, padding, dilation=(1, 1)):
     """Return dx: each dy goes to the input that won its window; windows that overlap add up."""
-    dy = np.asarray(dy)
-    n, c, h, w = input_shape
-    (_, kw), (sh, sw), ((top, bottom), (left, right)) = kernel_size, stride, padding
-    row = np.arange(dy.shape[2])[:, None] * sh + argmax // kw
-    column = np.arange(dy.shape[3]) * sw + argmax % kw
-    padded = np.zeros((n, c, h + top + bottom, w + left + right), dy.dtype)
+    (n, c), (kh, kw), (sh, sw), (dh, dw) = input_shape[:2], kernel_size, stride, dilation
+    (top, _), (left, _) = padding
+    dy, argmax = np.asarray(dy), np.asarray(argmax).astype(np.int64)
+    row = np.arange(dy.shape[2])[:, None] * sh + argmax // kw * dh - top
+    column = np.arange(dy.shape[3]) * sw + argmax % kw * dw - left
     image, channel = np.arange(n)[:, None, None, None], np.arange(c)[:, None, None]
-    np.add.at(padded, (image, channel, row, column), dy)
-    return padded[:, :, top : top + h, left : left + w]
+    places = np.broadcast_arrays(image, channel, row, column)
+    won = argmax < kh * kw
+    dx = np.zeros(input_shape, dy.dtype)
+    np.add.at(dx, tuple(place[won] for place in places), dy[won])
+    return dx
 
 
-def _divisor(shape, kernel_size, stride, padding, count_include_pad):
-    """Return how many cells each window divides by, as an array that broadcasts to (H', W')."""
-    if count_include_pad:
-        return kernel_size[0] * kernel_size[1]
-    ones = np.ones((1, 1, *shape[2:]))
-    return windows(ones, kernel_size, stride, padding).sum(axis=(-2, -1))[0, 0]
+def _counts(shape, kernel_size, stride, padding, dilation, ceil_mode):
+    """Return (H', W'): with ``ceil_mode`` the last window may reach beyond the padded image.
+
+    It must start inside of the image or the padding before it.
+    """
+    counts = []
+    for size, k, s, (before, after), d in zip(shape[2:], kernel_size, stride, padding, dilation, strict=True):
+        room = size + before + after - d * (k - 1) - 1
+        count = (-(-room // s) if ceil_mode else room // s) + 1
+        counts.append(count - 1 if ceil_mode and (count - 1) * s >= size + before else count)
+    return tuple(counts)
 
 
-def avg_pool2d_forward(x, kernel_size, stride, padding, count_include_pad):
+def _reaching(shape, counts, kernel_size, stride, padding, dilation=(1, 1)):
+    """Return the padding whose end is the end of the last window."""
+    return tuple(
+        (before, max(0, (count - 1) * s + d * (k - 1) + 1 - size - before))
+        for size, count, k, s, (before, _), d in zip(
+            shape[2:], counts, kernel_size, stride, padding, dilation, strict=True
+        )
+    )
+
+
+def _divisor(shape, counts, kernel_size, stride, padding, count_include_pad):
+    """Return (H', W'): how many cells each window divides by; never those beyond the padding."""
+    (top, bottom), (left, right) = padding
+    height, width = shape[2] + top + bottom, shape[3] + left + right
+    counted = np.pad(np.ones(shape[2:]), padding, constant_values=float(count_include_pad))
+    ends = [(n - 1) * s + k for n, s, k in zip(counts, stride, kernel_size, strict=True)]
+    counted = np.pad(counted, ((0, max(0, ends[0] - height)), (0, max(0, ends[1] - width))))
+    cells = windows(counted[None, None], kernel_size, stride, ((0, 0), (0, 0))).sum(axis=(-2, -1))
+    return np.maximum(cells[0, 0, : counts[0], : counts[1]], 1)  # a window of nothing has the mean 0
+
+
+def avg_pool2d_forward(x, kernel_size, stride, padding, count_include_pad, ceil_mode=False):
     """Return the mean of each window; padding counts as zeros, in the divisor only with count_include_pad."""
     x = np.asarray(x)
-    total = windows(x, kernel_size, stride, padding).sum(axis=(-2, -1))
-    return (total / _divisor(x.shape, kernel_size, stride, padding, count_include_pad)).astype(x.dtype)
+    counts = _counts(x.shape, kernel_size, stride, padding, (1, 1), ceil_mode)
+    whole = _reaching(x.shape, counts, kernel_size, stride, padding)
+    total = windows(x, kernel_size, stride, whole).sum(axis=(-2, -1))
+    cells = _divisor(x.shape, counts, kernel_size, stride, padding, count_include_pad)
+    return (total / cells).astype(x.dtype)
 
 
 def avg_pool2d_backward(dy, input_shape, kernel_size, stride, padding, count_include_pad):
     """Return dx: each dy, divided as in forward, goes to every cell of its window."""
     dy = np.asarray(dy)
-    share = dy / _divisor(input_shape, kernel_size, stride, padding, count_include_pad)
     n, c, h, w = input_shape
-    (kh, kw), (sh, sw), ((top, bottom), (left, right)) = kernel_size, stride, padding
+    counts = rows, columns = dy.shape[2:]
+    cells = _divisor(input_shape, counts, kernel_size, stride, padding, count_include_pad)
+    share = (dy / cells).astype(dy.dtype)
+    (top, bottom), (left, right) = _reaching(input_shape, counts, kernel_size, stride, padding)
+    (kh, kw), (sh, sw) = kernel_size, stride
     padded = np.zeros((n, c, h + top + bottom, w + left + right), dy.dtype)
     for u in range(kh):
         for v in range(kw):
-            rows = slice(u, u + sh * (dy.shape[2] - 1) + 1, sh)
-            columns = slice(v, v + sw * (dy.shape[3] - 1) + 1, sw)
-            padded[:, :, rows, columns] += share
+            padded[:, :, u : u + sh * (rows - 1) + 1 : sh, v : v + sw * (columns - 1) + 1 : sw] += share
     return padded[:, :, top : top + h, left : left + w]
-
-
-def global_avg_pool_forward(x):
-    """Return y[n,c] = mean of x[n,c] over all positions."""
-    return np.asarray(x).mean(axis=(2, 3))
-
-
-def global_avg_pool_backward(dy, input_shape):
-    """Return dx[n,c,i,j] = dy[n,c] / (H * W)."""
-    dy = np.asarray(dy)
-    positions = input_shape[2] * input_shape[3]
-    return np.broadcast_to((dy / dy.dtype.type(positions))[:, :, None, None], input_shape).copy()
-
-
-def global_max_pool_forward(x):
-    """Return (y, argmax): the largest value of each plane and its flat position; the first of equals wins."""
-    x = np.asarray(x)
-    flat = x.reshape(*x.shape[:2], -1)
-    return flat.max(axis=-1), flat.argmax(axis=-1)
-
-
-def global_max_pool_backward(dy, argmax, input_shape):
-    """Return dx: dy[n,c] at the position that won, zero elsewhere."""
-    dy = np.asarray(dy)
-    dx = np.zeros((*input_shape[:2], input_shape[2] * input_shape[3]), dy.dtype)
-    np.put_along_axis(dx, argmax[..., None], dy[..., None], axis=-1)
-    return dx.reshape(input_shape)

@@ -7,17 +7,18 @@ and tanh. ``kind`` is known at compile time, so that each kind has its own kerne
 
 import functools
 import math
+from typing import NamedTuple
 
 from numba import types
 from numba.extending import overload
 
 from cnn.fast import blocked
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import CHUNK, FLAGS, chunks, launch, table, task
+from cnn.fast.machine.jit import CHUNK, FLAGS, chunks, jit, launch, table, task
 from cnn.fast.machine.special import erf, exp, tanh
-from cnn.fast.machine.tables import bits, from_bits, integers, pointer
+from cnn.fast.machine.tables import bits, from_bits, pointer, reader
 
-IDENTITY, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU, GELU_TANH = range(8)
+IDENTITY, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU, GELU_TANH, ELU, HARDSIGMOID, HARDSWISH = range(11)
 
 _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
@@ -55,6 +56,24 @@ def _gelu(kind, x, parameter):
 
 def _gelu_tanh(kind, x, parameter):
     return 0.5 * x * (1.0 + tanh(_SQRT_2_OVER_PI * (x + _CUBIC * x * x * x)))
+
+
+def _elu(kind, x, parameter):
+    t = tanh(0.5 * x)  # exp(x) - 1 = 2 t / (1 - t), without the cancellation
+    return v.select(v.greater(x, 0.0), x, parameter * (2.0 * t / (1.0 - t)))
+
+
+def _hardsigmoid(kind, x, parameter):
+    return _between(x * (1.0 / 6.0) + 0.5, 0.0, 1.0)
+
+
+def _hardswish(kind, x, parameter):
+    return x * _between(x * (1.0 / 6.0) + 0.5, 0.0, 1.0)
+
+
+@jit
+def _between(x, low, high):
+    return v.select(v.greater(low, x), low, v.select(v.greater(x, high), high, x))
 
 
 def _identity_gradient(kind, dy, saved, parameter):
@@ -95,10 +114,28 @@ def _gelu_tanh_gradient(kind, dy, saved, parameter):
     return dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
 
 
-_FORWARD = (_identity, _relu, _leaky_relu, _sigmoid, _tanh, _silu, _gelu, _gelu_tanh)
+def _elu_gradient(kind, dy, saved, parameter):
+    return v.select(v.greater(saved, 0.0), dy, dy * (parameter * exp(saved)))
+
+
+def _hardsigmoid_gradient(kind, dy, saved, parameter):
+    inside = v.both(v.greater(saved, -3.0), v.greater(3.0, saved))
+    return v.select(inside, dy * (1.0 / 6.0), 0.0)
+
+
+def _hardswish_gradient(kind, dy, saved, parameter):
+    inside = v.select(v.at_least(saved, 3.0), dy, dy * (saved * (1.0 / 3.0) + 0.5))
+    return v.select(v.at_least(-3.0, saved), 0.0, inside)
+
+
+_FORWARD = (
+    _identity, _relu, _leaky_relu, _sigmoid, _tanh, _silu, _gelu, _gelu_tanh,
+    _elu, _hardsigmoid, _hardswish,
+)  # fmt: skip
 _BACKWARD = (
     _identity_gradient, _relu_gradient, _leaky_relu_gradient, _sigmoid_gradient, _tanh_gradient,
-    _silu_gradient, _gelu_gradient, _gelu_tanh_gradient,
+    _silu_gradient, _gelu_gradient, _gelu_tanh_gradient, _elu_gradient, _hardsigmoid_gradient,
+    _hardswish_gradient,
 )  # fmt: skip
 
 
@@ -125,15 +162,37 @@ def _choose_backward(kind, dy, saved, parameter):
     return _BACKWARD[kind.literal_value] if isinstance(kind, types.IntegerLiteral) else None
 
 
+class Pointwise(NamedTuple):
+    """y = f(x), CHUNK numbers a piece."""
+
+    x: int  # address
+    y: int  # address
+    size: int  # numbers
+    parameter: int  # bits of a float64
+
+
+class PointwiseGradient(NamedTuple):
+    """dx = dy * f'(x), CHUNK numbers a piece."""
+
+    dy: int  # address
+    saved: int  # address of x, or of y for sigmoid and tanh
+    dx: int  # address
+    size: int  # numbers
+    parameter: int  # bits of a float64
+
+
+pointwise_of, gradient_of = reader(Pointwise), reader(PointwiseGradient)
+
+
 @functools.cache
 def forward_task(kind, itemsize):
-    """y = f(x), CHUNK numbers a piece: addresses of x and y, how many numbers, the parameter's bits."""
+    """The task that takes a Pointwise."""
 
     @task
     def forward(index, thread, params):
-        a = integers(params)
-        x, y, size, parameter = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2], from_bits(a[3])
-        for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
+        p = pointwise_of(params)
+        x, y, parameter = pointer(p.x, itemsize), pointer(p.y, itemsize), from_bits(p.parameter)
+        for i in range(index * CHUNK, min(index * CHUNK + CHUNK, p.size), 16):
             v.store(y, i, activate(kind, v.load(x, i), parameter))
 
     return forward
@@ -143,10 +202,10 @@ def forward_task(kind, itemsize):
 def _backward_task(kind, itemsize):
     @task
     def backward(index, thread, params):
-        a = integers(params)
-        dy, saved, dx = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], itemsize)
-        size, parameter = a[3], from_bits(a[4])
-        for i in range(index * CHUNK, min(index * CHUNK + CHUNK, size), 16):
+        p = gradient_of(params)
+        dy, saved, dx = pointer(p.dy, itemsize), pointer(p.saved, itemsize), pointer(p.dx, itemsize)
+        parameter = from_bits(p.parameter)
+        for i in range(index * CHUNK, min(index * CHUNK + CHUNK, p.size), 16):
             v.store(dx, i, pull_back(kind, v.load(dy, i), v.load(saved, i), parameter))
 
     return backward
@@ -157,7 +216,7 @@ def forward(kind, x, parameter=0.0):
     x = blocked.as_blocked(x)
     y = blocked.empty(x.shape, x.dtype)
     size = y.buffer.size
-    values = table([x.address, y.address, size, bits(parameter)])
+    values = table(Pointwise(x.address, y.address, size, bits(parameter)))
     launch(forward_task(kind, x.dtype.itemsize), chunks(size), values)
     return y
 
@@ -168,7 +227,7 @@ def backward(kind, dy, saved, parameter=0.0):
     dy = blocked.as_blocked(dy, saved.dtype)
     dx = blocked.empty(dy.shape, dy.dtype)
     size = dx.buffer.size
-    values = table([dy.address, saved.address, dx.address, size, bits(parameter)])
+    values = table(PointwiseGradient(dy.address, saved.address, dx.address, size, bits(parameter)))
     launch(_backward_task(kind, dx.dtype.itemsize), chunks(size), values)
     return dx
 
@@ -233,63 +292,31 @@ def gelu_backward(dy, x, tanh):
     return backward(GELU_TANH if tanh else GELU, dy, x)
 
 
-@functools.cache
-def _softmax_task(itemsize):
-    @task
-    def softmax(index, thread, params):
-        a = integers(params)
-        x, y, channels, pixels = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2], a[3]
-        first, step = (index // pixels * channels * pixels + index % pixels) * 16, pixels * 16
-        largest = v.load(x, first)
-        for c in range(1, channels):
-            value = v.load(x, first + c * step)
-            largest = v.select(v.greater(value, largest), value, largest)
-        scale = v.zeros(x)
-        for c in range(channels):
-            e = exp(v.load(x, first + c * step) - largest)
-            v.store(y, first + c * step, e)
-            scale = scale + e
-        scale = 1.0 / scale
-        for c in range(channels):
-            v.store(y, first + c * step, v.load(y, first + c * step) * scale)
-
-    return softmax
+def elu_forward(x, alpha):
+    """Return x where x > 0, else alpha * (exp(x) - 1)."""
+    return forward(ELU, x, float(alpha))
 
 
-@functools.cache
-def _softmax_gradient_task(itemsize):
-    @task
-    def gradient(index, thread, params):
-        a = integers(params)
-        dy, y, dx = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], itemsize)
-        channels, pixels = a[3], a[4]
-        first, step = (index // pixels * channels * pixels + index % pixels) * 16, pixels * 16
-        mean = v.zeros(y)
-        for c in range(channels):
-            mean = v.fma(v.load(dy, first + c * step), v.load(y, first + c * step), mean)
-        for c in range(channels):
-            i = first + c * step
-            v.store(dx, i, v.load(y, i) * (v.load(dy, i) - mean))
-
-    return gradient
+def elu_backward(dy, x, alpha):
+    """Return dy where x > 0, else dy * alpha * exp(x)."""
+    return backward(ELU, dy, x, float(alpha))
 
 
-def softmax_forward(x):
-    """Return S_i = exp(x_i - max x) / sum over k of exp(x_k - max x), along axis 1."""
-    x = blocked.as_blocked(x)
-    y = blocked.empty(x.shape, x.dtype)
-    blocks, channels, height, width, _ = x.buffer.shape
-    values = table([x.address, y.address, channels, height * width])
-    launch(_softmax_task(x.dtype.itemsize), blocks * height * width, values)
-    return y
+def hardsigmoid_forward(x):
+    """Return x / 6 + 1/2, not below 0 and not above 1."""
+    return forward(HARDSIGMOID, x)
 
 
-def softmax_backward(dy, y):
-    """Return dx_j = S_j * (dy_j - sum over i of dy_i * S_i)."""
-    y = blocked.as_blocked(y)
-    dy = blocked.as_blocked(dy, y.dtype)
-    dx = blocked.empty(dy.shape, dy.dtype)
-    blocks, channels, height, width, _ = dx.buffer.shape
-    values = table([dy.address, y.address, dx.address, channels, height * width])
-    launch(_softmax_gradient_task(dx.dtype.itemsize), blocks * height * width, values)
-    return dx
+def hardsigmoid_backward(dy, x):
+    """Return dy / 6 where -3 < x < 3, else 0."""
+    return backward(HARDSIGMOID, dy, x)
+
+
+def hardswish_forward(x):
+    """Return x * hardsigmoid(x)."""
+    return forward(HARDSWISH, x)
+
+
+def hardswish_backward(dy, x):
+    """Return 0 where x <= -3, dy where x >= 3, else dy * (x / 3 + 1/2)."""
+    return backward(HARDSWISH, dy, x)

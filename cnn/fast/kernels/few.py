@@ -7,13 +7,17 @@ finite numbers that nobody reads. Forward only: this serves prediction. Convolut
 """
 
 from functools import cache
+from typing import NamedTuple
+
+import numpy as np
 
 from cnn.fast.blocked import LANES
 from cnn.fast.kernels import activation, elementwise
+from cnn.fast.kernels.pool import Window, counted, end_cell, first_cell, window
 from cnn.fast.lanes import Lanes, channel_vector  # noqa: F401
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import chunks, launch, table, task
-from cnn.fast.machine.tables import bits, from_bits, integers, pointer
+from cnn.fast.machine.tables import Table, bits, from_bits, integers, pointer, reader
 from cnn.geometry import output_shape
 
 
@@ -54,21 +58,33 @@ def flatten(x):
     return y
 
 
+class Pool(NamedTuple):
+    """A piece is one row of windows of sixteen channels of an image."""
+
+    x: int  # address
+    y: int  # address
+    include: int  # whether padding counts in the divisor of a mean
+    window: Window
+
+
+pool_of = reader(Pool)
+
+
 @cache
 def _pool_task(size, largest):
     @task
     def pool(index, thread, params):
-        p = integers(params)
-        x, y = pointer(p[0], size), pointer(p[1], size)
-        height, width, oh, ow, kh, kw = p[2], p[3], p[4], p[5], p[6], p[7]
-        sh, sw, ph, pw, include = p[8], p[9], p[10], p[11], p[12]
-        source, r = index // oh * height * width * 16, index % oh
-        top, bottom = max(r * sh - ph, 0), min(r * sh - ph + kh, height)
-        for q in range(ow):
-            left, right = max(q * sw - pw, 0), min(q * sw - pw + kw, width)
-            best, total = v.load(x, source + (top * width + left) * 16), v.zeros(x)
-            for u in range(top, bottom):
-                for i in range(source + (u * width + left) * 16, source + (u * width + right) * 16, 16):
+        p = pool_of(params)
+        x, y, w = pointer(p.x, size), pointer(p.y, size), p.window
+        source, top = index // w.oh * w.height * w.width * 16, index % w.oh * w.sh - w.top
+        rows = counted(top, w.kh, w.height, w.top, w.bottom, p.include)
+        for q in range(w.ow):
+            left = q * w.sw - w.left
+            first, end = first_cell(left, w.dw), end_cell(left, w.dw, w.kw, w.width)
+            best, total = v.zeros(x) - np.inf, v.zeros(x)
+            for u in range(first_cell(top, w.dh), end_cell(top, w.dh, w.kh, w.height)):
+                row = source + ((top + u * w.dh) * w.width + left) * 16
+                for i in range(row + first * w.dw * 16, row + end * w.dw * 16, w.dw * 16):
                     value = v.load(x, i)
                     if largest:
                         # A NaN wins against all, and nothing wins against a NaN.
@@ -76,19 +92,20 @@ def _pool_task(size, largest):
                         best = v.select(wins, value, best)
                     else:
                         total = total + value
-            cells = kh * kw if include else (bottom - top) * (right - left)
-            v.store(y, (index * ow + q) * 16, best if largest else total / cells)
+            cells = rows * counted(left, w.kw, w.width, w.left, w.right, p.include)
+            v.store(y, (index * w.ow + q) * 16, best if largest else total / max(cells, 1))
 
     return pool
 
 
-def pool(x, largest, kernel_size, stride, padding, include=True):
+def pool(x, largest, kernel_size, stride, padding, include=True, dilation=(1, 1), ceil_mode=False):
     """The largest value of each window, or its mean (``include``: padding counts in the divisor)."""
     n, c = x.shape[:2]
-    y = Lanes((n, c, *output_shape(*x.plane, kernel_size, stride, padding)), x.dtype)
-    sizes = [*x.plane, *y.plane, *kernel_size, *stride, padding[0][0], padding[1][0], include]
-    rows = n * x.blocks * y.plane[0]
-    launch(_pool_task(x.dtype.itemsize, largest), rows, table([x.address, y.address, *sizes]))
+    out = output_shape(*x.plane, kernel_size, stride, padding, dilation, ceil_mode)
+    y = Lanes((n, c, *out), x.dtype)
+    shape = window(x.plane, out, kernel_size, stride, padding, dilation)
+    values = Table(Pool(x.address, y.address, include, shape))
+    launch(_pool_task(x.dtype.itemsize, largest), n * x.blocks * out[0], values.array)
     return y
 
 

@@ -10,44 +10,98 @@ not cancel. Lanes past the batch are left out.
 """
 
 import functools
+import math
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast import blocked
 from cnn.fast.kernels.activation import IDENTITY, LEAKY_RELU, RELU, activate, pull_back
+from cnn.fast.kernels.arguments import filled, parameter, sums_for
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import launch, table, task
-from cnn.fast.machine.tables import bits, from_bits, integers, pointer
+from cnn.fast.machine.jit import address, launch, scratch, table, task
+from cnn.fast.machine.tables import Table, bits, from_bits, pointer, reader
+
+
+class Statistics(NamedTuple):
+    """A piece is one plane of sixteen images; then, of those that combine planes, one channel."""
+
+    x: int  # address
+    planes: int  # address of float64 (blocks, channels, 2): mean and sum of squares about it of each plane
+    images: int
+    channels: int
+    height: int
+    width: int
+    mean: int  # address
+    rstd: int  # address
+    running_mean: int  # address
+    running_var: int  # address
+    momentum: int  # bits of a float64
+    eps: int  # bits of a float64
+
+
+class Forward(NamedTuple):
+    """A piece is one plane of sixteen images."""
+
+    x: int  # address
+    y: int  # address
+    other: int  # address of what is added before the activation
+    mean: int  # address
+    rstd: int  # address
+    weight: int  # address
+    bias: int  # address
+    channels: int
+    pixels: int  # of a plane
+    parameter: int  # bits of a float64, of the activation
+
+
+class Backward(NamedTuple):
+    """A piece is one plane of sixteen images; then, of those that combine planes, one channel."""
+
+    x: int  # address
+    dy: int  # address
+    dx: int  # address
+    mean: int  # address
+    rstd: int  # address
+    weight: int  # address
+    bias: int  # address
+    dweight: int  # address, 0 where it is not wanted
+    dbias: int  # address, likewise
+    planes: int  # address of float64 (blocks, channels, 2): sums of g and of g * (x - mean) of each plane
+    slope: int  # address: dx = g * rstd * weight + (x - mean) * slope + constant, all per channel
+    constant: int  # address
+    images: int
+    channels: int
+    height: int
+    width: int
+    training: int  # whether mean and rstd depend on x
+    parameter: int  # bits of a float64, of the activation
+
+
+statistics_of, forward_of, backward_of = reader(Statistics), reader(Forward), reader(Backward)
 
 
 @functools.cache
 def _statistics_task(itemsize):
     @task
     def statistics(index, thread, params):
-        a = integers(params)
-        x, out, images, channels, height, width = (
-            pointer(a[0], itemsize),
-            pointer(a[1], 8),
-            a[2],
-            a[3],
-            a[4],
-            a[5],
-        )
-        lanes = min(16, images - index // channels * 16)
-        valid, first = v.first_lanes(lanes), index * height * width * 16
+        p = statistics_of(params)
+        x, out = pointer(p.x, itemsize), pointer(p.planes, 8)
+        lanes = min(16, p.images - index // p.channels * 16)
+        valid, first = v.first_lanes(lanes), index * p.height * p.width * 16
         whole = v.zeros(x)
-        for r in range(height):
+        for r in range(p.height):
             row = v.zeros(x)
-            for q in range(width):
-                row = row + v.load(x, first + (r * width + q) * 16)
+            for q in range(p.width):
+                row = row + v.load(x, first + (r * p.width + q) * 16)
             whole = whole + row
-        values = lanes * height * width
+        values = lanes * p.height * p.width
         mean = v.total(v.select(valid, whole, 0.0)) / values
         rest, squares = v.zeros(x), v.zeros(x)
-        for r in range(height):
+        for r in range(p.height):
             row, row_squares = v.zeros(x), v.zeros(x)
-            for q in range(width):
-                centred = v.load(x, first + (r * width + q) * 16) - mean
+            for q in range(p.width):
+                centred = v.load(x, first + (r * p.width + q) * 16) - mean
                 row = row + centred
                 row_squares = v.fma(centred, centred, row_squares)
             rest = rest + row
@@ -60,20 +114,62 @@ def _statistics_task(itemsize):
 
 
 @functools.cache
+def _combine_task(itemsize):
+    """mean and rstd of a channel from its planes; the running statistics move towards them."""
+    real = np.float32 if itemsize == 4 else np.float64
+
+    @task
+    def combine(c, thread, params):
+        p = statistics_of(params)
+        planes, momentum = pointer(p.planes, 8), from_bits(p.momentum)
+        blocks, pixels = (p.images + 15) // 16, p.height * p.width
+        mean, squares = 0.0, 0.0
+        for block in range(blocks):
+            lanes = min(16, p.images - block * 16)
+            mean += planes[2 * (block * p.channels + c)] * (lanes / p.images)
+        for block in range(blocks):
+            lanes = min(16, p.images - block * 16)
+            i = 2 * (block * p.channels + c)
+            squares += planes[i + 1] + (planes[i] - mean) ** 2 * (lanes * pixels)
+        count = p.images * pixels
+        running_mean, running_var = pointer(p.running_mean, itemsize), pointer(p.running_var, itemsize)
+        running_mean[c] = real((1 - momentum) * running_mean[c] + momentum * mean)
+        running_var[c] = real((1 - momentum) * running_var[c] + momentum * (squares / (count - 1)))
+        pointer(p.mean, itemsize)[c] = real(mean)
+        pointer(p.rstd, itemsize)[c] = real(1 / math.sqrt(squares / count + from_bits(p.eps)))
+
+    return combine
+
+
+@functools.cache
+def _running_task(itemsize):
+    """mean and rstd from the running statistics of all channels."""
+    real = np.float32 if itemsize == 4 else np.float64
+
+    @task
+    def running(index, thread, params):
+        p = statistics_of(params)
+        running_mean, running_var = pointer(p.running_mean, itemsize), pointer(p.running_var, itemsize)
+        mean, rstd, eps = pointer(p.mean, itemsize), pointer(p.rstd, itemsize), from_bits(p.eps)
+        for c in range(p.channels):
+            mean[c] = running_mean[c]
+            rstd[c] = real(1 / math.sqrt(running_var[c] + eps))
+
+    return running
+
+
+@functools.cache
 def _forward_task(kind, itemsize, adds):
     """y = f((x - mean) * scale + shift), with ``adds`` f((x - mean) * scale + shift + other)."""
 
     @task
     def forward(index, thread, params):
-        a = integers(params)
-        x, y, other, coefficients = (
-            pointer(a[0], itemsize), pointer(a[1], itemsize),
-            pointer(a[2], itemsize), pointer(a[3], itemsize),
-        )  # fmt: skip
-        channels, pixels, parameter = a[4], a[5], from_bits(a[6])
-        c = index % channels
-        mean, scale, shift = coefficients[c], coefficients[channels + c], coefficients[2 * channels + c]
-        for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
+        p = forward_of(params)
+        x, y, other = pointer(p.x, itemsize), pointer(p.y, itemsize), pointer(p.other, itemsize)
+        c, parameter = index % p.channels, from_bits(p.parameter)
+        mean, shift = pointer(p.mean, itemsize)[c], pointer(p.bias, itemsize)[c]
+        scale = pointer(p.rstd, itemsize)[c] * pointer(p.weight, itemsize)[c]
+        for i in range(index * p.pixels * 16, (index + 1) * p.pixels * 16, 16):
             value = v.fma(v.load(x, i) - mean, scale, shift)
             if adds:
                 value = value + v.load(other, i)
@@ -93,21 +189,17 @@ def _sums_task(kind, itemsize):
 
     @task
     def sums(index, thread, params):
-        a = integers(params)
-        x, dy, out, coefficients, partial = (
-            pointer(a[0], itemsize), pointer(a[1], itemsize),
-            pointer(a[2], itemsize), pointer(a[3], itemsize),
-            pointer(a[4], 8),
-        )  # fmt: skip
-        channels, height, width, parameter = a[5], a[6], a[7], from_bits(a[8])
-        c = index % channels
-        mean, scale, shift = coefficients[c], coefficients[channels + c], coefficients[2 * channels + c]
-        first = index * height * width * 16
+        p = backward_of(params)
+        x, dy, out = pointer(p.x, itemsize), pointer(p.dy, itemsize), pointer(p.dx, itemsize)
+        c, partial, parameter = index % p.channels, pointer(p.planes, 8), from_bits(p.parameter)
+        mean, shift = pointer(p.mean, itemsize)[c], pointer(p.bias, itemsize)[c]
+        scale = pointer(p.rstd, itemsize)[c] * pointer(p.weight, itemsize)[c]
+        first = index * p.height * p.width * 16
         of_g, of_product = v.zeros(x), v.zeros(x)
-        for r in range(height):
+        for r in range(p.height):
             row_g, row_product = v.zeros(x), v.zeros(x)
-            for q in range(width):
-                i = first + (r * width + q) * 16
+            for q in range(p.width):
+                i = first + (r * p.width + q) * 16
                 centred = v.load(x, i) - mean
                 g = pull_back(kind, v.load(dy, i), v.fma(centred, scale, shift), parameter)
                 if keep:
@@ -123,21 +215,44 @@ def _sums_task(kind, itemsize):
 
 
 @functools.cache
+def _combine_gradients_task(itemsize):
+    """dweight += rstd * sum of g * (x - mean), dbias += sum of g; slope and constant. Sums in float64."""
+    real = np.float32 if itemsize == 4 else np.float64
+
+    @task
+    def combine(c, thread, params):
+        p = backward_of(params)
+        planes, of_g, of_product = pointer(p.planes, 8), 0.0, 0.0
+        for block in range((p.images + 15) // 16):
+            of_g += planes[2 * (block * p.channels + c)]
+            of_product += planes[2 * (block * p.channels + c) + 1]
+        rstd = pointer(p.rstd, itemsize)[c]
+        share = 0.0
+        if p.training:
+            share = float(rstd * pointer(p.weight, itemsize)[c]) / (p.images * p.height * p.width)
+        pointer(p.slope, itemsize)[c] = real(-share * of_product * (float(rstd) * float(rstd)))
+        pointer(p.constant, itemsize)[c] = real(-share * of_g)
+        if p.dweight != 0:
+            pointer(p.dweight, itemsize)[c] += real(of_product * float(rstd))
+        if p.dbias != 0:
+            pointer(p.dbias, itemsize)[c] += real(of_g)
+
+    return combine
+
+
+@functools.cache
 def _gradient_task(kind, itemsize):
     """dx = g * scale + (x - mean) * slope + constant, zero in lanes past the batch; g = dy * f' as above."""
 
     @task
     def gradient(index, thread, params):
-        a = integers(params)
-        x, dy, dx, coefficients = (
-            pointer(a[0], itemsize), pointer(a[1], itemsize),
-            pointer(a[2], itemsize), pointer(a[3], itemsize),
-        )  # fmt: skip
-        images, channels, pixels, parameter = a[4], a[5], a[6], from_bits(a[7])
-        c = index % channels
-        mean, scale, shift = coefficients[c], coefficients[channels + c], coefficients[2 * channels + c]
-        slope, constant = coefficients[3 * channels + c], coefficients[4 * channels + c]
-        valid = v.first_lanes(images - index // channels * 16)
+        p = backward_of(params)
+        x, dy, dx = pointer(p.x, itemsize), pointer(p.dy, itemsize), pointer(p.dx, itemsize)
+        c, pixels, parameter = index % p.channels, p.height * p.width, from_bits(p.parameter)
+        mean, shift = pointer(p.mean, itemsize)[c], pointer(p.bias, itemsize)[c]
+        scale = pointer(p.rstd, itemsize)[c] * pointer(p.weight, itemsize)[c]
+        slope, constant = pointer(p.slope, itemsize)[c], pointer(p.constant, itemsize)[c]
+        valid = v.first_lanes(p.images - index // p.channels * 16)
         for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
             centred = v.load(x, i) - mean
             g = pull_back(kind, v.load(dy, i), v.fma(centred, scale, shift), parameter)
@@ -147,31 +262,47 @@ def _gradient_task(kind, itemsize):
     return gradient
 
 
-def batch_norm_statistics(x):
-    """Return (mean, var) of each channel; var divides by the number of values (biased)."""
+def batch_norm_train(x, running_mean, running_var, momentum, eps):
+    """Return (mean, rstd) of each channel of this batch; move the running statistics towards it, in place.
+
+        mean = sum of x / M,    var = sum of (x - mean)^2 / M,    rstd = 1 / sqrt(var + eps)
+        running_mean = (1 - momentum) * running_mean + momentum * mean
+        running_var  = (1 - momentum) * running_var  + momentum * var * M / (M - 1)
+
+    M = N*H*W values a channel, at least 2. The running statistics are contiguous, in the dtype of x.
+    """
     x = blocked.as_blocked(x)
-    blocks, channels, height, width, lanes = x.buffer.shape
-    planes = np.empty((blocks, channels, 2))
-    values = table([x.address, planes.ctypes.data, x.shape[0], channels, height, width])
-    launch(_statistics_task(x.dtype.itemsize), blocks * channels, values)
-    images = np.full((blocks, 1), float(lanes))
-    images[-1] -= blocks * lanes - x.shape[0]
-    share = images / x.shape[0]
-    mean = (planes[..., 0] * share).sum(axis=0)
-    spread = planes[..., 1].sum(axis=0) / (x.shape[0] * height * width)
-    var = spread + ((planes[..., 0] - mean) ** 2 * share).sum(axis=0)
-    return mean.astype(x.dtype), var.astype(x.dtype)
+    for running in (running_mean, running_var):  # written by address
+        if running.dtype != x.dtype or not running.flags.c_contiguous:
+            raise ValueError(f"running statistics: expected contiguous {x.dtype}, found {running.dtype}")
+    blocks, channels, height, width, _ = x.buffer.shape
+    size, planes = x.dtype.itemsize, scratch((blocks, channels, 2), np.float64)
+    mean, rstd = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
+    sizes = x.shape[0], channels, height, width
+    results = map(address, (mean, rstd, running_mean, running_var))
+    values = table(Statistics(x.address, address(planes), *sizes, *results, bits(momentum), bits(eps)))
+    launch(_statistics_task(size), blocks * channels, values)
+    launch(_combine_task(size), channels, values)
+    return mean, rstd
 
 
-def _coefficients(x, mean, rstd, weight, bias):
-    """Rows mean, scale = rstd * weight, shift = bias; two more for the backward pass."""
-    rows = np.zeros((5, x.shape[1]), x.dtype)
-    rows[0], rows[1] = mean, rstd
-    if weight is not None:
-        rows[1] *= weight
-    if bias is not None:
-        rows[2] = bias
-    return rows
+def batch_norm_eval(running_mean, running_var, eps):
+    """Return (mean, rstd) of the running statistics, rstd = 1 / sqrt(running_var + eps); both are copies."""
+    channels, dtype = len(running_mean), running_mean.dtype
+    mean, rstd = scratch((channels,), dtype), scratch((channels,), dtype)
+    running = (parameter(values, dtype) for values in (running_mean, running_var))
+    results = map(address, (mean, rstd, *running))
+    values = table(Statistics(0, 0, 0, channels, 0, 0, *results, 0, bits(eps)))
+    launch(_running_task(dtype.itemsize), 1, values)
+    return mean, rstd
+
+
+def _channel_parameters(x, mean, rstd, weight, bias):
+    """These arrays as tasks read them; weight None is 1 and bias None is 0."""
+    channels, dtype = x.shape[1], x.dtype
+    weight = filled((channels,), dtype, 1) if weight is None else weight
+    bias = filled((channels,), dtype, 0) if bias is None else bias
+    return [parameter(values, dtype) for values in (mean, rstd, weight, bias)]
 
 
 def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0, other=None):
@@ -182,11 +313,11 @@ def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0
     x = blocked.as_blocked(x)
     y = blocked.empty(x.shape, x.dtype)
     blocks, channels, height, width, _ = x.buffer.shape
-    rows = _coefficients(x, mean, rstd, weight, bias)
+    arrays = _channel_parameters(x, mean, rstd, weight, bias)
     if other is not None:
         other = blocked.as_blocked(other, x.dtype)
-    memory = [x.address, y.address, 0 if other is None else other.address, rows.ctypes.data]
-    values = table([*memory, channels, height * width, bits(parameter)])
+    ends = x.address, y.address, 0 if other is None else other.address
+    values = table(Forward(*ends, *map(address, arrays), channels, height * width, bits(parameter)))
     launch(_forward_task(kind, x.dtype.itemsize, other is not None), blocks * channels, values)
     return y
 
@@ -209,24 +340,20 @@ def batch_norm_backward(
     dy = blocked.as_blocked(dy, x.dtype)
     dx = dy if over else blocked.empty(x.shape, x.dtype)
     blocks, channels, height, width, _ = x.buffer.shape
-    rows = _coefficients(x, mean, rstd, weight, bias)
-    planes = np.empty((blocks, channels, 2))
-    # where g is kept, it goes to where dx will stand, and is read from there
-    memory = [x.address, dy.address, dx.address, rows.ctypes.data]
-    values = table([*memory, planes.ctypes.data, channels, height, width, bits(parameter)])
-    launch(_sums_task(kind, x.dtype.itemsize), blocks * channels, values)
-    sum_g, sum_product = planes.sum(axis=0).T
-    if dweight is not None:
-        dweight += (sum_product * rstd).astype(dweight.dtype)
-    if dbias is not None:
-        dbias += sum_g.astype(dbias.dtype)
-    if training:
-        count = x.shape[0] * height * width
-        scale = rows[1].astype(np.float64)
-        rows[3] = -scale * sum_product / count * np.asarray(rstd, np.float64) ** 2
-        rows[4] = -scale * sum_g / count
-    g, kind = (dy, kind) if kind in _CHEAP else (dx, IDENTITY)
-    memory = [x.address, g.address, dx.address, rows.ctypes.data]
-    values = table([*memory, x.shape[0], channels, height * width, bits(parameter)])
-    launch(_gradient_task(kind, x.dtype.itemsize), blocks * channels, values)
+    size, planes = x.dtype.itemsize, scratch((blocks, channels, 2), np.float64)
+    arrays = _channel_parameters(x, mean, rstd, weight, bias)
+    slope, constant = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
+    sizes = x.shape[0], channels, height, width
+    with sums_for(dweight, x.dtype) as of_weight, sums_for(dbias, x.dtype) as of_bias:
+        sums = (0 if total is None else address(total) for total in (of_weight, of_bias))
+        ends = x.address, dy.address, dx.address, *map(address, arrays), *sums
+        coefficients = map(address, (planes, slope, constant))
+        values = Table(Backward(*ends, *coefficients, *sizes, training, bits(parameter)))
+        # where g is kept, it goes to where dx will stand, and is read from there
+        launch(_sums_task(kind, size), blocks * channels, values.array)
+        launch(_combine_gradients_task(size), channels, values.array)
+    if kind not in _CHEAP:
+        values.set(dy=dx.address)
+        kind = IDENTITY
+    launch(_gradient_task(kind, size), blocks * channels, values.array)
     return dx

@@ -1,30 +1,94 @@
 """Pooling: the largest or the mean value of each window, sixteen images at a time.
 
 A maximum remembers which cell of its window won, as a small unsigned integer (row-major within the window).
-The number after the last cell says that ReLU, fused in front, let nothing through.
+The number after the last cell says that none did: the window holds no pixel, or ReLU, fused behind the pool,
+let nothing through.
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast import blocked
 from cnn.fast.conv.pool_2x2 import beats, max_2x2, unpool_2x2
+from cnn.fast.kernels.arguments import sums_for
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import launch, table, task
-from cnn.fast.machine.tables import call, integers, pointer
+from cnn.fast.machine.jit import address, jit, launch, table, task
+from cnn.fast.machine.tables import Table, call, pointer, reader
 from cnn.geometry import output_shape
+
+
+class Window(NamedTuple):
+    """Geometry of windows that slide over a plane."""
+
+    height: int  # of the plane, in pixels
+    width: int
+    oh: int  # windows along the height
+    ow: int
+    kh: int  # cells of a window
+    kw: int
+    sh: int  # pixels from a window to the next
+    sw: int
+    top: int  # padding before the plane, in pixels
+    left: int
+    bottom: int  # padding behind it
+    right: int
+    dh: int  # pixels from a cell to the next
+    dw: int
+
+
+def window(plane, out, kernel_size, stride, padding, dilation=(1, 1)):
+    """The Window of (height, width) planes and (height, width) of what comes out."""
+    (top, bottom), (left, right) = padding
+    return Window(*plane, *out, *kernel_size, *stride, top, left, bottom, right, *dilation)
+
+
+class MaxPool(NamedTuple):
+    """A piece is one plane of sixteen images."""
+
+    image: int  # address of x, or of dx
+    pooled: int  # address of y, or of dy
+    argmax: int  # address of the winning cells
+    relu: int  # whether max(y, 0) is meant
+    routine: int  # address of the routine for 2x2 windows
+    window: Window
+
+
+class AveragePool(NamedTuple):
+    """A piece is one plane of sixteen images."""
+
+    image: int  # address of x, or of dx
+    pooled: int  # address of y, or of dy
+    include: int  # whether padding counts in the divisor
+    window: Window
+
+
+max_pool_of, average_of = reader(MaxPool), reader(AveragePool)
+
+
+@jit
+def first_cell(start, dilation):
+    """The first cell that does not lie before the plane, of a window whose cell 0 is at ``start``."""
+    return (max(0, -start) + dilation - 1) // dilation
+
+
+@jit
+def end_cell(start, dilation, cells, size):
+    """The first cell, at most ``cells``, that lies beyond a plane of ``size``."""
+    return min(cells, max(0, (size - start + dilation - 1) // dilation))
 
 
 @functools.cache
 def _max_2x2_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = integers(params)
-        plane, row, oh, ow = a[3] * a[4] * 16 * itemsize, a[4] * 16 * itemsize, a[5], a[6]
-        target = index * oh * ow * 16
-        ends = (a[0] + index * plane, a[1] + target * itemsize, a[2] + target)
-        call(a[8], (*ends, 1, plane, row, 0, oh, ow, a[7]))
+        p = max_pool_of(params)
+        w = p.window
+        row, target = w.width * 16 * itemsize, index * w.oh * w.ow * 16
+        plane = w.height * row
+        ends = (p.image + index * plane, p.pooled + target * itemsize, p.argmax + target)
+        call(p.routine, (*ends, 1, plane, row, 0, w.oh, w.ow, p.relu))
 
     return forward
 
@@ -33,11 +97,11 @@ def _max_2x2_task(itemsize):
 def _unpool_2x2_task(itemsize):
     @task
     def backward(index, thread, params):
-        a = integers(params)
-        height, width, oh, ow = a[3], a[4], a[5], a[6]
-        source, plane = index * oh * ow * 16, height * width * 16 * itemsize
-        ends = (a[0] + source * itemsize, a[1] + source, a[2] + index * plane)
-        call(a[7], (*ends, 1, 0, plane, height, width, ow))
+        p = max_pool_of(params)
+        w = p.window
+        source, plane = index * w.oh * w.ow * 16, w.height * w.width * 16 * itemsize
+        ends = (p.pooled + source * itemsize, p.argmax + source, p.image + index * plane)
+        call(p.routine, (*ends, 1, 0, plane, w.height, w.width, w.ow))
 
     return backward
 
@@ -46,27 +110,30 @@ def _unpool_2x2_task(itemsize):
 def _max_task(itemsize, small):
     @task
     def forward(index, thread, params):
-        a = integers(params)
-        x, y, argmax = pointer(a[0], itemsize), pointer(a[1], itemsize), pointer(a[2], small)
-        height, width, oh, ow, kh, kw, sh, sw = a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]
-        ph, pw, relu = a[11], a[12], a[13]
-        source, target = index * height * width * 16, index * oh * ow * 16
-        for r in range(oh):
-            top, bottom = max(r * sh - ph, 0), min(r * sh - ph + kh, height)
-            for q in range(ow):
-                left, right = max(q * sw - pw, 0), min(q * sw - pw + kw, width)
-                best = v.load(x, source + (top * width + left) * 16)
-                cell = v.zeros(x) + ((top - r * sh + ph) * kw + left - q * sw + pw)
-                for u in range(top, bottom):
-                    for w in range(left, right):
-                        value = v.load(x, source + (u * width + w) * 16)
+        p = max_pool_of(params)
+        x, y, argmax = pointer(p.image, itemsize), pointer(p.pooled, itemsize), pointer(p.argmax, small)
+        w = p.window
+        source, target = index * w.height * w.width * 16, index * w.oh * w.ow * 16
+        for r in range(w.oh):
+            top = r * w.sh - w.top
+            first_u, end_u = first_cell(top, w.dh), end_cell(top, w.dh, w.kh, w.height)
+            for q in range(w.ow):
+                left = q * w.sw - w.left
+                first_v, end_v = first_cell(left, w.dw), end_cell(left, w.dw, w.kw, w.width)
+                best, cell = v.zeros(x) - np.inf, v.zeros(x) + w.kh * w.kw
+                if first_u < end_u and first_v < end_v:
+                    corner = (top + first_u * w.dh) * w.width + left + first_v * w.dw
+                    best, cell = v.load(x, source + corner * 16), v.zeros(x) + (first_u * w.kw + first_v)
+                for a in range(first_u, end_u):
+                    row = source + ((top + a * w.dh) * w.width + left) * 16
+                    for b in range(first_v, end_v):
+                        value = v.load(x, row + b * w.dw * 16)
                         wins = beats(value, best)
-                        best = v.select(wins, value, best)
-                        cell = v.select(wins, (u - r * sh + ph) * kw + w - q * sw + pw, cell)
-                if relu:
+                        best, cell = v.select(wins, value, best), v.select(wins, a * w.kw + b, cell)
+                if p.relu:
                     dead = v.at_least(0.0, best)
-                    best, cell = v.select(dead, 0.0, best), v.select(dead, kh * kw, cell)
-                o = target + (r * ow + q) * 16
+                    best, cell = v.select(dead, 0.0, best), v.select(dead, w.kh * w.kw, cell)
+                o = target + (r * w.ow + q) * 16
                 v.store(y, o, best)
                 v.store_integers(argmax, o, cell)
 
@@ -77,63 +144,86 @@ def _max_task(itemsize, small):
 def _unpool_task(itemsize, small):
     @task
     def backward(index, thread, params):
-        a = integers(params)
-        dy, argmax, dx = pointer(a[0], itemsize), pointer(a[1], small), pointer(a[2], itemsize)
-        height, width, oh, ow, kh, kw, sh, sw = a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]
-        ph, pw = a[11], a[12]
-        source, target = index * oh * ow * 16, index * height * width * 16
-        for i in range(target, target + height * width * 16, 16):
+        p = max_pool_of(params)
+        dx, dy, argmax = pointer(p.image, itemsize), pointer(p.pooled, itemsize), pointer(p.argmax, small)
+        w = p.window
+        source, target = index * w.oh * w.ow * 16, index * w.height * w.width * 16
+        for i in range(target, target + w.height * w.width * 16, 16):
             v.store(dx, i, v.zeros(dx))
-        for r in range(oh):
-            for q in range(ow):
-                i = source + (r * ow + q) * 16
+        for r in range(w.oh):
+            for q in range(w.ow):
+                i = source + (r * w.ow + q) * 16
                 for lane in range(16):
                     cell = int(argmax[i + lane])
-                    if cell < kh * kw:
-                        u, w = r * sh - ph + cell // kw, q * sw - pw + cell % kw
-                        dx[target + (u * width + w) * 16 + lane] += dy[i + lane]
+                    if cell < w.kh * w.kw:
+                        a = r * w.sh - w.top + cell // w.kw * w.dh
+                        b = q * w.sw - w.left + cell % w.kw * w.dw
+                        dx[target + (a * w.width + b) * 16 + lane] += dy[i + lane]
 
     return backward
 
 
-def max_pool2d_forward(x, kernel_size, stride, padding, relu=False):
+def max_pool2d_forward(x, kernel_size, stride, padding, dilation=(1, 1), ceil_mode=False, relu=False):
     """Return (y, argmax): the largest value of each window and which cell of the window it was.
 
-    Padding counts as -inf; of equal values the first in row-major order wins; a NaN wins over everything.
-    ``relu`` puts max(y, 0) in the same pass, with no gradient where y is not positive.
+    Padding counts as -inf; of equal values the first in row-major order wins; a NaN wins over everything. A
+    window without any pixel gives -inf, and kh * kw as its cell. ``relu`` puts max(y, 0) in the same pass,
+    with no gradient where y is not positive.
     """
     x = blocked.as_blocked(x)
-    n, c, height, width = x.shape
-    oh, ow = output_shape(height, width, kernel_size, stride, padding)
-    y = blocked.empty((n, c, oh, ow), x.dtype)
+    n, c, *plane = x.shape
+    out = output_shape(*plane, kernel_size, stride, padding, dilation, ceil_mode)
+    y = blocked.empty((n, c, *out), x.dtype)
     argmax = blocked.empty(y.shape, np.uint8 if kernel_size[0] * kernel_size[1] < 255 else np.uint16)
-    planes, size = y.buffer.shape[0] * c, x.dtype.itemsize
-    memory = [x.address, y.address, argmax.address, height, width, oh, ow]
-    if is_2x2(kernel_size, stride, padding):
-        launch(_max_2x2_task(size), planes, table([*memory, relu, max_2x2(size)]))
+    shape, size = window(plane, out, kernel_size, stride, padding, dilation), x.dtype.itemsize
+    if _tiles(plane, out, kernel_size, stride, padding, dilation):
+        make, routine = _max_2x2_task(size), max_2x2(size)
     else:
-        values = table([*memory, *kernel_size, *stride, padding[0][0], padding[1][0], relu])
-        launch(_max_task(size, argmax.dtype.itemsize), planes, values)
+        make, routine = _max_task(size, argmax.dtype.itemsize), 0
+    values = Table(MaxPool(x.address, y.address, argmax.address, relu, routine, shape))
+    launch(make, y.buffer.shape[0] * c, values.array)
     return y, argmax
 
 
-def is_2x2(kernel_size, stride, padding):
+def is_2x2(kernel_size, stride, padding, dilation=(1, 1)):
     """Whether windows are 2x2, side by side and without padding."""
-    return kernel_size == stride == (2, 2) and padding == ((0, 0), (0, 0))
+    return kernel_size == stride == (2, 2) and padding == ((0, 0), (0, 0)) and dilation == (1, 1)
 
 
-def max_pool2d_backward(dy, argmax, input_shape, kernel_size, stride, padding):
+def _tiles(plane, out, *geometry):
+    """Whether windows are 2x2, side by side, and none reaches beyond the plane, as with ceil_mode."""
+    return is_2x2(*geometry) and all(2 * n <= size for n, size in zip(out, plane, strict=True))
+
+
+def max_pool2d_backward(dy, argmax, input_shape, kernel_size, stride, padding, dilation=(1, 1)):
     """Return dx: each dy goes to the input that won its window; windows that overlap add up."""
     dy = blocked.as_blocked(dy)
     dx = blocked.empty(input_shape, dy.dtype)
-    memory = [dy.address, argmax.address, dx.address, *input_shape[2:], *dy.shape[2:]]
-    planes, size = dx.buffer.shape[0] * dx.shape[1], dx.dtype.itemsize
-    if is_2x2(kernel_size, stride, padding):
-        launch(_unpool_2x2_task(size), planes, table([*memory, unpool_2x2(size)]))
+    plane, out, size = input_shape[2:], dy.shape[2:], dx.dtype.itemsize
+    shape = window(plane, out, kernel_size, stride, padding, dilation)
+    if _tiles(plane, out, kernel_size, stride, padding, dilation):
+        make, routine = _unpool_2x2_task(size), unpool_2x2(size)
     else:
-        values = table([*memory, *kernel_size, *stride, padding[0][0], padding[1][0]])
-        launch(_unpool_task(size, argmax.dtype.itemsize), planes, values)
+        make, routine = _unpool_task(size, argmax.dtype.itemsize), 0
+    values = Table(MaxPool(dx.address, dy.address, argmax.address, 0, routine, shape))
+    launch(make, dx.buffer.shape[0] * dx.shape[1], values.array)
     return dx
+
+
+class WinnersSum(NamedTuple):
+    """A piece is one channel."""
+
+    dy: int  # address
+    argmax: int  # address
+    out: int  # address
+    channels: int
+    height: int  # of dy
+    width: int
+    blocks: int
+    none: int  # the number that says that no cell won
+
+
+winners_of = reader(WinnersSum)
 
 
 @functools.cache
@@ -142,18 +232,17 @@ def _winners_sum_task(itemsize, small):
 
     @task
     def total(index, thread, params):
-        a = integers(params)
-        dy, argmax, out = pointer(a[0], itemsize), pointer(a[1], small), pointer(a[2], itemsize)
-        channels, height, width, blocks, nobody = a[3], a[4], a[5], a[6], a[7]
+        p = winners_of(params)
+        dy, argmax, out = pointer(p.dy, itemsize), pointer(p.argmax, small), pointer(p.out, itemsize)
         everything = 0.0
-        for block in range(blocks):
-            first = (block * channels + index) * height * width * 16
+        for block in range(p.blocks):
+            first = (block * p.channels + index) * p.height * p.width * 16
             plane = v.zeros(dy)
-            for r in range(height):
+            for r in range(p.height):
                 row = v.zeros(dy)
-                for q in range(width):
-                    i = first + (r * width + q) * 16
-                    row = row + v.select(v.load_equal(argmax, i, nobody), 0.0, v.load(dy, i))
+                for q in range(p.width):
+                    i = first + (r * p.width + q) * 16
+                    row = row + v.select(v.load_equal(argmax, i, p.none), 0.0, v.load(dy, i))
                 plane = plane + row
             everything += float(v.total(plane))
         out[index] += real(everything)  # rounded first, as in channel_sum
@@ -168,35 +257,42 @@ def winners_channel_sum(dy, argmax, kernel_size, dbias):
     """
     dy = blocked.as_blocked(dy)
     blocks, channels, height, width, _ = dy.buffer.shape
-    fits = dbias.dtype == dy.dtype and dbias.flags.c_contiguous
-    sums = dbias if fits else np.zeros(channels, dy.dtype)
-    nobody = kernel_size[0] * kernel_size[1]
-    memory = [dy.address, argmax.address, sums.ctypes.data]
-    values = table([*memory, channels, height, width, blocks, nobody])
-    launch(_winners_sum_task(dy.dtype.itemsize, argmax.dtype.itemsize), channels, values)
-    if sums is not dbias:
-        dbias += sums
+    none = kernel_size[0] * kernel_size[1]
+    with sums_for(dbias, dy.dtype) as sums:
+        ends = dy.address, argmax.address, address(sums)
+        values = table(WinnersSum(*ends, channels, height, width, blocks, none))
+        launch(_winners_sum_task(dy.dtype.itemsize, argmax.dtype.itemsize), channels, values)
+
+
+@jit
+def counted(start, cells, size, before, behind, include):
+    """Cells of a window along one axis that its mean divides by; the window's cell 0 is at ``start``.
+
+    Those on the plane, or with ``include`` also those on the padding; beyond both, none.
+    """
+    if include:
+        return min(start + cells, size + behind) - max(start, -before)
+    return min(start + cells, size) - max(start, 0)
 
 
 @functools.cache
 def _average_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = integers(params)
-        x, y = pointer(a[0], itemsize), pointer(a[1], itemsize)
-        height, width, oh, ow, kh, kw, sh, sw = a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
-        ph, pw, include = a[10], a[11], a[12]
-        source, target = index * height * width * 16, index * oh * ow * 16
-        for r in range(oh):
-            top, bottom = max(r * sh - ph, 0), min(r * sh - ph + kh, height)
-            for q in range(ow):
-                left, right = max(q * sw - pw, 0), min(q * sw - pw + kw, width)
+        p = average_of(params)
+        x, y, w = pointer(p.image, itemsize), pointer(p.pooled, itemsize), p.window
+        source, target = index * w.height * w.width * 16, index * w.oh * w.ow * 16
+        for r in range(w.oh):
+            top = r * w.sh - w.top
+            rows = counted(top, w.kh, w.height, w.top, w.bottom, p.include)
+            for q in range(w.ow):
+                left = q * w.sw - w.left
                 mean = v.zeros(x)
-                for u in range(top, bottom):
-                    for w in range(left, right):
-                        mean = mean + v.load(x, source + (u * width + w) * 16)
-                cells = kh * kw if include else (bottom - top) * (right - left)
-                v.store(y, target + (r * ow + q) * 16, mean / cells)
+                for u in range(max(top, 0), min(top + w.kh, w.height)):
+                    for k in range(max(left, 0), min(left + w.kw, w.width)):
+                        mean = mean + v.load(x, source + (u * w.width + k) * 16)
+                cells = rows * counted(left, w.kw, w.width, w.left, w.right, p.include)
+                v.store(y, target + (r * w.ow + q) * 16, mean / max(cells, 1))
 
     return forward
 
@@ -205,37 +301,40 @@ def _average_task(itemsize):
 def _average_gradient_task(itemsize):
     @task
     def backward(index, thread, params):
-        a = integers(params)
-        dx, dy = pointer(a[0], itemsize), pointer(a[1], itemsize)
-        height, width, oh, ow, kh, kw, sh, sw = a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
-        ph, pw, include = a[10], a[11], a[12]
-        target, source = index * height * width * 16, index * oh * ow * 16
-        for i in range(target, target + height * width * 16, 16):
+        p = average_of(params)
+        dx, dy, w = pointer(p.image, itemsize), pointer(p.pooled, itemsize), p.window
+        target, source = index * w.height * w.width * 16, index * w.oh * w.ow * 16
+        for i in range(target, target + w.height * w.width * 16, 16):
             v.store(dx, i, v.zeros(dx))
-        for r in range(oh):
-            top, bottom = max(r * sh - ph, 0), min(r * sh - ph + kh, height)
-            for q in range(ow):
-                left, right = max(q * sw - pw, 0), min(q * sw - pw + kw, width)
-                cells = kh * kw if include else (bottom - top) * (right - left)
-                share = v.load(dy, source + (r * ow + q) * 16) / cells
-                for u in range(top, bottom):
-                    for w in range(left, right):
-                        i = target + (u * width + w) * 16
+        for r in range(w.oh):
+            top = r * w.sh - w.top
+            rows = counted(top, w.kh, w.height, w.top, w.bottom, p.include)
+            for q in range(w.ow):
+                left = q * w.sw - w.left
+                cells = rows * counted(left, w.kw, w.width, w.left, w.right, p.include)
+                share = v.load(dy, source + (r * w.ow + q) * 16) / max(cells, 1)
+                for u in range(max(top, 0), min(top + w.kh, w.height)):
+                    for k in range(max(left, 0), min(left + w.kw, w.width)):
+                        i = target + (u * w.width + k) * 16
                         v.store(dx, i, v.load(dx, i) + share)
 
     return backward
 
 
-def _average(kernel, image, pooled, kernel_size, stride, padding, count_include_pad):
-    sizes = [*image.shape[2:], *pooled.shape[2:], *kernel_size, *stride, padding[0][0], padding[1][0]]
-    values = table([image.address, pooled.address, *sizes, count_include_pad])
-    launch(kernel(image.dtype.itemsize), image.buffer.shape[0] * image.shape[1], values)
+def _average(make, image, pooled, kernel_size, stride, padding, count_include_pad):
+    shape = window(image.shape[2:], pooled.shape[2:], kernel_size, stride, padding)
+    values = Table(AveragePool(image.address, pooled.address, count_include_pad, shape))
+    launch(make(image.dtype.itemsize), image.buffer.shape[0] * image.shape[1], values.array)
 
 
-def avg_pool2d_forward(x, kernel_size, stride, padding, count_include_pad):
-    """Return the mean of each window; padding counts as zeros, in the divisor only with count_include_pad."""
+def avg_pool2d_forward(x, kernel_size, stride, padding, count_include_pad, ceil_mode=False):
+    """Return the mean of each window; padding counts as zeros, in the divisor only with count_include_pad.
+
+    What a window has beyond the padding, as the last ones may with ``ceil_mode``, never counts.
+    """
     x = blocked.as_blocked(x)
-    y = blocked.empty((*x.shape[:2], *output_shape(*x.shape[2:], kernel_size, stride, padding)), x.dtype)
+    out = output_shape(*x.shape[2:], kernel_size, stride, padding, ceil_mode=ceil_mode)
+    y = blocked.empty((*x.shape[:2], *out), x.dtype)
     _average(_average_task, x, y, kernel_size, stride, padding, count_include_pad)
     return y
 

@@ -240,6 +240,13 @@ def _workspace(name, size):
     return aligned_zeros((size,), np.uint8)
 
 
+def scratch(shape, dtype):
+    """A zeroed array, aligned to a cache line, that lives as long as the recording or the caller holds it."""
+    made = aligned_zeros(shape, dtype)
+    keep(made)
+    return made
+
+
 def scratch_threads():
     """How many threads may ask for scratch memory at once."""
     return numba.config.NUMBA_NUM_THREADS

@@ -274,6 +274,16 @@ def magnitude(typingctx, a):
 
 
 @intrinsic
+def root(typingctx, a):
+    """The square root."""
+
+    def emit(context, builder, signature, arguments):
+        return _call(builder, "llvm.sqrt", arguments)
+
+    return a(a), emit
+
+
+@intrinsic
 def with_sign(typingctx, a, b):
     """|a| with the sign of b."""
 
@@ -380,6 +390,6 @@ def _library(name, symbol):
 
 
 library_exp = _library("library_exp", "exp")
-library_log = _library("library_log", "log")
+library_log1p = _library("library_log1p", "log1p")
 library_tanh = _library("library_tanh", "tanh")
 library_erf = _library("library_erf", "erf")
