@@ -1,4 +1,4 @@
-"""Where bytes go out: files written whole or not at all, and folders that one process at a time writes into."""
+"""Where bytes go out: files written whole or not at all, and folders with one writer at a time."""
 
 import os
 import re

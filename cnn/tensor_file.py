@@ -7,7 +7,7 @@
 "cnn" is JSON text: the format, the SHA-256 of every array and the description. "sha256" is the SHA-256 of all
 bytes before the arrays, its own 64 digits taken as zeros. Any reader of safetensors reads the arrays.
 
-Nothing is allocated before sizes have been compared: header with file, shapes with offsets, offsets with file.
+Nothing is allocated before sizes are compared: header with file, shapes with offsets, offsets with file.
 
 Source: the safetensors format, github.com/huggingface/safetensors (README, "Format").
 """
@@ -117,7 +117,7 @@ class Tensors:
             array[...] = target
 
     def check(self, names=None):
-        """Compare the checksums of all tensors, or of some, a piece at a time; FormatError names the first."""
+        """Compare the checksums of all tensors, or of ``names``; FormatError names the first that differs."""
         for name in self if names is None else names:
             self._file.seek(self._starts[name])
             left, digest = math.prod(self.shapes[name]) * self.dtypes[name].itemsize, hashlib.sha256()
@@ -188,7 +188,7 @@ def _header(before, raw, room, versions, unchecked):
 
 
 def _entries(header, room, first):
-    """Return {name: (dtype, shape, start)} after comparing shapes, offsets and ``room``, the bytes there are."""
+    """Return {name: (dtype, shape, start)}; shapes and offsets must fill ``room``, the bytes there are."""
     entries, here = {}, 0
     try:
         tensors = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
@@ -198,7 +198,9 @@ def _entries(header, room, first):
             if len(shape) > 16 or not all(type(v) is int and 0 <= v < 1 << 60 for v in sizes):
                 raise ValueError
             if start != here or end - start != math.prod(shape) * dtype.itemsize:
-                raise FormatError(f'tensor "{name[:80]}": its shape {tuple(shape)} and its bytes do not agree')
+                raise FormatError(
+                    f'tensor "{name[:80]}": its shape {tuple(shape)} and its bytes do not agree'
+                )
             entries[name], here = (dtype, tuple(shape), first + start), end
     except FormatError:
         raise

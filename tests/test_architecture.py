@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0,
     "files": 1,
+    "tensor_file": 1,
     "pixels": 0,
     "geometry": 1,
     "reference": 1,
@@ -40,7 +41,7 @@ RESTRICTED = {
     "torch": (),
     "torchvision": ("data",),
     "matplotlib": ("training",),
-    "pydantic": ("config",),
+    "pydantic": ("config", "training"),
     "PIL": ("data", "explain", "report"),
     "scipy": (),
     "numba": ("fast", "backend", "data"),

@@ -183,7 +183,7 @@ def test_the_training_columns_are_averages_over_the_images(workplace, tmp_path, 
     run.fit()
     assert [count for _, count in losses] == [40, 40, 16]
     mean = sum(loss * count for loss, count in losses) / 96
-    assert run.progress.history[0]["train_loss"] == pytest.approx(mean, rel=1e-12)
+    assert run.history[0]["train_loss"] == pytest.approx(mean, rel=1e-12)
 
 
 def test_warming_up_changes_nothing(workplace, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from cnn.config.models import expand_blocks
 from cnn.config.report import show
 from cnn.errors import ConfigError, did_you_mean
 
@@ -41,6 +42,15 @@ def check_model(model):
             for line in _check_list(specs, f"model.blocks.{name}", layer_types(), "layer")
         ),
     ]
+
+
+def check_layers(layers):
+    """Return one line for each mistake in a list of layers without blocks, as a checkpoint has it."""
+    try:
+        expand_blocks({"layers": layers})  # counts layers and depth
+    except ConfigError as error:
+        return [str(error)]
+    return _check_list(layers, "layers", layer_types(), "layer")
 
 
 def check_augmentations(augment):

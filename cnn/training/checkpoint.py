@@ -104,13 +104,14 @@ def load_network(run_or_checkpoint):
     return network, meta
 
 
-class _Allocation:
-    """Stands in for a generator of starting values, all of which the file replaces: zeros, drawn for free.
+class _Allocation(np.random.Generator):
+    """A generator whose starting values, all of which the file replaces, are zeros and cost nothing.
 
     Refuses a parameter that the file does not have before it takes any memory.
     """
 
     def __init__(self, file):
+        super().__init__(np.random.PCG64(0))
         self._shapes = set(file.shapes.values())
 
     def starting_values(self, shape, dtype):

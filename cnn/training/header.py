@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself, as a typed model: a file of a stranger is checked before it is used."""
+"""What a checkpoint says about itself, as typed models: a file may be a stranger's, so all is checked."""
 
 import json
 from typing import Annotated, Any
@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cnn.config import check_layers
 from cnn.config.report import describe
 from cnn.errors import CheckpointError
+from cnn.training.progress import Score
 
 _MOST_PIXELS = 1 << 28  # of one image, all channels
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -17,14 +18,6 @@ class Record(BaseModel):
     """What all parts share: unknown keys, wrong types, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Score(Record):
-    """The epoch of the best weights, and what they reach on the validation images (None without any)."""
-
-    epoch: Annotated[int, Field(ge=0)]
-    loss: float | None
-    accuracy: Annotated[float, Field(ge=0, le=1)] | None
 
 
 class DataDigest(Record):
@@ -55,7 +48,9 @@ class Header(Record):
         for name in ("mean", "std"):
             found = len(getattr(self, name))
             if found != self.image_shape[0]:
-                raise ValueError(f"{name}: found {found} numbers, expected {self.image_shape[0]}, one a channel")
+                raise ValueError(
+                    f"{name}: found {found} numbers, expected {self.image_shape[0]}, one a channel"
+                )
         for name in ("image_shape", "input_shape"):
             size = 1
             for length in getattr(self, name):
@@ -78,6 +73,8 @@ def validated(model, data, path):
     """Return the model that JSON data stand for; CheckpointError with the first mistake."""
     try:
         return model.model_validate_json(json.dumps(data))
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: the header is nested too deep") from error
     except ValidationError as error:
         first = describe(error, model, data if isinstance(data, dict) else {})[0]
         raise CheckpointError(f"{path}: the header: {first}; expected a file of `cnn train`") from None
