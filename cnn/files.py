@@ -1,7 +1,8 @@
-"""Where bytes go out: files written whole or not at all, and folders with one writer at a time."""
+"""Where bytes go out: files written whole or not at all, one writer a folder, the user's cache folder."""
 
 import os
 import re
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -145,3 +146,18 @@ def _same_file(descriptor, path):
     except FileNotFoundError:
         return False
     return os.path.samestat(os.fstat(descriptor), there)
+
+
+def user_cache_folder():
+    """Return the folder of the user's caches for this program, or None where the user has none.
+
+    ``$XDG_CACHE_HOME/cnn`` or ``~/.cache/cnn``; macOS: ``~/Library/Caches/cnn``; Windows: ``%LOCALAPPDATA%``.
+    As the XDG Base Directory Specification demands, an empty or relative variable counts as not set.
+    """
+    named = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", "")
+    if os.path.isabs(named):
+        return Path(named) / "cnn"
+    home = os.path.expanduser("~") if os.environ.get("HOME", "unset") else ""
+    if not os.path.isabs(home):
+        return None
+    return Path(home) / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "cnn"

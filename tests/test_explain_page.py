@@ -134,7 +134,7 @@ def test_a_pixel_is_traced_to_p_minus_y_and_back_by_clicking_terms(read, file, n
     pixel = np.unravel_index(np.abs(nodes[0].stored["dy"]).argmax(), h.SHAPE)
     reader = read(file, f"#/network/0/dy/{','.join(map(str, pixel))}")
     loss, logits = nodes[-1].id, nodes[-1].inputs[0]
-    way = follow_to(reader, rf"/{loss}/p/", r"/(dy|dx\d|p)/")
+    way = follow_to(reader, rf"/{loss}/(p|target)/", r"/(dy|dx\d|p|target)/")
     assert f"/{logits}/dy/" in way[-2]  # the number before p is p − y itself
     assert len(way) > 12
     for _ in way[1:]:
@@ -186,12 +186,20 @@ def test_a_bias_before_batch_norm_has_gradient_zero_and_passes(read, tmp_path):
     assert "values agree" in read(tmp_path / "page.html").banner()
 
 
-def test_the_trace_link_lists_the_whole_way(read, file, nodes):
+def test_the_trace_link_lists_the_whole_way_with_shares(read, file, nodes):
     reader = read(file, "#/network/0/dy/0,3,4")
     reader.page.click("#inspector .trace summary")
-    assert reader.page.locator("#inspector .trace li").last.locator("a").get_attribute("href").startswith(
-        f"#/network/{nodes[-1].id}/p/"
-    )  # fmt: skip
+    items = reader.page.locator("#inspector .trace li")
+    last = items.last.locator("a").get_attribute("href")
+    assert re.match(rf"#/network/{nodes[-1].id}/(p|target)/", last)
+    logits = nodes[nodes[-1].inputs[0]]
+    k = int(last.split("/")[-1])
+    # p − y is made of p and −y: the trace ends at the larger
+    larger = "target" if nodes[-1].stored["target"][k] > nodes[-1].stored["p"][k] else "p"
+    assert f"/{larger}/" in last
+    p, y = nodes[-1].stored["p"][k], nodes[-1].stored["target"][k]
+    assert logits.stored["dy"][k] == pytest.approx(p - y, abs=1e-6)
+    assert f"{float(f'{100 * max(p, y) / (p + y):.3g}'):g} % of the sum" in items.last.inner_text()
 
 
 def test_the_loss_card_goes_from_logits_to_p_minus_y(read, file, nodes):

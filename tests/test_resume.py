@@ -116,7 +116,7 @@ def test_rows_after_the_checkpoint_are_dropped(workplace, capsys):
     assert len(steady_rows(run)) == 2
     code, out, _ = tiny.run(capsys, "train", "--resume", "--run", run)
     assert code == 0
-    assert "resuming after epoch 1, step 0" in out  # the first epoch is saved with its weights, the best so far
+    assert "resuming after epoch 1, step 0" in out  # there is no best.safetensors without a last.safetensors
     assert_same_run(workplace / "whole", run)
 
 

@@ -38,6 +38,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.gradients = self.path / "gradients.csv"
         self.report = self.path / "report.html"
+        self.snapshots = self.path / "snapshots"
         self.reader_left = False  # nobody reads stdout any more, as after `cnn train | head`
         self._locked = False
 

@@ -5,7 +5,10 @@ const layerBackward = (node, xs, y, dy, p) => layerKinds[node.kind].backward(nod
 
 // Runs the chain from the pixels. With `base` (an earlier run) only what depends on the changed parameters is redone.
 // change: Map(node -> { weight: array, … }) replaces parameters.
-function runForward(change = new Map(), base = null) {
+const runForward = (change, base) => drain(forwardSteps(change, base));
+
+// The same layer by layer: yields after each, returns the values.
+function* forwardSteps(change = new Map(), base = null) {
   const values = [], dirty = [];
   for (const node of nodes) {
     dirty[node.id] = !base || change.has(node) || node.inputs.some((k) => dirty[k]);
@@ -14,15 +17,43 @@ function runForward(change = new Map(), base = null) {
     else {
       const xs = node.inputs.map((k) => values[k]);
       values[node.id] = layerForward(node, xs, { ...parametersOf(node), ...change.get(node) });
+      yield null;
     }
   }
   return values;
 }
 
+// Runs a generator to its end; what it returns.
+function drain(work) {
+  let step = work.next();
+  while (!step.done) step = work.next();
+  return step.value;
+}
+
+// Runs it between the reader's actions, some 14 ms at a time, then calls done(value); stops when alive() says so.
+function runGently(work, done, alive = () => true) {
+  const slice = () => {
+    const until = performance.now() + 14;
+    while (alive() && performance.now() < until) {
+      const { value, done: finished } = work.next();
+      if (finished) return done(value);
+    }
+    if (alive()) setTimeout(slice);
+  };
+  setTimeout(slice);
+}
+
+// Multiplications of one pass of one image: above this a pass would be felt, and views say that they compute.
+const feltWork = 4e6;
+const workOf = (node) => (node.stored.weight && !node.kind.startsWith("Batch") ? sizeOf(node.stored.weight.shape) * (node.shape.length === 3 ? sizeOf((node.kind === "ConvTranspose2d" ? node.inShapes[0] : node.shape).slice(1)) : 1) : 0);
+const networkWork = nodes.reduce((sum, node) => sum + workOf(node), 0);
+
 const lossOf = (values) => values[lossNode.id][0];
 
 // Gradients of the loss, or of logit number `logit`, along a forward run; `truth` replaces the target of the loss.
-function runBackward(values, { logit = null, truth = {} } = {}) {
+const runBackward = (values, options) => drain(backwardSteps(values, options));
+
+function* backwardSteps(values, { logit = null, truth = {} } = {}) {
   const dys = [], grads = [];
   const add = (k, dx) => (dys[k] = dys[k] ? dys[k].map((v, q) => v + dx[q]) : dx);
   for (const node of [...nodes].reverse()) {
@@ -35,6 +66,7 @@ function runBackward(values, { logit = null, truth = {} } = {}) {
     const { dx, grads: own } = layerBackward(node, xs, values[node.id], dys[node.id], { ...parametersOf(node), ...(node === lossNode ? truth : {}) });
     grads[node.id] = own;
     node.inputs.forEach((k, slot) => add(k, dx[slot]));
+    yield null;
   }
   return { dys, grads };
 }
@@ -124,6 +156,7 @@ function* faults(report) {
     for (const [name, grad] of Object.entries(grads)) yield compare(node, "d" + name, node.tensors["d" + name].data, grad);
     node.inputs.forEach((k, slot) => (sums[k] = sums[k] ? sums[k].map((v, q) => v + dx[slot][q]) : dx[slot]));
   }
+  report.loss = lossOf(yield* forwardSteps());
 }
 
 let verdict = null; // the report of the verification, when it is there
@@ -145,7 +178,6 @@ function advanceVerification() {
   const { report, work } = verification, { value, done } = work.next();
   if (value && !report.fault) report.fault = value;
   if (!done && !report.fault) return;
-  report.loss = lossOf(floatChain().values);
   verification = null;
   verdict = report;
   showBanner();

@@ -1,6 +1,6 @@
 // The page around the views: tabs, languages, theme, and the address that says where we are.
 
-const views = { tour: renderTour, network: renderNetwork, loss: renderLoss, train: renderTrain, experiments: renderExperiments, pictures: renderPictures };
+const views = { tour: renderTour, network: renderNetwork, loss: renderLoss, train: renderTrain, history: renderHistory, experiments: renderExperiments, pictures: renderPictures };
 const place = { view: "network" };
 
 function renderNetwork() {
@@ -18,6 +18,11 @@ function renderPage() {
   maps.clear();
   document.documentElement.lang = app.language === "zh" ? "zh-CN" : "en";
   byId("skip").textContent = t("skip");
+  byId("skip").onclick = (event) => {
+    event.preventDefault(); // the address says which number is open
+    byId("content").focus();
+    byId("content").scrollIntoView();
+  };
   byId("page").replaceChildren(renderHeader(), h("main", {}, renderTabs(),
     h("div", { id: "content", role: "tabpanel", "aria-labelledby": `tab-${place.view}`, tabindex: -1 })));
   showBanner();
@@ -25,7 +30,7 @@ function renderPage() {
 }
 
 function renderTabs() {
-  const shownViews = Object.keys(views).filter((view) => view !== "train" || samples || nodes[0].shape.length === 3);
+  const shownViews = Object.keys(views).filter((view) => view !== "history" || past.length);
   return tabList(t("tabs.label"), shownViews, place.view, (view) => (location.hash = view === "tour" ? "#tour=" + stations()[tour.at].id : `#/${view}`), (view) => t(`tab.${view}`));
 }
 
@@ -42,7 +47,7 @@ function showView() {
 function viewOf(hash) {
   if (hash.startsWith("#tour")) return "tour";
   const view = hash.split("/")[1];
-  return Object.hasOwn(views, view ?? "") ? view : "network";
+  return Object.hasOwn(views, view ?? "") && (view !== "history" || past.length) ? view : "network";
 }
 
 function route() {
@@ -66,7 +71,7 @@ function route() {
 function lightView(found = null) {
   if (place.view === "tour") return glanceAt(stations()[tour.at].phase, stations()[tour.at].node);
   if (place.view === "loss") return glanceAt("loss", lossNode);
-  if (place.view === "train") return glanceAt("all");
+  if (/^(train|history)$/.test(place.view)) return glanceAt("all");
   if (place.view === "experiments") return glanceAt("update");
   if (found) return glanceAt(/^d(y|x\d|weight|bias)$/.test(found.tensor) ? "backward" : found.node === lossNode ? "loss" : "forward", found.node);
   glanceAt(app.direction);
@@ -126,6 +131,13 @@ function start() {
   route();
   addEventListener("hashchange", route);
   addEventListener("keydown", tourKey);
+  let width = innerWidth, waitingFor = null;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    clearTimeout(waitingFor);
+    waitingFor = setTimeout(() => refreshPage(document.activeElement?.id || null), 150);
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) => {
     if (!kept("theme")) setTheme(event.matches ? "dark" : "light", false), renderPage(), reopen();
   });

@@ -72,7 +72,9 @@ class ValueMap {
     this.columns = wrap ? Math.min(columns, Math.max(8, Math.floor(limit / 14))) : columns;
     this.rows = wrap ? Math.ceil(columns / this.columns) : rows;
     const wanted = { 1: 14, 2: 14 }[Math.min(rows, columns)] ?? (columns > 100 ? 3 : columns <= 7 ? 12 : Math.max(3, Math.min(9, Math.floor((tiles <= 3 ? 200 : 112) / columns))));
-    this.size = this.options.cellSize ?? (wrap && columns <= 16 ? 26 : wanted);
+    // Fingers need larger cells, where the map still fits.
+    const finger = matchMedia("(pointer: coarse)").matches ? Math.min(16, Math.floor(limit / columns)) : 0;
+    this.size = this.options.cellSize ?? (wrap && columns <= 16 ? 26 : Math.max(wanted, finger));
     this.arrange(limit);
     // Thousands of kernels: smaller cells, so that the canvas stays within what browsers allow.
     while (this.width * this.height > 6e6 && this.size > 2) {
@@ -179,6 +181,12 @@ class ValueMap {
     pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     const key = `${this.node.id}/${this.tensor}`;
     this.drawRelated(pen, marks.related.get(key) ?? new Set(), palette.related);
+    if (marks.current?.has(key)) {
+      const [x, y] = this.place(marks.current.get(key));
+      pen.strokeStyle = palette.mark;
+      pen.lineWidth = 2;
+      pen.strokeRect(x + 1, y + 1, this.size - 2, this.size - 2);
+    }
     if (marks.selected?.key === key) {
       const [x, y] = this.place(marks.selected.index);
       pen.strokeStyle = palette.mark;
@@ -268,6 +276,7 @@ function markCells(c, made) {
   const before = new Set([marks.selected?.key, ...marks.related.keys()]);
   marks.selected = c ? { key: `${c.node.id}/${c.tensor}`, index: c.index } : null;
   marks.related = new Map();
+  marks.current = null;
   for (const f of [...(made?.terms ?? []).flatMap((term) => term.factors), ...(made?.steps ?? [])]) {
     if (!f.cell) continue;
     const key = `${f.cell.node.id}/${f.cell.tensor}`;
@@ -293,6 +302,11 @@ function paintWhenSeen(map) {
   waiting.set(map.canvas, map);
   watcher.observe(map.canvas);
 }
+
+// Paper shows all maps, wherever the reader has scrolled.
+addEventListener("beforeprint", () => {
+  for (const map of waiting.values()) map.paint();
+});
 
 // Forgets maps whose canvas has left the page.
 function forgetMaps() {

@@ -1,6 +1,6 @@
 // "How this number was made": explain(cell) takes any cell apart into the terms of its equation.
 // A factor is { symbol, value, cell? }; a term is { factors, value }. The answer of explain():
-//   { form: "sum" | "max" | "copy" | "function", equation, terms, total, steps?, note?, window? }
+//   { form: "sum" | "max" | "copy" | "function", equation, terms, total, steps?, note? }
 // equation names an entry of the derivations (see cnn/explain/derivations.py), note an entry of the texts.
 
 const symbolOf = (name, position) => `${name}[${position.join(", ")}]`;
@@ -68,7 +68,7 @@ function convRules(transposed) {
       const terms = list.map((t) => product(inputAt(node, t[xSide]), weightAt(node, t.w)));
       const each = sizeOf(node.shape) / node.shape[0];
       if (node.stored.bias) terms.push(product(biasAt(node, Math.floor(index / each))));
-      return sumOf("forward", terms, { window: list.length && !transposed });
+      return sumOf("forward", terms);
     },
     dx: (node, index) =>
       sumOf("dx", triples(node, { [xSide]: index }).map((t) => product(gradAt(node, t[ySide]), weightAt(node, t.w)))),
@@ -347,13 +347,14 @@ function largestTerms(terms, keep = 50) {
   return { shown, rest: { count: hidden.length, value: total(hidden) } };
 }
 
-// Follows the largest term again and again: from a gradient to p − y, from an activation back to a pixel.
+// Follows the largest term again and again: from a gradient to p − y, from an activation back to a pixel. Each stop is
+// { cell, share }: its part of the sum before it, by size; null for the first.
 function trace(from) {
-  const path = [from], backward = from.tensor.startsWith("d");
+  const path = [{ cell: from, share: null }], backward = from.tensor.startsWith("d");
   for (let step = 0; step < 4 * nodes.length; step++) {
-    const last = path[path.length - 1];
+    const last = path[path.length - 1].cell;
     if (backward && last.node === lossNode) break;
-    const next = strongestSource(last, backward ? /^(dy|dx\d|p)$/ : /^(y|p)$/);
+    const next = strongestSource(last, backward ? /^(dy|dx\d|p|target)$/ : /^(y|p)$/);
     if (!next) break;
     path.push(next);
   }
@@ -361,14 +362,17 @@ function trace(from) {
 }
 
 function strongestSource(c, wanted) {
-  const made = explain(c);
+  const made = explain(c), terms = made.form === "max" ? made.terms.filter((one) => one.wins) : made.terms;
+  const size = terms.reduce((sum, term) => sum + Math.abs(term.value), 0);
   let best = null, weight = -1;
-  for (const term of made.form === "max" ? made.terms.filter((one) => one.wins) : made.terms) {
+  for (const term of terms) {
     for (const f of term.factors) {
       if (!f.cell || !wanted.test(f.cell.tensor) || Math.abs(term.value) <= weight) continue;
       best = f.cell;
       weight = Math.abs(term.value);
     }
   }
-  return best ?? (made.steps ?? []).find((f) => f.cell && wanted.test(f.cell.tensor))?.cell ?? null;
+  if (best) return { cell: best, share: size > 0 ? weight / size : null };
+  const step = (made.steps ?? []).find((f) => f.cell && wanted.test(f.cell.tensor));
+  return step ? { cell: step.cell, share: null } : null;
 }

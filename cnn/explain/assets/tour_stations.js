@@ -20,7 +20,7 @@ function stations() {
 
 function chooseStations() {
   const logits = nodes[lossNode.inputs[0]], list = [], truth = live.label;
-  const way = trace(cell(lossNode, "p", truth)).reverse(); // pixel first
+  const way = trace(cell(lossNode, "p", truth)).map((stop) => stop.cell).reverse(); // pixel first
   const first = (pattern) => way.find((c) => pattern.test(c.node.kind)) ?? firstOfKind(pattern);
   const add = (id, phase, c, guess, extra = {}) => c && list.push({ id, phase, node: c.node, cell: c, guess, ...extra });
   const pixel = way.find((c) => c.node.kind === "Input") ?? largestCell(nodes[0], "y");

@@ -6,15 +6,32 @@ const chains = new Map();
 
 // The network in float64, run once for each aim: the truth (null), another class to teach instead, or all ("even").
 function floatChain(aim = null) {
-  if (!chains.has(aim)) {
-    const { data } = lossNode.tensors.target;
-    const truth = aim === null ? {} : { target: Float64Array.from(data, (_, k) => (aim === "even" ? 1 / data.length : Number(k === aim))) };
-    const values = runForward(new Map([[lossNode, truth]])), { grads } = runBackward(values, { truth });
-    let squares = 0;
-    for (const own of grads) for (const grad of Object.values(own ?? {})) for (const g of grad) squares += g * g;
-    chains.set(aim, { values, grads, squares, truth });
-  }
+  if (!chains.has(aim)) drain(chainSteps(aim));
   return chains.get(aim);
+}
+
+function* chainSteps(aim) {
+  const { data } = lossNode.tensors.target;
+  const truth = aim === null ? {} : { target: Float64Array.from(data, (_, k) => (aim === "even" ? 1 / data.length : Number(k === aim))) };
+  const values = yield* forwardSteps(new Map([[lossNode, truth]])), { dys, grads } = yield* backwardSteps(values, { truth });
+  let squares = 0;
+  for (const own of grads) for (const grad of Object.values(own ?? {})) for (const g of grad) squares += g * g;
+  chains.set(aim, { values, dys, grads, squares, truth });
+}
+
+// Gradients of one class's logit, kept until the numbers change.
+function logitGradients(logit) {
+  const key = `logit ${logit}`;
+  if (!chains.has(key)) chains.set(key, runBackward(floatChain().values, { logit }).dys);
+  return chains.get(key);
+}
+
+// A view that needs a long computation says so first, and appears when it is done.
+function renderWhenReady(ready, steps, render) {
+  if (ready() || networkWork < feltWork) return render();
+  const waiting = h("section", { class: "sheet" }, h("p", { role: "status", class: "computing" }, t("lab.computing")));
+  runGently(steps(), () => waiting.isConnected && byId("content").replaceChildren(render()), () => waiting.isConnected || !byId("content").childElementCount);
+  return waiting;
 }
 
 function lossWith(node, tensor, index, delta) {
@@ -39,10 +56,13 @@ function testWeight(node, tensor, index) {
 
 function renderExperiments() {
   if (!trainable.length) return h("section", { class: "sheet" }, h("p", {}, t("lab.none")));
-  floatChain();
   // The weight with the largest gradient says most.
   if (lab.index === null) lab.index = statisticsOf(lab.node.tensors["d" + lab.tensor].data).maxAt;
-  return h("div", {}, differenceCard(), stepCard());
+  function* steps() {
+    yield* chainSteps(null);
+    if (lab.aim !== null) yield* chainSteps(lab.aim);
+  }
+  return renderWhenReady(() => chains.has(null) && chains.has(lab.aim), steps, () => h("div", {}, differenceCard(), stepCard()));
 }
 
 // Computes points between the user's actions, about 30 ms at a time, and redraws; stops when the chart has gone.

@@ -45,7 +45,7 @@ function heat(share) {
 
 // |∂z/∂x|, the largest over the channels of each pixel.
 function saliency(logit) {
-  const [C, H, W] = nodes[0].shape, dx = runBackward(floatChain().values, { logit }).dys[0];
+  const [C, H, W] = nodes[0].shape, dx = logitGradients(logit)[0];
   return Float64Array.from({ length: H * W }, (_, k) => {
     let best = 0;
     for (let c = 0; c < C; c++) best = Math.max(best, Math.abs(dx[c * H * W + k]));
@@ -55,7 +55,7 @@ function saliency(logit) {
 
 // ReLU(Σ_k α_k A_k) with α_k the mean of ∂z/∂A_k over the map (Selvaraju et al., arXiv:1610.02391).
 function gradCam(node, logit) {
-  const [C, H, W] = node.shape, a = floatChain().values[node.id], da = runBackward(floatChain().values, { logit }).dys[node.id];
+  const [C, H, W] = node.shape, a = floatChain().values[node.id], da = logitGradients(logit)[node.id];
   const map = new Float64Array(H * W), alphas = channelSums(da, C).map((v) => v / (H * W));
   for (let c = 0; c < C; c++) for (let k = 0; k < H * W; k++) map[k] += alphas[c] * a[c * H * W + k];
   return { map: map.map((v) => Math.max(0, v)), alphas };
@@ -72,8 +72,17 @@ function heatCanvas(values, H, W) {
 }
 
 function renderPictures() {
+  gallery.label ??= statisticsOf(nodes[lossNode.inputs[0]].tensors.y.data).maxAt;
+  const key = `logit ${gallery.label}`;
+  function* steps() {
+    if (!chains.has(null)) yield* chainSteps(null);
+    chains.set(key, (yield* backwardSteps(chains.get(null).values, { logit: gallery.label })).dys);
+  }
+  return renderWhenReady(() => chains.has(key), steps, drawPictures);
+}
+
+function drawPictures() {
   const z = nodes[lossNode.inputs[0]].tensors.y.data, maps3d = nodes.filter((n) => n.kind !== "Input" && n.shape.length === 3 && n.shape[1] * n.shape[2] > 1);
-  gallery.label ??= statisticsOf(z).maxAt;
   // The last layer that still has a map, by default: the usual choice.
   gallery.layer ??= maps3d.filter((n) => /Conv|ReLU|Add|Norm|GELU|SiLU/.test(n.kind)).at(-1) ?? maps3d.at(-1) ?? null;
   const again = (id) => {
@@ -99,20 +108,26 @@ function renderPictures() {
     h("div", { class: "form" }, h("div", {}, h("label", { for: "cam-class" }, t("pictures.class")), classes),
       gallery.layer ? h("div", {}, h("label", { for: "cam-layer" }, t("pictures.layer")), layersList) : null),
     h("div", { class: "plates" }, figures),
+    gallery.layer ? camSum(gallery.layer, gallery.label) : null,
     first ? h("div", {}, h("h3", {}, t("pictures.filters", { layer: nodeTitle(first) })), h("p", { class: "fine" }, t("pictures.filters.text")),
       first.stored.weight.shape[1] === 3 ? colourFilters(first) : mapHolder(first, "weight", { cellSize: 16 })) : null);
 }
 
-// Filters on three channels, as colour tiles: grey is zero.
+// Filters on three channels, as colour tiles: grey is zero. A click opens the largest of the three weights under it.
 function colourFilters(node) {
-  const [K, , kh, kw] = node.stored.weight.shape, w = node.tensors.weight.data, size = statisticsOf(w).size || 1;
-  return h("div", { class: "filters", role: "img", "aria-label": t("pictures.filters", { layer: nodeTitle(node) }) }, Array.from({ length: Math.min(K, 96) }, (_, k) => {
+  const [K, , kh, kw] = node.stored.weight.shape, w = node.tensors.weight.data, size = statisticsOf(w).size || 1, plane = kh * kw;
+  const largest = (k, places) => places.flatMap((q) => [0, 1, 2].map((c) => (k * 3 + c) * plane + q)).reduce((a, b) => (Math.abs(w[b]) > Math.abs(w[a]) ? b : a));
+  return h("div", { class: "filters" }, Array.from({ length: Math.min(K, 96) }, (_, k) => {
     const tile = h("canvas", { class: "filter" }), pen = tile.getContext("2d");
     tile.width = kw;
     tile.height = kh;
     const picture = pen.createImageData(kw, kh);
-    for (let q = 0; q < kh * kw; q++) picture.data.set([0, 1, 2].map((c) => Math.round(127.5 + (127.5 * w[(k * 3 + c) * kh * kw + q]) / size)).concat(255), 4 * q);
+    for (let q = 0; q < plane; q++) picture.data.set([0, 1, 2].map((c) => Math.round(127.5 + (127.5 * w[(k * 3 + c) * plane + q]) / size)).concat(255), 4 * q);
     pen.putImageData(picture, 0, 0);
-    return tile;
+    return h("button", { class: "filter-button", "aria-label": t("pictures.filter", { k }), onclick: (event) => {
+      const box = tile.getBoundingClientRect(), column = Math.floor(((event.clientX - box.left) / box.width) * kw), row = Math.floor(((event.clientY - box.top) / box.height) * kh);
+      const pointed = event.detail > 0 && column >= 0 && column < kw && row >= 0 && row < kh; // by keyboard: the largest of all
+      openCell(cell(node, "weight", largest(k, pointed ? [row * kw + column] : [...Array(plane).keys()])), event.detail === 0);
+    } }, tile);
   }));
 }

@@ -74,23 +74,29 @@ function lossLine() {
   return [line, bars];
 }
 
+// The width that is left for maps in a card: without the panel, the rail, the tag and the margins (see page.css).
+function mapRoom() {
+  const beside = innerWidth > 1080 ? 650 : innerWidth > 640 ? 140 : 40;
+  return Math.max(200, Math.min(760, (byId("content")?.clientWidth ?? 760) - beside));
+}
+
 // A map in a box that scrolls if it must.
 function mapHolder(node, tensor, options = {}) {
-  const room = Math.max(240, Math.min(700, (byId("content")?.clientWidth ?? 700) - (window.innerWidth > 1080 ? 540 : 96)));
-  const map = new ValueMap(node, tensor, { width: room, ...options });
+  const map = new ValueMap(node, tensor, { width: mapRoom(), ...options });
   paintWhenSeen(map);
   return h("div", { class: "mapbox" }, map.canvas);
 }
 
-function mapFigure(node, tensor) {
+function mapFigure(node, tensor, spread = false) {
   const s = statisticsOf(tensorOf(node, tensor).data);
   return h("div", { class: "mapline" },
     h("span", { class: "tag" }, tensorTitle(node, tensor)),
     mapHolder(node, tensor),
-    h("p", { class: "stats" },
+    h("div", { class: "stats" },
       t("stat.min"), " ", numberButton(cell(node, tensor, s.minAt)), " ",
       t("stat.max"), " ", numberButton(cell(node, tensor, s.maxAt)), " ",
-      h("span", { class: "rest" }, `${t("stat.mean")} ${number(s.mean)} · ‖·‖ ${number(s.norm)} · ${t("stat.zeros")} ${number(100 * s.zeros, 3)} %`)),
+      h("span", { class: "rest" }, `${t("stat.mean")} ${number(s.mean)} · ‖·‖ ${number(s.norm)} · ${t("stat.zeros")} ${number(100 * s.zeros, 3)} %`),
+      spread ? histogram(tensorOf(node, tensor).data, tensorTitle(node, tensor)) : null),
   );
 }
 
@@ -107,24 +113,9 @@ function renderDetails(node) {
   const order = ["y", "dy", ...node.parameters.flatMap((name) => [name, "d" + name]), ...node.buffers];
   const names = order.filter((name) => name !== mainTensor(node) && node.tensors[name]);
   return h("div", { class: "details", id: `details-${node.id}` },
-    names.map((name) => mapFigure(node, name)),
-    manifest.derivations[node.kind] ? renderDerivation(node.kind) : null,
-  );
-}
-
-// MathML comes from the page's own manifest, built from our own formulas.
-function mathElement(markup) {
-  const holder = h("div", { class: "math", tabindex: 0, role: "group", "aria-label": t("derivation.formula") });
-  holder.innerHTML = markup;
-  return holder;
-}
-
-function renderDerivation(kind) {
-  return h("div", { class: "derivation" },
-    h("h4", {}, t("derivation.title")),
-    h("ol", { class: "steps" }, manifest.derivations[kind].map((step) => h("li", {}, h("p", {}, step[app.language]), mathElement(step.math)))),
-    h("h4", {}, t("derivation.reference")),
-    manifest.sources[kind].map((s) => h("figure", { class: "code" }, h("figcaption", {}, s.name), h("pre", { tabindex: 0 }, h("code", {}, s.source)))),
+    h("div", { class: "mapline" }, h("span", { class: "tag" }, t("histogram.tag")), h("div", {}, histogram(node.tensors[mainTensor(node)].data, tensorTitle(node, mainTensor(node))))),
+    names.map((name) => mapFigure(node, name, true)),
+    manifest.derivations[node.kind] ? renderDerivation(node) : null,
   );
 }
 
@@ -132,15 +123,26 @@ function renderDerivation(kind) {
 function reveal(c) {
   const gradient = c.tensor === "dy";
   if (c.node !== lossNode && (gradient || c.tensor === "y") && mainTensor(c.node) !== c.tensor && !opened.has(c.node.id)) {
-    setDirection(gradient ? "backward" : "forward");
+    setDirection(gradient ? "backward" : "forward", c.node);
   } else if (!/^(y|dy|dx\d|p|target)$/.test(c.tensor) && !opened.has(c.node.id)) {
     toggleRow(c.node, true);
   }
-  const row = byId(`row-${c.node.id}`), box = row?.getBoundingClientRect();
-  if (box && (box.bottom < 40 || box.top > innerHeight - 80)) row.scrollIntoView({ block: "nearest" });
+  showOnScreen(c);
 }
 
-function setDirection(direction) {
+// Scrolls so that the cell itself is seen, on narrow screens above the panel that covers the lower part.
+function showOnScreen(c) {
+  const map = (maps.get(`${c.node.id}/${c.tensor}`) ?? []).find((one) => one.canvas.isConnected) ?? null;
+  const target = map?.canvas ?? byId(`row-${c.node.id}`);
+  if (!target) return;
+  const [x, y] = map ? map.place(c.index) : [0, 0], holder = target.parentElement;
+  if (map && holder.scrollHeight > holder.clientHeight) holder.scrollTop = Math.max(0, y - holder.clientHeight / 2);
+  if (map && holder.scrollWidth > holder.clientWidth) holder.scrollLeft = Math.max(0, x - holder.clientWidth / 2);
+  const box = target.getBoundingClientRect(), at = box.top + y, covered = innerWidth <= 1080, bottom = covered ? innerHeight * 0.36 : innerHeight - 60;
+  if (at < 12 || at + (map?.size ?? 0) > bottom) scrollBy({ top: at - (covered ? bottom * 0.55 : innerHeight * 0.35), behavior: "instant" });
+}
+
+function setDirection(direction, wanted = null) {
   if (app.direction === direction) return;
   app.direction = direction;
   for (const side of ["forward", "backward"]) byId(side)?.setAttribute("aria-pressed", String(side === direction));
@@ -148,7 +150,7 @@ function setDirection(direction) {
   // What is on screen turns at once, the rest as soon as the page is idle.
   const onScreen = (node) => {
     const box = byId(`row-${node.id}`)?.getBoundingClientRect();
-    return box && box.bottom > -200 && box.top < innerHeight + 200;
+    return node === wanted || (box && box.bottom > -200 && box.top < innerHeight + 200);
   };
   const near = nodes.filter(onScreen), far = nodes.filter((node) => !near.includes(node));
   refreshRows(near);
