@@ -21,6 +21,7 @@ FLOORS = {
     "backend": 3,
     "layers": 4,
     "fast": 5,
+    "summary": 7,
     "network": 8,
     "optimizers": 6,
     "__init__": 9,

@@ -6,7 +6,9 @@ which reads like the plain array (``np.asarray`` converts). ``stride``, ``dilati
 its arguments into the blocked layout and launches one compiled task.
 """
 
-from cnn.fast.kernels import layout  # noqa: F401  as_blocked transposes with it
+from functools import wraps
+
+from cnn.fast.kernels import few, layout  # noqa: F401  as_blocked transposes with layout
 from cnn.fast.kernels.activation import (
     elu_backward,
     elu_forward,
@@ -109,6 +111,7 @@ from cnn.fast.kernels.update import (
     sgd_update,
     squared_norm,
 )
+from cnn.fast.lanes import Lanes
 
 __all__ = [
     "adam_update",
@@ -182,3 +185,18 @@ __all__ = [
     "upsample_nearest_backward",
     "upsample_nearest_forward",
 ]
+
+
+def _either(name):
+    """Let an operation take Lanes as well: they go to its form for few images."""
+    many, few_images = globals()[name], getattr(few, name)
+
+    @wraps(many)
+    def operation(x, *arguments, **options):
+        return (few_images if type(x) is Lanes else many)(x, *arguments, **options)
+
+    globals()[name] = operation
+
+
+for _name in few.OPERATIONS:
+    _either(_name)
