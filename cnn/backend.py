@@ -5,13 +5,22 @@ Both offer the same functions; layers ask ``operations()`` for the current ones.
 
 import importlib
 import os
+import threading
 from contextlib import contextmanager
 
 from cnn.errors import ConfigError, did_you_mean
 
 _MODULES = {"numba": "cnn.fast.kernels", "reference": "cnn.reference"}
-_current = "numba"
+_ENGINES = {"numba": "cnn.fast.engine", "reference": "cnn.reference.engine"}
+_default = "numba"
 _loaded = {}
+
+
+class _Chosen(threading.local):
+    name = None
+
+
+_chosen = _Chosen()
 _winograd = True
 
 
@@ -21,48 +30,66 @@ def backends():
 
 
 def current_backend():
-    """Return the name of the backend in use."""
-    return _current
+    """Return the name of the backend in use: that of ``use_backend`` in this thread, else the default."""
+    return _chosen.name or _default
 
 
 def set_backend(name):
-    """Use the backend of this name from now on; raises ConfigError on an unknown one."""
-    global _current
+    """Use the backend of this name from now on, in all threads; raises ConfigError on an unknown one."""
+    global _default
+    _default = _known(name)
+
+
+def _known(name):
     if name not in _MODULES:
         known = ", ".join(_MODULES)
         raise ConfigError(f'backend: expected one of {known}, found "{name}".{did_you_mean(name, _MODULES)}')
-    _current = name
+    return name
 
 
 @contextmanager
 def use_backend(name):
-    """Use a backend inside a ``with`` block."""
-    before = _current
-    set_backend(name)
+    """Use a backend inside a ``with`` block, in this thread."""
+    before, _chosen.name = _chosen.name, _known(name)
     try:
         yield
     finally:
-        set_backend(before)
+        _chosen.name = before
 
 
 def operations():
     """Return the module that holds the current backend's functions."""
-    if _current not in _loaded:
-        _loaded[_current] = importlib.import_module(_MODULES[_current])
-    return _loaded[_current]
+    name = _chosen.name or _default
+    if name not in _loaded:
+        _loaded[name] = importlib.import_module(_MODULES[name])
+    return _loaded[name]
+
+
+def engine(body, name=None):
+    """Return what runs a list of layers (a built Sequential) under a backend, or the current one."""
+    return importlib.import_module(_ENGINES[name or current_backend()]).Engine(body)
+
+
+def check_environment():
+    """Raise ConfigError unless Numba can be imported with the NUMBA_NUM_THREADS of the environment."""
+    found = os.environ.get("NUMBA_NUM_THREADS", "1")
+    if not (found.isascii() and found.isdigit() and int(found) > 0):
+        raise ConfigError(f'NUMBA_NUM_THREADS: expected a whole number of at least 1, found "{found}"')
+
+
+def _numba():
+    check_environment()
+    return importlib.import_module("numba")
 
 
 def get_threads():
     """Return how many threads a kernel uses."""
-    import numba
-
-    return numba.get_num_threads()
+    return _numba().get_num_threads()
 
 
 def set_threads(count):
     """Let kernels use ``count`` threads; raises ConfigError unless 1 <= count <= cores."""
-    import numba
-
+    numba = _numba()
     cores = numba.config.NUMBA_NUM_THREADS
     if not 1 <= count <= cores:
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -72,8 +99,7 @@ def set_threads(count):
 
 def has_spare_core():
     """Return whether a core is left that kernels do not use: work beside them costs them nothing there."""
-    import numba
-
+    numba = _numba()
     return numba.get_num_threads() < numba.config.NUMBA_NUM_THREADS
 
 
@@ -83,6 +109,11 @@ def compile_report():
     A start is warm when nothing was compiled.
     """
     return _cache().compile_report()
+
+
+def keeps_kernels():
+    """Return whether what is compiled now will be found by the next process."""
+    return _cache().keeps_kernels()
 
 
 def when_compiling(callback):

@@ -3,6 +3,7 @@
     python scripts/benchmark.py                       # everything: about half an hour
     python scripts/benchmark.py --quick steps         # the training steps, roughly
     python scripts/benchmark.py kernels inference --threads 1 --out results/
+    python scripts/benchmark.py steps --against ../before    # another checkout of cnn instead of PyTorch
 
 Each framework runs in a process of its own, and they take turns. PyTorch is the better of NCHW and
 channels_last, eager and compiled (with --quick: eager only). A row gives medians and, in brackets, the
@@ -32,15 +33,18 @@ class Worker:
     """A process that runs one framework."""
 
     def __init__(self, framework, options, cache=None):
+        self.framework, home = framework, HERE.parent
+        if framework == "torch" and options.against:  # the other side is another checkout
+            framework, home = "cnn", options.against.resolve()
         # settings that hobble OpenBLAS, and with it NumPy, have no place in a comparison
         environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
         threads = str(options.threads)
         environment |= {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
-        environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), environment.get("PYTHONPATH", "")])
+        environment["PYTHONPATH"] = os.pathsep.join([str(home), environment.get("PYTHONPATH", "")])
         if cache:
             environment["NUMBA_CACHE_DIR"] = cache
-        command = [sys.executable, str(HERE / "benchmark_worker.py"), framework, threads, options.clock]
-        self.framework = framework
+        worker = str(home / "scripts" / "benchmark_worker.py")
+        command = [sys.executable, worker, framework, threads, options.clock]
         self.process = subprocess.Popen(
             command, env=environment, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -367,6 +371,9 @@ def parse(arguments=None):
     parser.add_argument(
         "--root", type=Path, default=Path("data"), help="folder of MNIST, for the training loop"
     )
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="measure the cnn of another checkout instead of PyTorch"
+    )
     parser.add_argument("--out", type=Path, default=Path(), help="folder of benchmark.md and benchmark.json")
     options = parser.parse_args(arguments)
     for section in options.sections:
@@ -382,6 +389,9 @@ def parse(arguments=None):
     options.variants = (
         eager if options.quick or options.eager else [*eager, *(f"{v} compiled" for v in eager)]
     )
+    if options.against:
+        options.variants = ["other checkout"]
+        HEADER[1:3] = ["other, ms", "other is"]
     return options
 
 

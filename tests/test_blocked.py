@@ -6,6 +6,7 @@ import pytest
 from cnn.fast import blocked
 from cnn.fast.blocked import BlockedArray, as_blocked, empty, flat, unflat
 from cnn.fast.kernels import layout
+from cnn.fast.machine.owner import owner
 from cnn.pixels import Pixels
 
 
@@ -93,12 +94,12 @@ def test_buffers_start_at_a_cache_line():
 
 def test_a_dead_array_gives_its_buffer_to_the_next_of_the_same_extents():
     gc.collect()  # what earlier tests left
-    blocked.release_pool()
+    owner().pool.clear()
     a = empty((3, 2, 5, 5), np.float32)
     address = a.address
     del a
     gc.collect()
-    assert blocked.pooled_bytes() == 2 * 5 * 5 * 16 * 4
+    assert sum(buffer.nbytes for home in owner().pool.values() for buffer, _ in home) == 2 * 5 * 5 * 16 * 4
     assert empty((3, 2, 5, 5), np.float64).address != address
     again = empty((10, 2, 5, 5), np.float32)
     assert again.address == address == again.buffer.ctypes.data

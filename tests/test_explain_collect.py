@@ -2,6 +2,7 @@
 
 import json
 import re
+from xml.etree import ElementTree
 
 import helpers_explain as h
 import numpy as np
@@ -101,10 +102,39 @@ def test_every_derivation_leads_from_definition_to_backward_in_both_languages(ki
     assert {"forward", "dx"} <= set(ids)
     assert len(ids) == len(set(ids))
     for step in steps:
-        assert step["math"].startswith("<math")
+        assert step["math"]["en"].startswith("<math")
         assert step["en"]
         assert re.search(r"[\u4e00-\u9fff]", step["zh"])
     assert all(source["source"].startswith("def ") for source in reference_source(kind))
+
+
+#: How many children each of these elements must have.
+ARITY = {"mfrac": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3, "munderover": 3}
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_formula_and_text_is_well_formed(kind):
+    for step in derivation(kind):
+        formulas = [f for name in ("math", "without_bias") for f in (step[name] or {}).values()]
+        for markup in (*formulas, f"<p>{step['en']}</p>", f"<p>{step['zh']}</p>"):
+            for element in ElementTree.fromstring(markup).iter():
+                assert len(element) == ARITY.get(element.tag, len(element)), markup
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_chinese_page_has_no_english_words_in_its_formulas(kind):
+    for step in derivation(kind):
+        for formula in (step["math"], step["without_bias"]):
+            chinese = formula and formula.get("zh", formula["en"])
+            assert not re.search(r"<mtext>[^<]*[A-Za-z]{2}", chinese or "")
+
+
+def test_a_layer_without_bias_has_a_formula_without_one():
+    for kind in ("Conv2d", "ConvTranspose2d", "Linear"):
+        forward = next(step for step in derivation(kind) if step["id"] == "forward")
+        assert '<mi>b</mi><mo stretchy="false">[' in forward["math"]["en"]
+        assert '<mi>b</mi><mo stretchy="false">[' not in forward["without_bias"]["en"]
+        assert {step["id"] for step in derivation(kind) if step["needs"] == "bias"} >= {"dbias"}
 
 
 def test_formulas_become_mathml():
@@ -114,6 +144,8 @@ def test_formulas_become_mathml():
     assert "<munderover><mo>∑</mo><mi>i</mi><mi>n</mi></munderover>" in to_mathml(r"\sum_i^n x_i")
     assert to_mathml(r"\text{if a < b}") == '<math display="block"><mtext>if a &lt; b</mtext></math>'
     assert to_mathml(r"a \\ b").count("<mtr>") == 2
+    assert "<mtext>其他</mtext>" in to_mathml(r"\text{otherwise}{其他} x", language="zh")
+    assert "<mtext>otherwise</mtext>" in to_mathml(r"\text{otherwise}{其他} x")
 
 
 @pytest.mark.parametrize("wrong", [r"\nothing", "x_", "{a", r"\text a", "}"])

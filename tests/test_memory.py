@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import cnn
-from cnn.fast.blocked import LANES
-from cnn.fast.memory import training_memory
-from cnn.layers import BatchNorm2d, Conv2d, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, ReLU, Residual
+from cnn.layers import BatchNorm2d, Conv2d, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, ReLU, Residual, Tanh
+from cnn.summary import training_memory
 
 TRAIN = """
 import numpy as np
@@ -61,27 +60,28 @@ def test_memory_grows_with_the_batch_by_what_steps_keep():
     network = cnn.Network(layers)
     network.build((1, 8, 8))
     one, two = training_memory(network, 16), training_memory(network, 32)
-    # the input, the convolution's output, a byte of each window, the pooled plane, the logits
-    an_image = 4 * 64 + 4 * 256 + 64 + 4 * 64 + 4 * 2
+    # the input, the convolution's output, a byte of each window, the pooled plane; not the logits
+    an_image = 4 * 64 + 4 * 256 + 64 + 4 * 64
     assert one.activations == 16 * an_image
     assert two.activations == 2 * one.activations
     assert one.parameters == two.parameters == 12 * sum(p.size for p in network.parameters())
-    assert training_memory(network, 17) == two
+    assert training_memory(network, 17).activations == two.activations
 
 
 def test_branches_count_once():
     body = [Conv2d(2, 3, padding=1), BatchNorm2d(), ReLU(), Conv2d(2, 3, padding=1), BatchNorm2d()]
     network = cnn.Network([Residual(body), ReLU(), GlobalAvgPool2d(), Linear(3)])
     network.build((2, 4, 4), rng=np.random.default_rng(0))
-    # input, both convolutions' outputs, the ReLU in the body, the last one (kept for its sign), mean, logits
-    assert training_memory(network, 16).activations == 16 * 4 * (32 * 4 + 32 + 2 + 3)
+    # input, both convolutions' outputs, the ReLU in the body, the last one (kept for its sign), mean
+    assert training_memory(network, 16).activations == 16 * 4 * (32 * 4 + 32 + 2)
 
 
-def test_gradients_are_counted_once_for_a_shape_that_comes_once_and_twice_for_others():
-    def work(*widths):
-        network = cnn.Network([Linear(width) for width in widths])
-        network.build((3,))
-        return network.summary(LANES).memory.work / (4 * LANES)  # numbers an image
+def test_a_gradient_takes_the_memory_of_what_is_no_longer_needed():
+    def total(*widths):
+        network = cnn.Network([layer for width in widths for layer in (Linear(width), Tanh())])
+        network.build((widths[0],))
+        memory = training_memory(network, 4096)
+        return (memory.activations + memory.work) / (4 * 4096)  # numbers an image
 
-    assert work(5, 7) == 3 + 5 + 7
-    assert work(5, 5, 7) == work(5, 5, 5, 5, 7) == 3 + 2 * 5 + 7
+    # the input and eight outputs are kept; without that the gradients would take 16 * 64 more
+    assert 9 * 64 <= total(*[64] * 8) < 9 * 64 + 4 * 64

@@ -3,6 +3,7 @@
 onnx         for onnxruntime and most others; needs the extra "onnx"
 torch        a state_dict in PyTorch's names, and the source of its nn.Module beside it
 safetensors  a folder for a model hub: model.safetensors, config.json, model.py, README.md
+c            one C11 file with weights, forward pass and a main that reads an image
 """
 
 from cnn.commands.common import add_trained_argument
@@ -11,7 +12,7 @@ from cnn.commands.common import add_trained_argument
 def add_arguments(parser):
     """Describe the command line."""
     add_trained_argument(parser)
-    parser.add_argument("--format", required=True, metavar="KIND", help="onnx, torch or safetensors")
+    parser.add_argument("--format", required=True, metavar="KIND", help="onnx, torch, safetensors or c")
     parser.add_argument("--out", required=True, metavar="F", help="file to write; safetensors: a folder")
     parser.add_argument(
         "--with-preprocessing",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn.data import Split
-from cnn.layers import Dropout, ReLU, Sequential, Sigmoid, Tanh
+from cnn.layers import Dropout, ReLU, Sigmoid, Tanh
 from cnn.training import experiment
 
 BATCH, FEW = 128, 32  # images for the statistics, and for the short training runs
@@ -97,16 +97,9 @@ class Patient:
     def observe(self):
         """Return (loss, logits, Vitals of every layer) of one forward and backward of the batch."""
         seen = {name: {} for name, _ in self.leaves}
-        sequences = [
-            self.network.body,
-            *(part for _, part in self.network.walk() if isinstance(part, Sequential)),
-        ]
-        fused = [sequence.steps for sequence in sequences]
         for name, layer in self.leaves:
             _listen(layer, seen[name])
         try:
-            for sequence in sequences:
-                sequence.steps = None  # the layers one by one, not several of them as one step
             logits = np.asarray(self.network.body.forward(self.x, training=True))
             loss = self.loss.forward(logits, self.labels)
             self.network.zero_grad()
@@ -114,8 +107,6 @@ class Patient:
         finally:
             for _, layer in self.leaves:
                 del layer.forward, layer.backward
-            for sequence, steps in zip(sequences, fused, strict=True):
-                sequence.steps = steps
         vitals = [
             Vitals(name, type(layer).__name__, **seen[name], gradients=_gradients(layer))
             for name, layer in self.leaves

@@ -1,8 +1,25 @@
-"""Every layer's equations and the NumPy reference that computes them: one place for page and tests."""
+"""Every layer's equations and the reference code that computes them: one place for page and tests.
+
+The derivations stand in cnn/explain/equations/*.toml, from definition to backward pass, one table a step:
+
+    en, zh          the text of the step, formulas between $ signs
+    tex             its formula, in the part of TeX that mathml.py knows
+    id              "forward", "dx", "dweight", "dbias", "softmax": what the numbers of the page refer to
+    title           {en, zh}: a heading before the step
+    without_bias    the formula of a layer without bias (of batch normalisation: without gamma and beta)
+    needs           "bias": the step is left out for a layer without one
+    anim            the moving picture below the formula, see assets/anim_conv.js
+
+Notation: x is a layer's input, y its output, L the loss; at the loss z, p and y are logits, probabilities and
+label. [condition] is 1 if the condition holds, else 0. The batch index n is left out, since a page shows one
+image. An index letter has one meaning in a derivation.
+"""
 
 import importlib
 import inspect
 import tomllib
+from functools import cache
+from html import escape
 from importlib import resources
 
 from cnn.explain.mathml import to_mathml
@@ -91,10 +108,48 @@ def kinds() -> tuple[str, ...]:
 
 
 def derivation(kind: str) -> list[dict]:
-    """Return the steps of one kind, each ``{"id", "en", "zh", "math"}`` with the formula as MathML."""
-    text = resources.files("cnn.explain").joinpath("derivations.toml").read_text(encoding="utf-8")
-    steps = tomllib.loads(text)["BatchNorm2d" if kind == "BatchNorm1d" else kind]
-    return [{"id": s.get("id"), "en": s["en"], "zh": s["zh"], "math": to_mathml(s["tex"])} for s in steps]
+    """Return the steps of one kind.
+
+    Each is ``{"id", "title", "en", "zh", "math", "without_bias", "needs", "anim"}``, what a step lacks being
+    None. en and zh are HTML, title is a text by language, math and without_bias are MathML by language ("zh"
+    if it differs).
+    """
+    return [
+        {
+            **{key: step.get(key) for key in ("id", "title", "needs", "anim")},
+            **{language: _prose(step[language], language) for language in ("en", "zh")},
+            **{key: _both_languages(step.get(tex)) for key, tex in _FORMULAS.items()},
+        }
+        for step in _equations()["BatchNorm2d" if kind == "BatchNorm1d" else kind]
+    ]
+
+
+_FORMULAS = {"math": "tex", "without_bias": "without_bias"}
+
+
+def _prose(text: str, language: str) -> str:
+    """A text as HTML, its formulas as inline MathML."""
+    parts = text.split("$")
+    return "".join(
+        to_mathml(part, block=False, language=language) if k % 2 else escape(part, quote=False)
+        for k, part in enumerate(parts)
+    )
+
+
+def _both_languages(tex: str | None) -> dict[str, str] | None:
+    if tex is None:
+        return None
+    english, chinese = (to_mathml(tex, language=language) for language in ("en", "zh"))
+    return {"en": english} if chinese == english else {"en": english, "zh": chinese}
+
+
+@cache
+def _equations() -> dict[str, list[dict]]:
+    """The steps of every kind, as the files hold them."""
+    found = {}
+    for file in resources.files("cnn.explain").joinpath("equations").iterdir():
+        found |= tomllib.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def reference_source(kind: str) -> list[dict]:

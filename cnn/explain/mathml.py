@@ -1,8 +1,8 @@
 r"""A small part of TeX's mathematics, turned into MathML that browsers draw without a library.
 
 Enough for the derivations of this package: letters, numbers, brackets, Greek, ``_ ^``, ``\frac``,
-``\sqrt``, sums with limits, ``\hat \bar``, ``\text``, ``\cases`` and two shorthands: ``\grad{x}`` is
-dL/dx, ``\dd{y}{x}`` is dy/dx.
+``\sqrt``, sums with limits, ``\hat \bar``, ``\left( \right)``, ``\overset``, ``\underbrace{x}{y}``,
+``\text{English}{Chinese}``, ``\cases`` and two shorthands: ``\grad{x}`` is dL/dx, ``\dd{y}{x}`` is dy/dx.
 """
 
 import re
@@ -14,7 +14,7 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|\\[,;{}\\]|[A-Za-z]|[0-9]+(?:\.[0-9]+)?|\s+|."
 
 _LETTERS = {
     "beta": "β", "gamma": "γ", "delta": "δ", "varepsilon": "ε", "theta": "θ", "mu": "μ", "sigma": "σ",
-    "phi": "φ", "Phi": "Φ", "pi": "π",
+    "phi": "φ", "Phi": "Φ", "pi": "π", "Sigma": "Σ",
 }  # fmt: skip
 _OPERATORS = {
     "cdot": "·",
@@ -26,17 +26,19 @@ _OPERATORS = {
     "approx": "≈",
     "dots": "…",
 }
-_NAMES = ("exp", "log", "tanh", "erf", "argmax")
-_LIMITS = {"sum": "<mo>∑</mo>", "max": "<mo>max</mo>"}
+_NAMES = ("exp", "log", "tanh", "erf")
+_LIMITS = {"sum": "<mo>∑</mo>", "max": "<mo>max</mo>", "argmax": "<mo>argmax</mo>"}
+_SPACES = {"\\,": 0.17, "\\;": 0.3, "quad": 1.2}  # em
 _ACCENTS = {"hat": "^", "bar": "¯"}
 
 
-def to_mathml(tex: str, block: bool = True) -> str:
+def to_mathml(tex: str, block: bool = True, language: str = "en") -> str:
     """One formula as a ``<math>`` element; two backslashes start a new line.
 
-    Raises ValueError naming what the small grammar does not know.
+    ``language`` ("en" or "zh") chooses between the two texts of ``\\text{English}{Chinese}``; one text is
+    the same in both. Raises ValueError naming what the small grammar does not know.
     """
-    parser = _Parser(tex)
+    parser = _Parser(tex, language)
     lines = [parser.row(stop=None)]
     while parser.peek() == "\\\\":
         parser.take()
@@ -50,12 +52,12 @@ def to_mathml(tex: str, block: bool = True) -> str:
 
 
 class _Parser:
-    def __init__(self, tex: str):
-        self.tex = tex
+    def __init__(self, tex: str, language: str):
+        self.tex, self.language = tex, language
         self.tokens = [t for t in _TOKEN.findall(tex) if not t.isspace()]
         self.at = 0
         # \text{...} keeps its spaces: its content is cut from the source instead of the tokens.
-        self.plain = iter(re.findall(r"\\text\{([^{}]*)\}", tex))
+        self.plain = iter(re.findall(r"\\text\{([^{}]*)\}(?:\{([^{}]*)\})?", tex))
 
     def peek(self):
         return self.tokens[self.at] if self.at < len(self.tokens) else None
@@ -111,8 +113,8 @@ class _Parser:
             return body, False
         if token[0] == "\\" and len(token) > 1 and token[1].isalpha():
             return self.command(token[1:])
-        if token in ("\\,", "\\;"):
-            return '<mspace width="0.3em"></mspace>', False
+        if token in _SPACES:
+            return _space(token), False
         if token in ("\\{", "\\}"):
             return f'<mo stretchy="false">{token[1]}</mo>', False
         if token.isalpha():
@@ -135,7 +137,9 @@ class _Parser:
         if name in _LIMITS:
             return _LIMITS[name], True
         if name in _NAMES:
-            return f"<mi>{name}</mi><mo>\u2061</mo>", False
+            return f"<mrow><mi>{name}</mi><mo>\u2061</mo></mrow>", False
+        if name in _SPACES:
+            return _space(name), False
         if name in _ACCENTS:
             return f'<mover accent="true">{self.group()}<mo>{_ACCENTS[name]}</mo></mover>', False
         if name == "frac":
@@ -144,6 +148,16 @@ class _Parser:
             over = "<mi>L</mi>" if name == "grad" else self.group()
             parts = (f"<mrow><mi>∂</mi>{part}</mrow>" for part in (over, self.group()))
             return f"<mfrac>{''.join(parts)}</mfrac>", False
+        if name == "overset":
+            above, base = self.group(), self.group()
+            return f"<mover>{base}{above}</mover>", False
+        if name == "underbrace":
+            return (
+                f'<munder><munder>{self.group()}<mo stretchy="true">⏟</mo></munder>{self.group()}</munder>',
+                False,
+            )
+        if name == "left":
+            return self.fenced(), False
         if name == "sqrt":
             return f"<msqrt>{self.group()}</msqrt>", False
         if name == "text":
@@ -152,11 +166,25 @@ class _Parser:
             return self.cases(), False
         raise ValueError(f"unknown command \\{name} in {self.tex}")
 
+    def fenced(self) -> str:
+        r"""``\left( ... \right)``: brackets as high as what they hold."""
+        self.expect("(")
+        body = self.row("\\right")
+        self.expect("\\right")
+        self.expect(")")
+        return f'<mrow><mo stretchy="true">(</mo>{body}<mo stretchy="true">)</mo></mrow>'
+
     def text(self) -> str:
+        english, chinese = next(self.plain, ("", ""))
+        self.skip_group()
+        if chinese:
+            self.skip_group()
+        return f"<mtext>{escape(chinese if chinese and self.language == 'zh' else english)}</mtext>"
+
+    def skip_group(self):
         self.expect("{")
         while self.take() != "}":
             pass
-        return f"<mtext>{escape(next(self.plain))}</mtext>"
 
     def cases(self) -> str:
         r"""``\cases{value & condition \\ value & condition}``"""
@@ -171,3 +199,7 @@ class _Parser:
             if self.take() == "}":
                 break
         return f'<mrow><mo stretchy="true">{{</mo><mtable class="cases">{"".join(rows)}</mtable></mrow>'
+
+
+def _space(name: str) -> str:
+    return f'<mspace width="{_SPACES[name]}em"></mspace>'

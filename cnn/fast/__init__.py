@@ -14,3 +14,7 @@ strip, band, run consecutive rows of one task; rows, and pixels of a row, whose 
 tile, point      4x4 outputs that Winograd's form computes together; one of the 6x6 products that they take
 step             bytes from one thing to the next (a stride is that of Conv2d, a group one of its channels)
 """
+
+from cnn.backend import check_environment
+
+check_environment()  # before any module of the wing imports Numba, which ends with a traceback

@@ -9,48 +9,23 @@ Promises that every kernel keeps:
 
 * tail lanes (images past N in the last block) are finite in activations and exactly zero in gradients,
   so sums over lanes of ``gradient * activation`` need no mask;
-* a buffer belongs to one BlockedArray and goes back to a pool when that array dies: a training step that
-  repeats the shapes of the step before allocates nothing.
+* a buffer belongs to one BlockedArray and goes back to its owner (``cnn.fast.machine.owner``) when that
+  array dies: a training step that repeats the shapes of the step before allocates nothing.
 """
 
 import sys
-from collections import defaultdict
-from contextlib import contextmanager
 
 import numpy as np
 
+from cnn.fast.machine.owner import owner
 from cnn.pixels import Pixels
 
 LANES = 16
-ALIGNMENT = 64
 
 _FLOATS = (np.float32, np.float64)
 
 
-class Pool(defaultdict):
-    """Buffers that wait to be used, by shape and dtype.
-
-    ``keeps``: hold on to every buffer made for it, so that addresses stay good as long as the pool lives.
-    """
-
-    def __init__(self, keeps=False):
-        super().__init__(list)
-        self.made = [] if keeps else None
-
-
-_pool = Pool()
 _pack = _pack_pixels = _unpack = None
-
-
-def aligned_zeros(shape, dtype):
-    """A zeroed C-contiguous array that starts at a cache line (64 bytes)."""
-    count = 1
-    for extent in shape:
-        count *= extent
-    size = count * np.dtype(dtype).itemsize
-    raw = np.zeros(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 class BlockedArray:
@@ -77,11 +52,13 @@ class BlockedArray:
         self._home = _home
 
     def __del__(self):
-        # A view of the buffer held elsewhere keeps `base` referenced: then the memory is left to Python.
-        # 2 = the buffer's own reference and getrefcount's argument.
         home = self._home
         if home is None:
             self.buffer = None  # before the owner goes, which counts who looks at its memory
+        elif type(home) is not list:
+            home.release(self.address)
+        # A view of the buffer held elsewhere keeps `base` referenced: then the memory is left to Python.
+        # 2 = the buffer's own reference and getrefcount's argument.
         elif sys is not None and sys.getrefcount(self.buffer.base) <= 2:
             home.append((self.buffer, self.address))
 
@@ -122,14 +99,7 @@ def empty(shape, dtype):
     """A BlockedArray to be written: it holds whatever was there before."""
     blocks = -(-shape[0] // LANES)
     extents = (blocks, *shape[1:], LANES) if len(shape) == 4 else (blocks, shape[1], 1, 1, LANES)
-    home = _pool[extents, np.dtype(dtype).char]
-    try:
-        buffer, address = home.pop()
-    except IndexError:
-        buffer = aligned_zeros(extents, dtype)
-        address = buffer.ctypes.data
-        if _pool.made is not None:
-            _pool.made.append(buffer)
+    buffer, address, home = owner().allocate(extents, dtype)
     return BlockedArray(buffer, tuple(shape), None, address, home)
 
 
@@ -186,25 +156,3 @@ def unflat(x, shape):
     """(N, F) read as ``shape`` = (N, C, H, W) with C*H*W = F; shares the buffer."""
     buffer = x.buffer.reshape(len(x.buffer), *shape[1:], LANES)
     return BlockedArray(buffer, tuple(shape), x, x.address)
-
-
-@contextmanager
-def using_pool(pool):
-    """Make arrays of the buffers of a Pool inside a ``with`` block; they go back to it when they die."""
-    global _pool
-    before, _pool = _pool, pool
-    try:
-        yield
-    finally:
-        _pool = before
-
-
-def release_pool():
-    """Forget every pooled buffer (their memory goes back to Python)."""
-    for home in _pool.values():
-        home.clear()
-
-
-def pooled_bytes():
-    """Bytes that lie in the pool, unused."""
-    return sum(buffer.nbytes for buffers in _pool.values() for buffer, _ in buffers)

@@ -6,20 +6,17 @@ last channel hold finite numbers that are never read. Forward only: this serves 
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
-from cnn.fast.machine.jit import keep
+from cnn.fast.blocked import LANES
+from cnn.fast.machine.jit import scratch
+
+
+class NotForFew(Exception):
+    """An operation has no form for sixteen channels side by side: predict with sixteen images instead."""
 
 
 def in_blocks(channels):
     """How many blocks of sixteen hold so many channels."""
     return -(-channels // LANES)
-
-
-def array(shape, dtype):
-    """A zeroed aligned array that lives as long as the recording that runs now."""
-    made = aligned_zeros(shape, dtype)
-    keep(made)
-    return made
 
 
 class Lanes:
@@ -29,12 +26,23 @@ class Lanes:
         n, c, *plane = shape
         self.shape, self.plane = tuple(shape), tuple(plane or (1, 1))
         self.blocks, self.pixels = in_blocks(c), int(np.prod(self.plane))
-        self.data = array((n, self.blocks, *self.plane, LANES), dtype)
+        self.data = scratch((n, self.blocks, *self.plane, LANES), dtype)
         self.dtype, self.address = self.data.dtype, self.data.ctypes.data
+
+    @property
+    def ndim(self):
+        """4 or 2."""
+        return len(self.shape)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __array__(self, dtype=None, copy=None):
+        raise NotForFew
 
 
 def channel_vector(values):
     """One number a channel, filled up with zeros to whole vectors."""
-    filled = array((in_blocks(len(values)) * LANES,), values.dtype)
+    filled = scratch((in_blocks(len(values)) * LANES,), values.dtype)
     filled[: len(values)] = values
     return filled

@@ -9,7 +9,7 @@ from cnn.errors import ConfigError
 from cnn.files import write_atomically
 from cnn.interop.extras import require
 
-FORMATS = ("onnx", "torch", "safetensors")
+FORMATS = ("onnx", "torch", "safetensors", "c")
 
 
 def export(network, about, kind, out, preprocessing=False):
@@ -22,7 +22,7 @@ def export(network, about, kind, out, preprocessing=False):
     kind : one of FORMATS
         "onnx" a .onnx file. "torch" a .pt or .safetensors file of the state_dict, and beside it the source
         of the nn.Module, ``out`` with the suffix .py. "safetensors" a folder for a hub: model.safetensors,
-        config.json, the model card README.md and model.py.
+        config.json, the model card README.md and model.py. "c" a C11 file.
     out : path
     preprocessing : bool
         See ``to_onnx``; for "onnx" only.
@@ -119,4 +119,10 @@ def _front_matter():
     return "\n".join(["---", *fields, "---", "", ""])
 
 
-_WRITERS = {"onnx": _onnx, "torch": _torch, "safetensors": _hub}
+def _c(network, about, out, preprocessing):
+    from cnn.interop.c_write import to_c
+
+    return {out: to_c(network, about).encode()}
+
+
+_WRITERS = {"onnx": _onnx, "torch": _torch, "safetensors": _hub, "c": _c}

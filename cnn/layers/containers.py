@@ -1,6 +1,6 @@
 """Layers made of layers: a list, a detour and a fork. Each backward is its forward walked the other way."""
 
-from cnn.backend import current_backend, operations
+from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
 from cnn.layers.layer import Layer
 
@@ -28,8 +28,7 @@ class Sequential(_Container):
     x : what the first layer takes;  y : what the last layer returns
     """
 
-    #: What runs instead of the layers under the numba backend; see ``cnn.fast.fused``.
-    steps = None
+    role = "list"
 
     def __init__(self, layers: list):
         self.layers = _check_layers(layers, "Sequential")
@@ -46,54 +45,70 @@ class Sequential(_Container):
         return input_shape
 
     def forward(self, x, training=False):
-        steps = self._current_steps()
-        for step in steps:
-            x = step.forward(x, training)
-        return self._keep(x, steps)
+        for layer in self.layers:
+            x = layer.forward(x, training)
+        return self._keep(x)
 
     def backward(self, dy):
-        _, dy, steps = self._saved(dy)
-        for step in reversed(steps):
-            dy = step.backward(dy)
+        _, dy = self._saved(dy)
+        for layer in reversed(self.layers):
+            dy = layer.backward(dy)
         return dy
 
     def backward_parameters(self, dy):
-        """Add to the gradients of the parameters only; it ends at the first step that has any to train."""
-        self._walk_back(dy, keep=True)
-
-    def backward_once(self, dy):
-        """Like ``backward_parameters``, but what forward kept is given back step by step on the way."""
-        self._walk_back(dy, keep=False)
-        self._forget()
-
-    def _walk_back(self, dy, keep):
-        _, dy, steps = self._saved(dy)
-        while steps and not steps[0].trainable:
-            steps = steps[1:]
-        for index, step in enumerate(reversed(steps[1:])):
-            if keep:
-                dy = step.backward(dy)
-                continue
-            ours = index > 0  # the first dy is the caller's
-            dy = step.backward_over(dy) if ours and hasattr(step, "backward_over") else step.backward(dy)
-            step._forget()  # its memory serves the gradients that follow
-        if steps:
-            steps[0].backward_parameters(dy)
-
-    def _current_steps(self):
-        """The layers, or the fused steps that stand for them where a network planned any."""
-        return self.layers if self.steps is None or current_backend() != "numba" else self.steps
-
-    def _forget(self):
-        super()._forget()
-        for step in self.steps or ():
-            step._forget()
+        """Add to the gradients of the parameters only; it ends at the first layer that has any to train."""
+        _, dy = self._saved(dy)
+        layers = self.layers
+        while layers and not layers[0].trainable:
+            layers = layers[1:]
+        for layer in reversed(layers[1:]):
+            dy = layer.backward(dy)
+        if layers:
+            layers[0].backward_parameters(dy)
 
     def _describe(self):
         return ", ".join(map(repr, self.layers))
 
 
-class Residual(_Container):
+class _Branches(_Container):
+    """Paths side by side: x goes into each of them, and their ends are joined.
+
+        y = join(path_1(x), path_2(x), ...)      dx = sum over paths of path.backward(its part of dy)
+    """
+
+    def paths(self):
+        """Return the paths, a list of Sequential."""
+        raise NotImplementedError
+
+    def join(self, ops, ends):
+        """Return y from what the paths returned."""
+        raise NotImplementedError
+
+    def fork(self, ops, dy):
+        """Return the gradient of each path's end, a list."""
+        raise NotImplementedError
+
+    def forward(self, x, training=False):
+        x = self._receive(x)
+        return self._keep(self.join(operations(), [path.forward(x, training) for path in self.paths()]))
+
+    def backward(self, dy):
+        ops, dy = self._saved(dy)
+        first, *others = [
+            path.backward(part) for path, part in zip(self.paths(), self.fork(ops, dy), strict=True)
+        ]
+        for gradient in others:
+            first = ops.add(first, gradient)
+        return first
+
+    def backward_parameters(self, dy):
+        """Add to the gradients of the parameters only."""
+        ops, dy = self._saved(dy)
+        for path, part in zip(self.paths(), self.fork(ops, dy), strict=True):
+            path.backward_parameters(part)
+
+
+class Residual(_Branches):
     """Adds a detour to a shortcut.
 
         y = body(x) + shortcut(x)              dx = body.backward(dy) + shortcut.backward(dy)
@@ -115,6 +130,8 @@ class Residual(_Container):
     He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", arXiv:1512.03385.
     """
 
+    role = "sum"
+
     def __init__(self, body: list, shortcut: list | None = None):
         self.body, self.shortcut = Sequential(body), Sequential(shortcut or [])
 
@@ -129,27 +146,20 @@ class Residual(_Container):
             )
         return shapes[0]
 
-    def forward(self, x, training=False):
-        x = self._receive(x)
-        return self._keep(
-            operations().add(self.body.forward(x, training), self.shortcut.forward(x, training))
-        )
+    def paths(self):
+        return [self.body, self.shortcut]
 
-    def backward(self, dy):
-        ops, dy = self._saved(dy)
-        return ops.add(self.body.backward(dy), self.shortcut.backward(dy))
+    def join(self, ops, ends):
+        return ops.add(*ends)
 
-    def backward_parameters(self, dy):
-        """Add to the gradients of the parameters only."""
-        _, dy = self._saved(dy)
-        self.body.backward_parameters(dy)
-        self.shortcut.backward_parameters(dy)
+    def fork(self, ops, dy):
+        return [dy, dy]
 
     def _describe(self):
         return f"body=[{self.body._describe()}], shortcut=[{self.shortcut._describe()}]"
 
 
-class Concat(_Container):
+class Concat(_Branches):
     """Runs branches side by side and joins their channels.
 
         y = [branch_1(x), branch_2(x), ...] along axis 1
@@ -169,6 +179,8 @@ class Concat(_Container):
     Szegedy et al., "Going Deeper with Convolutions", arXiv:1409.4842.
     """
 
+    role = "branches"
+
     def __init__(self, branches: list[list]):
         if not isinstance(branches, (list, tuple)) or not branches:
             raise ConfigError("Concat branches: expected a list of at least one branch")
@@ -185,27 +197,14 @@ class Concat(_Container):
             )
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
-    def forward(self, x, training=False):
-        x = self._receive(x)
-        return self._keep(operations().concat([branch.forward(x, training) for branch in self.branches]))
+    def paths(self):
+        return self.branches
 
-    def backward(self, dy):
-        ops, parts = self._parts(dy)
-        gradients = [branch.backward(part) for branch, part in zip(self.branches, parts, strict=True)]
-        total = gradients[0]
-        for gradient in gradients[1:]:
-            total = ops.add(total, gradient)
-        return total
+    def join(self, ops, ends):
+        return ops.concat(ends)
 
-    def backward_parameters(self, dy):
-        """Add to the gradients of the parameters only."""
-        for branch, part in zip(self.branches, self._parts(dy)[1], strict=True):
-            branch.backward_parameters(part)
-
-    def _parts(self, dy):
-        """Return the operations in use, and the channels of dy that came from each branch."""
-        ops, dy = self._saved(dy)
-        return ops, ops.split(dy, [branch.output_shape[0] for branch in self.branches])
+    def fork(self, ops, dy):
+        return ops.split(dy, [branch.output_shape[0] for branch in self.branches])
 
     def _describe(self):
         return ", ".join(f"[{branch._describe()}]" for branch in self.branches)

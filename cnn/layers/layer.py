@@ -55,8 +55,8 @@ class Layer(metaclass=Guarded):
     #: random draws, so that their launches may be written down once and made again.
     pure = False
     #: What it may be fused as: "convolution", "linear", "normalisation", "activation" (then ``pointwise()``
-    #: gives the name of its function in ``operations()`` and the function's parameter), "max_pool", or
-    #: "training_only" for what does nothing in evaluation.
+    #: gives the name of its function in ``operations()`` and the function's parameter), "max_pool",
+    #: "training_only" for what does nothing in evaluation; of containers "list", "sum" or "branches".
     role = ""
 
     input_shape = None
@@ -89,6 +89,9 @@ class Layer(metaclass=Guarded):
             before[...] = value
             return before
         return value
+
+    def __getstate__(self):  # what a forward pass kept is not part of a copy
+        return {**vars(self), "_cache": None}
 
     # -- what a new layer writes ---------------------------------------------------------------
 
@@ -167,7 +170,7 @@ class Layer(metaclass=Guarded):
         dtype = np.dtype(dtype)
         if dtype not in (np.float32, np.float64):
             raise ShapeError(f"{self.label}: expected dtype float32 or float64, found {dtype}")
-        self._forget()
+        self.forget()
         if self.built and not self.children() and (input_shape, dtype) == (self.input_shape, self._dtype):
             return self.output_shape
         kept = _Kept(self)
@@ -188,16 +191,16 @@ class Layer(metaclass=Guarded):
 
     def reset(self):
         """Forget what was learnt: the next ``build`` draws new values, for any input shape."""
-        self._forget()
+        self.forget()
         self.input_shape = self.output_shape = None
         for _, layer in self.children():
             layer.reset()
 
-    def _forget(self):
+    def forget(self):
         """Drop what forward kept."""
         self._cache = None
         for _, layer in self.children():
-            layer._forget()
+            layer.forget()
 
     def zero_grad(self):
         """Set the gradients of all parameters to zero."""

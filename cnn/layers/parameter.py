@@ -57,10 +57,21 @@ class Parameter:
     def _place(self, buffer, start, data, grad):
         """Move into ``buffer`` at ``start`` with these values."""
         self.buffer, self.start, self.stop = buffer, start, start + self.size
-        self._data = buffer.data[start : self.stop].reshape(self.shape)
-        self._grad = buffer.grad[start : self.stop].reshape(self.shape)
+        self._look()
         self._data[...] = data
         self._grad[...] = grad
+
+    def _look(self):
+        """Make the views of the buffer."""
+        self._data = self.buffer.data[self.start : self.stop].reshape(self.shape)
+        self._grad = self.buffer.grad[self.start : self.stop].reshape(self.shape)
+
+    def __getstate__(self):  # copied or pickled, a view would be an array of its own
+        return {name: value for name, value in vars(self).items() if name not in ("_data", "_grad")}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._look()
 
     @property
     def data(self):

@@ -20,7 +20,14 @@ from itertools import islice
 import numpy as np
 
 from cnn import report
-from cnn.backend import compile_report, get_threads, set_winograd, use_backend, when_compiling
+from cnn.backend import (
+    compile_report,
+    get_threads,
+    keeps_kernels,
+    set_winograd,
+    use_backend,
+    when_compiling,
+)
 from cnn.config import to_toml
 from cnn.errors import CheckpointError, ConfigError, NumericError
 from cnn.files import write_atomically
@@ -28,6 +35,7 @@ from cnn.report import gradients
 from cnn.training import checkpoint, experiment, plots
 from cnn.training.interruption import Interrupted, Interruption
 from cnn.training.progress import Progress, bar, epoch_line
+from cnn.training.snapshots import Snapshots
 from cnn.training.tta import check_reach
 
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
@@ -70,6 +78,7 @@ class Trainer:
         self.average = experiment.build_average(config, self.network, len(self.batches))
         self.total_steps = experiment.total_steps(config, len(self.batches))
         self.epochs = math.ceil(self.total_steps / len(self.batches))
+        self._snapshots = Snapshots(config.train.snapshots, self.total_steps, self.network.data.size)
         self._gradients_every = gradients.interval(len(self.batches), self.epochs)
         self.progress = Progress()
 
@@ -102,6 +111,8 @@ class Trainer:
         ):
             if self.progress.epoch < self.epochs:
                 self._warm_up()
+            if self.progress.epoch == self.progress.step == 0:
+                self._snapshots.take(0, self.network, self.run.snapshots)
             with self._bar() as images:
                 while self.progress.epoch < self.epochs:
                     self._train_epoch(images, interruption)
@@ -160,6 +171,7 @@ class Trainer:
         self._record_gradients()
         self.optimizer.step()
         self.average.step(number + 1)
+        self._snapshots.take(number + 1, self.network, self.run.snapshots)
         p.step += 1
         p.seen += len(labels)
         p.loss_sum += loss * len(labels)
@@ -222,7 +234,8 @@ class Trainer:
         if self.config.train.backend == "reference":
             return
         begin, before = time.perf_counter(), compile_report()["compiled"]
-        when_compiling(lambda: self.run.log("cold start: compiling kernels, once on this machine ..."))
+        once = "once on this machine" if keeps_kernels() else "for this run: no cache folder can be written"
+        when_compiling(lambda: self.run.log(f"cold start: compiling kernels, {once} ..."))
         state = {name: array.copy() for name, array in self.network.state().items()}
         optimizer = {name: array.copy() for name, array in self.optimizer.state().items()}
         x, labels = next(self.batches.epoch(0, prefetch=False, as_pixels=True))

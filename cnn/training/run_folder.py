@@ -36,6 +36,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.gradients = self.path / "gradients.csv"
         self.report = self.path / "report.html"
+        self.snapshots = self.path / "snapshots"
 
     def log(self, line):
         """Print a line and append it to log.txt with the time; a progress bar stays below it."""

@@ -28,7 +28,7 @@ function renderLoss() {
     h("div", { class: "sheet-head" }, h("h2", {}, t("loss.title")),
       tabList(t("loss.title"), ["image", "example"], lossState.tab, choose, (tab) => t(`loss.tab.${tab}`))),
     h("div", { role: "tabpanel", "aria-labelledby": `tab-${lossState.tab}`, tabindex: 0 }, lossState.tab === "image" ? lossOfImage() : lossOfExample()),
-    h("div", { class: "prose" }, renderDerivation("Loss")));
+    h("div", { class: "prose" }, renderDerivation(lossNode)));
 }
 
 const plainNumber = (value, digits = 4, id = null) => h("span", { class: `num ${signClass(value)}`, "data-value": String(value), id }, signed(value, digits));

@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import dot_block
 from cnn.fast.conv.geometry import Planes
 from cnn.fast.conv.microkernels import DotEnds, DotLoop, DotLoops, DotSteps
 from cnn.fast.conv.pool_2x2 import MaximaGradient, unpool_2x2
 from cnn.fast.conv.routines import Copy, Dot, copy_planes, dot
 from cnn.fast.machine.jit import address, helper, launch, scratch_threads, task
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks
 from cnn.fast.machine.simd import width as width_of
 from cnn.fast.machine.tables import Table, call_with, integers, pointer, reader, records, size_of

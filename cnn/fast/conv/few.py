@@ -17,9 +17,9 @@ from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import few_images_block
 from cnn.fast.conv.microkernels import ONCE, Ends, Loop, Loops
 from cnn.fast.conv.routines import RowProducts, row_products
-from cnn.fast.lanes import Lanes, array, in_blocks
+from cnn.fast.lanes import Lanes, in_blocks
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import helper, launch, task
+from cnn.fast.machine.jit import helper, launch, scratch, task
 from cnn.fast.machine.tables import Table, bits, call_with, pointer, reader
 from cnn.geometry import output_shape
 
@@ -27,7 +27,7 @@ from cnn.geometry import output_shape
 def pack(weight):
     """(K, C, kh, kw) as [K/16][kh][kw][C][16], filled up with zeros."""
     k, c, kh, kw = weight.shape
-    packed = array((in_blocks(k), kh, kw, c, LANES), weight.dtype)
+    packed = scratch((in_blocks(k), kh, kw, c, LANES), weight.dtype)
     for block in range(in_blocks(k)):
         part = weight[block * LANES : (block + 1) * LANES]
         packed[block, ..., : len(part)] = part.transpose(2, 3, 1, 0)
@@ -79,7 +79,7 @@ def _with_border(x, padding):
     """[N][H][W][C] with a border of zeros; ((above, below), (left, right))."""
     (above, below), (left, right) = padding
     n, c, height, width = x.shape
-    y = array((n, height + above + below, width + left + right, c), x.dtype)
+    y = scratch((n, height + above + below, width + left + right, c), x.dtype)
     record = Border(
         x=x.address, y=y.ctypes.data, channels=c, height=height, width=width, above=above, left=left,
         out_height=y.shape[1], out_width=y.shape[2],
@@ -177,7 +177,7 @@ def _launch(source, target, packed, bias, loops, shape, relu):
     """``shape``: (images, channels, height, width) of the output."""
     images, channels, height, width = shape
     (mr, nr), itemsize = few_images_block(width, len(packed), packed.itemsize), packed.itemsize
-    zeros = array((LANES,), packed.dtype)
+    zeros = scratch((LANES,), packed.dtype)
     record = Convolution(
         source=source, target=target, weight=packed.ctypes.data, weight_block=packed[0].nbytes,
         bias=bias.ctypes.data, zeros=zeros.ctypes.data, no_floor=bits(-np.inf), loops=loops,

@@ -26,8 +26,8 @@ from cnn.fast.conv.winograd_tiles import (
     output_tile_of_channels,
     transform_weights,
 )
-from cnn.fast.lanes import Lanes, array, in_blocks
-from cnn.fast.machine.jit import helper, launch, scratch_threads, task, workspace
+from cnn.fast.lanes import Lanes, in_blocks
+from cnn.fast.machine.jit import helper, launch, scratch, scratch_threads, task, workspace
 from cnn.fast.machine.simd import width
 from cnn.fast.machine.tables import Table, bits, from_bits, reader
 
@@ -44,7 +44,7 @@ def tiles_of(images, out_size):
 def pack(weight):
     """(K, C, 3, 3) as [K/16][C][9][16], filled up with zeros."""
     k, c = weight.shape[:2]
-    packed = array((in_blocks(k), c, 9, LANES), weight.dtype)
+    packed = scratch((in_blocks(k), c, 9, LANES), weight.dtype)
     for block in range(in_blocks(k)):
         part = weight[block * LANES : (block + 1) * LANES]
         packed[block, ..., : len(part)] = part.reshape(len(part), c, 9).transpose(1, 2, 0)
@@ -178,16 +178,16 @@ def convolve(x, packed, bias, out_channels, out_size, padding, relu):
     chunk = -(-c // -(-c // CHUNK))
     v_point, m_point, u_point = odd_lines(tiles * x.blocks), odd_lines(tiles), odd_lines(chunk)
     transformed = workspace("few tiles", 36 * v_point).ctypes.data
-    scratch = workspace("scratch", scratch_threads() * 36 * (m_point + u_point)).ctypes.data
-    zeros = array((6 * LANES,), x.dtype).ctypes.data
+    area = workspace("scratch", scratch_threads() * 36 * (m_point + u_point)).ctypes.data
+    zeros = scratch((6 * LANES,), x.dtype)
     inputs = Inputs(
-        x=x.address, v=transformed, zeros=zeros, blocks=x.blocks, height=height, width=width_,
+        x=x.address, v=transformed, zeros=zeros.ctypes.data, blocks=x.blocks, height=height, width=width_,
         above=padding[0][0], left=padding[1][0], down=down, across=across, v_point=v_point,
     )  # fmt: skip
     launch(_input_task(), n * down, Table(inputs).array)
     outputs = Outputs(
-        v=transformed, weight=packed.ctypes.data, bias=bias.ctypes.data, y=y.address, zeros=zeros,
-        floor=bits(0 if relu else -np.inf), scratch=scratch, scratch_bytes=36 * (m_point + u_point),
+        v=transformed, weight=packed.ctypes.data, bias=bias.ctypes.data, y=y.address, zeros=zeros.ctypes.data,
+        floor=bits(0 if relu else -np.inf), scratch=area, scratch_bytes=36 * (m_point + u_point),
         v_point=v_point, m_point=m_point, u_point=u_point, channels=c, chunk=chunk, images=n, down=down,
         across=across, height=out_size[0], width=out_size[1], out_blocks=y.blocks,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import even_slivers, pixels_at_once
 from cnn.fast.conv.geometry import Planes
 from cnn.fast.conv.microkernels import STORE, STORE_NONTEMPORAL, Ends, Loop, Loops, memory_fence, prefetch
@@ -23,6 +23,7 @@ from cnn.fast.conv.pool_2x2 import Maxima, max_2x2
 from cnn.fast.conv.routines import Copy, RowProducts, copy_planes, row_products
 from cnn.fast.conv.taps import Axis
 from cnn.fast.machine.jit import address, helper, launch, scratch_threads, task
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks
 from cnn.fast.machine.tables import Table, bits, call_with, reader, records, size_of
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn.fast.blocked import aligned_zeros
 from cnn.fast.machine.jit import address, launch, task
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.tables import Table, pointer, reader
 
 

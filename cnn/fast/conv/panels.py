@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import panel_rows
 from cnn.fast.conv.microkernels import Loop
 from cnn.fast.conv.routines import (
@@ -24,6 +24,7 @@ from cnn.fast.conv.routines import (
     transpose_pixels,
 )
 from cnn.fast.machine.jit import address, helper, launch, scratch_threads, task
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.tables import Table, call_with, pointer, reader, records, size_of
 
 STRIP_PIXELS = 16  # of dy that one strip covers at least, where the image has them

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import register_block
 from cnn.fast.conv.geometry import Planes
 from cnn.fast.conv.microkernels import STORE_NONTEMPORAL, Ends, memory_fence
 from cnn.fast.conv.pack import NOWHERE, Pack, Packed
 from cnn.fast.conv.routines import Copy, PixelProducts, copy_planes, pixel_products
 from cnn.fast.machine.jit import address, launch, scratch_threads, task
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks, vector_registers
 from cnn.fast.machine.tables import Table, bits, call_with, reader, records, size_of
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv.microkernels import Ends, memory_fence
 from cnn.fast.conv.routines import PixelProducts, pixel_products
 from cnn.fast.conv.winograd_tiles import (
@@ -35,6 +35,7 @@ from cnn.fast.conv.winograd_tiles import (
     transform_weights,
 )
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks, width
 from cnn.fast.machine.tables import Table, bits, call_with, from_bits, pointer, reader, records, size_of
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros
+from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import panel_rows
 from cnn.fast.conv.microkernels import ONCE, Loop
 from cnn.fast.conv.routines import PanelProducts, Transposition, panel_products, transpose_pixels
@@ -37,6 +37,7 @@ from cnn.fast.conv.winograd_tiles import (
     input_pair,
 )
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import width
 from cnn.fast.machine.tables import Table, call_with, pointer, reader
 

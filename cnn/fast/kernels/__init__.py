@@ -6,7 +6,9 @@ which reads like the plain array (``np.asarray`` converts). ``stride``, ``dilati
 its arguments into the blocked layout and launches one compiled task.
 """
 
-from cnn.fast.kernels import layout  # noqa: F401  as_blocked transposes with it
+from functools import wraps
+
+from cnn.fast.kernels import few, layout  # noqa: F401  as_blocked transposes with layout
 from cnn.fast.kernels.activation import (
     elu_backward,
     elu_forward,
@@ -53,6 +55,13 @@ from cnn.fast.kernels.global_pool import (
 from cnn.fast.kernels.group_norm import (
     group_norm_backward,
     group_norm_forward,
+)
+from cnn.fast.kernels.images import (
+    blacken_squares,
+    cut_windows,
+    flip_images,
+    normalize_pixels,
+    resample_images,
 )
 from cnn.fast.kernels.linear import (
     linear_backward_input,
@@ -102,6 +111,7 @@ from cnn.fast.kernels.update import (
     sgd_update,
     squared_norm,
 )
+from cnn.fast.lanes import Lanes
 
 __all__ = [
     "adam_update",
@@ -113,16 +123,19 @@ __all__ = [
     "batch_norm_eval",
     "batch_norm_forward",
     "batch_norm_train",
+    "blacken_squares",
     "channel_sum",
     "concat",
     "conv2d_backward_input",
     "conv2d_backward_weight",
     "conv2d_forward",
+    "cut_windows",
     "dropout_backward",
     "dropout_forward",
     "elu_backward",
     "elu_forward",
     "flatten",
+    "flip_images",
     "gelu_backward",
     "gelu_forward",
     "global_avg_pool_backward",
@@ -142,6 +155,7 @@ __all__ = [
     "linear_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
+    "normalize_pixels",
     "orthogonalize",
     "pad2d_backward",
     "pad2d_forward",
@@ -149,6 +163,7 @@ __all__ = [
     "prelu_forward",
     "relu_backward",
     "relu_forward",
+    "resample_images",
     "rmsprop_update",
     "scale",
     "sgd_update",
@@ -170,3 +185,18 @@ __all__ = [
     "upsample_nearest_backward",
     "upsample_nearest_forward",
 ]
+
+
+def _either(name):
+    """Let an operation take Lanes as well: they go to its form for few images."""
+    many, few_images = globals()[name], getattr(few, name)
+
+    @wraps(many)
+    def operation(x, *arguments, **options):
+        return (few_images if type(x) is Lanes else many)(x, *arguments, **options)
+
+    globals()[name] = operation
+
+
+for _name in few.OPERATIONS:
+    _either(_name)

@@ -162,6 +162,11 @@ def _choose_backward(kind, dy, saved, parameter):
     return _BACKWARD[kind.literal_value] if isinstance(kind, types.IntegerLiteral) else None
 
 
+def kind_of(name, parameter=0.0):
+    """Return (kind, parameter) of a function by its name, such as "leaky_relu"."""
+    return globals()[name.upper()], parameter
+
+
 class Pointwise(NamedTuple):
     """y = f(x), CHUNK numbers a piece."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.kernels import activation, elementwise
 from cnn.fast.kernels.pool import Window, counted, end_cell, first_cell, window
-from cnn.fast.lanes import Lanes, channel_vector  # noqa: F401
+from cnn.fast.lanes import Lanes, NotForFew, channel_vector  # noqa: F401
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import chunks, launch, table, task
 from cnn.fast.machine.tables import Table, bits, from_bits, integers, pointer, reader
@@ -26,7 +26,10 @@ def _reorder_task(size, forth):
     @task
     def reorder(index, thread, params):
         p = integers(params)
-        plain, lanes = pointer(p[0], size), pointer(p[1], size)
+        if forth:
+            plain, lanes = pointer(p[0], size), pointer(p[1], size)
+        else:
+            lanes, plain = pointer(p[0], size), pointer(p[1], size)
         channels, pixels, step = p[2], p[3], p[4]
         for c in range(channels):
             a = index * step + c * pixels
@@ -49,11 +52,19 @@ def enter(x):
     return y
 
 
+def leave(x, plain):
+    """Copy ``Lanes`` into a contiguous NumPy array of their shape."""
+    values = [x.address, plain.ctypes.data, x.shape[1], x.pixels, x.shape[1] * x.pixels]
+    launch(_reorder_task(x.dtype.itemsize, False), len(x), table(values))
+
+
 def flatten(x):
     """(N, C, H, W) to (N, F), features in the order C, H, W."""
+    if x.ndim == 2:
+        return x
     n, c = x.shape[:2]
     y = Lanes((n, c * x.pixels), x.dtype)
-    values = [y.address, x.address, c, x.pixels, y.blocks * LANES]
+    values = [x.address, y.address, c, x.pixels, y.blocks * LANES]
     launch(_reorder_task(x.dtype.itemsize, False), n, table(values))
     return y
 
@@ -150,10 +161,59 @@ def activate(x, kind, parameter):
     return y
 
 
-def add(a, b, relu):
+def add(a, b, relu=False):
     """a + b, or max(0, a + b)."""
     y = Lanes(a.shape, a.dtype)
     size = a.data.size
     values = table([a.address, b.address, y.address, size, relu])
     launch(elementwise.add_task(a.dtype.itemsize), chunks(size), values)
     return y
+
+
+def _activation(name):
+    def forward(x, *arguments):
+        return activate(x, *activation.kind_of(name, *map(float, arguments)))
+
+    forward.__doc__ = f"``{name}_forward`` on Lanes."
+    return forward
+
+
+relu_forward, sigmoid_forward, tanh_forward = map(_activation, ("relu", "sigmoid", "tanh"))
+leaky_relu_forward, silu_forward = map(_activation, ("leaky_relu", "silu"))
+
+
+def gelu_forward(x, tanh):
+    """``gelu_forward`` on Lanes."""
+    return activate(x, *activation.kind_of("gelu_tanh" if tanh else "gelu"))
+
+
+def max_pool2d_forward(x, kernel_size, stride, padding, dilation=(1, 1), ceil_mode=False):
+    """``max_pool2d_forward`` on Lanes, without the winners."""
+    if ceil_mode or dilation != (1, 1):
+        raise NotForFew
+    return pool(x, True, kernel_size, stride, padding), None
+
+
+def avg_pool2d_forward(x, kernel_size, stride, padding, count_include_pad, ceil_mode=False):
+    """``avg_pool2d_forward`` on Lanes."""
+    if ceil_mode:
+        raise NotForFew
+    return pool(x, False, kernel_size, stride, padding, count_include_pad)
+
+
+def global_max_pool_forward(x):
+    """``global_max_pool_forward`` on Lanes, without the winners."""
+    return pool_all(x, True), None
+
+
+def global_avg_pool_forward(x):
+    """``global_avg_pool_forward`` on Lanes."""
+    return pool_all(x, False)
+
+
+#: Operations of ``cnn.fast.kernels`` that take Lanes as well.
+OPERATIONS = (
+    "relu_forward", "leaky_relu_forward", "sigmoid_forward", "tanh_forward", "silu_forward", "gelu_forward",
+    "max_pool2d_forward", "avg_pool2d_forward", "global_max_pool_forward", "global_avg_pool_forward",
+    "flatten",
+)  # fmt: skip

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn.fast.blocked import LANES, aligned_zeros, as_blocked, empty
+from cnn.fast.blocked import LANES, as_blocked, empty
 from cnn.fast.conv.blocking import panel_rows, register_block
 from cnn.fast.conv.microkernels import ONCE, DotEnds, DotLoop, DotLoops, DotSteps, Ends, Loop, Loops
 from cnn.fast.conv.routines import (
@@ -27,6 +27,7 @@ from cnn.fast.conv.routines import (
     transpose_pixels,
 )
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task
+from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks
 from cnn.fast.machine.tables import Table, bits, call_with, reader
 

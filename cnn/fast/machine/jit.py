@@ -21,8 +21,8 @@ from numba import types
 from numba.core.ccallback import CFunc
 from numba.extending import register_jitable
 
-from cnn.fast.blocked import aligned_zeros
 from cnn.fast.machine import cache
+from cnn.fast.machine.owner import local, owner
 from cnn.fast.machine.tables import call
 
 # Sums may be regrouped and contracted to fma; NaN and infinity keep their meaning.
@@ -50,7 +50,10 @@ def _short_wait():
 
 
 def _prefer_openmp():
-    """Let Numba start threads through OpenMP (2 µs a launch); its fallback, workqueue, takes some 100 µs."""
+    """Let Numba start threads through OpenMP (2 µs a launch); its fallback, workqueue, takes some 100 µs.
+
+    Returns whether OpenMP or TBB is there.
+    """
     if numba.config.THREADING_LAYER == "default":
         numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
     for pool in ("omppool", "tbbpool"):
@@ -59,16 +62,17 @@ def _prefer_openmp():
                 importlib.import_module(f"numba.np.ufunc.{pool}")
         except ImportError:
             continue
-        return
+        return True
     warnings.warn(
         "Numba finds neither OpenMP nor TBB: every kernel starts some 100 microseconds late. "
         "Install an OpenMP runtime (libgomp, libomp) or `pip install tbb`.",
         RuntimeWarning,
         stacklevel=2,
     )
+    return False
 
 
-_prefer_openmp()
+_concurrent = _prefer_openmp()
 
 
 # Only prange matters; the passes that look for array expressions cost compile time and find nothing here.
@@ -87,7 +91,7 @@ def jit(function=None, *, parallel=False, **options):
     if numba.config.DISABLE_JIT:  # plain Python, which tasks, machine code nonetheless, must be able to call
         return register_jitable(fastmath=FLAGS, error_model="numpy", **options)(function)
     kernel = numba.njit(fastmath=FLAGS, error_model="numpy", nogil=True, **options)(function)
-    kernel._cache = cache.KernelCache(function)
+    kernel._cache = cache.cache_of(function)
     cache.KERNELS.append(kernel)
     return kernel
 
@@ -104,7 +108,7 @@ def task(function):
     """
     signature = (types.int64,) * function.__code__.co_argcount, types.void
     kernel = CFunc(function, signature, locals={}, options={"fastmath": FLAGS, "error_model": "numpy"})
-    kernel._cache = cache.KernelCache(function)
+    kernel._cache = cache.cache_of(function)
     # With NUMBA_DISABLE_JIT tasks are machine code nonetheless: there are no vectors in plain Python.
     disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
     try:
@@ -141,18 +145,43 @@ def _launch_all(launches, threads):
         _run(launches[k, 0], launches[k, 1], launches[k, 2], threads)
 
 
-def launch(function, count, params):
-    """Run the compiled task for index 0 ... count-1, spread over the threads.
+_queue = threading.Lock()
 
-    A thread that was given one only (``backend.set_threads``, which counts for the thread that calls it) runs
-    them itself, and leaves the others alone.
+
+#: Whether the threading layer breaks where two threads start work at once, so that calls queue: Numba's
+#: workqueue ends the process then. OpenMP and TBB take any number of callers.
+_takes_turns = not _concurrent or numba.config.THREADING_LAYER == "workqueue"
+
+#: Whether this process is a child of fork. It computes with one thread: OpenMP's do not exist in it, and the
+#: runtime ends a process that asks for them.
+_forked = False
+
+
+def _after_fork():
+    global _forked, _queue
+    _forked, _queue = True, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def launch(function, count, params):
+    """Run the compiled task for index 0 ... count-1, spread over the threads; or write that down.
+
+    While a program is lowered the launch becomes an entry of it, to be made when the program runs. A caller
+    that was given one thread only (``backend.set_threads``, which counts for the thread that calls it) runs
+    all of it itself, and leaves the others alone.
     """
-    if _running.recording is not None:
-        _running.recording.add(function, count, params)
-    if numba.config.DISABLE_JIT:
+    if local.lowering is not None:
+        local.lowering.launch(function, count, params)
+    elif numba.config.DISABLE_JIT:
         _launch_plainly(function, count, params.ctypes.data)
+    elif _takes_turns:
+        with _queue:
+            _launch(function.address, count, params, 1 if _forked else numba.get_num_threads())
     else:
-        _launch(function.address, count, params, numba.get_num_threads())
+        _launch(function.address, count, params, 1 if _forked else numba.get_num_threads())
 
 
 def _launch_plainly(function, count, address):
@@ -160,96 +189,59 @@ def _launch_plainly(function, count, address):
         function.ctypes(index, 0, address)
 
 
-class _Running(threading.local):
-    recording = None  # of this thread: what others launch meanwhile is not part of it
+class Launches:
+    """Consecutive launches of a program, made by one call.
 
-
-_running = _Running()
-
-
-class Recording:
-    """Launches in the order they were made, to be made again without the Python between them.
-
-        with Recording() as recording:
-            ...                       # whatever launches tasks
-        recording.run()               # the same tasks on the same addresses
-
-    All memory that the launches use must stay where it is: plans, and whatever ``keep`` is told of, are kept
-    alive here, blocked arrays by the pool that they were taken from.
+    Parameters
+    ----------
+    launches : list of (task, count, params)
+        ``params`` are the tables themselves: a number changed in one counts from the next run on.
     """
 
-    def __init__(self):
-        self._launches, self._kept, self._rows = [], [], None
+    def __init__(self, launches):
+        self._launches = launches
+        self._rows = None
 
-    def __enter__(self):
-        _running.recording = self
-        return self
-
-    def __exit__(self, *error):
-        _running.recording = None
-
-    def add(self, function, count, params):
-        """Write a launch down."""
-        self._launches.append((function, count, params.copy()))
-
-    def keep(self, thing):
-        """Keep something alive whose memory the launches use."""
-        self._kept.append(thing)
-
-    def run(self, source=None, target=None):
-        """Launch all again; if given, the first reads the array ``source``, the last writes to ``target``."""
-        if source is not None:
-            self._launches[0][2][0] = address(source)
-        if target is not None:
-            self._launches[-1][2][1] = address(target)
+    def run(self):
+        """Make all launches in their order."""
         if numba.config.DISABLE_JIT:
             for function, count, params in self._launches:
                 _launch_plainly(function, count, params.ctypes.data)
             return
         if self._rows is None:
-            rows = [(task.address, count, params.ctypes.data) for task, count, params in self._launches]
-            self._rows = table(rows)
-        _launch_all(self._rows, numba.get_num_threads())
-
-
-def keep(thing):
-    """Keep a plan or an array alive as long as the recording that runs now, if one does."""
-    if _running.recording is not None:
-        _running.recording.keep(thing)
+            self._rows = table([(task.address, count, p.ctypes.data) for task, count, p in self._launches])
+        if _takes_turns:
+            with _queue:
+                _launch_all(self._rows, 1 if _forked else numba.get_num_threads())
+        else:
+            _launch_all(self._rows, 1 if _forked else numba.get_num_threads())
 
 
 def plans(make):
-    """Decorate what makes the plan of a geometry: it is made once, and kept as long as recordings use it."""
-    cached = functools.lru_cache(maxsize=256)(make)
+    """Decorate what makes the plan of a geometry: each owner makes it once and has it to itself.
+
+    A plan may be patched before each launch: no other thread and no other network sees it.
+    """
 
     @functools.wraps(make)
     def plan(*arguments):
-        found = cached(*arguments)
-        keep(found)
-        return found
+        return owner().plan(make, arguments)
 
     return plan
 
 
 def workspace(name, size):
-    """Memory of at least ``size`` bytes, aligned to a cache line, that all plans share under this name.
+    """Memory of at least ``size`` bytes, aligned to a cache line, that all plans of an owner share by name.
 
-    For what a plan writes and reads within its own launches: kernels run one after the other. It holds
-    anything at the start.
+    For what a plan writes and reads within its own launches: the launches of an owner run one after the
+    other. It holds anything at the start.
     """
-    return _workspace(name, 1 << (size - 1).bit_length())
-
-
-@functools.cache
-def _workspace(name, size):
-    return aligned_zeros((size,), np.uint8)
+    return owner().workspace(name, size)
 
 
 def scratch(shape, dtype):
-    """A zeroed array, aligned to a cache line, that lives as long as the recording or the caller holds it."""
-    made = aligned_zeros(shape, dtype)
-    keep(made)
-    return made
+    """A zeroed array, aligned to a cache line, that lives as long as the program or the caller holds it."""
+    return owner().scratch(shape, dtype)
 
 
 def scratch_threads():

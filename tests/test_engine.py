@@ -1,8 +1,7 @@
-"""Replayed passes are the passes they stand for: same bits, same errors, nothing shared with the caller."""
+"""A program gives the same bits every time, and shares nothing with the caller or with other programs."""
 
 import copy
 import gc
-import threading
 import weakref
 
 import numpy as np
@@ -10,9 +9,7 @@ import pytest
 
 import cnn
 from cnn.backend import use_backend
-from cnn.data.pixels import normalize
-from cnn.fast import replay
-from cnn.fast.machine.jit import Recording
+from cnn.fast import engine
 from cnn.layers import (
     GELU,
     AvgPool2d,
@@ -64,26 +61,25 @@ def _train(name, batches, dtype=np.float32):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_replayed_training_run_has_the_bits_of_the_plain_one(name, dtype, monkeypatch):
+def test_programs_of_many_shapes_train_as_one_by_one(name, dtype, monkeypatch):
     batches = [19, 19, 19, 7, 19, 7, 19, 7, 7, 19]
-    replayed = _train(name, batches, dtype)
-    monkeypatch.setattr(replay, "LARGEST", 0)
-    for a, b in zip(replayed, _train(name, batches, dtype), strict=True):
+    kept = _train(name, batches, dtype)
+    monkeypatch.setattr(engine, "KEPT", 1)  # every change of shape lowers anew
+    for a, b in zip(kept, _train(name, batches, dtype), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def _replaying(name="lenet", n=18):
-    """A network whose last forward was replayed, and its input."""
+def _trained(name="lenet", n=18):
+    """A network that has made some passes, and its input."""
     network, x = _network(name), np.random.default_rng(2).standard_normal((n, 2, 12, 13), dtype=np.float32)
     for _ in range(3):
         y = network.forward(x, training=True)
         network.backward(np.ones_like(y))
-    assert network._replay.current is not None
     return network, x
 
 
-def test_one_replayed_forward_serves_many_backwards():
-    network, x = _replaying()
+def test_one_forward_serves_many_backwards():
+    network, x = _trained()
     y = network.forward(x, training=True)
     network.zero_grad()
     first = network.backward(np.ones_like(y))
@@ -92,8 +88,8 @@ def test_one_replayed_forward_serves_many_backwards():
     np.testing.assert_array_equal(network.grad, 2 * once)
 
 
-def test_a_plain_pass_between_two_replayed_ones_leaves_no_trace():
-    network, x = _replaying()
+def test_a_pass_of_another_shape_in_between_leaves_no_trace():
+    network, x = _trained()
     other = np.float32(0.5) * x[:5]
     expected = [np.asarray(network.forward(x, training=True)), None]
     expected[1] = network.backward(np.ones((18, 5), np.float32))
@@ -103,8 +99,8 @@ def test_a_plain_pass_between_two_replayed_ones_leaves_no_trace():
     np.testing.assert_array_equal(network.backward(np.ones((18, 5), np.float32)), expected[1])
 
 
-def test_a_replayed_forward_serves_a_backward_that_is_not_replayed():
-    network, x = _replaying()
+def test_a_gradient_of_another_dtype_is_taken():
+    network, x = _trained()
     dy = np.ones((18, 5), np.float32)
     network.forward(x, training=True)
     expected = network.backward(dy)
@@ -114,8 +110,8 @@ def test_a_replayed_forward_serves_a_backward_that_is_not_replayed():
     np.testing.assert_array_equal(np.asarray(network.backward(dy.astype(np.float64))), expected)
 
 
-def test_parameters_that_moved_are_recorded_anew():
-    network, x = _replaying()
+def test_parameters_that_moved_are_lowered_anew():
+    network, x = _trained()
     larger = cnn.Network([network.body, Linear(3)])
     larger.build((2, 12, 13), rng=np.random.default_rng(5))  # the layers are in both now, with new parameters
     network.zero_grad()
@@ -128,7 +124,7 @@ def test_parameters_that_moved_are_recorded_anew():
 
 
 def test_a_frozen_parameter_is_left_out_and_comes_back():
-    network, x = _replaying()
+    network, x = _trained()
     weight, seen = network.layers[3].weight, []
     for trainable in (True, False, True, False):
         weight.trainable = trainable
@@ -140,10 +136,9 @@ def test_a_frozen_parameter_is_left_out_and_comes_back():
     assert seen == [True, False, True, False]
 
 
-def test_a_copy_starts_without_the_recorded_addresses():
-    network, x = _replaying()
+def test_a_copy_has_programs_of_its_own():
+    network, x = _trained()
     y = network.forward(x, training=True)
-    network.predict(x[:1])  # forgets what cannot be copied
     twin = copy.deepcopy(network)
     for _ in range(3):
         twin.parameters()[0].data[...] *= 0.5
@@ -152,17 +147,21 @@ def test_a_copy_starts_without_the_recorded_addresses():
 
 
 def test_backward_after_predict_and_with_a_wrong_shape_is_refused():
-    network, x = _replaying()
+    network, x = _trained()
     network.forward(x, training=True)
     with pytest.raises(cnn.errors.ShapeError, match="backward expected dy of shape"):
         network.backward(np.ones((17, 5), np.float32))
+    network.backward(np.ones((18, 5), np.float32), input_gradient=False)  # gives back what forward kept
+    with pytest.raises(RuntimeError, match="backward was called before forward"):
+        network.backward(np.ones((18, 5), np.float32))
+    network.forward(x, training=True)
     network.predict(x)
     with pytest.raises(RuntimeError, match="backward was called before forward"):
         network.backward(np.ones((18, 5), np.float32))
 
 
 def test_a_network_that_predicted_and_trained_dies_with_its_last_name():
-    network, x = _replaying()
+    network, x = _trained()
     network.predict(x)
     network.predict(x[:1])
     body, _ = weakref.ref(network.body), gc.disable()
@@ -173,28 +172,13 @@ def test_a_network_that_predicted_and_trained_dies_with_its_last_name():
         gc.enable()
 
 
-def test_what_another_thread_launches_is_not_recorded():
-    images, rows = np.full((3, 1, 2, 2), 9, np.uint8), np.arange(3)
-    table = np.arange(256, dtype=np.float32)[None]
-    mine, other = np.zeros((2, *images.shape), np.float32)
-    with Recording() as recording:
-        thread = threading.Thread(target=normalize, args=(images, rows, table, other))
-        thread.start()
-        thread.join()
-        normalize(images, rows, table, mine)
-    mine[...], other[...] = 0, 0
-    recording.run()
-    assert (mine == 9).all()
-    assert (other == 0).all()
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_pixels_train_as_their_numbers_do(name, dtype):
     rng = np.random.default_rng(0)
     tables = [rng.standard_normal((2, 256)).astype(dtype) for _ in range(2)]
     networks, loss = [_network(name), _network(name)], SoftmaxCrossEntropy()
-    for step in range(8):  # the first as layers, then recorded, then replayed, for either table
+    for step in range(8):
         x = Pixels(rng.integers(0, 256, (20, 2, 12, 13), dtype=np.uint8), tables[step % 2])
         labels, seen = rng.integers(0, 5, 20), []
         for network, shown in zip(networks, (x, np.asarray(x)), strict=True):

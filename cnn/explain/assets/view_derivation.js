@@ -1,0 +1,36 @@
+// The derivation of a layer: its steps from definition to backward pass, with formulas, moving pictures and the code.
+
+// Texts and formulas come as HTML and MathML from the page's own manifest, built from our own files.
+function mathElement(markup) {
+  const holder = h("div", { class: "math", tabindex: 0, role: "group", "aria-label": t("derivation.formula") });
+  holder.innerHTML = markup;
+  return holder;
+}
+
+function proseElement(markup) {
+  const holder = h("p", {});
+  holder.innerHTML = markup;
+  return holder;
+}
+
+const hasBias = (node) => Boolean(node.stored.bias);
+
+// The formula of a step for this very layer, in the language of the page.
+function formulaOf(step, node) {
+  const formula = (!hasBias(node) && step.without_bias) || step.math;
+  return formula[app.language] ?? formula.en;
+}
+
+const animations = { "conv-dx": () => convAnimation("dx"), "conv-dweight": () => convAnimation("dweight") };
+
+function renderDerivation(node) {
+  const steps = manifest.derivations[node.kind].filter((step) => step.needs !== "bias" || hasBias(node));
+  return h("div", { class: "derivation" },
+    h("h4", {}, t("derivation.title")),
+    h("ol", { class: "steps" }, steps.map((step, k) => h("li", { id: `step-${node.kind}-${k}` },
+      step.title ? h("h5", {}, step.title[app.language]) : null,
+      proseElement(step[app.language]), mathElement(formulaOf(step, node)),
+      step.anim ? animations[step.anim]() : null))),
+    h("h4", {}, t("derivation.reference")),
+    manifest.sources[node.kind].map((s) => h("figure", { class: "code" }, h("figcaption", {}, s.name), h("pre", { tabindex: 0 }, h("code", {}, s.source)))));
+}

@@ -1,0 +1,322 @@
+"""Neighbouring layers computed in one pass over memory; ``cnn.fast.steps`` says which."""
+
+import numpy as np
+
+from cnn.fast.blocked import LANES
+from cnn.fast.conv import few as few_conv
+from cnn.fast.conv import few_winograd
+from cnn.fast.kernels import activation, conv, elementwise, few, linear, norm, pool
+from cnn.fast.lanes import Lanes, NotForFew, channel_vector
+from cnn.fast.step import Single, Step, array, walk_back
+from cnn.geometry import output_shape
+
+
+def _bias(layer):
+    return layer.bias.data if layer.bias else None
+
+
+def _trains_bias(layer):
+    return bool(layer.bias) and layer.bias.trainable
+
+
+class ConvReLU(Step):
+    """Convolution, ReLU: only the result is stored."""
+
+    roles = ("convolution", "relu")
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context, parts)
+        self._conv = layers[0]
+
+    def forward(self, x, training):
+        layer, x = self._conv, self._conv._receive(array(x))
+        y = conv.conv2d_forward(x, layer.weight.data, _bias(layer), *layer._geometry(), relu=True)
+        self.kept = x, y
+        return y
+
+    def backward(self, dy, input_gradient, over):
+        x, layer, g = self.kept[0], self._conv, self._sums_gradient(array(dy))
+        if layer.weight.trainable:
+            conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
+        if _trains_bias(layer):
+            self._add_bias_gradient(dy, g)
+        if input_gradient:
+            return conv.conv2d_backward_input(g, layer.weight.data, x.shape, *layer._geometry())
+        return None
+
+    def _sums_gradient(self, dy):
+        """Take dy back to the output of the convolution."""
+        return activation.relu_backward(dy, self.kept[1])
+
+    def _add_bias_gradient(self, dy, g):
+        elementwise.channel_sum(g, self._conv.bias.grad)
+
+
+class ConvReLUPool(ConvReLU):
+    """Convolution, ReLU, max pool: only the largest of each window is stored, and which one it was.
+
+    Of 2x2 windows each strip of rows is pooled while it is in the cache; on the way back, where dx is not
+    needed, the gradient of the convolution's output is never stored either.
+    """
+
+    roles = ("convolution", "relu", "max_pool")
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context, parts)
+        pooling = layers[2]
+        self._window = pooling.kernel_size, pooling.stride, pooling.padding
+
+    @classmethod
+    def fits(cls, layers):
+        """Whether the pool is one that the fused kernels know."""
+        pooling = layers[2]
+        return getattr(pooling, "dilation", (1, 1)) == (1, 1) and not getattr(pooling, "ceil_mode", False)
+
+    def forward(self, x, training):
+        layer, x = self._conv, self._conv._receive(array(x))
+        arguments = x, layer.weight.data, _bias(layer), *layer._geometry()
+        done = conv.conv2d_relu_pool_forward(*arguments) if pool.is_2x2(*self._window) else None
+        if done is None:
+            sums = conv.conv2d_forward(*arguments)
+            done = *pool.max_pool2d_forward(sums, *self._window, relu=True), sums.shape
+        y, argmax, shape = done
+        self.kept = x, argmax, shape
+        return y
+
+    def backward(self, dy, input_gradient, over):
+        layer, (x, argmax, shape) = self._conv, self.kept
+        if not input_gradient and layer.weight.trainable and pool.is_2x2(*self._window):
+            arguments = array(dy), argmax, x, layer.weight.grad, shape, *layer._geometry()
+            if conv.conv2d_relu_pool_backward_weight(*arguments):
+                if _trains_bias(layer):
+                    self._add_bias_gradient(array(dy), None)
+                return None
+        return super().backward(array(dy), input_gradient, over)
+
+    def _sums_gradient(self, dy):
+        return pool.max_pool2d_backward(dy, *self.kept[1:], *self._window)
+
+    def _add_bias_gradient(self, dy, g):
+        pool.winners_channel_sum(dy, self.kept[1], self._window[0], self._conv.bias.grad)
+
+
+class LinearReLU(Step):
+    """Linear, ReLU: only the result is stored."""
+
+    roles = ("linear", "relu")
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context, parts)
+        self._linear = layers[0]
+
+    def forward(self, x, training):
+        layer, x = self._linear, self._linear._receive(array(x))
+        y = linear.linear_forward(x, layer.weight.data, _bias(layer), relu=True)
+        self.kept = x, y
+        return y
+
+    def backward(self, dy, input_gradient, over):
+        layer, (x, y) = self._linear, self.kept
+        g = activation.relu_backward(array(dy), y)
+        if layer.weight.trainable:
+            linear.linear_backward_weight(g, x, layer.weight.grad)
+        if _trains_bias(layer):
+            elementwise.channel_sum(g, layer.bias.grad)
+        return linear.linear_backward_input(g, layer.weight.data) if input_gradient else None
+
+
+class NormActivation(Step):
+    """Normalisation, activation: the activation's input is computed again on the way back."""
+
+    roles = ("normalisation", "activation")
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context, parts)
+        self._norm = layers[0]
+        self._kind = activation.kind_of(*layers[1].pointwise())
+
+    def forward(self, x, training):
+        layer, x = self._norm, self._norm._receive(array(x))
+        mean, rstd = layer.statistics(x, training)
+        self.kept = x, mean, rstd, training
+        return norm.batch_norm_forward(x, mean, rstd, *layer.affine_arrays(), *self._kind)
+
+    def backward(self, dy, input_gradient, over):
+        layer, (x, mean, rstd, training) = self._norm, self.kept
+        weight, bias = layer.affine_arrays()
+        forward = x, mean, rstd, weight, *layer.affine_gradients(), training, bias, *self._kind
+        return norm.batch_norm_backward(array(dy), *forward, over=over)
+
+
+class SumReLU(Step):
+    """Residual, ReLU: a normalisation at the end of the body adds the shortcut in its own pass."""
+
+    roles = ("sum", "relu")
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context, parts)
+        self._sum, (self._body, self._shortcut) = layers[0], parts
+        last = self._body[-1] if self._body else None
+        self._norm = None
+        if type(last) is Single and last.layers[0].role == "normalisation":
+            self._norm = self._body.pop().layers[0]
+        self.parts = [self._body, self._shortcut]
+
+    def forward(self, x, training):
+        other = x = self._sum._receive(array(x))
+        for step in self._shortcut:
+            other = step.forward(other, training)
+        for step in self._body:
+            x = step.forward(x, training)
+        x, other = array(x), array(other)
+        if self._norm is None:
+            y = elementwise.add(x, other, relu=True)
+            self.kept = y, None
+            return y
+        layer, x = self._norm, self._norm._receive(x)
+        mean, rstd = layer.statistics(x, training)
+        y = norm.batch_norm_forward(x, mean, rstd, *layer.affine_arrays(), activation.RELU, 0.0, other)
+        self.kept = y, (x, mean, rstd, training)
+        return y
+
+    def backward(self, dy, input_gradient, over):
+        y, saved = self.kept
+        g = activation.relu_backward(array(dy), y)
+        dx = g
+        if saved is not None:
+            x, mean, rstd, training = saved
+            weight, gradients = self._norm.affine_arrays()[0], self._norm.affine_gradients()
+            dx = norm.batch_norm_backward(g, x, mean, rstd, weight, *gradients, training)
+        if self.consume:
+            self.kept = y = saved = None
+        dx = walk_back(self._body, dx, input_gradient, self.consume, over=dx is not g)
+        other = walk_back(self._shortcut, g, input_gradient, self.consume)
+        return elementwise.add(array(dx), array(other)) if input_gradient else None
+
+
+# -- predictions: nothing is kept, and weights are folded --------------------------------------------------
+
+
+class FoldedWeights:
+    """The weight and bias of a convolution or Linear, with the normalisation behind it moved in."""
+
+    def __init__(self, layer, normalisation=None):
+        self._layer, self._norm = layer, normalisation
+        self.weight = np.empty_like(layer.weight.data)
+        self.bias = np.zeros(layer.weight.shape[0], self.weight.dtype)
+        self._packed = {}  # in other orders, by the function that makes them
+
+    def packed(self, function, values):
+        """Return ``function(values)``, to be made again with the weights; values view weight or bias."""
+        if function not in self._packed:
+            self._packed[function] = function(values), values
+        return self._packed[function][0]
+
+    def refresh(self):
+        """Take over the parameters and statistics as they are now."""
+        layer, normalisation = self._layer, self._norm
+        weight, bias = layer.weight.data, layer.bias.data if layer.bias else 0.0
+        if normalisation is not None:
+            scale, shift = scale_and_shift(normalisation)
+            bias = bias * scale + shift
+            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        self.weight[...], self.bias[...] = weight, bias
+        for function, (packed, values) in self._packed.items():
+            packed[...] = function(values)
+
+
+def scale_and_shift(layer):
+    """Return what a normalisation does to each channel in evaluation, in float64: scale * x + shift."""
+    gamma, beta = layer.affine_arrays() if layer.affine else (1.0, 0.0)
+    scale = gamma / np.sqrt(layer.running_var.astype(np.float64) + layer.eps)
+    return scale, beta - layer.running_mean.astype(np.float64) * scale
+
+
+class Weighted(Step):
+    """Convolution or Linear, with the normalisation and the ReLU behind it, in predictions."""
+
+    def __init__(self, layers, context, parts=()):
+        roles = [layer.role for layer in layers]
+        super().__init__(layers, context, parts)
+        self._layer, self._dense = layers[0], roles[0] == "linear"
+        self._relu = roles[-1] == "activation"
+        self._folded = context.folding.entry(FoldedWeights, *layers[: 2 if "normalisation" in roles else 1])
+
+    def forward(self, x, training):
+        folded, x = self._folded, array(x)
+        if type(x) is Lanes:
+            return self._few(x)
+        if self._dense:
+            return linear.linear_forward(x, folded.weight, folded.bias, relu=self._relu)
+        geometry = self._layer._geometry()
+        return conv.conv2d_forward(x, folded.weight, folded.bias, *geometry, relu=self._relu)
+
+    def _few(self, x):
+        folded, relu = self._folded, self._relu
+        bias, k = folded.packed(channel_vector, folded.bias), len(folded.weight)
+        if self._dense:
+            packed = folded.packed(few_conv.pack, folded.weight[:, :, None, None])
+            return few_conv.linear(x, packed, bias, k, relu)
+        stride, padding, dilation, groups = self._layer._geometry()
+        if groups > 1:
+            raise NotForFew
+        shape = folded.weight.shape
+        out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
+        quick = conv.suits_winograd(x.dtype, shape, out_size, stride, dilation, groups)
+        if quick and few_winograd.tiles_of(len(x.data), out_size) >= few_winograd.FEWEST:
+            packed = folded.packed(few_winograd.pack, folded.weight)
+            return few_winograd.convolve(x, packed, bias, k, out_size, padding, relu)
+        packed = folded.packed(few_conv.pack, folded.weight)
+        return few_conv.convolve(x, packed, bias, k, stride, padding, dilation, relu)
+
+
+class ScaleAndShift:
+    """What a normalisation without weights in front of it does to each channel."""
+
+    def __init__(self, layer):
+        self._layer = layer
+        channels, dtype = len(layer.running_mean), layer.running_mean.dtype
+        padded = -(-channels // LANES) * LANES
+        self.mean, self.rstd = np.zeros(channels, dtype), np.ones(channels, dtype)
+        self.scale, self.shift = np.zeros(padded, dtype), np.zeros(padded, dtype)
+
+    def refresh(self):
+        """Take over the parameters and statistics as they are now."""
+        layer, c = self._layer, len(self.mean)
+        self.mean[...] = layer.running_mean
+        self.rstd[...] = 1 / np.sqrt(layer.running_var.astype(np.float64) + layer.eps)
+        self.scale[:c], self.shift[:c] = scale_and_shift(layer)
+
+
+class Normalise(Step):
+    """A normalisation with nothing in front to move it into, and the activation behind it, in predictions."""
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context, parts)
+        self._norm, following = layers[0], layers[1:]
+        self._kind = activation.kind_of(*following[0].pointwise() if following else ("identity",))
+        self._folded = context.folding.entry(ScaleAndShift, layers[0])
+
+    def forward(self, x, training):
+        folded, x = self._folded, array(x)
+        if type(x) is Lanes:
+            return few.scale(x, folded.scale, folded.shift, *self._kind)
+        return norm.batch_norm_forward(x, folded.mean, folded.rstd, *self._norm.affine_arrays(), *self._kind)
+
+
+class Add(Step):
+    """Residual and the ReLU behind it, in predictions."""
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context, parts)
+        self._relu = len(layers) > 1
+
+    def forward(self, x, training):
+        ends = []
+        for part in self.parts:
+            y = x
+            for step in part:
+                y = step.forward(y, training)
+            ends.append(array(y))
+        add = few.add if all(type(end) is Lanes for end in ends) else elementwise.add
+        return add(*ends, relu=self._relu)

@@ -1,0 +1,253 @@
+"""What a program is lowered from: a step is a layer, or branches, or neighbours fused (``cnn.fast.fusion``).
+
+While a program is lowered, arrays are BlockedArrays or Lanes in its arena, and what a kernel launches is
+written down. A layer that is ``pure`` is lowered by calling it: its own forward and backward are the list
+of its launches. Of any other layer the program calls ``forward`` and ``backward`` when it runs, with plain
+arrays.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnn.backend import operations
+from cnn.errors import ShapeError
+from cnn.fast import blocked
+from cnn.fast.kernels import few, layout
+from cnn.fast.lanes import Lanes
+from cnn.fast.machine.owner import lowering
+from cnn.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the steps of a program share."""
+
+    lock: object  # held while a layer from outside runs
+    folding: object = None  # for predictions: see ``cnn.fast.engine.Folding``
+
+
+def fact(layer, name):
+    """Return what the layer's own class states under ``name``; a subclass does not inherit it."""
+    return vars(type(layer)).get(name)
+
+
+class Step:
+    """Layers that are computed together; ``kept`` is what backward needs of the last forward."""
+
+    kept = None
+    consume = False  # whether the steps inside give back what they kept on the way; set by ``walk_back``
+
+    def __init__(self, layers, context, parts=()):
+        self.layers, self.parts = layers, parts  # parts: of a container, the steps of its paths
+
+    @property
+    def trainable(self):
+        """Whether any parameter in here is to be trained now."""
+        return any(layer.trainable for layer in self.layers)
+
+    def forward(self, x, training):
+        """Lower the forward pass; return y."""
+        raise NotImplementedError
+
+    def backward(self, dy, input_gradient, over):
+        """Lower the backward pass: add to the gradients of the parameters; return dx.
+
+        Without ``input_gradient`` dx is not needed. ``over``: dx may take the place of dy in memory.
+        """
+        raise NotImplementedError
+
+    def forget(self):
+        """Drop what forward kept, here and inside."""
+        self.kept = None
+        for part in self.parts:
+            for step in part:
+                step.forget()
+
+
+class Single(Step):
+    """A pure layer: its own forward and backward say what is launched."""
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context)
+        (self._layer,) = layers
+
+    def forward(self, x, training):
+        y = self._layer.forward(array(x), training)
+        self.kept, self._layer._cache = self._layer._cache, None
+        return y
+
+    def backward(self, dy, input_gradient, over):
+        layer = self._layer
+        layer._cache = self.kept
+        try:
+            return layer.backward(array(dy)) if input_gradient else layer.backward_parameters(array(dy))
+        finally:
+            layer._cache = None
+
+
+class Outside(Step):
+    """A layer whose forward and backward only Python can run: entries of the program call them."""
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context)
+        (self._layer,) = layers
+        self._lock, self._predicts = context.lock, context.folding is not None
+
+    def forward(self, x, training):
+        layer, source = self._layer, plain(x)
+        y = Plain((x.shape[0], *layer.output_shape), x.dtype)
+
+        def call():
+            with self._lock:
+                before = _caches(layer) if self._predicts else ()
+                y.put(layer.forward(source.take(), training), layer)
+                for inner, cache in before:  # a training that runs meanwhile is not disturbed
+                    inner._cache = cache
+
+        lowering().call(call)
+        return y
+
+    def backward(self, dy, input_gradient, over):
+        layer, source = self._layer, plain(dy)
+        dx = Plain((dy.shape[0], *layer.input_shape), dy.dtype)
+
+        def call():
+            with self._lock:
+                if input_gradient:
+                    dx.put(layer.backward(source.take()), layer)
+                else:
+                    layer.backward_parameters(source.take())
+
+        lowering().call(call)
+        return dx
+
+
+def _caches(layer):
+    return [(layer, layer._cache), *(pair for _, child in layer.children() for pair in _caches(child))]
+
+
+class Branches(Step):
+    """A container whose paths run side by side; it says how their ends are joined."""
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context, parts)
+        (self._layer,) = layers
+
+    def forward(self, x, training):
+        ends = []
+        for part in self.parts:
+            y = x
+            for step in part:
+                y = step.forward(y, training)
+            ends.append(array(y))
+        return self._layer.join(operations(), ends)
+
+    def backward(self, dy, input_gradient, over):
+        pieces = self._layer.fork(operations(), array(dy))
+        own = len({id(piece) for piece in pieces}) == len(pieces)
+        gradients = []
+        for part in reversed(self.parts):
+            gradients.append(walk_back(part, pieces.pop(), input_gradient, self.consume, own))
+        if not input_gradient:
+            return None
+        total = array(gradients.pop())
+        while gradients:
+            total = operations().add(total, array(gradients.pop()))
+        return total
+
+
+def walk_back(part, dy, input_gradient, consume, over=False):
+    """Lower the way back through a list of steps; return dx, or None unless ``input_gradient``.
+
+    ``consume``: each step gives back what it kept, so that the gradients that follow use its memory.
+    """
+    part = list(part)
+    while part and not input_gradient and not part[0].trainable:
+        part.pop(0)
+    for index in range(len(part) - 1, -1, -1):
+        step = part[index]
+        step.consume = consume
+        dx = step.backward(dy, input_gradient or index > 0, over)
+        # what the step made is read by the next one alone; not so dy itself, or a view of it, handed on
+        over = over or (dx is not dy and getattr(dx, "_owner", None) is None)
+        dy = dx
+        if consume:
+            step.forget()
+    return dy if input_gradient else None
+
+
+# -- values on their way through a program -----------------------------------------------------------------
+
+
+class Plain:
+    """An array that a layer from outside returned: it is there when the program runs."""
+
+    def __init__(self, shape, dtype):
+        self.shape, self.dtype, self._array, self._blocked = tuple(shape), np.dtype(dtype), None, None
+
+    def put(self, array, layer):
+        """Take over what ``layer`` returned; raises ShapeError for another shape than it was built for."""
+        array = np.asarray(array, self.dtype)
+        if array.shape != self.shape:
+            raise ShapeError(f"{layer.label}: expected to get back shape {self.shape}, found {array.shape}")
+        self._array = array
+
+    def take(self):
+        """Return the array."""
+        return self._array
+
+    def array(self):
+        """Lower the copy into the program's memory; return the BlockedArray."""
+        if self._blocked is None:
+            buffer = lowering().scratch(self.shape, self.dtype)
+
+            def copy():
+                buffer[...] = self._array
+
+            lowering().call(copy)
+            self._blocked = blocked.as_blocked(buffer)
+        return self._blocked
+
+
+class _Copied:
+    """A BlockedArray or Lanes as plain arrays for Python, each a copy of its own."""
+
+    def __init__(self, x):
+        self._buffer = lowering().scratch(x.shape, x.dtype)
+        leave(x, self._buffer)
+
+    def take(self):
+        """Return the array."""
+        return self._buffer.copy()
+
+
+def plain(x):
+    """Return what gives ``x`` as a plain array when the program runs: it has ``take()``."""
+    return x if type(x) is Plain else _Copied(x)
+
+
+def array(x):
+    """Return ``x`` in the program's memory."""
+    return x.array() if type(x) is Plain else x
+
+
+def enter(shape, dtype, table=None, as_few=False):
+    """Lower the way in: the first launch, whose source (field 0) is an array of ``shape``.
+
+    With ``table`` that is uint8 images, which stand for ``table[channel, pixel]``.
+    """
+    if len(shape) not in (2, 4):
+        return Plain(shape, dtype)
+    if table is not None:
+        return blocked.as_blocked(Pixels(np.zeros(shape, np.uint8), table))
+    x = np.zeros(shape, dtype)  # only its shape is read: the program puts another address in
+    return few.enter(x) if as_few else blocked.as_blocked(x)
+
+
+def leave(x, target):
+    """Lower the way out: the last launch, whose target (field 1) is ``target``, an array of x's shape."""
+    if type(x) is Lanes:
+        few.leave(x, target)
+    elif type(x) is not Plain:
+        layout.unpack(x.buffer, x.address, target)

@@ -1,0 +1,86 @@
+"""Which steps a network is lowered to: one planner for training and prediction.
+
+``plan(layers, context)`` returns the layers in their order as steps, except where neighbours are better done
+in one pass over memory. A step computes what its layers compute one after the other and keeps less: what lies
+between its layers is never stored.
+
+    convolution, ReLU            ReLU when the sums are stored; only the result is kept
+    linear, ReLU                 likewise
+    convolution, ReLU, max pool  max(0, largest of the window); only the winners are kept
+    normalisation, activation    its input is kept, the activation's input computed again
+    residual, ReLU               body + shortcut and ReLU, with a normalisation that ends the body
+
+In predictions nothing is kept, so that a normalisation moves into the weights in front of it, and dropout is
+left out. What a layer may be fused as stands in its class (``pure``, ``role``; see ``cnn.layers.layer``).
+"""
+
+from cnn.fast import fusion
+from cnn.fast.step import Branches, Outside, Single, fact
+
+_CONTAINERS = ("sum", "branches")
+_NOTHING = "no step"
+
+
+def plan(layers, context):
+    """Return the steps that stand for ``layers`` (a list), longest runs first."""
+    rest, steps = _flat(layers), []
+    find = _training_step if context.folding is None else _prediction_step
+    while rest:
+        roles = [_role(layer) for layer in rest[:3]]
+        make, count = find(roles, rest)
+        if make is None:
+            make = Single if _pure(rest[0]) else Outside
+        taken, rest = rest[:count], rest[count:]
+        parts = [plan(path.layers, context) for path in taken[0].paths()] if roles[0] in _CONTAINERS else []
+        if make is not _NOTHING:
+            steps.append(make(taken, context, parts))
+    return steps
+
+
+def _flat(layers):
+    """Return the layers with those of a list inside a list in its place."""
+    flat = []
+    for layer in layers:
+        flat += _flat(layer.layers) if fact(layer, "role") == "list" else [layer]
+    return flat
+
+
+def _pure(layer):
+    return bool(fact(layer, "pure"))
+
+
+def _role(layer):
+    """What a layer may be fused as; "relu" for the activation of that name."""
+    role = fact(layer, "role") or ""
+    if role == "activation" and layer.pointwise()[0] == "relu":
+        return "relu"
+    return role
+
+
+def _training_step(roles, layers):
+    """Return (what makes the step, how many layers it takes), or (None, 1)."""
+    if roles[0] == "sum" and roles[1:2] == ["relu"]:
+        return fusion.SumReLU, 2
+    if roles[0] in _CONTAINERS:
+        return Branches, 1
+    if roles[0] == "normalisation" and _pure(layers[0]) and roles[1:2] in (["relu"], ["activation"]):
+        return fusion.NormActivation, 2
+    for kind in (fusion.ConvReLUPool, fusion.ConvReLU, fusion.LinearReLU):
+        count = len(kind.roles)
+        if tuple(roles[:count]) == kind.roles and getattr(kind, "fits", bool)(layers):
+            return kind, count
+    return None, 1
+
+
+def _prediction_step(roles, layers):
+    """Return (what makes the step, how many layers it takes), or (None, 1)."""
+    if roles[0] == "training_only":
+        return _NOTHING, 1
+    if roles[0] in ("convolution", "linear"):
+        count = 2 if roles[1:2] == ["normalisation"] else 1
+        return fusion.Weighted, count + (roles[count : count + 1] == ["relu"])
+    if roles[0] == "normalisation":
+        return fusion.Normalise, 1 + (roles[1:2] in (["relu"], ["activation"]))
+    if roles[0] == "sum":
+        return fusion.Add, 1 + (roles[1:2] == ["relu"])
+    return (Branches, 1) if roles[0] == "branches" else (None, 1)
