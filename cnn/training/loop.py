@@ -205,7 +205,7 @@ class Trainer:
         }
         p.history.append(row)
         p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.epoch_seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
-        self.run.log(epoch_line(row, self.epochs))
+        self.run.log(epoch_line(row, self.epochs, self.config.loss.label_smoothing > 0))
         if self._is_best(row):
             p.best = {"epoch": p.epoch, "loss": loss, "accuracy": accuracy}
             self._save_best(p.best)
@@ -303,6 +303,7 @@ class Trainer:
             dataset.test,
             probabilities,
             to_toml(self.config),
+            self.config.loss.label_smoothing,
         )
         report.write(self.run.report, story)
 

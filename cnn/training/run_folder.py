@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from cnn.errors import CheckpointError, ConfigError
 from cnn.files import write_atomically
+from cnn.language import translate
 
 COLUMNS = (
     "epoch",
@@ -39,8 +40,8 @@ class RunFolder:
         self.snapshots = self.path / "snapshots"
 
     def log(self, line):
-        """Print a line and append it to log.txt with the time; a progress bar stays below it."""
-        tqdm.write(line, file=sys.stdout)
+        """Print a line in the language of the command and append it to log.txt, in English, with the time."""
+        tqdm.write(translate(line), file=sys.stdout)  # a progress bar stays below it
         sys.stdout.flush()
         with open(self.log_file, "a", encoding="utf-8") as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
