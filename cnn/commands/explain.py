@@ -6,7 +6,7 @@ the sum that made it. It needs no network and no server.
 
 from typing import NamedTuple
 
-from cnn.commands.common import add_picture_arguments, add_trained_argument
+from cnn.commands.common import add_picture_arguments, add_trained_argument, load_trained
 from cnn.language import translate
 
 _MOST_IMAGES = 64  # in a batch: evaluation takes as many at once
@@ -89,7 +89,7 @@ def explain(trained, image, label=None, max_mb=10, training=False, invert=False,
     from cnn.explain.page import build_page, check_size
     from cnn.training import experiment
 
-    network, config, meta = experiment.load_trained(trained)
+    network, config, meta = load_trained(trained)
     classes = meta["classes"]
     source = _read(str(image), config, meta, network.input_shape, invert, center)
     truth = source.label if label is None else _class_number(str(label), classes)
@@ -135,7 +135,7 @@ def explain_batch(trained, images, max_mb=10, training=False):
     from cnn.explain.page import build_page, check_size
     from cnn.training import experiment
 
-    network, config, meta = experiment.load_trained(trained)
+    network, config, meta = load_trained(trained)
     test = experiment.read_dataset(config).test
     numbers = _range(images, len(test))
     split = test.take(np.array(numbers))
