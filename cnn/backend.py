@@ -97,6 +97,17 @@ def set_threads(count):
     numba.set_num_threads(count)
 
 
+def processor():
+    """Return the type of processor that kernels are compiled for; another one may give other last bits."""
+    import numba
+    from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
+
+    name = numba.config.CPU_NAME or get_host_cpu_name()
+    host = get_host_cpu_features() if not numba.config.CPU_NAME else {}
+    vectors = [feature for feature in ("avx2", "avx512f") if host.get(feature)]
+    return " ".join([name, *vectors])
+
+
 def has_spare_core():
     """Return whether a core is left that kernels do not use: work beside them costs them nothing there."""
     numba = _numba()

@@ -113,7 +113,7 @@ def test_the_recorded_trainer_is_the_real_one(place, tmp_path):
         result = trainer.fit()
     assert np.array_equal(recorded.network.data, plain.network.data)
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in plain.progress.history]
+    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in plain.history]
     assert rows[result["epoch"] - 1]["test_accuracy"] == result["test_accuracy"]
     assert rows[0]["tta_accuracy"] is None
     assert result["epoch"] == 2

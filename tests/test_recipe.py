@@ -186,7 +186,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(workplace, straight, stop_at):
     result = run(workplace, name)
     assert result["test_accuracy"] == straight[0]["test_accuracy"]
     assert_same_run(workplace / "straight", workplace / name)
-    table = checkpoint.load(workplace / name / "last.safetensors")[1]["progress"]["history"]
+    table = run_folder.RunFolder(workplace / name).read_metrics()
     assert [row["step"] for row in table] == [6, 12, 18]
 
 

@@ -30,12 +30,14 @@ def run(args):
             "--tta: the config has no [tta] section, which says what to average over; "
             "for example --set tta.flip=true --set tta.translate=1"
         )
-    images = experiment.load_images(config)
+    images = experiment.load_images(config, own=False)
     if list(images.classes) != list(meta["classes"]):
         raise DataError(
             f"{config.data.dataset}: found the classes {', '.join(images.classes[:5])} ..., "
             f"expected those of training: {', '.join(meta['classes'][:5])} ..."
         )
+    if args.split != "test":
+        check_split(args.split, images, config, meta, args.trained)
     split = {"test": images.dataset.test, "validation": images.validation, "train": images.train}[args.split]
     if len(split) == 0:
         raise ConfigError("--split validation: there are no such images, the run had data.validation = 0")
@@ -51,6 +53,26 @@ def run(args):
     views = ", with test-time augmentation" if args.tta else ""
     line = f"{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}"
     print(f"\n{translate(line)}")
+
+
+def check_split(part, images, config, meta, trained):
+    """Raise DataError unless the split of the training images is the one that the network was trained with.
+
+    It is drawn from the seed, the share and the number of images: one more file moves many of them from one
+    part into the other.
+    """
+    from cnn.config import resolve
+    from cnn.errors import DataError
+    from cnn.training import checkpoint
+
+    began = resolve(meta["config"], checkpoint.find(trained))
+    drawn = [(c.seed, c.data.validation) for c in (config, began)]
+    digest = (meta.get("data") or {}).get("train")
+    if digest != images.dataset.digests["train"] or drawn[0] != drawn[1]:
+        raise DataError(
+            f"--split {part}: the training images in {config.data.root}, data.validation or seed "
+            "are not those of the run, so this would be another split; expected them as in training"
+        )
 
 
 def class_table(classes, labels, probabilities):

@@ -84,6 +84,7 @@ def explain(trained, image, label=None, max_mb=10, training=False, invert=False,
 
     from cnn.backend import use_backend
     from cnn.data import Split
+    from cnn.errors import NumericError
     from cnn.explain.collect import collect
     from cnn.explain.page import build_page, check_size
     from cnn.training import experiment
@@ -95,7 +96,10 @@ def explain(trained, image, label=None, max_mb=10, training=False, invert=False,
     split = Split(source.pixels[None], np.zeros(1, np.int64))
     x, _ = next(iter(experiment.evaluation_batches(config, split, meta["mean"], meta["std"]).epoch(0)))
     with use_backend(config.train.backend), np.errstate(all="ignore"):
-        guess = int(np.asarray(network.predict(x))[0].argmax())
+        logits = np.asarray(network.predict(x))[0]
+        if not np.isfinite(logits).all():
+            raise NumericError(f"{trained}: the network answers NaN or Inf for this image")
+        guess = int(logits.argmax())
         target = guess if truth is None else truth
         nodes = collect(network, np.asarray(x)[0], target, training=training)
     about = {
@@ -197,7 +201,7 @@ def _read(image: str, config, meta, input_shape, invert, center):
         return _Source(pixels, None, Path(image).name, remarks, find_samples(config, meta, input_shape))
     if invert or center:
         raise ConfigError("--invert, --center: they are for image files; the test images need neither")
-    dataset, number = experiment.read_dataset(config), int(image)
+    dataset, number = experiment.read_dataset(config, own=False), int(image)
     test = dataset.test
     if number >= len(test):
         raise ConfigError(f"--image: found {number}, expected 0 to {len(test) - 1} (the test split)")

@@ -13,6 +13,7 @@ import re
 import signal
 import statistics
 from pathlib import Path
+from types import NoneType
 
 from cnn.commands.common import add_config_arguments
 
@@ -31,6 +32,7 @@ def run(args):
     """Sweep."""
     from cnn.config import bundled_config, load_config
     from cnn.errors import ConfigError, NumericError
+    from cnn.files import locked
     from cnn.training.interruption import Interrupted
 
     path = args.config or bundled_config()
@@ -46,29 +48,57 @@ def run(args):
     folders = {key: out / folder_name(key[0]) / f"seed{key[1]}" for key in plan}
     if len(set(folders.values())) < len(settings) * len(numbers):
         raise ConfigError("--set and --seeds: one value is listed twice")
-    for count, ((setting, seed), config) in enumerate(plan.items(), 1):
-        folder = folders[setting, seed]
-        print(f"[{count}/{len(plan)}] {', '.join([*setting, f'seed {seed}'])}: {folder}", flush=True)
-        try:
-            results[setting].append(train(args, config, folder))
-        except NumericError as error:  # a rate that is too high is a result of a sweep, too
-            failed[setting] += 1
-            print(f"failed: {str(error).splitlines()[0]}", flush=True)
-        except (Interrupted, KeyboardInterrupt) as error:
-            signum = getattr(error, "exit_code", 128 + signal.SIGINT) - 128
-            raise Interrupted(
-                f"sweep interrupted in run {count} of {len(plan)}; the same command goes on in {out}", signum
-            ) from error
-        write_tables(out, name, results, failed)
+    make_folder(out)
+    with locked(out):
+        for setting in settings:
+            check(setting, plan[setting, numbers[0]], [folders[setting, seed] for seed in numbers])
+        for count, ((setting, seed), config) in enumerate(plan.items(), 1):
+            folder = folders[setting, seed]
+            print(f"[{count}/{len(plan)}] {', '.join([*setting, f'seed {seed}'])}: {folder}", flush=True)
+            try:
+                results[setting].append(train(args, config, folder))
+            except NumericError as error:  # a rate that is too high is a result of a sweep, too
+                failed[setting] += 1
+                print(f"failed: {str(error).splitlines()[0]}", flush=True)
+            except (Interrupted, KeyboardInterrupt) as error:
+                signum = getattr(error, "exit_code", 128 + signal.SIGINT) - 128
+                raise Interrupted(
+                    f"sweep interrupted in run {count} of {len(plan)}; the same command goes on in {out}",
+                    signum,
+                ) from error
+            write_tables(out, name, results, failed)
     print("\n" + (out / "sweep.md").read_text("utf-8"), end="")
     return NumericError.exit_code if any(failed.values()) else 0
+
+
+def make_folder(out):
+    """Create the folder of a sweep; ConfigError where that cannot be."""
+    from cnn.errors import ConfigError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from error
+
+
+def check(setting, config, folders):
+    """Build everything that a setting needs, unless its runs are finished: ConfigError names the setting."""
+    from cnn.errors import ConfigError
+    from cnn.training.loop import Trainer
+    from cnn.training.run_folder import RunFolder
+
+    if all(RunFolder(folder).result.exists() for folder in folders):
+        return
+    try:
+        Trainer(config)
+    except ConfigError as error:
+        raise ConfigError(f"{', '.join(setting)}: {error}" if setting else str(error)) from error
 
 
 def train(args, config, folder):
     """Train one run in its folder, or resume it, unless it is finished; return its result (a dict)."""
     from cnn.commands.train import set_threads
-    from cnn.config import load_config, to_toml
-    from cnn.files import write_atomically
+    from cnn.config import load_config
     from cnn.training import run_folder
     from cnn.training.loop import Trainer
 
@@ -78,20 +108,37 @@ def train(args, config, folder):
         check_same_run(config, load_config(run.config), folder)
         if run.result.exists():
             print("finished before")
-            return json.loads(run.result.read_text("utf-8"))
+            return read_result(run.result)
     set_threads(args, config)
     trainer = Trainer(config)
     trainer.run = run if begun else run_folder.create(folder, config.name)
     if begun:
         trainer.restore()
-    write_atomically(run.config, to_toml(config).encode())
     return trainer.fit()
+
+
+def read_result(path):
+    """Return the dict in a result.json; CheckpointError when it is damaged."""
+    from cnn.errors import CheckpointError
+
+    try:
+        result = json.loads(path.read_text("utf-8"))
+        sound = isinstance(result, dict) and all(
+            isinstance(value, (int, float, str, NoneType)) for value in result.values()
+        )
+    except (OSError, ValueError, RecursionError):
+        sound = False
+    if not sound:
+        raise CheckpointError(
+            f"{path}: expected the result of a run, found a damaged file; delete it to test again"
+        )
+    return result
 
 
 def check_same_run(config, began, folder):
     """Raise ConfigError when the run in ``folder`` began with another config than is asked for now."""
     from cnn.errors import ConfigError
-    from cnn.training.loop import check_same_experiment
+    from cnn.training.resume import check_same_experiment
 
     try:
         check_same_experiment(config.plain(), began.plain())

@@ -24,27 +24,11 @@ def run(args):
 
         print(json.dumps(json_schema(), indent=2))
         return
-    from cnn.config import load_config, resolve, to_toml
-    from cnn.files import write_atomically
-    from cnn.training import checkpoint, run_folder
-    from cnn.training.loop import Trainer, check_same_experiment
+    from cnn.training import run_folder
+    from cnn.training.loop import Trainer
 
     if args.resume:
-        name = None if args.run else read_config(args).name
-        run = run_folder.find(args.run, name)
-        config = read_config(args, default=run.config)
-        # resolved again: a key that is newer than the checkpoint has its default
-        began = (
-            resolve(checkpoint.load(run.last)[1]["config"], run.last)
-            if run.last.exists()
-            else load_config(run.config)
-        )
-        check_same_experiment(config.plain(), began.plain())
-        set_threads(args, config)
-        trainer = Trainer(config, run)
-        trainer.restore()
-        write_atomically(run.config, to_toml(config).encode())
-        trainer.fit()
+        resume(args)
         return
     config = read_config(args)
     set_threads(args, config)
@@ -54,8 +38,24 @@ def run(args):
         print(trainer.network.summary(batch_size=config.data.batch_size))
         return
     trainer.run = run_folder.create(args.run, config.name)
-    write_atomically(trainer.run.config, to_toml(config).encode())
     trainer.fit()
+
+
+def resume(args):
+    """Go on with a run; nobody else may train in its folder meanwhile."""
+    from cnn.training import run_folder
+    from cnn.training.loop import Trainer
+    from cnn.training.resume import began_with, check_same_experiment
+
+    name = None if args.run else read_config(args).name
+    run = run_folder.find(args.run, name)
+    with run.locked():
+        config = read_config(args, default=run.config)
+        check_same_experiment(config.plain(), began_with(run).plain())
+        set_threads(args, config)
+        trainer = Trainer(config, run)
+        trainer.restore()
+        trainer.fit()
 
 
 def set_threads(args, config):

@@ -9,10 +9,12 @@ from cnn.config.load import (
 )
 from cnn.config.models import Config, expand_blocks
 from cnn.config.schema import json_schema
+from cnn.config.specs import check_layers
 
 __all__ = [
     "Config",
     "bundled_config",
+    "check_layers",
     "expand_blocks",
     "json_schema",
     "load_config",

@@ -1,5 +1,6 @@
 """From a TOML file and ``--set`` overrides to a checked Config, and back to TOML."""
 
+import copy
 import importlib.metadata
 import json
 import re
@@ -50,7 +51,7 @@ def parse_document(text, source):
 
 def resolve(document, source, overrides=()):
     """Return the Config that a plain dict stands for; ``source`` names it in errors."""
-    document = {"name": re.sub(r"[^A-Za-z0-9._-]", "_", Path(source).stem), **document}
+    document = {"name": re.sub(r"[^A-Za-z0-9._-]", "_", Path(source).stem), **copy.deepcopy(document)}
     for override in overrides:
         _override(document, override)
     try:
@@ -122,6 +123,8 @@ def _override(document, text):
         raise ConfigError(f"--set: found {show(text)}, expected KEY=VALUE such as train.epochs=5")
     try:
         value = tomllib.loads(f"value = {value}")["value"]
+    except RecursionError as error:
+        raise ConfigError(f"--set {path.strip()}: found a value nested too deep") from error
     except tomllib.TOMLDecodeError:
         value = value.strip()
     *parents, last = keys

@@ -16,6 +16,7 @@ from cnn.registry import Count, Fraction, NotNegative, Rate
 Epochs = Annotated[
     float, Field(ge=0), AfterValidator(lambda n: int(n) if n == int(n) else n), PlainSerializer(lambda n: n)
 ]
+MOST_LAYERS, MOST_NESTING = 10_000, 32  # a network of a thousand layers is a deep one
 Spec = dict[str, Any]  # {type = "Conv2d", ...}: checked against the constructor in cnn.config.specs
 
 
@@ -150,39 +151,63 @@ def expand_blocks(model):
     """Return the layer specs of ``model`` (``layers`` and ``blocks``) with every block written out.
 
     ``{block = "name", repeat = n}`` becomes the layers of that block, n times (default 1). Blocks may use
-    blocks. Raises ConfigError, which starts with the key path, for an unknown block and for a circle.
+    blocks. Raises ConfigError, which starts with the key path, for an unknown block, for a circle, and for
+    more layers or deeper nesting than ``MOST_LAYERS`` and ``MOST_NESTING``; these are counted before anything
+    is written out.
     """
-    blocks = model.get("blocks", {})
+    blocks, written_out = (
+        model.get("blocks", {}),
+        {},
+    )  # of each block: its layers, and how many with all inside
 
-    def expand(specs, path, inside):
+    def expand(specs, path, inside, depth):
+        """Return (layers, how many with those inside of containers)."""
+        layers, total = [], 0
+        if depth > MOST_NESTING:
+            raise ConfigError(f"{path[:60]} ...: layers nested more than {MOST_NESTING} deep")
         for i, spec in enumerate(specs):
             where = f"{path}[{i}]"
-            if not isinstance(spec, dict) or "block" not in spec:
-                yield {k: nested(v, f"{where}.{k}", inside) for k, v in spec.items()}
-                continue
-            name, repeat = spec["block"], spec.get("repeat", 1)
-            if extra := sorted(set(spec) - {"block", "repeat"}):
-                raise ConfigError(f"{where}.{extra[0]}: unknown key, a block takes only block and repeat")
-            if not isinstance(name, str) or name not in blocks:
-                known = ", ".join(blocks) or "none"
-                hint = did_you_mean(name, blocks)
-                raise ConfigError(
-                    f"{where}.block: found {name!r}, expected one of model.blocks: {known}.{hint}"
-                )
-            if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
-                raise ConfigError(f"{where}.repeat: found {repeat!r}, expected an integer >= 1")
-            if name in inside:
-                raise ConfigError(f"{where}.block: {name!r} contains itself")
-            once = list(expand(blocks[name], f"model.blocks.{name}", (*inside, name)))
-            for _ in range(repeat):
-                yield from ({**layer} for layer in once)
+            if "block" in spec:
+                name, repeat = check_use(spec, where, inside)
+                if name not in written_out:
+                    inner = (*inside, name)
+                    written_out[name] = expand(blocks[name], f"model.blocks.{name}", inner, depth + 1)
+                once, count = written_out[name]
+                total += count * repeat
+            else:
+                parts = {key: nested(value, f"{where}.{key}", inside, depth) for key, value in spec.items()}
+                once, repeat = [{key: value for key, (value, _) in parts.items()}], 1
+                total += 1 + sum(count for _, count in parts.values())
+            if total > MOST_LAYERS:
+                raise ConfigError(f"{where}: more than {MOST_LAYERS:,} layers, blocks written out")
+            if once:
+                layers.extend({**layer} for _ in range(repeat) for layer in once)
+        return layers, total
 
-    def nested(value, path, inside):
+    def nested(value, path, inside, depth):
         """Expand the lists of layers that containers hold; leave every other value alone."""
         if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-            return list(expand(value, path, inside))
+            return expand(value, path, inside, depth + 1)
         if isinstance(value, list) and value and all(isinstance(v, list) for v in value):
-            return [nested(v, f"{path}[{i}]", inside) for i, v in enumerate(value)]
-        return value
+            if depth > MOST_NESTING:
+                raise ConfigError(f"{path[:60]} ...: lists nested more than {MOST_NESTING} deep")
+            parts = [nested(v, f"{path}[{i}]", inside, depth + 1) for i, v in enumerate(value)]
+            return [part for part, _ in parts], sum(count for _, count in parts)
+        return value, 0
 
-    return list(expand(model["layers"], "model.layers", ()))
+    def check_use(spec, where, inside):
+        """Return (name, repeat) of ``{block = name, repeat = n}``."""
+        name, repeat = spec["block"], spec.get("repeat", 1)
+        if extra := sorted(set(spec) - {"block", "repeat"}):
+            raise ConfigError(f"{where}.{extra[0]}: unknown key, a block takes only block and repeat")
+        if not isinstance(name, str) or name not in blocks:
+            known = ", ".join(blocks) or "none"
+            hint = did_you_mean(name, blocks)
+            raise ConfigError(f"{where}.block: found {name!r}, expected one of model.blocks: {known}.{hint}")
+        if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
+            raise ConfigError(f"{where}.repeat: found {repeat!r}, expected an integer >= 1")
+        if name in inside:
+            raise ConfigError(f"{where}.block: {name!r} contains itself")
+        return name, repeat
+
+    return expand(model["layers"], "model.layers", (), 0)[0]

@@ -1,58 +1,118 @@
-"""A converted data set in one file: uint8 images, labels and class names, under a checksum.
+"""A converted data set in one file: uint8 images, labels and class names, under checksums.
 
-The file is a safetensors file; its header holds the format version, the class names, a fingerprint of
-what it was made from, and the SHA-256 of the arrays. Files are written under a temporary name and renamed, so
-a reader never sees half of one.
+The file is a safetensors file (``cnn.tensor_file``); its header holds the class names and a fingerprint of
+what it was made from. Files are written under a temporary name and renamed, so a reader never sees half of
+one.
 """
 
 import hashlib
-import json
 import logging
 import os
 import stat
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import safetensors
-import safetensors.numpy
-
+from cnn import tensor_file
 from cnn.data.dataset import make_dataset
 from cnn.errors import DataError
-from cnn.files import user_cache_folder
+from cnn.files import remove_temporaries, replace_atomically, user_cache_folder
 
-FORMAT = 1
+FORMAT = 2
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_CHUNK = 1 << 20  # bytes
 
 log = logging.getLogger("cnn.data")
 
 
-def cached(name, file_name, root, fingerprint, build):
+class Source:
+    """The files that a cache is made from: did they change?
+
+    ``stamp``: names, sizes, times of the last change of content and of entry, and inodes. Where it is another
+    one, as after a copy, ``content`` decides: the SHA-256 of all bytes.
+    """
+
+    def __init__(self, files):
+        self._files = list(files)
+
+    @cached_property
+    def stamp(self):
+        """A digest of what the file system says about the files."""
+        digest = hashlib.sha256()
+        for file in self._files:
+            status = os.stat(file)
+            times = status.st_mtime_ns, status.st_ctime_ns
+            digest.update(f"{Path(file).name}\0{status.st_size} {times} {status.st_ino}\n".encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def content(self):
+        """A digest of all their bytes."""
+        digest = hashlib.sha256()
+        for path in self._files:
+            with open(path, "rb") as file:
+                digest.update(f"{Path(path).name} {os.fstat(file.fileno()).st_size}\n".encode())
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+    def fingerprint(self):
+        """Return what a cache keeps."""
+        return {"stamp": self.stamp, "content": self.content}
+
+    def matches(self, fingerprint):
+        """Whether a cache with this fingerprint was made from these files as they are now."""
+        if not isinstance(fingerprint, dict):
+            return False
+        return self.stamp == fingerprint.get("stamp") or self.content == fingerprint.get("content")
+
+
+class Stamp:
+    """Like Source, for what a text describes completely."""
+
+    def __init__(self, text):
+        self._text = text
+
+    def fingerprint(self):
+        """Return what a cache keeps."""
+        return self._text
+
+    def matches(self, fingerprint):
+        """Whether a cache with this fingerprint was made from the same."""
+        return self._text == fingerprint
+
+
+def cached(name, file_name, root, source, build, into_root=True):
     """Return the data set from its cache, or build it and cache it.
 
-    ``fingerprint`` is a string that changes when the source does. ``build()`` returns a Dataset; it is
-    called when no intact cache has that fingerprint. The new cache goes to ``root/cnn-cache``; where that
-    cannot be written, to a folder of the user's, which one line of the log says; else nowhere.
+    ``source`` is a Source or a Stamp. ``build()`` returns a Dataset; it is called when no intact cache was
+    made from the source as it is now. The new cache goes to ``root/cnn-cache``; where that cannot be written,
+    to a folder of the user's, which one line of the log says; else nowhere. With ``into_root=False``, for a
+    root that somebody else chose, it goes to the user's at once.
     """
-    dataset = find(name, file_name, root, fingerprint)
+    dataset = find(name, file_name, root, source)
     if dataset is None:
+        fingerprint = (
+            source.fingerprint()
+        )  # before the files are read: a change meanwhile makes the cache stale
         dataset = build()
-        _write_to_first(_places(root, file_name), root, dataset, fingerprint)
+        places = _places(root, file_name)
+        _write_to_first(places if into_root else places[1:], root, dataset, fingerprint)
     return dataset
 
 
-def find(name, file_name, root, fingerprint=None):
-    """Return the data set from its cache, or None. Without ``fingerprint`` any intact cache will do.
+def find(name, file_name, root, source=None):
+    """Return the data set from its cache, or None. Without ``source`` any intact cache will do.
 
     A damaged cache is passed over; a line of the log says so.
     """
     for path in _places(root, file_name):
         if path.is_file():
             try:
-                found, dataset = read(name, path)
+                dataset = read(name, path, source)
             except DataError as error:
                 log.warning("%s; not used", error)
                 continue
-            if fingerprint in (None, found):
+            if dataset is not None:
                 return dataset
     return None
 
@@ -68,27 +128,24 @@ def user_cache(root):
     return base and base / hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:16]
 
 
-def read(name, path):
-    """Return (fingerprint, Dataset) of a cache file after checking its checksum.
+def read(name, path, source=None):
+    """Return the Dataset in a cache file, every checksum compared; None where ``source`` is another one now.
 
     Raises DataError naming the file when it is damaged or of another format.
     """
     try:
-        with safetensors.safe_open(path, framework="np") as file:
-            header = json.loads((file.metadata() or {})["cnn"])
-            arrays = {key: file.get_tensor(key) for key in _ARRAYS}
-        version, fingerprint, classes = header["format"], header["fingerprint"], header["classes"]
-        expected = header["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        with tensor_file.open_tensors(path, (FORMAT,)) as file:
+            header = file.description
+            classes, fingerprint = header["classes"], header["fingerprint"]
+            if source is not None and not source.matches(fingerprint):
+                return None
+            arrays = {key: file.read(key) for key in _ARRAYS}
+            hashes = file.digests
+    except (tensor_file.FormatError, OSError, KeyError, TypeError) as error:
         raise DataError(f"{path}: expected a data cache, found a damaged file ({error})") from error
-    if version != FORMAT:
-        raise DataError(f"{path}: expected data cache format {FORMAT}, found {version}")
-    checksum = _checksum(arrays)
-    if expected != checksum:
-        raise DataError(f"{path}: damaged, expected SHA-256 {expected}, found {checksum}")
     train = arrays["train_images"], arrays["train_labels"]
     test = arrays["test_images"], arrays["test_labels"]
-    return fingerprint, make_dataset(name, classes, train, test, path)
+    return make_dataset(name, classes, train, test, path, hashes)
 
 
 def write(path, dataset, fingerprint):
@@ -102,23 +159,8 @@ def write(path, dataset, fingerprint):
         "test_images": dataset.test.images,
         "test_labels": dataset.test.labels,
     }
-    header = {
-        "format": FORMAT,
-        "classes": dataset.classes,
-        "fingerprint": fingerprint,
-        "sha256": _checksum(arrays),
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        permissions = temporary.stat().st_mode  # as the umask wants; safetensors would keep others out
-        safetensors.numpy.save_file(arrays, temporary, metadata={"cnn": json.dumps(header)})
-        temporary.chmod(permissions)
-        os.replace(temporary, path)
-    except safetensors.SafetensorError as error:  # a full disk, for one, arrives as this
-        raise OSError(str(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    header = {"classes": dataset.classes, "fingerprint": fingerprint, "digests": dataset.digests}
+    replace_atomically(path, tensor_file.parts(arrays, header, FORMAT))
 
 
 def _write_to_first(paths, root, dataset, fingerprint):
@@ -126,6 +168,7 @@ def _write_to_first(paths, root, dataset, fingerprint):
     for path in paths:
         try:
             _make_folder(path.parent)
+            remove_temporaries(path.parent)
             write(path, dataset, fingerprint)
         except OSError as error:
             problems.append(f"{path.parent}: {error.strerror or error}")
@@ -142,12 +185,3 @@ def _make_folder(folder):
     if not existing.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(0, "read-only", str(existing))
     folder.mkdir(parents=True, exist_ok=True)
-
-
-def _checksum(arrays):
-    digest = hashlib.sha256()
-    for key in _ARRAYS:
-        array = np.ascontiguousarray(arrays[key])
-        digest.update(f"{key} {array.dtype} {array.shape}".encode())
-        digest.update(array)
-    return digest.hexdigest()

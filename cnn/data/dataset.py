@@ -1,11 +1,14 @@
 """What a data set is, and the checks that everything loaded has to pass."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
 
 from cnn.data.streams import seeded_generator
 from cnn.errors import ConfigError, DataError
+from cnn.tensor_file import sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +28,21 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A named classification data set; label k means ``classes[k]``."""
+    """A named classification data set; label k means ``classes[k]``.
+
+    ``digests`` has the SHA-256 of each part, "train" and "test": class names, labels and pixels.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Split
     test: Split
+    digests: dict[str, str]
+
+    @property
+    def digest(self):
+        """SHA-256 of the whole data set."""
+        return hashlib.sha256(json.dumps(self.digests, sort_keys=True).encode()).hexdigest()
 
     @property
     def input_shape(self):
@@ -38,8 +50,10 @@ class Dataset:
         return self.train.images.shape[1:]
 
 
-def make_dataset(name, classes, train, test, source):
+def make_dataset(name, classes, train, test, source, hashes=None):
     """Return a Dataset from two pairs (images, labels) after checking them.
+
+    ``hashes`` may hold the SHA-256 of the arrays where they are known, by names such as "train_images".
 
     Images are (N, H, W) or (N, C, H, W) uint8, labels (N,) integers in [0, len(classes)).
     Labels become int64, arrays C-contiguous.
@@ -56,7 +70,16 @@ def make_dataset(name, classes, train, test, source):
             f"{source}: expected training and test images of one shape (C, H, W), "
             f"found {shapes['train']} and {shapes['test']}"
         )
-    return Dataset(name, tuple(str(c) for c in classes), splits["train"], splits["test"])
+    classes = tuple(str(c) for c in classes)
+    digests = {part: _digest(part, split, classes, hashes or {}) for part, split in splits.items()}
+    return Dataset(name, classes, splits["train"], splits["test"], digests)
+
+
+def _digest(part, split, classes, hashes):
+    arrays = {"images": split.images, "labels": split.labels}
+    known = {key: hashes.get(f"{part}_{key}") or sha256(array) for key, array in arrays.items()}
+    record = {"classes": classes, "shape": split.images.shape, **known}
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _checked_split(images, labels, num_classes, where):

@@ -16,7 +16,7 @@ from cnn.errors import DataError
 _BLOCK = 64  # images a task
 
 
-def load_folder(root, image_size=None, mode=None):
+def load_folder(root, image_size=None, mode=None, into_root=True):
     """Return the images below ``root`` as a Dataset named "folder", from its cache where nothing changed.
 
     The classes are the folders in ``root/train``, in alphabetical order, and ``root/test`` has the
@@ -29,6 +29,8 @@ def load_folder(root, image_size=None, mode=None):
         must have one size.
     mode : "L" or "RGB", optional
         Grey or colour. Left out, what the first image is.
+    into_root : bool
+        Whether the cache may be written below ``root``; else it goes to the user's cache folder.
 
     Raises DataError naming the file or folder: unreadable, of another size, missing or empty.
     """
@@ -45,7 +47,9 @@ def load_folder(root, image_size=None, mode=None):
             "folder", classes, (images[:train], labels["train"]), (images[train:], labels["test"]), root
         )
 
-    return cache.cached("folder", f"folder-{key}.safetensors", root, fingerprint, build)
+    return cache.cached(
+        "folder", f"folder-{key}.safetensors", root, cache.Stamp(fingerprint), build, into_root
+    )
 
 
 def _list(root):
@@ -92,7 +96,8 @@ def _fingerprint(classes, files, labels):
     for part in ("train", "test"):
         for entry, label in zip(files[part], labels[part], strict=True):
             status = entry.stat()
-            line = f"{part}/{classes[label]}/{entry.name}\0{status.st_size}\0{status.st_mtime_ns}\n"
+            times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+            line = f"{part}/{classes[label]}/{entry.name}\0{status.st_size}\0{times}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

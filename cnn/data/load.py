@@ -9,7 +9,7 @@ NAMES = ("sample", "folder", *named.NAMES)
 _OPTIONS = {"EMNIST": ("split",), "folder": ("image_size", "mode")}
 
 
-def load_dataset(name, root="data", download=True, **options):
+def load_dataset(name, root="data", download=True, into_root=True, **options):
     """Return a data set, whole and in memory, as uint8 images and int64 labels.
 
     Parameters
@@ -20,8 +20,13 @@ def load_dataset(name, root="data", download=True, **options):
     root : path
         Where torchvision's files and our caches are kept, or the folder that holds train/ and test/.
         It may be read-only. The sample does not use it.
-    download : bool
-        False never touches the network: a set that is not there yet is a DataError.
+    download : bool or "first use"
+        False never touches the network: a set that is not there yet is a DataError. "first use" downloads
+        only into the default root, and only where no file of the set is there: a misspelt root or a file that
+        went missing is found at once.
+    into_root : bool
+        False writes nothing below ``root``, which somebody else may have chosen; a cache goes to the user's
+        cache folder.
     **options
         EMNIST: ``split`` ("balanced" if left out). folder: ``image_size``, ``mode``. None leaves an
         option out.
@@ -42,5 +47,5 @@ def load_dataset(name, root="data", download=True, **options):
     if name == "sample":
         return load_sample()
     if name == "folder":
-        return load_folder(root, **options)
-    return named.load_named(name, root, download, **options)
+        return load_folder(root, into_root=into_root, **options)
+    return named.load_named(name, root, download, into_root, **options)

@@ -7,6 +7,7 @@ Images, labels and class names are torchvision's; so EMNIST's images are transpo
 "letters" has a class "N/A" with label 0 that never occurs.
 """
 
+import logging
 import string
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from cnn.data import cache
 from cnn.data.dataset import make_dataset
 from cnn.data.idx import read_idx
 from cnn.errors import ConfigError, DataError, MissingExtra, did_you_mean
+
+DEFAULT_ROOT = Path("data")
+log = logging.getLogger("cnn.data")
 
 _DIGITS = tuple(string.digits)
 _CLOTHES = (
@@ -59,7 +63,7 @@ def emnist_classes(split=None):
     return _EMNIST_CLASSES[split]
 
 
-def load_named(name, root, download, split=None):
+def load_named(name, root, download, into_root=True, split=None):
     """Return one of `NAMES` from its cache under ``root``, converting or downloading it first if need be.
 
     ``split`` belongs to EMNIST: byclass, bymerge, balanced (if left out), letters, digits or mnist.
@@ -77,14 +81,14 @@ def load_named(name, root, download, split=None):
         dataset = cache.find(name, file_name, root)
         if dataset is not None:
             return dataset
-        _download(name, root, download, split, files)
+        _download(name, root, download and into_root, split, files)
 
     def build():
         if name in _OTHER_FILES:
             return _from_torchvision(name, root)
         return _from_idx(name, files, emnist_classes(split) if split else _IDX_CLASSES[name])
 
-    return cache.cached(name, file_name, root, _fingerprint(files), build)
+    return cache.cached(name, file_name, root, cache.Source(files), build, into_root)
 
 
 def _files(name, split):
@@ -93,11 +97,6 @@ def _files(name, split):
         return _OTHER_FILES[name]
     parts = ("train", "t10k") if name != "EMNIST" else (f"emnist-{split}-train", f"emnist-{split}-test")
     return [f"{name}/raw/{part}-{kind}-ubyte" for part in parts for kind in ("images-idx3", "labels-idx1")]
-
-
-def _fingerprint(files):
-    """Sizes are enough for files that never change but by damage; times would change with every copy."""
-    return " ".join(f"{file.name}:{file.stat().st_size}" for file in files)
 
 
 def _from_idx(name, files, classes):
@@ -118,35 +117,46 @@ def _torchvision(reason):
     return torchvision.datasets
 
 
-def _open(name, root, download, split, train):
-    """Return torchvision's data set; its errors become ours."""
-    datasets = _torchvision(f"{name} is not ready in {root}, and getting it ready needs")
+def _open(name, root, split, train, failed=None):
+    """Return torchvision's data set; with ``failed``, words for the error, it is downloaded first."""
+    datasets = _torchvision(f"{name}: the files in {root} are there, but reading them needs")
     if name == "SVHN":
         part = {"split": "train" if train else "test"}
     else:
         part = {"train": train} | ({"split": split} if split else {})
     try:
-        return getattr(datasets, name)(root, download=download, **part)
+        return getattr(datasets, name)(root, download=failed is not None, **part)
     except ModuleNotFoundError as error:  # torchvision reads SVHN through SciPy
         raise MissingExtra(f"{name} needs {error.name}: pip install {error.name}") from error
     except (OSError, RuntimeError, ValueError) as error:
         problem = " ".join(str(error).split())[:200]
-        todo = "downloading failed" if download else "its files are damaged; delete them to download again"
-        raise DataError(f"{name} in {root}: {todo} ({problem})") from error
+        damaged = f"{name} in {root}: its files are damaged; delete them to download again"
+        raise DataError(f"{failed or damaged} ({problem})") from error
 
 
 def _download(name, root, download, split, files):
-    missing = [file for file in files if not file.is_file()]
+    """Let torchvision fetch a data set, after saying which file was looked for.
+
+    "first use" refuses where some of the files are there, or where ``root`` is not the default one: then a
+    path is likely to be wrong, and half a minute of downloading would hide that.
+    """
+    missing = next(file for file in files if not file.is_file())
+    looked_for = f"{name}: expected {missing}, found no such file"
+    command = f"`cnn data {name}{f' --split {split}' if split else ''} --root {root}` downloads it"
+    if download == "first use":
+        download = root == DEFAULT_ROOT and not any(file.is_file() for file in files)
     if not download:
-        raise DataError(f"{name}: expected {missing[0]}, found no such file; `cnn data {name}` downloads it")
+        raise DataError(f"{looked_for}; {command}")
+    _torchvision(f"{looked_for}, and downloading it needs")
+    log.warning("%s; downloading", looked_for)
     for train in (True, False):
-        _open(name, root, True, split, train)
+        _open(name, root, split, train, failed=f"{looked_for}; downloading failed")
 
 
 def _from_torchvision(name, root):
     parts = {}
     for train in (True, False):
-        source = _open(name, root, False, None, train)
+        source = _open(name, root, None, train)
         images = np.asarray(source.data)
         if name == "SVHN":
             classes, labels = _DIGITS, source.labels

@@ -29,6 +29,7 @@ SCRIPTS = (
     "dom.js",
     "engine.js",
     "terms.js",
+    "trace.js",
     "values_only.js",
     "maps.js",
     "live.js",

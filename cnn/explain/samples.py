@@ -38,7 +38,7 @@ def find_samples(config, meta, input_shape):
         return None
     try:
         if config.data.dataset == "folder":
-            return choose_samples(experiment.read_dataset(config).train, len(meta["classes"]))
+            return choose_samples(experiment.read_dataset(config, own=False).train, len(meta["classes"]))
         if tuple(meta["classes"]) == _DIGITS and tuple(input_shape) == (1, 28, 28):
             return choose_samples(load_sample().train, len(_DIGITS))
     except DataError:

@@ -70,8 +70,9 @@ def initialize(name, shape, rng, dtype=np.float32, fan_in=None, groups=1):
     name : str
         One of ``INITIALIZERS``.
     shape : tuple of int
-    rng : numpy.random.Generator
-        Not touched by ``zeros`` and ``ones``.
+    rng : numpy.random.Generator, or an object with ``starting_values(shape, dtype)``
+        Not touched by ``zeros`` and ``ones``. The second gives the whole array, whatever the ``name``: a
+        checkpoint, which is about to replace it.
     fan_in : int, optional
         Inputs of one output. Taken from ``shape`` unless given; a bias needs its weight's.
     groups : int
@@ -83,6 +84,8 @@ def initialize(name, shape, rng, dtype=np.float32, fan_in=None, groups=1):
         For an unknown name, for a bias with a random start and no ``fan_in``, and for "dirac" or "whitening"
         where there are no filters (K, C/groups, kh, kw).
     """
+    if hasattr(rng, "starting_values"):
+        return rng.starting_values(shape, dtype)
     if name in _CONSTANT:
         return np.full(shape, _CONSTANT[name], dtype)
     if name in _FILTERS:

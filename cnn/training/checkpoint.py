@@ -1,15 +1,18 @@
-"""Checkpoints: named arrays and a JSON header in one safetensors file, written whole or not at all."""
+"""Checkpoints: named arrays and a header in one safetensors file, under checksums, whole or not at all."""
 
-import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from cnn.errors import CheckpointError
+from cnn import tensor_file
+from cnn.errors import CheckpointError, NumericError, did_you_mean
 from cnn.files import write_atomically
+from cnn.training import finite
+from cnn.training.header import check_header
 
-FORMAT = 1
-_HEADER = ("config", "layers", "classes", "image_shape", "input_shape", "mean", "std")
+FORMAT = 2
+_BEFORE_CHECKSUMS = 1  # such a file can be evaluated, not resumed
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 
 
@@ -19,58 +22,45 @@ def save(path, tensors, meta):
     Parameters
     ----------
     tensors : dict of str to array
-        Any NumPy number type; the dtype and the shape are kept, the bits are kept.
+        Any NumPy number type; the dtype and the shape are kept, the bits are kept. None is copied.
     meta : dict
         Anything that JSON can hold; floats come back bit for bit.
 
     Raises CheckpointError when the file cannot be written.
     """
-    from safetensors.numpy import save as encode
-
-    path = Path(path)
-    # safetensors writes the memory as it lies, so every array must be in C order
-    arrays = {name: np.array(value, order="C") for name, value in tensors.items()}
-    # one entry only: safetensors shuffles several, and equal checkpoints should be equal files
-    header = {"cnn": json.dumps({"format": FORMAT, "meta": meta})}
-    payload = encode(arrays, metadata=header)
-    write_atomically(path, payload)
+    write_atomically(path, tensor_file.parts(tensors, meta, FORMAT))
 
 
 def load(path):
-    """Return (tensors, meta) of a checkpoint.
+    """Return (tensors, meta) of a checkpoint, every checksum compared.
 
     Nothing is unpickled: whatever is not a whole safetensors file of this program raises CheckpointError.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as decode
+    with opened(path) as file:
+        return {name: file.read(name) for name in file}, file.description
 
+
+@contextmanager
+def opened(path):
+    """Open a checkpoint as ``tensor_file.Tensors``: its header is checked, its arrays when they are read.
+
+    Raises CheckpointError, also for what is found to be damaged while it is open.
+    """
     path = Path(path)
     try:
-        payload = path.read_bytes()
+        if path.is_file():
+            with open(path, "rb") as file:
+                if file.read(4).startswith(_PICKLES):
+                    raise CheckpointError(
+                        f"{path}: found a pickle or a zip file, expected a safetensors checkpoint; "
+                        "pickles can run code, so they are never opened"
+                    )
+        with tensor_file.open_tensors(path, (_BEFORE_CHECKSUMS, FORMAT), (_BEFORE_CHECKSUMS,)) as file:
+            yield file
+    except tensor_file.FormatError as error:
+        raise CheckpointError(f"{path}: {error}; expected a checkpoint that `cnn train` wrote") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if payload.startswith(_PICKLES):
-        raise CheckpointError(
-            f"{path}: found a pickle or a zip file, expected a safetensors checkpoint; "
-            "pickles can run code, so they are never opened"
-        )
-    try:
-        tensors = decode(payload)
-        size = int.from_bytes(payload[:8], "little")
-        header = json.loads(json.loads(payload[8 : 8 + size]).get("__metadata__", {})["cnn"])
-        version, meta = header["format"], header["meta"]
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: found {len(payload):,} bytes that are not a whole safetensors file, "
-            f"expected a checkpoint of cnn ({error})"
-        ) from error
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: a safetensors file without the header of cnn, expected one that `cnn train` wrote"
-        ) from error
-    if version != FORMAT:
-        raise CheckpointError(f"{path}: checkpoint format {version}, expected {FORMAT}")
-    return tensors, meta
 
 
 def find(run_or_checkpoint):
@@ -90,25 +80,78 @@ def load_network(run_or_checkpoint):
     The network is built and holds the saved parameters and buffers. ``meta`` has ``config`` (as resolved),
     ``layers``, ``classes``, ``image_shape`` (C, H, W) of the data, ``input_shape`` of the network (another
     one when images are cropped), ``mean`` and ``std`` (one number a channel).
-    Raises CheckpointError when the file cannot be read or does not fit the network it describes.
+    Raises CheckpointError when the file cannot be read or does not fit the network it describes, and
+    NumericError when a weight is NaN or infinite.
     """
     from cnn.layers import from_config
     from cnn.network import Network
 
     path = find(run_or_checkpoint)
-    tensors, meta = load(path)
-    missing = [key for key in _HEADER if key not in meta]
-    if missing:
-        raise CheckpointError(
-            f"{path}: the header lacks {', '.join(missing)}, expected a file of `cnn train`"
-        )
-    try:
-        network = Network(from_config(meta["layers"]))
-        network.build(tuple(meta["input_shape"]), rng=np.random.default_rng(0))
-        network.load_state(section(tensors, "network"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    with opened(path) as file:
+        meta = file.description
+        header = check_header(meta, path)
+        try:
+            network = Network(from_config(header.layers))
+            network.build(tuple(header.input_shape), rng=_Allocation(file))
+        except (ValueError, RecursionError, MemoryError) as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        if header.classes and network.output_shape != (len(header.classes),):
+            raise CheckpointError(
+                f"{path}: {len(header.classes)} classes, but the last layer gives {network.output_shape}"
+            )
+        restore(file, "network", network.state(), path)
+    check_finite(network.state(), path)
     return network, meta
+
+
+class _Allocation(np.random.Generator):
+    """A generator whose starting values, all of which the file replaces, are zeros and cost nothing.
+
+    Refuses a parameter that the file does not have before it takes any memory.
+    """
+
+    def __init__(self, file):
+        super().__init__(np.random.PCG64(0))
+        self._shapes = set(file.shapes.values())
+
+    def starting_values(self, shape, dtype):
+        """Return zeros of ``shape``."""
+        if tuple(shape) not in self._shapes:
+            raise CheckpointError(f"the layers need a parameter of shape {tuple(shape)}, the file has none")
+        return np.zeros(shape, dtype)
+
+
+def restore(file, section, arrays, path):
+    """Read the tensors called ``section/...`` into ``arrays``; names, dtypes and shapes must agree exactly.
+
+    All is compared before anything is changed, and no second copy of the tensors is made.
+    Raises CheckpointError that names the first tensor that does not fit.
+    """
+    prefix = section + "/"
+    saved = {name.removeprefix(prefix): name for name in file if name.startswith(prefix)}
+    for name, array in arrays.items():
+        if name not in saved:
+            raise CheckpointError(f'{path}: lacks "{prefix}{name}".{did_you_mean(name, saved)}')
+        shape, dtype = file.shapes[saved[name]], file.dtypes[saved[name]]
+        if shape != array.shape:
+            raise CheckpointError(f'{path}: "{name}": expected shape {array.shape}, found {shape}')
+        if dtype != array.dtype:
+            raise CheckpointError(f'{path}: "{name}": expected {array.dtype} numbers, found {dtype}')
+    for name in saved:
+        if name not in arrays:
+            raise CheckpointError(
+                f'{path}: the {section} has no entry "{name[:80]}".{did_you_mean(name, arrays)}'
+            )
+    file.check(saved.values())
+    for name, array in arrays.items():
+        file.read_into(saved[name], array)
+
+
+def check_finite(tensors, path):
+    """Raise NumericError when an array holds NaN or Inf, naming it."""
+    found = finite.first_not_finite(tensors)
+    if found is not None:
+        raise NumericError(f"{path}: {found}, so it gives no answers; the training that wrote it diverged")
 
 
 def section(tensors, name):

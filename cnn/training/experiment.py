@@ -20,8 +20,8 @@ from cnn.data import (
 )
 from cnn.data.image_file import EXTENSIONS, default_mode
 from cnn.data.named import emnist_classes
-from cnn.errors import ConfigError, DataError, did_you_mean
-from cnn.layers import SoftmaxCrossEntropy, from_config
+from cnn.errors import CheckpointError, ConfigError, DataError, NumericError, did_you_mean
+from cnn.layers import BatchNorm1d, BatchNorm2d, SoftmaxCrossEntropy, from_config
 from cnn.network import Network
 from cnn.optimizers import make_optimizer
 from cnn.optimizers.averaging import make_average
@@ -60,16 +60,21 @@ class Images:
         return self.dataset.classes
 
 
-def load_images(config):
+def load_images(config, own=True):
     """Return the Images of a config: loaded, split by its seed, mean and std of the training part."""
-    dataset = read_dataset(config)
+    dataset = read_dataset(config, own)
     train, validation = split_validation(dataset.train, config.data.validation, config.seed)
     return Images(dataset, train, validation, *normalization(train.images))
 
 
-def read_dataset(config):
-    """Return the Dataset of a config."""
-    return load_dataset(config.data.dataset, root=config.data.root, **config.data.options())
+def read_dataset(config, own=True):
+    """Return the Dataset of a config.
+
+    ``own=False`` is for the config in a checkpoint, which may be a stranger's: nothing is downloaded for it
+    and nothing written into the folder that it names.
+    """
+    download = "first use" if own else False
+    return load_dataset(config.data.dataset, config.data.root, download, own, **config.data.options())
 
 
 def input_shape(config):
@@ -156,6 +161,21 @@ def check_parameters(config):
     whitened_layers(network)
 
 
+def check_last_batch(config, network, batches, total_steps):
+    """Raise ConfigError where a batch of one image would reach a BatchNorm that needs more than one value."""
+    count, size = batches.images_per_epoch, batches.batch_size
+    last = count - (len(batches) - 1) * size
+    if size > 1 and (last != 1 or total_steps < len(batches)):
+        return
+    for _, layer in network.walk():
+        if isinstance(layer, BatchNorm1d | BatchNorm2d) and math.prod(layer.input_shape[1:]) == 1:
+            advice = "set data.drop_last = true, or another data.batch_size" if size > 1 else "raise it"
+            raise ConfigError(
+                f"data.batch_size: {count:,} training images in batches of {size} give a batch of one, and "
+                f"{layer.label} needs more than one value per channel: {advice}"
+            )
+
+
 def whiten_network(config, network, images):
     """Whiten the layers that ask for it with up to 5,000 training images, unaugmented.
 
@@ -182,6 +202,8 @@ def build_loss(config, classes):
     weights = config.loss.class_weight
     if weights is not None and len(weights) != classes:
         raise ConfigError(f"loss.class_weight: found {len(weights)} numbers, expected {classes}, one a class")
+    if weights is not None and not any(weights):
+        raise ConfigError("loss.class_weight: every weight is 0, expected at least one above 0")
     return SoftmaxCrossEntropy(
         label_smoothing=config.loss.label_smoothing,
         class_weight=None if weights is None else np.array(weights),
@@ -231,6 +253,8 @@ def evaluate(network, batches, tta=None):
 
     Plain cross-entropy: label smoothing and class weights belong to training. With ``tta`` (the [tta]
     section of a config) z is averaged over the views that it describes.
+
+    Raises NumericError when a logit is NaN or infinite.
     """
     views = {"flip": False} if tta is None else tta.model_dump()
     logits, labels = [], []
@@ -242,6 +266,9 @@ def evaluate(network, batches, tta=None):
         logits.append(averaged_logits(predict, x, **views))
         labels.append(y)
     logits, labels = np.concatenate(logits), np.concatenate(labels)
+    broken = int((~np.isfinite(logits)).any(axis=1).sum())
+    if broken:
+        raise NumericError(f"the network answers NaN or Inf for {broken:,} of {len(logits):,} images")
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     total = exponentials.sum(axis=1)
@@ -255,4 +282,9 @@ def load_trained(run_or_checkpoint, overrides=()):
     from cnn.config import resolve
 
     network, meta = checkpoint.load_network(run_or_checkpoint)
-    return network, resolve(meta["config"], checkpoint.find(run_or_checkpoint), overrides), meta
+    path = checkpoint.find(run_or_checkpoint)
+    try:
+        resolve(meta["config"], path)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    return network, resolve(meta["config"], path, overrides), meta

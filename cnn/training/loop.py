@@ -14,7 +14,6 @@ import json
 import math
 import time
 from contextlib import closing
-from dataclasses import asdict
 from itertools import islice
 
 import numpy as np
@@ -29,10 +28,11 @@ from cnn.backend import (
     when_compiling,
 )
 from cnn.config import to_toml
-from cnn.errors import CheckpointError, ConfigError, NumericError
+from cnn.errors import ConfigError, NumericError
 from cnn.files import write_atomically
 from cnn.report import gradients
-from cnn.training import checkpoint, experiment, plots
+from cnn.training import checkpoint, experiment, finite, plots, resume
+from cnn.training.header import check_header
 from cnn.training.interruption import Interrupted, Interruption
 from cnn.training.progress import Progress, bar, epoch_line
 from cnn.training.snapshots import Snapshots
@@ -41,13 +41,7 @@ from cnn.training.tta import check_reach
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
 _SHOW_SECONDS = 0.1  # between moves of the bar, which would take 3 % of each step of a small network
 _STATUS_SECONDS = 30  # without a terminal, a long epoch says this often that it lives
-_FREE_TO_CHANGE = (
-    "train.epochs",
-    "train.threads",
-    "train.checkpoint_every",
-    "train.checkpoint_minutes",
-    "data.root",
-)
+_READER_LEFT = 13  # SIGPIPE, which Windows does not name
 
 
 class Trainer:
@@ -63,7 +57,7 @@ class Trainer:
     """
 
     def __init__(self, config, run=None):
-        self.config, self.run = config, run
+        self.config, self.run, self._restored = config, run, False
         experiment.check_parameters(config)
         self.images = experiment.load_images(config)
         self.batches = experiment.training_batches(config, self.images)
@@ -80,7 +74,8 @@ class Trainer:
         self.epochs = math.ceil(self.total_steps / len(self.batches))
         self._snapshots = Snapshots(config.train.snapshots, self.total_steps, self.network.data.size)
         self._gradients_every = gradients.interval(len(self.batches), self.epochs)
-        self.progress = Progress()
+        experiment.check_last_batch(config, self.network, self.batches, self.total_steps)
+        self.progress, self.history = Progress(), []  # the rows of metrics.csv
 
     def describe(self):
         """Return a line that says what is trained on what."""
@@ -97,10 +92,19 @@ class Trainer:
     def fit(self):
         """Train from where ``progress`` stands to the end; return the result (also in result.json).
 
-        Raises NumericError when the loss is no longer a finite number, Interrupted after SIGINT or SIGTERM.
+        Raises NumericError when a number is no longer finite, Interrupted after SIGINT or SIGTERM and when
+        the reader of stdout has left, ConfigError when another process trains in the folder.
         """
+        with self.run.locked():
+            if not self._restored and self.run.last.exists():
+                raise ConfigError(f"{self.run.path}: holds a run already; restore() continues it")
+            self._restored = True  # what lies there from now on is this run's
+            write_atomically(self.run.config, to_toml(self.config).encode())
+            return self._fit()
+
+    def _fit(self):
         self.run.log(self.describe())
-        self.run.write_metrics(self.progress.history)  # a resume drops the rows after its checkpoint
+        self.run.write_metrics(self.history)  # a resume drops the rows after its checkpoint
         self._saved_at = self._drawn_at = time.perf_counter()
         set_winograd(self.config.train.winograd)
         # the loop itself looks for NaN and Inf; NumPy's warnings would only repeat it
@@ -118,9 +122,13 @@ class Trainer:
                     self._train_epoch(images, interruption)
                     self._finish_epoch()
             if self.progress.best is None:
-                self._save_best(None)
+                resume.save_best(self, None)
             self._draw()
-            return self._test()
+            result = self._test()
+        if self.run.reader_left:
+            message = f"the reader of the output has left; the run is finished, see {self.run.path}"
+            raise Interrupted(message, _READER_LEFT)
+        return result
 
     def _train_epoch(self, images, interruption):
         p, steps = self.progress, self._steps_of_epoch()
@@ -135,12 +143,10 @@ class Trainer:
                 if now - shown_at > _SHOW_SECONDS or p.step == steps:
                     shown_at = now
                     self._show(images, loss, now)
-                if interruption.signum:
-                    self._stop(interruption.signum)
+                self._stop_if_asked(interruption)
                 if now - self._saved_at > save_after:
                     self._save_last()
-        if interruption.signum:
-            self._stop(interruption.signum)
+        self._stop_if_asked(interruption)
 
     def _show(self, images, loss, now):
         """Move the bar on; without a terminal, say now and then that a long epoch lives."""
@@ -165,9 +171,12 @@ class Trainer:
         logits = np.asarray(self.network.forward(x, training=True))
         loss = self.loss.forward(logits, labels)
         if not math.isfinite(loss):
-            raise self._numeric_error(f"step {p.step + 1} of {self._steps_of_epoch()}: the loss is {loss}")
+            raise self._loss_error(loss, x, labels)
         self.network.zero_grad()
         self.network.backward(self.loss.backward(), input_gradient=False)
+        # a sum takes a hundredth of a step; where it is not finite, the numbers themselves are looked at
+        if not math.isfinite(np.add.reduce(self.network.grad)) and (found := finite.gradient(self.network)):
+            raise self.numeric_error(found, step=True)
         self._record_gradients()
         self.optimizer.step()
         self.average.step(number + 1)
@@ -189,8 +198,6 @@ class Trainer:
         p, begin = self.progress, time.perf_counter()
         with self.average.applied():
             loss, accuracy = self._validate()
-        if loss is not None and not math.isfinite(loss):
-            raise self._numeric_error(f"end of the epoch: the validation loss is {loss}")
         p.seconds += p.epoch_seconds + time.perf_counter() - begin
         row = {
             "epoch": p.epoch + 1,
@@ -203,15 +210,24 @@ class Trainer:
             "images_per_second": round(p.seen / max(p.epoch_seconds, 1e-9), 1),
             "seconds": round(p.seconds, 3),
         }
-        p.history.append(row)
+        self.history.append(row)
+        cut = None
+        if p.step < len(self.batches):
+            cut = {"step": p.step, "loss_sum": p.loss_sum, "correct": p.correct, "seen": p.seen}
+            cut["epoch_seconds"] = p.epoch_seconds
+        p.cut = cut
         p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.epoch_seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
         self.run.log(epoch_line(row, self.epochs, self.config.loss.label_smoothing > 0))
-        if self._is_best(row):
+        is_best = self._is_best(row)
+        if is_best:
             p.best = {"epoch": p.epoch, "loss": loss, "accuracy": accuracy}
-            self._save_best(p.best)
-        if p.epoch % self.config.train.checkpoint_every == 0 or p.epoch == self.epochs:
+        self.run.write_metrics(self.history)
+        due = p.epoch % self.config.train.checkpoint_every == 0 or p.epoch == self.epochs
+        # a best without a last would be a run that cannot go on
+        if due or (is_best and not self.run.last.exists()):
             self._save_last()
-        self.run.write_metrics(p.history)
+        if is_best:
+            resume.save_best(self, p.best)
         if time.perf_counter() - self._drawn_at > _CURVES_SECONDS:
             self._draw()
 
@@ -220,7 +236,10 @@ class Trainer:
         if len(split) == 0:
             return None, None
         batches = experiment.evaluation_batches(self.config, split, self.images.mean, self.images.std)
-        return experiment.evaluate(self.network, batches)[:2]
+        try:
+            return experiment.evaluate(self.network, batches)[:2]
+        except NumericError as error:
+            raise self.numeric_error(f"end of the epoch: {error}") from error
 
     def _is_best(self, row):
         """Higher validation accuracy wins, then lower loss; without validation images the last epoch wins."""
@@ -254,30 +273,33 @@ class Trainer:
     def _test(self):
         """Judge the best weights on the test images, once; write and return the result."""
         p, images = self.progress, self.images
-        tensors, meta = checkpoint.load(self.run.best)
-        self.network.load_state(checkpoint.section(tensors, "network"))
+        with checkpoint.opened(self.run.best) as file:
+            meta = check_header(file.description, self.run.best)
+            checkpoint.restore(file, "network", self.network.state(), self.run.best)
+        score = meta.score or {"loss": None, "accuracy": None}
         batches = experiment.evaluation_batches(self.config, images.dataset.test, images.mean, images.std)
         loss, accuracy, probabilities = experiment.evaluate(self.network, batches)
         result = {
-            "epoch": meta["epoch"],
-            "val_loss": p.best and p.best["loss"],
-            "val_accuracy": p.best and p.best["accuracy"],
+            "epoch": meta.epoch,
+            "val_loss": score["loss"],
+            "val_accuracy": score["accuracy"],
             "test_loss": loss,
             "test_accuracy": accuracy,
             **self._test_with_tta(batches),
             "test_images": len(images.dataset.test),
             "parameters": self.network.data.size,
             "seconds": round(p.seconds, 3),
+            "data_sha256": images.dataset.digest,
         }
-        write_atomically(self.run.result, (json.dumps(result, indent=2) + "\n").encode())
-        why = "untrained" if meta["epoch"] == 0 else "the best on the validation images"
-        if p.best and p.best["accuracy"] is None:
+        write_atomically(self.run.result, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+        why = "untrained" if meta.epoch == 0 else "the best on the validation images"
+        if meta.score and score["accuracy"] is None:
             why = "the last: validation = 0"
         views = f" ({100 * result['tta_accuracy']:.2f} % with TTA)" if "tta_accuracy" in result else ""
         self.run.log(
             f"test accuracy {100 * accuracy:.2f} %{views}, loss {loss:.4f}, "
             f"on {len(images.dataset.test):,} images, "
-            f"weights of epoch {meta['epoch']} ({why}); trained for {p.seconds:.1f} s; see {self.run.path}"
+            f"weights of epoch {meta.epoch} ({why}); trained for {p.seconds:.1f} s; see {self.run.path}"
         )
         self._report(result, probabilities)
         return result
@@ -296,7 +318,7 @@ class Trainer:
             self.config.name,
             dataset.name,
             dataset.classes,
-            p.history,
+            self.history,
             p.gradients,
             result,
             self.network,
@@ -310,80 +332,60 @@ class Trainer:
     # -- state -----------------------------------------------------------------------------------
 
     def restore(self):
-        """Take over last.safetensors; without one (killed before the first) start from the beginning.
-
-        Raises CheckpointError when it cannot be read, does not fit, or when the data have changed.
-        """
-        if not self.run.last.exists():
-            self.run.log("no checkpoint yet: starting from the beginning")
-            return
-        tensors, meta = checkpoint.load(self.run.last)
-        for name, value in self._header().items():
-            if name not in ("config", "layers") and meta.get(name) != value:
-                raise CheckpointError(f"{self.run.last}: {name} of the data changed since the run began")
-        try:
-            progress = Progress(**meta["progress"])
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.run.last}: holds no state to resume ({error})") from error
-        self.network.load_state(checkpoint.section(tensors, "network"))
-        self.optimizer.load_state(checkpoint.section(tensors, "optimizer"))
-        self.average.load_state(checkpoint.section(tensors, "average"))
-        self.progress = progress
-        self.run.log(f"resuming after epoch {progress.epoch}, step {progress.step}")
-
-    def _header(self):
-        """What every checkpoint says about itself."""
-        return {
-            "config": self.config.plain(),
-            "layers": experiment.layer_specs(self.config),
-            "classes": list(self.images.classes),
-            "input_shape": list(self.network.input_shape),
-            "image_shape": list(self.images.dataset.input_shape),
-            "mean": self.images.mean.tolist(),
-            "std": self.images.std.tolist(),
-        }
+        """Take over what the run folder holds; see ``cnn.training.resume.restore``."""
+        with self.run.locked():
+            resume.restore(self)
+        self._restored = True
 
     def _save_last(self):
-        if not np.isfinite(self.network.data).all():
-            raise self._numeric_error(f"step {self.progress.step}: a weight is not a finite number")
-        tensors = {f"network/{name}": array for name, array in self.network.state().items()}
-        tensors |= {f"optimizer/{name}": array for name, array in self.optimizer.state().items()}
-        tensors |= {f"average/{name}": array for name, array in self.average.state().items()}
-        header = {**self._header(), "epoch": self.progress.epoch, "progress": asdict(self.progress)}
-        checkpoint.save(self.run.last, tensors, header)
+        resume.save_last(self)
         self._saved_at = time.perf_counter()
 
-    def _save_best(self, score):
-        header = {**self._header(), "epoch": self.progress.epoch, "score": score}
-        with self.average.applied():
-            tensors = {f"network/{name}": array for name, array in self.network.state().items()}
-            checkpoint.save(self.run.best, tensors, header)
-
-    def _stop(self, signum):
+    def _stop_if_asked(self, interruption):
+        signum = interruption.signum or (_READER_LEFT if self.run.reader_left else None)
+        if not signum:
+            return
         self._save_last()
         self._draw()
         p = self.progress
+        why = "interrupted" if interruption.signum else "the reader of the output left"
         message = (
-            f"interrupted in epoch {p.epoch + 1}, step {p.step} of {self._steps_of_epoch()}, and saved; "
+            f"{why} in epoch {p.epoch + 1}, step {p.step} of {self._steps_of_epoch()}, and saved; "
             f"continue with: cnn train --resume --run {self.run.path}"
         )
-        self.run.log("stopped by a signal")
+        self.run.log(
+            "stopped by a signal" if interruption.signum else "stopped: the reader of the output left"
+        )
         raise Interrupted(message, signum)
 
     # -- words -----------------------------------------------------------------------------------
 
-    def _numeric_error(self, what):
-        kept = (
-            "last.safetensors keeps the state of the last checkpoint"
-            if self.run.last.exists()
-            else "no checkpoint yet"
+    def _loss_error(self, loss, x, labels):
+        """Return the NumericError for a loss of NaN or Inf: it names what made it so."""
+        weights = self.config.loss.class_weight
+        if weights is not None and labels.ndim == 1 and not np.array(weights)[labels].any():
+            message = (
+                f"all {len(labels)} images of the batch have loss.class_weight 0, so their mean loss is 0/0"
+            )
+            advice = "raise data.batch_size, give these classes a weight or leave their images out"
+            return self.numeric_error(message, advice, step=True)
+        found = finite.activation(self.network, x)
+        return self.numeric_error(f"the loss is {loss}" + (f": {found}" if found else ""), step=True)
+
+    def numeric_error(self, what, advice=None, step=False):
+        """Return the NumericError that ends the run, after a line in the log; ``step``: before its update."""
+        p, kept = self.progress, "no checkpoint yet"
+        if self.run.last.exists():
+            kept = "last.safetensors keeps the state of the last checkpoint"
+        advice = advice or ("lower optimizer.lr, add schedule.warmup_epochs or set optimizer.clip_norm = 1.0")
+        place = (
+            f"epoch {p.epoch + 1}, step {p.step + 1} of {self._steps_of_epoch()}"
+            if step
+            else (f"epoch {p.epoch + (p.step > 0)}")
         )
-        message = (
-            f"epoch {self.progress.epoch + 1}, {what} (lr {self.optimizer.lr:.3g}); lower optimizer.lr, "
-            f"add schedule.warmup_epochs or set optimizer.clip_norm = 1.0\n{self.run.path}: {kept}"
-        )
-        self.run.log("stopped: " + message.partition(";")[0])
-        return NumericError(message)
+        stopped = f"{place}: {what} (lr {self.optimizer.lr:.3g})"
+        self.run.log(f"stopped: {stopped}")
+        return NumericError(f"{stopped}; {advice}\n{self.run.path}: {kept}")
 
     def _bar(self):
         p, an_epoch = self.progress, self.batches.images_per_epoch
@@ -392,28 +394,7 @@ class Trainer:
         return bar(max(0, total), p.epoch * an_epoch + p.seen)
 
     def _draw(self):
-        if self.progress.history:
+        if self.history:
             best = self.progress.best if len(self.images.validation) else None
-            plots.curves(self.run.curves, self.progress.history, self.config.name, best and best["epoch"])
+            plots.curves(self.run.curves, self.history, self.config.name, best and best["epoch"])
         self._drawn_at = time.perf_counter()
-
-
-def check_same_experiment(config, began):
-    """Raise ConfigError when ``config`` differs from ``began`` (plain dicts) in what shapes the result.
-
-    Free to change on a resume: how long, how many threads, how often to save, and where the data lie.
-    """
-    before, now = _flat(began), _flat(config)
-    for key in sorted(before.keys() | now.keys()):
-        if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key):
-            raise ConfigError(
-                f"--resume: {key}: found {now.get(key)!r}, expected {before.get(key)!r} as the run began; "
-                "start a new run to change it"
-            )
-
-
-def _flat(value, path=""):
-    """Return {"optimizer.lr": 0.1, ...}."""
-    if not isinstance(value, dict):
-        return {path: value}
-    return {k: v for key, part in value.items() for k, v in _flat(part, f"{path}.{key}".lstrip(".")).items()}

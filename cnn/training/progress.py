@@ -1,25 +1,57 @@
 """Where a training run stands, and how it says so: a bar on a terminal, a line an epoch."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict
+from typing import Annotated
 
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from tqdm import tqdm
+from typing_extensions import TypedDict
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Seconds = Annotated[float, Field(ge=0)]
 
 
-@dataclass
+class Score(TypedDict):
+    """The epoch of the best weights, and what they reach on the validation images (None without any)."""
+
+    epoch: Count
+    loss: float | None
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None
+
+
+class CutEpoch(TypedDict):
+    """How far the last epoch of a run of, say, 1.5 epochs came: a longer run goes on from there."""
+
+    step: Count
+    loss_sum: float
+    correct: Count
+    seen: Count
+    epoch_seconds: Seconds
+
+
+@dataclass(config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Progress:
-    """Where a run stands; together with the arrays this is all that a resume needs."""
+    """Where a run stands; together with the arrays and metrics.csv this is all that a resume needs.
 
-    epoch: int = 0  # finished epochs
-    step: int = 0  # steps done in the running epoch
+    It is read from files: pydantic checks every value when one is made.
+    """
+
+    epoch: Count = 0  # finished epochs
+    step: Count = 0  # steps done in the running epoch
     loss_sum: float = 0.0  # the running epoch: sum over images
-    correct: int = 0
-    seen: int = 0
-    epoch_seconds: float = 0.0  # of training steps in the running epoch
-    seconds: float = 0.0  # of training and validation in finished epochs
-    best: dict | None = None  # {"epoch", "loss", "accuracy"} on the validation images
-    history: list = field(default_factory=list)  # the rows of metrics.csv
-    gradients: list = field(default_factory=list)  # the rows of gradients.csv
+    correct: Count = 0
+    seen: Count = 0
+    epoch_seconds: Seconds = 0.0  # of training steps in the running epoch
+    seconds: Seconds = 0.0  # of training and validation in finished epochs
+    best: Score | None = None
+    cut: CutEpoch | None = None  # the last epoch, where the run ended before its last step
+    gradients: list[list[float]] = Field(default_factory=list)  # the rows of gradients.csv: at most some 200
+
+    def record(self):
+        """Return what a checkpoint keeps."""
+        return asdict(self)
 
     def running(self, loss, lr):
         """Return a line on the running epoch; ``loss`` is the last step's."""

@@ -1,13 +1,15 @@
 """The folder of one run: which files it has, and how they are written so that a crash cannot spoil them."""
 
+import csv
 import sys
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from tqdm import tqdm
 
 from cnn.errors import CheckpointError, ConfigError
-from cnn.files import write_atomically
+from cnn.files import is_temporary, locked, remove_temporaries, write_atomically
 from cnn.language import translate
 
 COLUMNS = (
@@ -38,13 +40,43 @@ class RunFolder:
         self.gradients = self.path / "gradients.csv"
         self.report = self.path / "report.html"
         self.snapshots = self.path / "snapshots"
+        self.reader_left = False  # nobody reads stdout any more, as after `cnn train | head`
+        self._locked = False
+
+    @contextmanager
+    def locked(self):
+        """While this holds, no other process writes into this folder; inside of itself it does nothing.
+
+        What killed writers left behind is removed. Raises ConfigError when another process is at work here.
+        """
+        if self._locked:
+            yield
+            return
+        with locked(self.path):
+            self._locked = True
+            try:
+                remove_temporaries(self.path)
+                yield
+            finally:
+                self._locked = False
 
     def log(self, line):
-        """Print a line in the language of the command and append it to log.txt, in English, with the time."""
-        tqdm.write(translate(line), file=sys.stdout)  # a progress bar stays below it
-        sys.stdout.flush()
-        with open(self.log_file, "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+        """Append a line to log.txt, in English, with the time, and print it in the language of the command.
+
+        Where the reader of stdout has left, ``reader_left`` says so. Raises CheckpointError when log.txt
+        cannot be written.
+        """
+        try:
+            with open(self.log_file, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+        except OSError as error:
+            raise CheckpointError(f"{self.log_file}: cannot be written: {error.strerror or error}") from error
+        if not self.reader_left:
+            try:
+                tqdm.write(translate(line), file=sys.stdout)  # a progress bar stays below it
+                sys.stdout.flush()
+            except BrokenPipeError:
+                self.reader_left = True
 
     def write_metrics(self, history):
         """Write metrics.csv: one row an epoch, the columns of COLUMNS."""
@@ -54,28 +86,49 @@ class RunFolder:
         ]
         write_atomically(self.metrics, ("\n".join(rows) + "\n").encode())
 
+    def read_metrics(self):
+        """Return the rows of metrics.csv as ``write_metrics`` takes them, up to the first damaged one.
+
+        Floats come back bit for bit.
+        """
+        rows = []
+        try:
+            with open(self.metrics, encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    rows.append({name: _number(name, row[name]) for name in COLUMNS})
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            pass
+        return rows
+
+
+def _number(column, text):
+    if text == "" and column.startswith("val_"):
+        return None
+    return int(text) if column in ("epoch", "step") else float(text)
+
 
 def create(path, name):
     """Make and return a new RunFolder: ``path``, or else runs/<name>, runs/<name>-2 and so on.
 
-    Raises ConfigError when the folder cannot be made, and when ``path`` has files already.
+    Raises ConfigError when the folder cannot be made, and when ``path`` has files already or is in use.
     """
     if path is None:
         return _create_numbered(Path("runs"), name)
-    path = Path(path)
+    run = RunFolder(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        taken = next(path.iterdir(), None)
+        run.path.mkdir(parents=True, exist_ok=True)
+        with run.locked():  # which removes what a killed run left
+            taken = next((entry for entry in run.path.iterdir() if not is_temporary(entry)), None)
         if taken is None:
-            _check_writable(path)
+            _check_writable(run.path)
     except OSError as error:
-        raise _cannot_create(path, error) from error
+        raise _cannot_create(run.path, error) from error
     if taken is not None:
         raise ConfigError(
             f'--run {path}: the folder has files already ("{taken.name}"), expected a new or empty folder; '
             "--resume continues a run"
         )
-    return RunFolder(path)
+    return run
 
 
 def _create_numbered(parent, name):
