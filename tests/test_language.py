@@ -10,6 +10,7 @@ import cnn.doctor
 from cnn import cli, language
 from cnn.doctor import FAIL, Finding, Report
 from cnn.language import choose, pad, say, speaking, translate, width
+from cnn.training.progress import epoch_line
 
 CATALOGUE = tomllib.loads((Path(language.__file__).parent / "i18n" / "zh.toml").read_text(encoding="utf-8"))[
     "messages"
@@ -101,3 +102,14 @@ def test_a_locale_changes_the_messages(monkeypatch, capsys):
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert cli.main(["nonsense"]) == 2
     assert "没有命令“nonsense”" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("smoothed", "name"), [(False, "  损失 0.3000"), (True, "平滑标签的损失 0.3000")])
+def test_a_line_of_training_is_chinese_and_says_whether_its_labels_are_smoothed(smoothed, name):
+    numbers = {"train_loss": 0.3, "train_accuracy": 0.9, "val_loss": 0.2, "val_accuracy": 0.95}
+    row = {"epoch": 1, "lr": 0.1, "images_per_second": 1000.0, "seconds": 2.0, **numbers}
+    line = epoch_line(row, 9, smoothed)
+    assert ("smoothed loss 0.3000" in line) == smoothed
+    with speaking("zh"):
+        assert name in translate(line)
+        assert "验证损失 0.2000" in translate(line)
