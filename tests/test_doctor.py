@@ -8,7 +8,7 @@ import pytest
 
 from cnn import cli
 from cnn.config import resolve
-from cnn.data import Dataset, Split
+from cnn.data import Split
 from cnn.doctor import FAIL, OK, WARN, Finding, Report, data, examine
 from cnn.training import experiment
 
@@ -60,7 +60,7 @@ def with_train(images, train_images=None, labels=None):
 
 def with_test(images, test):
     dataset = images.dataset
-    return dataclasses.replace(images, dataset=Dataset(dataset.name, dataset.classes, dataset.train, test))
+    return dataclasses.replace(images, dataset=dataclasses.replace(dataset, test=test))
 
 
 def built(config):
