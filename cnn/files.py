@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from cnn.errors import CheckpointError
+from cnn.errors import CheckpointError, ConfigError
 
 
 def write_atomically(path, payload):
@@ -19,3 +19,17 @@ def write_atomically(path, payload):
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def user_path(path):
+    """Return a path that somebody typed, its ~ replaced; ConfigError for what can be no path."""
+    try:
+        os.fsencode(path)
+        if "\0" not in os.fspath(path):
+            return Path(path).expanduser()
+        problem = "a path with a NUL character"
+    except UnicodeEncodeError:
+        problem = "a path that cannot be spelled on this system"
+    except RuntimeError as error:  # ~nobody, or ~ without a home
+        problem = f"a path whose ~ leads nowhere ({str(error).rstrip('.').lower()})"
+    raise ConfigError(f"{path!a}: expected a path, found {problem}")

@@ -42,3 +42,8 @@ def read_config(args, default=None):
     from cnn.config import bundled_config, load_config
 
     return load_config(args.config or default or bundled_config(), args.set)
+
+
+def whole_number(text):
+    """Return the number that a text of decimal digits stands for, None for any other text."""
+    return int(text) if text.isdecimal() and len(text) < 16 else None

@@ -5,6 +5,7 @@ advice. Exit code 5 when anything is a FAIL.
 """
 
 from cnn.commands.common import add_config_arguments, read_config
+from cnn.terminal import say
 
 
 def add_arguments(parser):
@@ -26,7 +27,7 @@ def run(args):
     config = read_config(args)
     set_threads(args, config)
     report = examine(config)
-    print(f"{config.name}\n\n{report} in {time.perf_counter() - begin:.1f} s")
+    say(f"{config.name}\n\n{report} in {time.perf_counter() - begin:.1f} s")
     if args.json:
         payload = {"config": config.name, **report.to_json()}
         write_atomically(args.json, (json.dumps(payload, indent=2) + "\n").encode())

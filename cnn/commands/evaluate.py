@@ -1,6 +1,7 @@
 """Print loss, accuracy and a per-class table of a trained network."""
 
 from cnn.commands.common import add_set_argument, add_trained_argument
+from cnn.terminal import say
 
 
 def add_arguments(parser):
@@ -46,9 +47,9 @@ def run(args):
     with use_backend(config.train.backend), np.errstate(all="ignore"):
         tta = config.tta if args.tta else None
         loss, accuracy, probabilities = experiment.evaluate(network, batches, tta)
-    print(class_table(images.classes, split.labels, probabilities))
+    say(class_table(images.classes, split.labels, probabilities))
     views = ", with test-time augmentation" if args.tta else ""
-    print(f"\n{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}")
+    say(f"\n{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}")
 
 
 def class_table(classes, labels, probabilities):

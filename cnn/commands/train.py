@@ -3,6 +3,7 @@
 import json
 
 from cnn.commands.common import add_config_arguments, read_config
+from cnn.terminal import say
 
 
 def add_arguments(parser):
@@ -21,7 +22,7 @@ def run(args):
     if args.schema:
         from cnn.config import json_schema
 
-        print(json.dumps(json_schema(), indent=2))
+        say(json.dumps(json_schema(), indent=2))
         return
     from cnn.config import load_config, resolve, to_toml
     from cnn.files import write_atomically
@@ -49,8 +50,8 @@ def run(args):
     set_threads(args, config)
     trainer = Trainer(config)
     if args.dry_run:
-        print(trainer.describe())
-        print(trainer.network.summary(batch_size=config.data.batch_size))
+        say(trainer.describe())
+        say(trainer.network.summary(batch_size=config.data.batch_size))
         return
     trainer.run = run_folder.create(args.run, config.name)
     write_atomically(trainer.run.config, to_toml(config).encode())

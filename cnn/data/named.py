@@ -8,7 +8,6 @@ Images, labels and class names are torchvision's; so EMNIST's images are transpo
 """
 
 import string
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from cnn.data import cache
 from cnn.data.dataset import make_dataset
 from cnn.data.idx import read_idx
 from cnn.errors import ConfigError, DataError, MissingExtra, did_you_mean
+from cnn.files import user_path
 
 _DIGITS = tuple(string.digits)
 _CLOTHES = (
@@ -56,7 +56,7 @@ def load_named(name, root, download, split=None):
     Raises ConfigError for a bad ``split``; MissingExtra when torchvision is needed and absent; DataError
     when files are missing (and ``download`` is False or fails) or damaged.
     """
-    root = Path(root).expanduser()
+    root = user_path(root)
     if name == "EMNIST" and split is None:
         split = "balanced"
     if split is not None and split not in _EMNIST_CLASSES:

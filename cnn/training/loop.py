@@ -12,6 +12,7 @@ epoch.
 
 import json
 import math
+import signal
 import time
 from contextlib import closing
 from dataclasses import asdict
@@ -88,7 +89,8 @@ class Trainer:
     def fit(self):
         """Train from where ``progress`` stands to the end; return the result (also in result.json).
 
-        Raises NumericError when the loss is no longer a finite number, Interrupted after SIGINT or SIGTERM.
+        Raises NumericError when the loss is no longer a finite number; Interrupted after SIGINT, SIGTERM or
+        SIGHUP, and when the reader of the output has left.
         """
         self.run.log(self.describe())
         self.run.write_metrics(self.progress.history)  # a resume drops the rows after its checkpoint
@@ -101,7 +103,8 @@ class Trainer:
             Interruption() as interruption,
         ):
             if self.progress.epoch < self.epochs:
-                self._warm_up()
+                with interruption.at_once(self._before_first_step):
+                    self._warm_up()
             with self._bar() as images:
                 while self.progress.epoch < self.epochs:
                     self._train_epoch(images, interruption)
@@ -124,12 +127,10 @@ class Trainer:
                 if now - shown_at > _SHOW_SECONDS or p.step == steps:
                     shown_at = now
                     self._show(images, loss, now)
-                if interruption.signum:
-                    self._stop(interruption.signum)
+                self._stop_if_asked(interruption)
                 if now - self._saved_at > save_after:
                     self._save_last()
-        if interruption.signum:
-            self._stop(interruption.signum)
+        self._stop_if_asked(interruption)
 
     def _show(self, images, loss, now):
         """Move the bar on; without a terminal, say now and then that a long epoch lives."""
@@ -345,7 +346,11 @@ class Trainer:
             tensors = {f"network/{name}": array for name, array in self.network.state().items()}
             checkpoint.save(self.run.best, tensors, header)
 
-    def _stop(self, signum):
+    def _stop_if_asked(self, interruption):
+        """After a signal, or when nobody reads the output any more: save and raise Interrupted."""
+        signum = interruption.signum or (signal.SIGPIPE if self.run.reader_left else None)
+        if signum is None:
+            return
         self._save_last()
         self._draw()
         p = self.progress
@@ -353,8 +358,17 @@ class Trainer:
             f"interrupted in epoch {p.epoch + 1}, step {p.step} of {self._steps_of_epoch()}, and saved; "
             f"continue with: cnn train --resume --run {self.run.path}"
         )
-        self.run.log("stopped by a signal")
+        self.run.log(f"stopped by {signal.Signals(signum).name}, and saved")
         raise Interrupted(message, signum)
+
+    def _before_first_step(self, signum):
+        """Return the error after a signal while the kernels are compiled: there is nothing to save."""
+        self.run.log(f"stopped by {signal.Signals(signum).name} before the first step")
+        return Interrupted(
+            "interrupted before the first step; nothing is lost; start with: "
+            f"cnn train --resume --run {self.run.path}",
+            signum,
+        )
 
     # -- words -----------------------------------------------------------------------------------
 

@@ -1,9 +1,8 @@
 """Where a training run stands, and how it says so: a bar on a terminal, a line an epoch."""
 
-import sys
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
+from cnn import terminal
 
 
 @dataclass
@@ -28,11 +27,9 @@ class Progress:
 
 def bar(total, done):
     """Return a bar over the images of a whole run, so that its rate is images/s; off without a terminal."""
-    return tqdm(
+    return terminal.bar(
         total=total,
         initial=done,
-        disable=not sys.stderr.isatty(),
-        file=sys.stderr,
         unit=" images",
         unit_scale=True,
         dynamic_ncols=True,

@@ -1,13 +1,11 @@
 """The folder of one run: which files it has, and how they are written so that a crash cannot spoil them."""
 
-import sys
 from datetime import datetime
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cnn.errors import CheckpointError, ConfigError
 from cnn.files import write_atomically
+from cnn.terminal import ReaderLeft, say
 
 COLUMNS = (
     "epoch",
@@ -27,6 +25,7 @@ class RunFolder:
 
     def __init__(self, path):
         self.path = Path(path)
+        self.reader_left = False
         self.config = self.path / "config.toml"
         self.metrics = self.path / "metrics.csv"
         self.log_file = self.path / "log.txt"
@@ -38,11 +37,16 @@ class RunFolder:
         self.report = self.path / "report.html"
 
     def log(self, line):
-        """Print a line and append it to log.txt with the time; a progress bar stays below it."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
-        with open(self.log_file, "a", encoding="utf-8") as file:
+        """Append a line to log.txt with the time, and print it; a progress bar stays below it.
+
+        When the reader of the output has left, ``reader_left`` is set from then on, and log.txt goes on.
+        """
+        with open(self.log_file, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+        try:
+            say(line)
+        except ReaderLeft:
+            self.reader_left = True
 
     def write_metrics(self, history):
         """Write metrics.csv: one row an epoch, the columns of COLUMNS."""
