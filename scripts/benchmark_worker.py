@@ -103,26 +103,27 @@ class Cnn:
         """Two GFLOP of the register tile on one and the same cache line: nothing has to be fetched."""
         import numba
 
-        from cnn.fast.conv.tiles import outer_run
+        from cnn.fast.conv.microkernels import ONCE, Ends, Loop, Loops
+        from cnn.fast.conv.routines import RowProducts, row_products
         from cnn.fast.machine.jit import launch, table, task
         from cnn.fast.machine.simd import blocks
-        from cnn.fast.machine.tables import call, integers
+        from cnn.fast.machine.tables import call_with, integers
 
-        rows, pixels = max(blocks(4)[0], key=lambda block: block[0] * block[1])
+        mr, nr = max(blocks(4)[0], key=lambda block: block[0] * block[1])
 
         @task
         def multiply_add(index, thread, params):
             p = integers(params)
             memory = p[1]
-            out = memory + (index + 1) * 8192
-            # arguments of the tile: addresses, one run of pixels, three loops (the last one long), one line
-            ends = (memory, memory, memory, out, p[2], 64, 1024, 64, memory)
-            call(p[0], (*ends, 1, 0, 0, 1, 0, 0, p[3], 0, 0, 4, 1, 0, 0))
+            ends = Ends(memory, memory, memory, memory + (index + 1) * 8192)
+            loops = Loops(ONCE, ONCE, Loop(p[3], 0, 0))
+            # scalars, floor; one run of pixels; one row
+            call_with(p[0], RowProducts(ends, loops, 4, 0, p[2], 64, 64, 1024, 1, 0, 0))
 
         threads = numba.get_num_threads()
         memory = np.zeros(8192 * (threads + 1), np.uint8)
-        turns = int(1e9 / (rows * pixels * 16 * threads))
-        params = table([outer_run(rows, pixels, 4), memory.ctypes.data, pixels, turns])
+        turns = int(1e9 / (mr * nr * 16 * threads))
+        params = table([row_products(mr, nr, 4), memory.ctypes.data, nr, turns])
         return lambda: (memory, launch(multiply_add, threads, params)), {}
 
     def inference(self, name, batch, weights, variant):

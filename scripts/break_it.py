@@ -25,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 
+import planting
+
 BUGS = Path(__file__).with_suffix(".toml")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 COLUMNS, BLOCKS = 60, "▁▂▃▄▅▆▇█"
@@ -79,14 +81,10 @@ def package_root():
 
 def planted(bug, root):
     """Return {file: new text} of a bug; SystemExit when a text to replace is not found exactly once."""
-    texts = {}
-    for edit in bug["edit"]:
-        file, old = edit["file"], edit["old"]
-        text = texts.get(file) or (root / file).read_text(encoding="utf-8")
-        if text.count(old) != 1:
-            raise SystemExit(f"{bug['name']}: expected once in {file}, found {text.count(old)} times:\n{old}")
-        texts[file] = text.replace(old, edit["new"])
-    return texts
+    try:
+        return planting.planted(root, bug["edit"])
+    except planting.Misplaced as error:
+        raise SystemExit(f"{bug['name']}: {error}") from None
 
 
 def copy_package(target, changes, config):
@@ -215,7 +213,7 @@ def show(bug, networks, scratch, epochs, out):
         copy_package(copy, changes if name == "broken" else {}, config)
     print(f"{bug['name']}: {bug['what']}\n")
     for edit in bug["edit"]:
-        print(f"  {edit['file']}")
+        print(f"  {edit['at']}")
         print(textwrap.indent(edit["old"].rstrip("\n"), "  - "))
         print(textwrap.indent(edit["new"].rstrip("\n"), "  + "), flush=True)
     with ThreadPoolExecutor(2) as pool:

@@ -1,7 +1,7 @@
 """Do the tests notice bugs? Plants those of mutations.toml one at a time in a copy and runs the tests.
 
     python scripts/mutation_check.py                 all of them; exit 0 if at least 95 % are noticed, else 5
-    python scripts/mutation_check.py --only norm     those whose file or description contains "norm"
+    python scripts/mutation_check.py --only norm     those whose place or description contains "norm"
     python scripts/mutation_check.py --check         only whether every bug can still be planted
 
 For each bug first the tests that mutations.toml names run, up to the first failure; if they pass, the whole
@@ -22,6 +22,8 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from planting import Misplaced, planted
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = 0.95
@@ -46,7 +48,7 @@ class Result:
 def main():
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="TEXT", help="bugs with this in file or description")
+    parser.add_argument("--only", default="", metavar="TEXT", help="bugs with this in place or description")
     parser.add_argument("--check", action="store_true", help="only check that every bug can be planted")
     parser.add_argument("--named", action="store_true", help="do not try survivors on the whole suite")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="bugs at a time (default 1)")
@@ -56,7 +58,7 @@ def main():
     if complaints := stale(mutations):
         print("\n".join(complaints), file=sys.stderr)
         return 2
-    chosen = [m for m in mutations if args.only in m["file"] or args.only in m["what"]]
+    chosen = [m for m in mutations if args.only in m["at"] or args.only in m["what"]]
     print(f"{len(chosen)} of {len(mutations)} bugs, each can be planted", flush=True)
     if args.check or not chosen:
         return 0
@@ -74,20 +76,20 @@ def stale(mutations):
     """Return a line for each bug whose place in the code is gone or is no longer unique."""
     lines = []
     for m in mutations:
-        path = ROOT / m["file"]
-        count = path.read_text(encoding="utf-8").count(m["old"]) if path.is_file() else 0
-        if count != 1 or m["old"] == m["new"]:
-            where = f"{m['file']}: {m['what']}"
-            lines.append(f"{where}: expected its text once, found it {count} times: {m['old']!r}")
+        try:
+            planted(ROOT, [m])
+        except Misplaced as error:
+            lines.append(f"{m['what']}: {error}")
     return lines
 
 
 def attempt(free, number, mutation, args):
     """Plant one bug in a free copy, run tests until one fails, put the file back; return the Result."""
     copy, begin = free.get(), time.monotonic()
-    path = copy / mutation["file"]
+    ((file, text),) = planted(copy, [mutation]).items()
+    path = copy / file
     original, times = path.read_text(encoding="utf-8"), path.stat()
-    path.write_text(original.replace(mutation["old"], mutation["new"]), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     try:
         by = failing_test(copy, mutation["tests"], args.timeout)
         if by is None and not args.named:
@@ -167,7 +169,7 @@ def control(copy, tests):
 def row(result):
     """Return one line of the table."""
     mutation, verdict = result.mutation, f"killed by {result.by}" if result.by else "SURVIVED"
-    what = f"{result.number:3d}  {mutation['file']:28s}  {mutation['what']:56s}"
+    what = f"{result.number:3d}  {mutation['at']:42s}  {mutation['what']:56s}"
     return f"{what}  {verdict}  {result.seconds:.0f} s"
 
 
@@ -177,7 +179,7 @@ def conclude(results, broken):
     for test in broken:
         print(f"fails on the unchanged code, so it notices nothing: {test}")
     for result in survivors:
-        print(f"survived: {result.mutation['file']}: {result.mutation['what']}")
+        print(f"survived: {result.mutation['at']}: {result.mutation['what']}")
     killed = len(results) - len(survivors)
     share = killed / len(results)
     print(f"{killed} of {len(results)} bugs noticed ({100 * share:.1f} %), required {100 * REQUIRED:.0f} %")

@@ -31,6 +31,7 @@ FLOORS = {
     "training": 13,
     "explain": 14,
     "doctor": 15,
+    "interop": 14,
     "commands": 16,
     "cli": 17,
     "__main__": 18,

@@ -1,6 +1,7 @@
 """Every bug of scripts/break_it.py can be planted, in a copy and nowhere else."""
 
-import importlib.util
+import importlib
+import sys
 import tomllib
 from pathlib import Path
 
@@ -16,10 +17,9 @@ BUGS = {bug["name"]: bug for bug in DOCUMENT["bug"]}
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("break_it", ROOT / "scripts" / "break_it.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield importlib.import_module("break_it")
+    sys.path.remove(str(ROOT / "scripts"))
 
 
 def test_there_are_a_dozen_and_more(script, capsys):
@@ -44,14 +44,73 @@ def test_the_networks_fit_the_sample(name):
     assert any(bug["network"] == name for bug in BUGS.values())
 
 
-@pytest.mark.parametrize(("text", "times"), [("def ", "many"), ("no such text anywhere", "0")])
+@pytest.mark.parametrize(("text", "times"), [("ops", "many"), ("no such text anywhere", "0")])
 def test_a_text_that_is_not_there_exactly_once_is_refused(script, text, times):
-    bug = {"name": "stale", "edit": [{"file": "cnn/layers/loss.py", "old": text, "new": ""}]}
+    edit = {"at": "layers:SoftmaxCrossEntropy.backward", "old": text, "new": ""}
     with pytest.raises(SystemExit) as refused:
-        script.planted(bug, ROOT)
+        script.planted({"name": "stale", "edit": [edit]}, ROOT)
     assert "stale" in str(refused.value)
     assert "cnn/layers/loss.py" in str(refused.value)
-    assert ("found 0 times" in str(refused.value)) == (times == "0")
+    assert ("found it 0 times" in str(refused.value)) == (times == "0")
+
+
+MODULE = """
+def first(x):
+    return x + 1
+
+
+@decorated
+def second(x):
+    return x + 1
+
+
+class Third:
+    def first(self, x):
+        return x + 1
+"""
+
+
+@pytest.fixture
+def package(tmp_path, script):
+    (tmp_path / "cnn" / "wing" / "deep").mkdir(parents=True)
+    (tmp_path / "cnn" / "wing" / "deep" / "module.py").write_text(MODULE)
+    (tmp_path / "cnn" / "other.py").write_text("def first(x):\n    return x + 1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("at", "line"),
+    [("wing:first", 2), ("wing/deep:second", 7), ("wing/deep/module:Third.first", 12), ("other:first", 1)],
+)
+def test_a_place_is_found_by_name_in_whichever_file_it_lies(script, package, at, line):
+    ((file, text),) = script.planting.planted(package, [{"at": at, "old": "+ 1", "new": "+ 2"}]).items()
+    lines = (package / file).read_text().splitlines()
+    changed = [i for i, pair in enumerate(zip(lines, text.splitlines(), strict=True)) if len(set(pair)) > 1]
+    assert changed == [line]
+
+
+@pytest.mark.parametrize("at", ["wing:Third", "wing:fourth", "wing:deep", "nowhere:first", ":first"])
+def test_a_place_that_is_not_one_definition_is_refused(script, package, at):
+    (package / "cnn" / "wing" / "twin.py").write_text("class Third:\n    pass\n")
+    with pytest.raises(script.planting.Misplaced):
+        script.planting.planted(package, [{"at": at, "old": "+ 1", "new": "+ 2"}])
+
+
+def test_edits_of_one_file_add_up(script, package):
+    edits = [{"at": f"wing:{name}", "old": "+ 1", "new": "+ 2"} for name in ("first", "second")]
+    (text,) = script.planting.planted(package, edits).values()
+    assert text.count("+ 2") == 2
+
+
+def test_every_bug_of_the_mutation_check_can_be_planted_and_is_valid_python(script):
+    mutations = tomllib.loads((ROOT / "scripts" / "mutations.toml").read_text(encoding="utf-8"))["mutation"]
+    assert len(mutations) > 180
+    for mutation in mutations:
+        for file, text in script.planting.planted(ROOT, [mutation]).items():
+            compile(text, file, "exec")
+        files = [test for test in mutation["tests"] if test.startswith("tests/")]
+        assert files
+        assert all((ROOT / file).exists() for file in files), mutation["what"]
 
 
 def test_an_unknown_name_gets_a_suggestion(script, capsys):

@@ -5,8 +5,7 @@ import pytest
 
 from cnn.fast import kernels
 from cnn.fast.blocked import as_blocked
-from cnn.fast.conv import direct as conv_direct
-from cnn.fast.conv import taps, tiles
+from cnn.fast.conv import blocking, taps
 from cnn.fast.kernels import conv, pool
 from cnn.fast.machine import simd
 
@@ -162,16 +161,16 @@ def test_unpooling_in_the_same_task_equals_unpooling_before(name, dtype):
 
 @pytest.mark.parametrize("count", range(1, 50))
 def test_register_blocks_share_rows_out_evenly(count):
-    (rows, pixels), full = conv_direct.even_blocks(count, [(6, 1), (3, 2), (2, 3), (1, 6)])
+    (rows, pixels), full = blocking.even_blocks(count, [(6, 1), (3, 2), (2, 3), (1, 6)])
     blocks = -(-count // rows)
     assert full * rows + (blocks - full) * (rows - 1) == count  # no row twice, none left out
-    assert blocks == -(-count // conv_direct.row_block(count, [(6, 1), (3, 2), (2, 3), (1, 6)])[0])
+    assert blocks == -(-count // blocking.register_block(count, [(6, 1), (3, 2), (2, 3), (1, 6)])[0])
     assert 0 < full <= blocks
     assert pixels >= 1
 
 
 @pytest.mark.parametrize("runs", [[10], [32], [1, 14, 1], [6, 7, 8], [3]])
-def test_a_register_tile_is_as_wide_as_runs_are(runs):
+def test_a_register_block_is_as_wide_as_runs_are(runs):
     def computed(pixels):
         return sum(-(-n // pixels) * pixels if n >= pixels else n for n in runs)
 
@@ -179,22 +178,22 @@ def test_a_register_tile_is_as_wide_as_runs_are(runs):
     for rows in range(1, 9):
         for most in range(1, 7):
             enough = [p for p in range(1, most + 1) if rows * p * registers >= 12] or [most]
-            pixels = conv_direct.run_pixels(rows, most, runs, 4)
+            pixels = blocking.pixels_at_once(rows, most, runs, 4)
             assert pixels in enough
             assert computed(pixels) == min(map(computed, enough))
     wide = 16 // registers  # rows enough for one pixel to keep the multipliers busy
-    assert conv_direct.run_pixels(wide, 3, [10], 4) == 2
+    assert blocking.pixels_at_once(wide, 3, [10], 4) == 2
 
 
 @pytest.mark.parametrize("size", [4, 8])
 def test_rows_of_weight_gradients_are_padded_least(size):
-    found = {left: tiles.sum_rows(size, left) for left in range(1, 100)}
+    found = {left: blocking.panel_rows(size, left) for left in range(1, 100)}
     widest = max(found.values())
     assert widest * simd.LANES // simd.width(size) < simd.vector_registers()[1]
     for left, rows in found.items():
         for other in set(found.values()):
             assert -(-left // rows) * rows <= -(-left // other) * other
-            whole = tiles.sum_rows(size, left, padded=False)
+            whole = blocking.panel_rows(size, left, padded=False)
             assert left // whole * whole >= left // other * other
 
 

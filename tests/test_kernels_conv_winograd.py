@@ -6,9 +6,10 @@ import pytest
 from cnn import backend
 from cnn.fast.blocked import as_blocked, empty
 from cnn.fast.conv import direct as conv_direct
-from cnn.fast.conv import dots as conv_dots
+from cnn.fast.conv import weight as conv_weight
 from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
+from cnn.fast.conv.geometry import Window
 from cnn.fast.kernels import conv
 
 # images, channels in, channels out, h, w, padding
@@ -37,10 +38,10 @@ def both_forms(geometry):
     conv_winograd.backward_input(dy, weight, fast[1], border)
     conv_winograd_weight.backward_weight(dy, x, fast[2], border)
     slow = empty(y_shape, np.float32), empty(x.shape, np.float32), np.zeros_like(weight)
-    rest = (1, 1), border, (1, 1), 1
-    conv_direct.forward(x, weight, bias, slow[0], *rest)
-    conv_direct.backward_input(dy, weight, slow[1], *rest)
-    conv_dots.backward_weight(dy, x, slow[2], *rest)
+    window = Window((1, 1), border, (1, 1), 1)
+    conv_direct.forward(x, weight, bias, slow[0], window)
+    conv_direct.backward_input(dy, weight, slow[1], window)
+    conv_weight.backward_weight(dy, x, slow[2], window)
     return zip(fast, slow, strict=True)
 
 
@@ -55,8 +56,7 @@ def test_pairs_share_a_task_unless_their_sums_are_large_or_tasks_few():
     def splits(name):
         n, c, k, h, w, padding = GEOMETRIES[name]
         y_shape = n, k, h + 2 * padding - 2, w + 2 * padding - 2
-        plan = conv_winograd_weight.weight_plan((n, c, h, w), y_shape, padding, padding)
-        return int(plan.params[35])
+        return conv_winograd_weight.weight_plan((n, c, h, w), y_shape, padding, padding).splits
 
     assert splits("many tiles") == 1
     assert splits("one tile") == 3

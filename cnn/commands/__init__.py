@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": "loss, accuracy and a per-class table of a trained network",
     "predict": "class probabilities for image files",
     "explain": "one HTML page with every number of one image, and the sum that made it",
+    "export": "write a trained network as ONNX, for PyTorch or for a model hub",
     "summary": "layers, shapes, parameters, multiply-adds and memory of a config",
     "doctor": "examine a config before training: data, initial loss, learning rate, gradients",
     "gradcheck": "compare every gradient of a config with numerical ones",

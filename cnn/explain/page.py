@@ -10,7 +10,7 @@ from importlib import resources
 import numpy as np
 
 from cnn.errors import ConfigError
-from cnn.explain.derivations import derivation, reference_source
+from cnn.explain.derivations import derivation, loop_source, reference_source
 
 __all__ = ["build_page", "check_size", "texts"]
 
@@ -32,10 +32,12 @@ SCRIPTS = (
     "maps.js",
     "live.js",
     "view_rows.js",
+    "view_sum.js",
     "view_inspector.js",
     "view_loss.js",
     "chart.js",
     "view_experiments.js",
+    "view_extras.js",
     "view_pictures.js",
     "glance.js",
     "view_header.js",
@@ -72,6 +74,7 @@ def build_page(nodes, title: str, classes, about: dict, samples=None) -> str:
         "nodes": specs,
         "derivations": {kind: derivation(kind) for kind in kinds},
         "sources": {kind: reference_source(kind) for kind in kinds},
+        "loops": {kind: found for kind in kinds if (found := loop_source(kind))},
     }
     if samples is not None:
         images, labels = samples

@@ -181,6 +181,12 @@ class ValueMap {
     pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     const key = `${this.node.id}/${this.tensor}`;
     this.drawRelated(pen, marks.related.get(key) ?? new Set(), palette.related);
+    if (marks.current?.has(key)) {
+      const [x, y] = this.place(marks.current.get(key));
+      pen.strokeStyle = palette.mark;
+      pen.lineWidth = 2;
+      pen.strokeRect(x + 1, y + 1, this.size - 2, this.size - 2);
+    }
     if (marks.selected?.key === key) {
       const [x, y] = this.place(marks.selected.index);
       pen.strokeStyle = palette.mark;
@@ -270,6 +276,7 @@ function markCells(c, made) {
   const before = new Set([marks.selected?.key, ...marks.related.keys()]);
   marks.selected = c ? { key: `${c.node.id}/${c.tensor}`, index: c.index } : null;
   marks.related = new Map();
+  marks.current = null;
   for (const f of [...(made?.terms ?? []).flatMap((term) => term.factors), ...(made?.steps ?? [])]) {
     if (!f.cell) continue;
     const key = `${f.cell.node.id}/${f.cell.tensor}`;

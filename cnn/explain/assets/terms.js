@@ -1,6 +1,6 @@
 // "How this number was made": explain(cell) takes any cell apart into the terms of its equation.
 // A factor is { symbol, value, cell? }; a term is { factors, value }. The answer of explain():
-//   { form: "sum" | "max" | "copy" | "function", equation, terms, total, steps?, note?, window? }
+//   { form: "sum" | "max" | "copy" | "function", equation, terms, total, steps?, note? }
 // equation names an entry of the derivations (see cnn/explain/derivations.py), note an entry of the texts.
 
 const symbolOf = (name, position) => `${name}[${position.join(", ")}]`;
@@ -68,7 +68,7 @@ function convRules(transposed) {
       const terms = list.map((t) => product(inputAt(node, t[xSide]), weightAt(node, t.w)));
       const each = sizeOf(node.shape) / node.shape[0];
       if (node.stored.bias) terms.push(product(biasAt(node, Math.floor(index / each))));
-      return sumOf("forward", terms, { window: list.length && !transposed });
+      return sumOf("forward", terms);
     },
     dx: (node, index) =>
       sumOf("dx", triples(node, { [xSide]: index }).map((t) => product(gradAt(node, t[ySide]), weightAt(node, t.w)))),

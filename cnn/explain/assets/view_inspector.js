@@ -69,12 +69,14 @@ function renderInspector(c, made) {
     isEditable(c) ? editForm(c) : null,
     made.note ? h("p", { class: "note" }, t(made.note, { n: made.count ?? "" })) : null,
     equationOf(made),
-    made.window ? windowPicture(c, made) : null,
+    indexedLine(c, made),
+    sumPlayer(c, made),
     made.steps?.length ? stepList(made.steps) : null,
     made.terms.length ? termTable(made, t("terms.caption")) : null,
     made.form === "given" ? null : resultLine(made, stored),
     made.whatIf ? whatIfBlock(made) : null,
     readersBlock(c),
+    fieldBlock(c),
     made.terms.length ? traceBlock(c) : null,
   ].filter(Boolean);
 }
@@ -221,48 +223,4 @@ function traceBlock(c) {
     h("li", {}, h("span", { class: "of" }, nodeTitle(p.node), share === null ? null : h("span", { class: "share" }, t("trace.share", { share: number(100 * share, 3) }))), h("span", { class: "symbol" }, cellTitle(p)), numberButton(p))));
   return h("details", { class: "trace", ontoggle: () => list.childElementCount || fill() },
     h("summary", {}, t(c.tensor.startsWith("d") ? "trace.toloss" : "trace.topixel")), h("p", { class: "lead" }, t("trace.lead")), list);
-}
-
-// Window ⊙ kernel = products, drawn small, for the input channels that weigh most.
-function windowPicture(c, made) {
-  const { node } = c, [, , kh, kw] = node.stored.weight.shape, taps = new Map();
-  for (const term of made.terms) {
-    if (term.factors.length < 2) continue;
-    const [x, w] = term.factors, [, ch, u, v] = positionOf(w.cell);
-    if (!taps.has(ch)) taps.set(ch, { channel: positionOf(x.cell)[0], cells: [], weight: 0 });
-    taps.get(ch).cells.push({ at: u * kw + v, x, w, value: term.value });
-    taps.get(ch).weight += Math.abs(term.value);
-  }
-  const chosen = [...taps.values()].sort((a, b) => b.weight - a.weight).slice(0, 3);
-  const scales = ["x", "w", "value"].map((part) => Math.max(...chosen.flatMap((one) => one.cells.map((k) => Math.abs(part === "value" ? k.value : k[part].value)))));
-  const size = Math.max(4, Math.min(16, Math.floor(110 / Math.max(kh, kw))));
-  return h("div", { class: "window", role: "img", "aria-label": t("window.label") }, chosen.map((one) => h("div", { class: "window-row" },
-    ["x", "w", "value"].flatMap((part, k) => [
-      h("figure", {}, patch(one.cells.map((q) => [q.at, part === "value" ? q.value : q[part].value]), kh, kw, size, scales[k]),
-        h("figcaption", {}, part === "x" ? `x[${one.channel}]` : part === "w" ? t("window.kernel") : t("window.product"))),
-      k < 2 ? h("span", { class: "times" }, k ? "=" : "⊙") : null]))));
-}
-
-function patch(cells, rows, columns, size, scale) {
-  const canvas = h("canvas", { class: "patch" }), palette = palettes[app.theme], pen = canvas.getContext("2d");
-  canvas.width = 2 * columns * size;
-  canvas.height = 2 * rows * size;
-  canvas.style.width = `${columns * size}px`;
-  canvas.style.height = `${rows * size}px`;
-  pen.scale(2, 2);
-  pen.fillStyle = palette.grid;
-  pen.fillRect(0, 0, columns * size, rows * size);
-  for (const [at, value] of cells) {
-    const x = (at % columns) * size, y = Math.floor(at / columns) * size, [r, g, b] = colourOf(value, scale, palette);
-    pen.fillStyle = `rgb(${r},${g},${b})`;
-    pen.fillRect(x, y, size - 0.5, size - 0.5);
-    if (value < 0 && size >= 5) {
-      pen.strokeStyle = palette.hatch;
-      pen.beginPath();
-      pen.moveTo(x + 2, y + size - 2);
-      pen.lineTo(x + size - 2, y + 2);
-      pen.stroke();
-    }
-  }
-  return canvas;
 }

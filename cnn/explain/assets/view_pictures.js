@@ -108,6 +108,7 @@ function drawPictures() {
     h("div", { class: "form" }, h("div", {}, h("label", { for: "cam-class" }, t("pictures.class")), classes),
       gallery.layer ? h("div", {}, h("label", { for: "cam-layer" }, t("pictures.layer")), layersList) : null),
     h("div", { class: "plates" }, figures),
+    gallery.layer ? camSum(gallery.layer, gallery.label) : null,
     first ? h("div", {}, h("h3", {}, t("pictures.filters", { layer: nodeTitle(first) })), h("p", { class: "fine" }, t("pictures.filters.text")),
       first.stored.weight.shape[1] === 3 ? colourFilters(first) : mapHolder(first, "weight", { cellSize: 16 })) : null);
 }

@@ -87,15 +87,16 @@ function mapHolder(node, tensor, options = {}) {
   return h("div", { class: "mapbox" }, map.canvas);
 }
 
-function mapFigure(node, tensor) {
+function mapFigure(node, tensor, spread = false) {
   const s = statisticsOf(tensorOf(node, tensor).data);
   return h("div", { class: "mapline" },
     h("span", { class: "tag" }, tensorTitle(node, tensor)),
     mapHolder(node, tensor),
-    h("p", { class: "stats" },
+    h("div", { class: "stats" },
       t("stat.min"), " ", numberButton(cell(node, tensor, s.minAt)), " ",
       t("stat.max"), " ", numberButton(cell(node, tensor, s.maxAt)), " ",
-      h("span", { class: "rest" }, `${t("stat.mean")} ${number(s.mean)} · ‖·‖ ${number(s.norm)} · ${t("stat.zeros")} ${number(100 * s.zeros, 3)} %`)),
+      h("span", { class: "rest" }, `${t("stat.mean")} ${number(s.mean)} · ‖·‖ ${number(s.norm)} · ${t("stat.zeros")} ${number(100 * s.zeros, 3)} %`),
+      spread ? histogram(tensorOf(node, tensor).data, tensorTitle(node, tensor)) : null),
   );
 }
 
@@ -112,7 +113,8 @@ function renderDetails(node) {
   const order = ["y", "dy", ...node.parameters.flatMap((name) => [name, "d" + name]), ...node.buffers];
   const names = order.filter((name) => name !== mainTensor(node) && node.tensors[name]);
   return h("div", { class: "details", id: `details-${node.id}` },
-    names.map((name) => mapFigure(node, name)),
+    h("div", { class: "mapline" }, h("span", { class: "tag" }, t("histogram.tag")), h("div", {}, histogram(node.tensors[mainTensor(node)].data, tensorTitle(node, mainTensor(node))))),
+    names.map((name) => mapFigure(node, name, true)),
     manifest.derivations[node.kind] ? renderDerivation(node.kind) : null,
   );
 }

@@ -83,13 +83,6 @@ function tileFigure(c) {
   return picture;
 }
 
-function markPatch(canvas, column, row, size) {
-  const pen = canvas.getContext("2d");
-  pen.strokeStyle = palettes[app.theme].mark;
-  pen.lineWidth = 2.5;
-  pen.strokeRect(column * size - 0.5, row * size - 0.5, size, size);
-}
-
 // Logits, probabilities and p − y of every class as bars on both sides of a zero line.
 function vectorPicture(station) {
   const logits = nodes[lossNode.inputs[0]], after = station.id === "again" && tour.opened.has("again") ? tourStep().p : null;
@@ -125,8 +118,7 @@ function sumOfCell(c, heading = null) {
     h("div", { class: "sum-left" }, heading && c.tensor !== "y" ? h("h3", {}, t(heading, { layer: nodeTitle(c.node) })) : null,
       h("p", { class: "sum-head" }, h("span", { class: "symbol" }, cellTitle(c)), " = ", h("span", { class: `num ${neverNegative(c) ? "" : signClass(value)}`, "data-value": String(value) }, neverNegative(c) ? number(value, 5) : signed(value, 5))),
       made.note ? h("p", { class: "note" }, t(made.note, { n: made.count ?? "" })) : null,
-      equationOf(made),
-      made.window ? windowPicture(c, made) : null),
+      equationOf(made), indexedLine(c, made), windowPicture(c, made)),
     h("div", { class: "sum-right" }, made.steps?.length ? stepList(made.steps.slice(0, 6)) : null,
       made.terms.length ? termTable(made, t("terms.caption"), `terms-${c.node.id}-${c.tensor}`, 6) : null,
       h("p", {}, h("a", { class: "quiet", href: `#/network/${cellKey(c)}` }, t("tour.open")))));

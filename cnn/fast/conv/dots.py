@@ -1,349 +1,383 @@
-"""The weight gradient of a direct convolution with few channels: dots of dy with x over pixels and images.
+"""The weight gradient of a direct convolution with few channels: dot products of dy with x.
 
     dweight[k, c, u, v] += sum over n, i, j of dy[n, k, i, j] * x[n, c, i*sh - top + u*dh, j*sw - left + v*dw]
 
-A register tile sums ``rows`` channels of dy against ``columns`` neighbours at once: input channels of one tap
-where there are several (the rows and columns of dy that meet the padding are then left out), taps of one row
-of the window where there are not (first layers, depthwise; x is then copied with its padding). Both operands
-are copied, a strip of rows at a time, to where they neither leave the cache nor collide in it; if 2x2 maxima
-are taken behind the convolution, the copy of dy is filled in from their gradient, and dy itself is never
-stored. With many channels, ``conv_panels`` is faster.
+The mr rows of the register block are channels of dy, its nr columns input channels of one tap where there are
+several (the rows and columns of dy that meet the padding are then left out), else the taps of one row of the
+window (first layers, depthwise; x is then copied with its padding). Both operands are copied, a strip of rows
+at a time, to where they neither leave the cache nor collide in it; if 2x2 maxima are taken behind the
+convolution, the copy of dy is filled in from their gradient, and dy itself is never stored. With many
+channels, ``panels.py`` is faster.
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast.blocked import LANES, aligned_zeros
-from cnn.fast.conv import panels as conv_panels
-from cnn.fast.conv.pool_2x2 import unpool_2x2
-from cnn.fast.conv.taps import forward_taps
-from cnn.fast.conv.tiles import copy_box, dot
-from cnn.fast.machine.jit import launch, plans, scratch_threads, table, task
+from cnn.fast.conv.blocking import dot_block
+from cnn.fast.conv.geometry import Planes
+from cnn.fast.conv.microkernels import DotEnds, DotLoop, DotLoops, DotSteps
+from cnn.fast.conv.pool_2x2 import MaximaGradient, unpool_2x2
+from cnn.fast.conv.routines import Copy, Dot, copy_planes, dot
+from cnn.fast.machine.jit import address, helper, launch, scratch_threads, task
 from cnn.fast.machine.simd import blocks
 from cnn.fast.machine.simd import width as width_of
-from cnn.fast.machine.tables import call, integers, pointer
+from cnn.fast.machine.tables import Table, call_with, integers, pointer, reader, records, size_of
 
-L1_BYTES = 24 * 1024  # what a tile's loop should touch, of the 32 KiB that nearly every core has
-CHUNK_ROWS = 48  # output channels of one piece of work, at most
+L1_BYTES = 24 * 1024  # what the loops of a dot product should touch, of the 32 KiB that nearly every core has
+NO_LOOP = DotLoop(0, 0, 0)
+CHUNK = 48  # output channels of one task, at most
+
+
+class Strip(NamedTuple):
+    """Rows of dy, and the rows of x that they meet."""
+
+    dy: int  # bytes from row 0
+    dy_rows: int
+    windows: int  # numbers from window 0 of a pooled dy
+    x: int  # bytes from row 0
+    x_rows: int
+
+
+class Tap(NamedTuple):
+    """A tap of the window, or a row of taps, and what of a strip meets it."""
+
+    dy: int  # bytes from the first row of the strip
+    x: int  # bytes from the first row of the copy of x
+    loops: DotLoops  # a count of 0: nothing meets it
+
+
+class Dots(NamedTuple):
+    """One geometry; bytes unless said otherwise."""
+
+    dy: int  # address; of a pooled dy where there is pooling
+    argmax: int  # address of its cells
+    x: int  # address
+    sums: int  # address: [part][group][chunk] of sums
+    sums_bytes: int  # of a task
+    itemsize: int
+    blocks: int  # of sixteen images
+    parts: int  # that the blocks are divided into
+    groups: int
+    chunks: int
+    chunk: int  # output channels of a chunk
+    in_channels: int  # of a group
+    out_channels: int  # of a group
+    dy_planes: Planes  # before pooling
+    x_planes: Planes
+    x_copied: Planes  # of the copy
+    x_start: int  # from the start of a row of the copy to its first pixel
+    x_pixels: int  # pixels of a row that are copied
+    dy_plane: int  # of the copy of dy; 0: dy is read where it lies
+    strips: int  # address of Strip records
+    strip_count: int
+    taps: int  # address of Tap records, those of a strip side by side
+    tap_count: int
+    right_step: int  # from one column of the register block to the next
+    scratch: int  # address
+    scratch_bytes: int  # of one thread
+    scratch_dy: int  # from the copy of x to that of dy
+    mr: int
+    nr: int  # columns of sums
+    channels_at_once: int  # input channels that a register block spans
+    cached: int  # input channels whose strips stay in the L1 cache
+    product: int  # address of ``dot``
+    copy: int  # address of ``copy_planes``
+    unpool: int  # address of ``unpool_2x2`` if there is pooling
+
+
+dots_of, strip_of, tap_of = reader(Dots), reader(Strip), reader(Tap)
+STRIP_RECORD, TAP_RECORD = 8 * size_of(Strip), 8 * size_of(Tap)
+
+
+@helper
+def _copied_x(p, strip, planes, scratch):
+    """Copy the rows of x that a strip meets; ``planes``: how many planes of x stand before."""
+    source = p.x + planes * p.x_planes.plane + strip.x
+    call_with(
+        p.copy,
+        Copy(
+            source=source, target=scratch + p.x_start, planes=p.in_channels, rows=strip.x_rows,
+            pixels=p.x_pixels, source_plane=p.x_planes.plane, source_row=p.x_planes.row,
+            source_pixel=p.x_planes.pixel, target_plane=p.x_copied.plane, target_row=p.x_copied.row,
+            target_pixel=p.x_copied.pixel,
+        ),
+    )  # fmt: skip
+
+
+@helper
+def _copied_dy(p, strip, planes, channels, scratch):
+    """The address of the strip of dy: of a copy, of the gradient of the pool, or where it lies."""
+    whole, target = p.dy_planes, scratch + p.scratch_dy
+    if p.unpool:
+        windows = whole.width // 2
+        plane = whole.height // 2 * windows * 16
+        at = planes * plane + strip.windows
+        call_with(
+            p.unpool,
+            MaximaGradient(
+                dy=p.dy + at * p.itemsize, argmax=p.argmax + at, dx=target, channels=channels,
+                dy_plane=plane, dx_plane=p.dy_plane, height=strip.dy_rows, width=whole.width,
+                windows=windows,
+            ),
+        )  # fmt: skip
+        return target
+    source = p.dy + planes * whole.plane + strip.dy
+    if p.dy_plane == 0:
+        return source
+    call_with(
+        p.copy,
+        Copy(
+            source=source, target=target, planes=channels, source_plane=whole.plane,
+            target_plane=p.dy_plane, rows=1, source_row=0, target_row=0,
+            pixels=strip.dy_rows * whole.width, source_pixel=whole.pixel, target_pixel=whole.pixel,
+        ),
+    )  # fmt: skip
+    return target
+
+
+@helper
+def _add_strip(p, taps, dy, x, sums, channels):
+    """sums[k block][c block][tap][k, c] += sum over pixels and lanes of dy[k, i, j] * x[c, ...]"""
+    cells = p.mr * p.nr * p.itemsize
+    dy_plane = p.dy_plane if p.dy_plane else p.dy_planes.plane
+    columns = (p.in_channels + p.channels_at_once - 1) // p.channels_at_once
+    steps = DotSteps(dy_plane, p.right_step, p.nr * p.itemsize)
+    for first in range(0, p.in_channels, p.cached):
+        last = min(first + p.cached, p.in_channels)
+        for j in range((channels + p.mr - 1) // p.mr):
+            left = dy + min(j * p.mr, channels - p.mr) * dy_plane
+            for c in range(first, last, p.channels_at_once):
+                right = x + min(c, p.in_channels - p.channels_at_once) * p.x_copied.plane
+                out = sums + (j * columns + c // p.channels_at_once) * p.tap_count * cells
+                for number in range(p.tap_count):
+                    tap = tap_of(taps + number * TAP_RECORD)
+                    if tap.loops.a.count:
+                        ends = DotEnds(left + tap.dy, right + tap.x, out + number * cells)
+                        call_with(p.product, Dot(ends, steps, tap.loops))
 
 
 @cache
-def _dot_task(size):
-    """The compiled d-weight; ``tile`` is the address of ``tiles.dot`` for its register block."""
-
+def _dot_task():
     @task
     def dots(index, thread, params):
-        p = integers(params)
-        dy, x, partial, scratch, scratch_bytes = p[0], p[1], p[2], p[3], p[4]
-        images, parts, groups, chunks = p[5], p[6], p[7], p[8]
-        out_channels, in_channels, chunk_rows = p[9], p[10], p[11]
-        tap_rows, tap_columns = integers(p[12]), integers(p[14])
-        tap_row_count, tap_column_count = p[13], p[15]
-        height, width, in_height = p[16], p[17], p[18]
-        in_plane, in_row, in_pixel = p[20], p[21], p[22]
-        down, right_step, column_step = p[23], p[24], p[25]
-        strip_rows, column_chunk, copied = p[26], p[27], p[28]
-        x_plane, x_row, x_start, g_copied, x_at_scratch, g_at_scratch = (
-            p[29], p[30], p[31], p[32], p[33], p[34]
-        )  # fmt: skip
-        taps_across, tile, rows, columns = p[35], p[36], p[37], p[38]
-        copy, store, unpool, argmax = p[39], p[40], p[41], p[42]
-        pixel = 16 * size
-        chunk = index % chunks
-        group = index // chunks % groups
-        part = index // chunks // groups
-        k0 = min(chunk * chunk_rows, out_channels)
-        k1 = min(k0 + chunk_rows, out_channels)
-        row_blocks = (k1 - k0 + rows - 1) // rows
-        # sums[row block][column block][tap][row][column]; a tile across taps has one of each row of taps
-        column_blocks = in_channels if taps_across else (in_channels + columns - 1) // columns
-        turns = 1 if taps_across else tap_column_count
-        cells = rows * columns
-        start = scratch + thread * scratch_bytes
-        sums = pointer(start, size)
-        for i in range(row_blocks * column_blocks * tap_row_count * turns * cells):
-            sums[i] = 0
-        xs, gs = start + x_at_scratch, start + g_at_scratch
-        channel_step = 1 if taps_across else columns
-        x_column = column_step if taps_across else x_plane
-        last_channel = in_channels - channel_step
-        dy_row = width * pixel
-        for block in range(images * part // parts, images * (part + 1) // parts):
-            x_block = x + (block * groups + group) * in_channels * in_plane
-            for top in range(0, height, strip_rows):
-                bottom = min(top + strip_rows, height)
-                low = min(in_height, max(0, top * down + tap_rows[2]))
-                high = min(in_height, (bottom - 1) * down + tap_rows[3 * tap_row_count - 1] + 1)
-                source = x_block + low * in_row
-                planes, strip = (in_channels, in_plane, x_plane), (high - low, in_row, x_row)
-                call(copy, (source, xs + x_start, *planes, *strip, copied, in_pixel, pixel))
-                g_plane, first_plane = height * dy_row, (block * groups + group) * out_channels + k0
-                g_start = dy + first_plane * g_plane + top * dy_row
-                strip_plane = ((strip_rows * width) | 1) * pixel
-                if unpool:
-                    # dy is that of a pool behind: the cells of its windows are filled in here
-                    oh, ow = height // 2, width // 2
-                    at = (first_plane * oh + top // 2) * ow * 16
-                    ends = (dy + at * size, argmax + at, gs, k1 - k0, oh * ow * 16, strip_plane)
-                    call(unpool, (*ends, bottom - top, width, ow))
-                    g_start, g_plane = gs, strip_plane
-                elif g_copied:
-                    count = (bottom - top) * width
-                    call(copy, (g_start, gs, k1 - k0, g_plane, strip_plane, 1, 0, 0, count, pixel, pixel))
-                    g_start, g_plane = gs, strip_plane
-                for c0 in range(0, in_channels, column_chunk):
-                    c1 = min(c0 + column_chunk, in_channels)
-                    for j in range(row_blocks):
-                        g_block = g_start + min(j * rows, k1 - k0 - rows) * g_plane - top * dy_row
-                        for c in range(c0, c1, channel_step):
-                            x_channel = xs + min(c, last_channel) * x_plane
-                            column_block = j * column_blocks + c // channel_step
-                            out = start + column_block * tap_row_count * turns * cells * size
-                            for u in range(tap_row_count):
-                                # rows of dy that meet the image through this tap, and the image row of row 0
-                                first, last = max(top, tap_rows[3 * u]), min(bottom, tap_rows[3 * u + 1])
-                                x_tap = x_channel + (tap_rows[3 * u + 2] - low + first * down) * x_row
-                                for v in range(turns):
-                                    left, right = tap_columns[3 * v], tap_columns[3 * v + 1]
-                                    if first < last and left < right:
-                                        g_at = g_block + first * dy_row + left * pixel
-                                        x_at = x_tap + (tap_columns[3 * v + 2] + left * right_step) * pixel
-                                        ends = (g_at, g_plane, x_at, x_column, out, columns * size)
-                                        steps = (last - first, dy_row, down * x_row)
-                                        if right - left == 1:
-                                            call(tile, (*ends, 1, 0, 0, *steps))
-                                        else:
-                                            call(
-                                                tile, (*ends, *steps, right - left, pixel, right_step * pixel)
-                                            )
-                                    out += cells * size
-        ends = (start, partial, rows, columns, row_blocks, column_blocks, tap_row_count * turns, channel_step)
-        first = part * groups * out_channels + group * out_channels + k0
-        taps = tap_row_count * tap_column_count
-        steps = (columns, 1) if taps_across else (1, taps)
-        call(store, (*ends, first, k1 - k0, in_channels, taps, *steps))
+        p = dots_of(params)
+        chunk, group = index % p.chunks, index // p.chunks % p.groups
+        part = index // p.chunks // p.groups
+        k = chunk * p.chunk
+        channels = min(p.chunk, p.out_channels - k)
+        sums, scratch = p.sums + index * p.sums_bytes, p.scratch + thread * p.scratch_bytes
+        cells = pointer(sums, 8)
+        for i in range(p.sums_bytes // 8):
+            cells[i] = 0
+        for block in range(p.blocks * part // p.parts, p.blocks * (part + 1) // p.parts):
+            planes = block * p.groups + group
+            for number in range(p.strip_count):
+                strip = strip_of(p.strips + number * STRIP_RECORD)
+                _copied_x(p, strip, planes * p.in_channels, scratch)
+                dy = _copied_dy(p, strip, planes * p.out_channels + k, channels, scratch)
+                _add_strip(p, p.taps + number * p.tap_count * TAP_RECORD, dy, scratch, sums, channels)
 
     return dots
 
 
-@cache
-def _store(size):
-    """Address of the copy of a piece's sums into its place among the partial weight gradients."""
+class Add(NamedTuple):
+    """dweight[k, c, t] += sum over parts of sums[part][out[k] + in[c] + tap[t]]; places in numbers."""
 
-    @task
-    def store(
-        sums, partial, rows, columns, row_blocks, column_blocks, turns, channel_step,
-        first, count, in_channels, taps, turn_step, column_step,
-    ):  # fmt: skip
-        sums, result = pointer(sums, size), pointer(partial, size)
-        at = 0
-        for j in range(row_blocks):
-            k = first + min(j * rows, count - rows)
-            for b in range(column_blocks):
-                c = min(b * channel_step, in_channels - channel_step)
-                for t in range(turns):
-                    for r in range(rows):
-                        base = ((k + r) * in_channels + c) * taps + t * turn_step
-                        for q in range(columns):
-                            result[base + q * column_step] = sums[at]
-                            at += 1
+    sums: int  # address
+    dweight: int  # address
+    out_places: int  # address
+    in_places: int  # address
+    tap_places: int  # address
+    parts: int
+    part: int  # numbers from one part of the sums to the next
+    in_channels: int  # of a group
+    taps: int
 
-    return store.address
+
+add_of = reader(Add)
 
 
 @cache
-def _add_task(size):
-    """target[i] += sum over parts of partial[part, i], in chunks of 1024."""
+def _add_task(itemsize):
+    """One output channel of all groups."""
 
     @task
     def add(index, thread, params):
-        p = integers(params)
-        partial, target, parts, count = pointer(p[0], size), pointer(p[1], size), p[2], p[3]
-        first, last = index * 1024, min(count, index * 1024 + 1024)
-        for part in range(1, parts):
-            for i in range(first, last):
-                partial[i] += partial[part * count + i]
+        p = add_of(params)
+        sums, dweight = pointer(p.sums, itemsize), pointer(p.dweight, itemsize)
+        ins, taps = integers(p.in_places), integers(p.tap_places)
+        start, first = integers(p.out_places)[index], index * p.in_channels * p.taps
+        for part in range(1, p.parts):
+            for c in range(p.in_channels):
+                for t in range(p.taps):
+                    at = start + ins[c] + taps[t]
+                    sums[at] += sums[at + part * p.part]
         # In a loop of its own: the gradient of two passes is to be exactly the sum of both.
-        for i in range(first, last):
-            target[i] += partial[i]
+        for c in range(p.in_channels):
+            for t in range(p.taps):
+                dweight[first + c * p.taps + t] += sums[start + ins[c] + taps[t]]
 
     return add
 
 
-def dot_block(out_channels, in_channels, sums):
-    """The register block (rows, columns) that covers all pairs of channels in the least time."""
+class Blocking(NamedTuple):
+    """How the work of a geometry is cut."""
 
-    def cost(block):
-        rows, columns = block
-        turn = max(rows * columns / 2, (rows + columns) / 2, 4 if rows * columns >= 8 else 2)
-        return -(-out_channels // rows) * -(-in_channels // columns) * turn
+    taps_across: bool  # the columns of the register block are the taps of a row, not input channels
+    mr: int
+    nr: int
+    strip: int  # rows of dy, at most
+    x_rows: int  # rows of x that a strip meets, at most
+    x_width: int  # pixels of a row of the copy of x
+    cached: int  # input channels whose strips stay in the L1 cache
+    chunk: int  # output channels of a task
+    chunks: int
 
-    choices = [(sums // 4, 4), (sums // 3, 3), (sums // 2, 2), (sums // 2, 1), (1, 4), (1, 1)]
-    choices = [block for block in choices if block[0] <= out_channels and block[1] <= in_channels]
-    return min(choices, key=cost)
+
+def _blocking(problem):
+    """Choose the Blocking."""
+    g, pixel = problem, LANES * problem.itemsize
+    dot_mr, dot_nr = blocks(g.itemsize)[1]
+    sums, x_width = dot_mr * dot_nr, g.x.width
+    across = g.in_channels <= 2 and 2 <= g.kernel[1] <= width_of(g.itemsize)
+    if across:
+        nr = g.kernel[1]
+        mr = min(g.out_channels, max(1, sums // nr))
+        mr = -(-g.out_channels // -(-g.out_channels // mr))  # shared out evenly
+        met = (g.dy.width - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
+        x_width = max(met, g.before[1] + 1)
+    else:
+        mr, nr = dot_block(g.out_channels, g.in_channels, sums)
+
+    def rows_of(strip):
+        return min((strip - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1, g.x.height)
+
+    def bytes_of(strip):
+        return (mr * strip * g.dy.width + (1 if across else nr) * rows_of(strip) * x_width) * pixel
+
+    strip = 1
+    while strip < g.dy.height and bytes_of(strip + 1) <= L1_BYTES // 2:
+        strip += 1
+    # An even number, so that strips hold whole windows of a pool behind, whether there is one or not: sums in
+    # another order would be other bits.
+    strip = max(2, strip // 2 * 2) if g.dy.height > 1 else 1
+    one = rows_of(strip) * x_width * pixel
+    cached = max(1, (L1_BYTES - mr * strip * g.dy.width * pixel) // one // nr) * nr
+    # Enough tasks for many threads; few enough that adding their sums up costs nothing.
+    chunks = -(-g.out_channels // CHUNK)
+    chunk = -(-g.out_channels // chunks // mr) * mr
+    chunks = -(-g.out_channels // chunk)
+    if g.out_channels - (chunks - 1) * chunk < mr:  # a register block must fit the last chunk
+        chunk, chunks = g.out_channels, 1
+    cached = g.in_channels if across else cached
+    return Blocking(across, mr, nr, strip, rows_of(strip), x_width, cached, chunk, chunks)
+
+
+def _tables(g, cut):
+    """The Strips, and the Taps of each."""
+    down, across = g.reaches
+    x_pixel, x_row = LANES * g.itemsize, cut.x_width * LANES * g.itemsize
+    if cut.taps_across:
+        across = [(0, g.dy.width, 0)]
+    strips, taps = [], []
+    for top in range(0, g.dy.height, cut.strip):
+        bottom = min(top + cut.strip, g.dy.height)
+        low = min(g.x.height, max(0, top * g.stride[0] + down[0][2]))
+        high = min(g.x.height, (bottom - 1) * g.stride[0] + down[-1][2] + 1)
+        windows = top // 2 * (g.dy.width // 2) * LANES
+        strips.append(Strip(top * g.dy.row, bottom - top, windows, low * g.x.row, high - low))
+        for first, last, row in down:
+            first, last = max(first, top), min(last, bottom)
+            for left, right, column in across:
+                dy = (first - top) * g.dy.row + left * g.dy.pixel
+                x = (first * g.stride[0] + row - low) * x_row + (left * g.stride[1] + column) * x_pixel
+                rows = DotLoop(last - first, g.dy.row, g.stride[0] * x_row)
+                pixels = DotLoop(right - left, g.dy.pixel, g.stride[1] * x_pixel)
+                if first >= last or left >= right:
+                    taps.append(Tap(0, 0, DotLoops(NO_LOOP, NO_LOOP)))
+                elif right - left == 1:
+                    taps.append(Tap(dy, x, DotLoops(DotLoop(1, 0, 0), rows)))
+                else:
+                    taps.append(Tap(dy, x, DotLoops(rows, pixels)))
+    return strips, taps
+
+
+def _places(g, cut):
+    """Where among the sums of a part each output channel, input channel and tap stands, and how many it has.
+
+    Sums are [group][chunk][block of mr][block of nr][tap][mr][nr]; the last block of a chunk and of the input
+    channels is moved up to end with it.
+    """
+    cells, kernel_taps = cut.mr * cut.nr, g.kernel[0] * g.kernel[1]
+    taps = g.kernel[0] if cut.taps_across else kernel_taps
+    at_once = 1 if cut.taps_across else cut.nr
+    columns = -(-g.in_channels // at_once)
+    block = columns * taps * cells
+    chunk = -(-(-(-cut.chunk // cut.mr) * block * g.itemsize) // 64) * 64 // g.itemsize  # whole cache lines
+    outs, ins = [], []
+    for channel in range(g.groups * g.out_channels):
+        group, k = divmod(channel, g.out_channels)
+        number, k = divmod(k, cut.chunk)
+        j, count = k // cut.mr, min(cut.chunk, g.out_channels - number * cut.chunk)
+        moved = k - min(j * cut.mr, count - cut.mr)
+        outs.append((group * cut.chunks + number) * chunk + j * block + moved * cut.nr)
+    for c in range(g.in_channels):
+        moved = c - min(c // at_once * at_once, g.in_channels - at_once)
+        ins.append(c // at_once * taps * cells + moved)
+    ends = [divmod(t, g.kernel[1]) if cut.taps_across else (t, 0) for t in range(kernel_taps)]
+    places = outs, ins, [t * cells + column for t, column in ends]
+    return [np.array(place, np.int64) for place in places], chunk
 
 
 class DotPlan:
-    """Everything about one geometry that the compiled dots need; ``run`` fills in the addresses."""
+    """The tables and the memory of one geometry; ``run`` fills in the addresses of arrays."""
 
-    def __init__(
-        self,
-        images,
-        groups,
-        in_channels,
-        out_channels,
-        source,
-        dy_shape,
-        kernel,
-        stride,
-        before,
-        dilation,
-        size,
-        pooled=False,
-    ):
-        """images: blocks of sixteen; channels: of one group; dy_shape: (h, w); kernel ...: (down, across).
-
-        ``source`` is (h, w, bytes of a plane, of a row step, of a pixel step): the input as taps count it.
-        """
-        pixel = LANES * size
-        self.size = size
-        height, width, in_plane, in_row, in_pixel = source
-        sums = blocks(size)[1][0] * blocks(size)[1][1]
-        across = in_channels <= 2 and 2 <= kernel[1] <= width_of(size)
-        if across:
-            columns = kernel[1]
-            rows = min(out_channels, max(1, sums // columns))
-            rows = -(-out_channels // -(-out_channels // rows))  # shared out evenly
-        else:
-            rows, columns = dot_block(out_channels, in_channels, sums)
-        spans = []
-        for axis in (0, 1):
-            met = forward_taps(
-                source[axis], dy_shape[axis], kernel[axis], stride[axis], before[axis], dilation[axis]
+    def __init__(self, problem, pooled):
+        """``pooled``: dy is that of 2x2 maxima behind the convolution."""
+        g, cut, pixel = problem, _blocking(problem), LANES * problem.itemsize
+        strips, taps = _tables(g, cut)
+        self._records, (self._places, chunk) = (records(strips), records(taps)), _places(g, cut)
+        parts = min(g.blocks, max(1, -(-16 // (cut.chunks * g.groups))))
+        self._tasks, self._itemsize = parts * g.groups * cut.chunks, g.itemsize
+        self._sums = aligned_zeros((self._tasks * chunk * g.itemsize,), np.uint8)
+        x_plane = (cut.x_rows * cut.x_width | 1) * pixel
+        dy_plane = (cut.strip * g.dy.width | 1) * pixel if g.in_channels > 4 or pooled else 0
+        scratch_bytes = g.in_channels * x_plane + cut.chunk * dy_plane + 64
+        self._scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
+        start = g.before[1] if cut.taps_across else 0
+        self._table = Table(
+            Dots(
+                dy=0, argmax=0, x=0, sums=self._sums.ctypes.data, sums_bytes=chunk * g.itemsize,
+                itemsize=g.itemsize, blocks=g.blocks, parts=parts, groups=g.groups, chunks=cut.chunks,
+                chunk=cut.chunk, in_channels=g.in_channels, out_channels=g.out_channels, dy_planes=g.dy,
+                x_planes=g.x, x_copied=Planes(cut.x_rows, cut.x_width, x_plane, cut.x_width * pixel, pixel),
+                x_start=start * pixel, x_pixels=min(g.x.width, cut.x_width - start), dy_plane=dy_plane,
+                strips=self._records[0].ctypes.data, strip_count=len(strips),
+                taps=self._records[1].ctypes.data, tap_count=len(taps) // len(strips),
+                right_step=g.dilation[1] * pixel if cut.taps_across else x_plane,
+                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
+                scratch_dy=g.in_channels * x_plane, mr=cut.mr, nr=cut.nr,
+                channels_at_once=1 if cut.taps_across else cut.nr, cached=cut.cached,
+                product=dot(cut.mr, cut.nr, g.itemsize), copy=copy_planes(g.itemsize),
+                unpool=unpool_2x2(g.itemsize) if pooled else 0,
             )
-            span = []
-            for u in range(kernel[axis]):
-                inside = [i for i, pairs in enumerate(met) if any(tap == u for tap, _ in pairs)]
-                first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
-                span.append((first, last, u * dilation[axis] - before[axis]))
-            spans.append(span)
-        padded, x_start, copied = width, 0, width
-        if across:
-            padded = max((dy_shape[1] - 1) * stride[1] + (kernel[1] - 1) * dilation[1] + 1, before[1] + 1)
-            x_start, copied = before[1], min(width, padded - before[1])
-            spans[1] = [(0, dy_shape[1], 0)]
-        self.tap_rows, self.tap_columns = table(spans[0]), table(spans[1])
-
-        def strip_bytes(strip, channels):
-            in_rows = min((strip - 1) * stride[0] + (kernel[0] - 1) * dilation[0] + 1, height)
-            return channels * in_rows * padded * pixel, in_rows
-
-        strip = 1
-        while strip < dy_shape[0] and (
-            rows * (strip + 1) * dy_shape[1] * pixel + strip_bytes(strip + 1, 1 if across else columns)[0]
-            <= L1_BYTES // 2
-        ):
-            strip += 1
-        # An even number, so that strips hold whole windows of a pool behind, whether there is one or not:
-        # sums in another order would be other bits.
-        strip = max(2, strip // 2 * 2) if dy_shape[0] > 1 else 1
-        one, in_rows = strip_bytes(strip, 1)
-        column_chunk = max(1, (L1_BYTES - rows * strip * dy_shape[1] * pixel) // one // columns) * columns
-        if across:
-            column_chunk = in_channels
-        # Enough pieces for many threads; few enough that adding them up costs nothing.
-        chunks = -(-out_channels // CHUNK_ROWS)
-        chunk_rows = -(-out_channels // chunks // rows) * rows
-        chunks = -(-out_channels // chunk_rows)
-        if out_channels - (chunks - 1) * chunk_rows < rows:  # a tile must fit the last chunk
-            chunk_rows, chunks = out_channels, 1
-        parts = min(images, max(1, -(-16 // (chunks * groups))))
-        self.tasks = parts * groups * chunks
-        taps = kernel[0] * kernel[1]
-        self.count = groups * out_channels * in_channels * taps
-        self.partial = aligned_zeros((parts * self.count * size,), np.uint8)
-        row_blocks, column_blocks = (
-            -(-chunk_rows // rows),
-            in_channels if across else -(-in_channels // columns),
-        )
-        sum_count = row_blocks * column_blocks * (kernel[0] if across else taps) * rows * columns
-        sum_bytes = -(-sum_count * size // 64) * 64
-        x_plane = (in_rows * padded | 1) * pixel
-        g_copied = in_channels > 4 or pooled
-        g_bytes = chunk_rows * (strip * dy_shape[1] | 1) * pixel if g_copied else 0
-        scratch_bytes = sum_bytes + in_channels * x_plane + g_bytes + 64
-        self.scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
-        self.params = table(
-            [
-                0, 0, self.partial.ctypes.data, self.scratch.ctypes.data, scratch_bytes,
-                images, parts, groups, chunks, out_channels, in_channels, chunk_rows,
-                self.tap_rows.ctypes.data, kernel[0], self.tap_columns.ctypes.data, kernel[1],
-                *dy_shape, height, width, in_plane, in_row, in_pixel,
-                stride[0], stride[1], dilation[1] * pixel, strip, column_chunk, copied,
-                x_plane, padded * pixel, x_start * pixel, int(g_copied),
-                sum_bytes, sum_bytes + in_channels * x_plane,
-                int(across), dot(rows, columns, size), rows, columns,
-                copy_box(size), _store(size), unpool_2x2(size) if pooled else 0, 0,
-            ]
         )  # fmt: skip
-        self.add_params = table([self.partial.ctypes.data, 0, parts, self.count])
+        outs, ins, at = (place.ctypes.data for place in self._places)
+        self._channels = g.groups * g.out_channels
+        self._add = Table(
+            Add(
+                sums=self._sums.ctypes.data, dweight=0, out_places=outs, in_places=ins, tap_places=at,
+                parts=parts, part=g.groups * cut.chunks * chunk, in_channels=g.in_channels,
+                taps=g.kernel[0] * g.kernel[1],
+            )
+        )  # fmt: skip
 
     def run(self, dy, x, dweight, argmax=None):
-        """Sum the pieces, then add them to ``dweight`` in a fixed order; ``argmax`` if the plan is pooled."""
-        self.params[0], self.params[1] = dy.address, x.address
-        self.params[42] = 0 if argmax is None else argmax.address
-        launch(_dot_task(self.size), self.tasks, self.params)
-        self.add_params[1] = dweight.ctypes.data
-        launch(_add_task(self.size), -(-self.count // 1024), self.add_params)
-
-
-def _pointwise(weight_shape, padding):
-    return weight_shape[2:] == (1, 1) and padding == ((0, 0), (0, 0))
-
-
-def pools_within(weight_shape, padding, groups, size):
-    """Whether dots can fill in the gradients of 2x2 windows behind the convolution, in the same order."""
-    k, c = weight_shape[:2]
-    return not _pointwise(weight_shape, padding) and not conv_panels.suits(k // groups, c, size)
-
-
-@plans
-def weight_plan(x_shape, weight_shape, out_shape, stride, padding, dilation, groups, size, pooled=False):
-    """The plan of a d-weight pass; ``size``: bytes of a number. ``pooled``: only where ``pools_within``."""
-    n, c, h, w = x_shape
-    k, _, kh, kw = weight_shape
-    pixel = LANES * size
-    in_plane, in_row, in_pixel = h * w * pixel, w * pixel, pixel
-    if _pointwise(weight_shape, padding):
-        # The pixels that the stride passes over play no part; without stride the image is one long column.
-        h, w = out_shape
-        in_row, in_pixel = stride[0] * in_row, stride[1] * pixel
-        if stride == (1, 1):
-            h, w, in_row = h * w, 1, pixel
-        out_shape, stride = (h, w), (1, 1)
-    before = padding[0][0], padding[1][0]
-    source = h, w, in_plane, in_row, in_pixel
-    channels = k // groups, c // groups
-    shared = source, out_shape, (kh, kw), stride, before, dilation, size
-    if conv_panels.suits(*channels, size):
-        return conv_panels.PanelPlan(-(-n // LANES), groups, channels, *shared)
-    return DotPlan(-(-n // LANES), groups, channels[1], channels[0], *shared, pooled)
-
-
-def backward_weight(dy, x, dweight, stride, padding, dilation, groups):
-    """dweight[k,c,u,v] += sum of dy[n,k,i,j] * x[n,c,...]; ``dweight`` contiguous."""
-    size = x.dtype.itemsize
-    weight_plan(x.shape, dweight.shape, dy.shape[2:], stride, padding, dilation, groups, size).run(
-        dy, x, dweight
-    )
-
-
-def backward_weight_pooled(dy, argmax, x, dweight, out_shape, stride, padding, dilation, groups):
-    """Like ``backward_weight``, dy being that of 2x2 windows behind the convolution, if ``pools_within``.
-
-    ``argmax`` says which cell of a window got the gradient; ``out_shape`` is (h, w) before pooling.
-    """
-    size = x.dtype.itemsize
-    plan = weight_plan(x.shape, dweight.shape, out_shape, stride, padding, dilation, groups, size, True)
-    plan.run(dy, x, dweight, argmax)
+        """Sum the parts, then add them to ``dweight`` in a fixed order; ``argmax`` if the plan is pooled."""
+        self._table.set(dy=dy.address, x=x.address, argmax=0 if argmax is None else argmax.address)
+        launch(_dot_task(), self._tasks, self._table.array)
+        self._add.set(dweight=address(dweight))
+        launch(_add_task(self._itemsize), self._channels, self._add.array)

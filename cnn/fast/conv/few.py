@@ -1,22 +1,26 @@
 """Direct convolution of a few images, and matrix products: sixteen output channels times one number.
 
-This is the register tile of ``conv_direct`` with exchanged parts: the weight is the vector, a number of the
-image what multiplies it. The image is first copied to [N][H][W][C] with its border of zeros: then all numbers
+    y[n, k, i, j] = bias[k] + sum over u, v, c of w[k, c, u, v] * x[n, c, i*sh - top + u*dh, ...]
+
+The micro-kernel is that of ``direct.py`` with exchanged operands: the weight is the vector, and a number of
+the image is broadcast. The image is first copied to [N][H][W][C] with its border of zeros: then all numbers
 that a row of the window meets are neighbours, and the loop over them is long. A matrix product is a 1x1
 convolution whose pixels are the images.
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.tiles import outer_run
+from cnn.fast.conv.blocking import few_images_block
+from cnn.fast.conv.microkernels import ONCE, Ends, Loop, Loops
+from cnn.fast.conv.routines import RowProducts, row_products
 from cnn.fast.lanes import Lanes, array, in_blocks
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import launch, table, task
-from cnn.fast.machine.simd import vector_registers, width
-from cnn.fast.machine.tables import call, integers, pointer
+from cnn.fast.machine.jit import helper, launch, task
+from cnn.fast.machine.tables import Table, bits, call_with, pointer, reader
 from cnn.geometry import output_shape
 
 
@@ -30,120 +34,168 @@ def pack(weight):
     return packed
 
 
+class Border(NamedTuple):
+    """The copy of images [N][C/16][H][W][16] to [N][H][W][C] with a border of zeros."""
+
+    x: int  # address
+    y: int  # address
+    channels: int
+    height: int  # of x
+    width: int
+    above: int  # padding
+    left: int
+    out_height: int  # of y
+    out_width: int
+
+
+border_of = reader(Border)
+
+
 @cache
-def _gather_task(size):
+def _border_task(itemsize):
     @task
-    def gather(index, thread, params):
-        p = integers(params)
-        x, y = pointer(p[0], size), pointer(p[1], size)
-        channels, height, width, top, left = p[2], p[3], p[4], p[5], p[6]
-        out_height, out_width = p[7], p[8]
-        image, row = index // height, index % height
-        target = ((image * out_height + row + top) * out_width + left) * channels
-        for block in range((channels + 15) // 16):
-            source = ((image * ((channels + 15) // 16) + block) * height + row) * width * 16
-            to, count = target + block * 16, channels - block * 16
+    def border(index, thread, params):
+        """One row of an image."""
+        p = border_of(params)
+        x, y = pointer(p.x, itemsize), pointer(p.y, itemsize)
+        image, row = index // p.height, index % p.height
+        target = ((image * p.out_height + row + p.above) * p.out_width + p.left) * p.channels
+        blocks = (p.channels + 15) // 16
+        for block in range(blocks):
+            source = ((image * blocks + block) * p.height + row) * p.width * 16
+            to, count = target + block * 16, p.channels - block * 16
             if count >= 16:
-                for q in range(width):
-                    v.store(y, to + q * channels, v.load(x, source + q * 16))
+                for q in range(p.width):
+                    v.store(y, to + q * p.channels, v.load(x, source + q * 16))
             else:
-                for q in range(width):
+                for q in range(p.width):
                     for c in range(count):
-                        y[to + q * channels + c] = x[source + q * 16 + c]
+                        y[to + q * p.channels + c] = x[source + q * 16 + c]
 
-    return gather
+    return border
 
 
-def _gathered(x, padding):
-    """[N][H][W][C] with a border of zeros; ((top, bottom), (left, right))."""
-    (top, bottom), (left, right) = padding
+def _with_border(x, padding):
+    """[N][H][W][C] with a border of zeros; ((above, below), (left, right))."""
+    (above, below), (left, right) = padding
     n, c, height, width = x.shape
-    y = array((n, height + top + bottom, width + left + right, c), x.dtype)
-    values = [x.address, y.ctypes.data, c, height, width, top, left, *y.shape[1:3]]
-    launch(_gather_task(x.dtype.itemsize), n * height, table(values))
+    y = array((n, height + above + below, width + left + right, c), x.dtype)
+    record = Border(
+        x=x.address, y=y.ctypes.data, channels=c, height=height, width=width, above=above, left=left,
+        out_height=y.shape[1], out_width=y.shape[2],
+    )  # fmt: skip
+    launch(_border_task(x.dtype.itemsize), n * height, Table(record).array)
     return y
 
 
-def tile(count, row_blocks, size):
-    """The register block (pixels, blocks of channels) that covers ``count`` pixels in the fewest cycles."""
-    parts, sums = LANES // width(size), vector_registers()[1] * 3 // 4
+class Source(NamedTuple):
+    """Where the numbers of an image lie; bytes."""
 
-    def blocks(pixels):
-        return max(1, min(6, row_blocks, sums // (pixels * parts)))
+    array: int  # address
+    image: int  # from the window of one image to that of the next
+    row: int  # from the window of one output row to that of the next
+    pixel: int  # from the window of one output to that of the next
 
-    def cycles(pixels):
-        products, loads = pixels * blocks(pixels) * parts, pixels + blocks(pixels) * parts
-        # Two products or loads a cycle; a sum waits four cycles for the one before.
-        return -(-count // pixels) * max(products, loads, 8) / blocks(pixels)
 
-    pixels = min(range(min(count, max(1, sums // parts), 8), 0, -1), key=cycles)
-    return pixels, blocks(pixels)
+class Target(NamedTuple):
+    """Where the output lies; bytes."""
+
+    array: int  # address
+    image: int
+    block: int  # from one block of sixteen channels to the next
+    row: int
+    pixel: int
+
+
+class Convolution(NamedTuple):
+    """A convolution, or a matrix product."""
+
+    source: Source
+    target: Target
+    weight: int  # address: [block of sixteen channels][taps and channels][16]
+    weight_block: int  # bytes
+    bias: int  # address
+    zeros: int  # address of zeros
+    no_floor: int  # bits of minus infinity
+    loops: Loops  # over taps and channels
+    channels: int  # of the output
+    height: int  # rows of the output
+    width: int  # pixels of a row
+    mr: int  # pixels at once
+    nr: int  # blocks of channels at once
+    products: int  # address of ``row_products``
+    relu: int  # y = max(0, y), where a NaN stays
+
+
+convolution_of = reader(Convolution)
+
+
+@helper
+def _add_bias(p, y, block, itemsize):
+    """y = y + bias, or max(0, y + bias), for a row of a block of channels; 0 in lanes without a channel."""
+    shift, used = v.load(pointer(p.bias, itemsize), block * 16), v.first_lanes(p.channels - block * 16)
+    step = p.target.pixel // itemsize
+    for i in range(0, p.width * step, step):
+        value = v.load(y, i) + shift
+        if p.relu:
+            value = v.select(v.greater(0.0, value), 0.0, value)
+        v.store(y, i, v.select(used, value, 0.0))  # 0 * infinity would be read as a channel
 
 
 @cache
-def _convolve_task(size):
+def _convolve_task(itemsize):
     @task
     def convolve(index, thread, params):
-        p = integers(params)
-        x, weight, bias, out, zeros = p[0], p[1], p[2], p[3], p[4]
-        pixels, at_once, channels, height, width = p[6], p[7], p[8], p[9], p[10]
-        image_step, row_step, pixel_step = p[11], p[12], p[13]
-        out_image, out_block, out_row, out_pixel = p[14], p[15], p[16], p[17]
-        na, wa, xa, nb, wb, xb, nc, wc, xc = p[18], p[19], p[20], p[21], p[22], p[23], p[24], p[25], p[26]
-        block_bytes, relu = p[27], p[28]
-        blocks = (channels + 15) // 16
-        parts = (blocks + at_once - 1) // at_once
-        row, first, image = index % height, index // height % parts * at_once, index // height // parts
-        count = min(at_once, blocks - first)
-        source = x + image * image_step + row * row_step
-        target = out + image * out_image + first * out_block + row * out_row
+        p = convolution_of(params)
+        blocks = (p.channels + 15) // 16
+        shares = (blocks + p.nr - 1) // p.nr
+        row, first, image = index % p.height, index // p.height % shares * p.nr, index // p.height // shares
+        count = min(p.nr, blocks - first)
+        source = p.source.array + image * p.source.image + row * p.source.row
+        target = p.target.array + image * p.target.image + first * p.target.block + row * p.target.row
         done = 0
-        while done < width:  # the last tile is moved back to end with the row
-            done = min(done, width - pixels)
-            call(p[5], (
-                weight + first * block_bytes, source + done * pixel_step, zeros, target + done * out_pixel,
-                count, block_bytes, out_pixel, out_block, params + 29 * 8, na, wa, xa, nb, wb, xb, nc, wc, xc,
-                pixel_step, 1, 0, 0,
-            ))  # fmt: skip
-            done += pixels
+        while done < p.width:  # the last register block is moved back to end with the row
+            done = min(done, p.width - p.mr)
+            weight, x = p.weight + first * p.weight_block, source + done * p.source.pixel
+            call_with(
+                p.products,
+                RowProducts(
+                    ends=Ends(weight, x, p.zeros, target + done * p.target.pixel), loops=p.loops,
+                    scalars_k=p.source.pixel, floor=p.no_floor, pixels=count,
+                    vectors_pixel=p.weight_block, out_pixel=p.target.block, out_k=p.target.pixel,
+                    rows=1, vectors_row=0, out_row=0,
+                ),
+            )  # fmt: skip
+            done += p.mr
         for block in range(first, first + count):  # while the row lies in the cache
-            y = pointer(target + (block - first) * out_block, size)
-            shift, used = v.load(pointer(bias, size), block * 16), v.first_lanes(channels - block * 16)
-            for i in range(0, width * (out_pixel // size), out_pixel // size):
-                value = v.load(y, i) + shift
-                if relu:
-                    value = v.select(v.greater(0.0, value), 0.0, value)
-                v.store(y, i, v.select(used, value, 0.0))  # 0 * infinity would be read as a channel
+            _add_bias(p, pointer(target + (block - first) * p.target.block, itemsize), block, itemsize)
 
     return convolve
 
 
-def _launch(x, packed, bias, out, channels, steps, out_steps, shape, loops, relu):
-    """All rows of all images; steps: bytes to the next image, row and pixel of ``x``."""
-    size = packed.itemsize
-    images, height, width = shape
-    blocks = len(packed)
-    pixels, at_once = tile(width, blocks, size)
+def _launch(source, target, packed, bias, loops, shape, relu):
+    """``shape``: (images, channels, height, width) of the output."""
+    images, channels, height, width = shape
+    (mr, nr), itemsize = few_images_block(width, len(packed), packed.itemsize), packed.itemsize
     zeros = array((LANES,), packed.dtype)
-    values = table(
-        [
-            x, packed.ctypes.data, bias.ctypes.data, out, zeros.ctypes.data,
-            outer_run(pixels, at_once, size, True), pixels, at_once, channels, height, width,
-            *steps, *out_steps, *loops, packed[0].nbytes, relu, 0,
-        ]
+    record = Convolution(
+        source=source, target=target, weight=packed.ctypes.data, weight_block=packed[0].nbytes,
+        bias=bias.ctypes.data, zeros=zeros.ctypes.data, no_floor=bits(-np.inf), loops=loops,
+        channels=channels, height=height, width=width, mr=mr, nr=nr,
+        products=row_products(mr, nr, itemsize, neighbours=False), relu=relu,
     )  # fmt: skip
-    values[29:].view(packed.dtype)[0] = -np.inf
-    launch(_convolve_task(size), images * -(-blocks // at_once) * height, values)
+    launch(_convolve_task(itemsize), images * -(-len(packed) // nr) * height, Table(record).array)
 
 
 def linear(x, packed, bias, features, relu):
     """y[n,k] = sum over c of weight[k,c] * x[n,c] + bias[k]; max(0, y) with ``relu``."""
     n, c = x.shape
     y = Lanes((n, features), x.dtype)
-    size, pixel = x.dtype.itemsize, LANES * x.dtype.itemsize
-    loops = [1, 0, 0, 1, 0, 0, c, pixel, size]
-    steps, out_steps = [0, 0, x.blocks * pixel], [0, pixel, 0, y.blocks * pixel]
-    _launch(x.address, packed, bias, y.address, features, steps, out_steps, (1, 1, n), loops, relu)
+    itemsize, pixel = x.dtype.itemsize, LANES * x.dtype.itemsize
+    loops = Loops(ONCE, ONCE, Loop(c, pixel, itemsize))
+    source = Source(x.address, image=0, row=0, pixel=x.blocks * pixel)
+    target = Target(y.address, image=0, block=pixel, row=0, pixel=y.blocks * pixel)
+    _launch(source, target, packed, bias, loops, (1, features, 1, n), relu)
     return y
 
 
@@ -156,15 +208,17 @@ def convolve(x, packed, bias, out_channels, stride, padding, dilation, relu):
     y = Lanes((n, out_channels, height, width), x.dtype)
     if kh * kw == 1 and c % LANES == 0 and padding == ((0, 0), (0, 0)):
         address, image, row, near = x.address, x.blocks * h * w * pixel, w * pixel, pixel
-        loops = [1, 0, 0, x.blocks, LANES * pixel, h * w * pixel, LANES, pixel, size]
+        loops = Loops(ONCE, Loop(x.blocks, LANES * pixel, h * w * pixel), Loop(LANES, pixel, size))
     else:
-        wide = _gathered(x, padding)
+        wide = _with_border(x, padding)
         address, image, row, near = wide.ctypes.data, wide[0].nbytes, wide[0, 0].nbytes, c * size
-        loops = [kh, kw * c * pixel, dilation[0] * row, kw, c * pixel, dilation[1] * near, c, pixel, size]
+        down = Loop(kh, kw * c * pixel, dilation[0] * row)
         if dilation[1] == 1 or kw == 1:
-            loops = [1, 0, 0, *loops[:3], kw * c, pixel, size]
-    steps = [image, stride[0] * row, stride[1] * near]
-    out_steps = [y.blocks * height * width * pixel, height * width * pixel, width * pixel, pixel]
-    shape = (n, height, width)
-    _launch(address, packed, bias, y.address, out_channels, steps, out_steps, shape, loops, relu)
+            loops = Loops(ONCE, down, Loop(kw * c, pixel, size))
+        else:
+            loops = Loops(down, Loop(kw, c * pixel, dilation[1] * near), Loop(c, pixel, size))
+    source = Source(address, image, stride[0] * row, stride[1] * near)
+    plane = height * width * pixel
+    target = Target(y.address, y.blocks * plane, plane, width * pixel, pixel)
+    _launch(source, target, packed, bias, loops, (n, out_channels, height, width), relu)
     return y

@@ -1,28 +1,39 @@
-"""Winograd convolution F(4x4, 3x3) of a few images: ``conv_winograd`` with sixteen channels as lanes.
+"""Winograd convolution F(4x4, 3x3) of a few images: ``winograd.py`` with sixteen channels as lanes.
 
     y  = A^T [ sum over c of (G w G^T) o (B^T x B) ] A
 
-All tiles of all images pass by sixteen output channels at a time. Their weights are transformed in passing,
-some input channels after the other: that takes less time than to read 36 numbers a weight from far away
-where 9 tell the same.
+Sixteen output channels at a time pass all tiles of all images. Their weights are transformed in passing, some
+input channels after the other: that takes less time than to read 36 numbers a weight from far away where 9
+tell the same.
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.few import tile
-from cnn.fast.conv.tiles import ADD, STORE, outer_tile, prefetch
-from cnn.fast.conv.winograd import lines
-from cnn.fast.conv.winograd_tiles import PIXEL, SIZE, input_tile, output_tile_of_channels, weights_forth
+from cnn.fast.conv.blocking import few_images_block
+from cnn.fast.conv.microkernels import ADD, ONCE, STORE, Ends, Loop, Loops, Steps, outer_product, prefetch
+from cnn.fast.conv.winograd import odd_lines
+from cnn.fast.conv.winograd_tiles import (
+    PIXEL,
+    SIZE,
+    Patch,
+    Points,
+    TileSource,
+    input_tile,
+    output_tile_of_channels,
+    transform_weights,
+)
 from cnn.fast.lanes import Lanes, array, in_blocks
-from cnn.fast.machine.jit import launch, scratch_threads, table, task, workspace
+from cnn.fast.machine.jit import helper, launch, scratch_threads, task, workspace
 from cnn.fast.machine.simd import width
-from cnn.fast.machine.tables import integers, pointer
+from cnn.fast.machine.tables import Table, bits, from_bits, reader
 
 FEWEST = 4  # tiles: with fewer, transforming the weights takes longer than 9 products a pixel
 CHUNK = 64  # input channels whose transformed weights wait in the L2 cache
+NINE = 9 * PIXEL  # bytes of the weights from one input channel to sixteen output channels
 
 
 def tiles_of(images, out_size):
@@ -40,100 +51,145 @@ def pack(weight):
     return packed
 
 
+class Inputs(NamedTuple):
+    """V[point][tile][channel] = B^T x B."""
+
+    x: int  # address
+    v: int  # address
+    zeros: int  # address of zeros
+    blocks: int  # of sixteen channels
+    height: int  # pixels of x
+    width: int
+    above: int  # padding
+    left: int
+    down: int  # tiles of an image
+    across: int
+    v_point: int  # bytes from one point to the next
+
+
+inputs_of = reader(Inputs)
+
+
 @cache
 def _input_task():
     @task
     def transform(index, thread, params):
-        p = integers(params)
-        x, v, zeros, image_bytes, blocks = p[0], p[1], p[2], p[3], p[4]
-        height, width, above, left, down, across = p[5], p[6], p[7], p[8], p[9], p[10]
-        v_step = p[11]
-        for i in range(across):
-            input_tile(
-                0, x + index // down * image_bytes, height * width * 64, blocks, index % down * 4 - above,
-                i * 4 - left, height, width, width * 64, zeros, v + (index * across + i) * blocks * 64, 64,
-                v_step, 6,
+        """A row of tiles of an image."""
+        p = inputs_of(params)
+        plane, image, row = p.height * p.width * PIXEL, index // p.down, index % p.down
+        for i in range(p.across):
+            source = TileSource(
+                p.x + image * p.blocks * plane, plane, p.width * PIXEL, row * 4 - p.above, i * 4 - p.left,
+                p.height, p.width, p.zeros,
             )  # fmt: skip
+            target = Points(p.v + (index * p.across + i) * p.blocks * PIXEL, PIXEL, p.v_point)
+            input_tile(0, source, target, p.blocks, 6)
 
     return transform
 
 
+class Outputs(NamedTuple):
+    """All tiles of sixteen output channels; bytes unless said otherwise."""
+
+    v: int  # address of the transformed inputs
+    weight: int  # address, as ``pack`` orders them
+    bias: int  # address
+    y: int  # address
+    zeros: int  # address of zeros
+    floor: int  # bits of the lower bound of the result
+    scratch: int  # address
+    scratch_bytes: int  # of one thread: m and u
+    v_point: int
+    m_point: int
+    u_point: int
+    channels: int  # of the input
+    chunk: int  # input channels whose weights are transformed at once
+    images: int
+    down: int  # tiles of an image
+    across: int
+    height: int  # pixels of y
+    width: int
+    out_blocks: int  # of sixteen output channels
+
+
+outputs_of = reader(Outputs)
+
+
+@helper
+def _transform_weights(p, nine, u, count, vectors):
+    """U = G w G^T of ``count`` input channels."""
+    for c in range(count):
+        transform_weights(nine + c * NINE, PIXEL, u + c * PIXEL, p.u_point, vectors)
+
+
+@helper
+def _transform_outputs(p, index, m):
+    """y = max(floor, bias + A^T M A)"""
+    floor = np.float32(from_bits(p.floor))
+    for t in range(p.images * p.down * p.across):
+        image, top, left = t // p.across // p.down, t // p.across % p.down * 4, t % p.across * 4
+        corner = ((image * p.out_blocks + index) * p.height + top) * p.width + left
+        rows, columns = min(4, p.height - top), min(4, p.width - left)
+        patch = Patch(p.y + corner * PIXEL, 0, p.width * PIXEL, rows, columns)
+        source = Points(m + t * PIXEL, PIXEL, p.m_point)
+        output_tile_of_channels(source, p.bias + index * PIXEL, floor, patch, 1, 6)
+
+
 @cache
-def _output_task(rows):
-    lanes = width(SIZE)
+def _output_task(mr):
+    vectors = LANES // width(SIZE)
+    nothing = np.float32(-np.inf)
 
     @task
     def multiply(index, thread, params):
-        p = integers(params)
-        v, weight, bias, y, zeros = p[0], p[1], p[2], p[3], p[4]
-        scratch, scratch_bytes, v_step, m_step = p[5], p[6], p[7], p[8]
-        channels, images, down, across = p[9], p[10], p[11], p[12]
-        height, width, out_blocks = p[13], p[14], p[15]
-        chunk, u_step = p[16], p[17]
-        lowest, floor = pointer(params + 18 * 8, 4)[0], pointer(params + 19 * 8, 4)[0]
-        tiles, tile_bytes = images * down * across, (channels + 15) // 16 * 64
-        m = scratch + thread * scratch_bytes
-        u = m + 36 * m_step
-        for first in range(0, channels, chunk):
-            count = min(chunk, channels - first)
-            for c in range(count):
-                nine = weight + (index * channels + first + c) * 9 * 64
-                weights_forth(nine, 64, u + c * 64, u_step, 16 // lanes)
+        p = outputs_of(params)
+        tiles, tile_bytes = p.images * p.down * p.across, (p.channels + 15) // 16 * PIXEL
+        m = p.scratch + thread * p.scratch_bytes
+        u, steps = m + 36 * p.m_point, Steps(tile_bytes, 0, PIXEL, 0)
+        for first in range(0, p.channels, p.chunk):
+            count = min(p.chunk, p.channels - first)
+            nine = p.weight + (index * p.channels + first) * NINE
+            _transform_weights(p, nine, u, count, vectors)
+            loops = Loops(ONCE, ONCE, Loop(count, PIXEL, SIZE))
             for xi in range(36):
                 # What comes next is asked for while this is multiplied: 9 vectors a channel, in 36 parts.
-                coming = weight + (index * channels + first + count) * 9 * 64
-                prefetch(coming + xi * chunk * 16, chunk // 4)
-                weights, source, t = u + xi * u_step, v + xi * v_step + first * 4, 0
-                while t < tiles:
-                    sums, now = m + xi * m_step + t * 64, source + t * tile_bytes
-                    loops = (1, 0, 0, 1, 0, 0, count, 64, 4)
+                prefetch(nine + count * NINE + xi * p.chunk * 16, p.chunk // 4)
+                # M[point][tile] = sum over c of U[point][c] * V[point][tile][c]
+                for t in range(0, tiles, mr):
+                    x = p.v + xi * p.v_point + first * SIZE + t * tile_bytes
+                    ends = Ends(u + xi * p.u_point, x, p.zeros, m + xi * p.m_point + t * PIXEL)
                     if first == 0:
-                        outer_tile(
-                            weights, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, STORE, rows, 1, 4,
-                        )  # fmt: skip
+                        outer_product(ends, loops, steps, nothing, STORE, mr, 1, SIZE)
                     else:
-                        outer_tile(
-                            weights, now, zeros, sums, loops, tile_bytes, 0, 64, 0, lowest, ADD, rows, 1, 4,
-                        )  # fmt: skip
-                    t += rows
-        for t in range(tiles):
-            image, top, left = t // across // down, t // across % down * 4, t % across * 4
-            corner = ((image * out_blocks + index) * height + top) * width + left
-            output_tile_of_channels(
-                m + t * 64, m_step, bias + index * 64, floor, y + corner * 64, 0, 1,
-                min(4, height - top), min(4, width - left), 6, width * 64,
-            )  # fmt: skip
+                        outer_product(ends, loops, steps, nothing, ADD, mr, 1, SIZE)
+        _transform_outputs(p, index, m)
 
     return multiply
 
 
 def convolve(x, packed, bias, out_channels, out_size, padding, relu):
     """3x3 convolution, stride 1, float32, with the weight in ``pack``'s order; max(0, y) with ``relu``."""
-    n, c, *in_size = x.shape
+    n, c, height, width_ = x.shape
     y = Lanes((n, out_channels, *out_size), x.dtype)
     down, across = -(-out_size[0] // 4), -(-out_size[1] // 4)
     tiles = n * down * across
-    rows, _ = tile(tiles, 1, SIZE)
-    tiles = -(-tiles // rows) * rows  # the last few may be nobody
+    mr, _ = few_images_block(tiles, 1, SIZE)
+    tiles = -(-tiles // mr) * mr  # the last register block may reach beyond the last tile
     chunk = -(-c // -(-c // CHUNK))
-    v_step, m_step, u_step = lines(tiles * x.blocks), lines(tiles), lines(chunk)
-    transformed = workspace("few tiles", 36 * v_step).ctypes.data
-    scratch = workspace("scratch", scratch_threads() * 36 * (m_step + u_step)).ctypes.data
-    zeros = array((6 * LANES,), x.dtype)
-    image_bytes = x.blocks * x.pixels * PIXEL
-    values = [
-        x.address, transformed, zeros.ctypes.data, image_bytes, x.blocks, *in_size, padding[0][0],
-        padding[1][0], down, across, v_step,
-    ]  # fmt: skip
-    launch(_input_task(), n * down, table(values))
-    values = table(
-        [
-            transformed, packed.ctypes.data, bias.ctypes.data, y.address, zeros.ctypes.data, scratch,
-            36 * (m_step + u_step), v_step, m_step, c, n, down, across, *out_size, y.blocks, chunk, u_step,
-            0, 0,
-        ]
+    v_point, m_point, u_point = odd_lines(tiles * x.blocks), odd_lines(tiles), odd_lines(chunk)
+    transformed = workspace("few tiles", 36 * v_point).ctypes.data
+    scratch = workspace("scratch", scratch_threads() * 36 * (m_point + u_point)).ctypes.data
+    zeros = array((6 * LANES,), x.dtype).ctypes.data
+    inputs = Inputs(
+        x=x.address, v=transformed, zeros=zeros, blocks=x.blocks, height=height, width=width_,
+        above=padding[0][0], left=padding[1][0], down=down, across=across, v_point=v_point,
     )  # fmt: skip
-    values[18:19].view(np.float32)[0] = -np.inf
-    values[19:20].view(np.float32)[0] = 0 if relu else -np.inf
-    launch(_output_task(rows), y.blocks, values)
+    launch(_input_task(), n * down, Table(inputs).array)
+    outputs = Outputs(
+        v=transformed, weight=packed.ctypes.data, bias=bias.ctypes.data, y=y.address, zeros=zeros,
+        floor=bits(0 if relu else -np.inf), scratch=scratch, scratch_bytes=36 * (m_point + u_point),
+        v_point=v_point, m_point=m_point, u_point=u_point, channels=c, chunk=chunk, images=n, down=down,
+        across=across, height=out_size[0], width=out_size[1], out_blocks=y.blocks,
+    )  # fmt: skip
+    launch(_output_task(mr), y.blocks, Table(outputs).array)
     return y

@@ -8,203 +8,314 @@ left operand pass. Each tap of the window is one product of the same panels, shi
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast.blocked import LANES, aligned_zeros
-from cnn.fast.conv.taps import forward_taps
-from cnn.fast.conv.tiles import copy_box, outer_sum, sum_rows, transpose_run
-from cnn.fast.machine.jit import launch, scratch_threads, table, task
-from cnn.fast.machine.tables import call, integers, pointer
+from cnn.fast.conv.blocking import panel_rows
+from cnn.fast.conv.microkernels import Loop
+from cnn.fast.conv.routines import (
+    Copy,
+    PanelProducts,
+    Transposition,
+    copy_planes,
+    panel_products,
+    transpose_pixels,
+)
+from cnn.fast.machine.jit import address, helper, launch, scratch_threads, task
+from cnn.fast.machine.tables import Table, call_with, pointer, reader, records, size_of
 
 STRIP_PIXELS = 16  # of dy that one strip covers at least, where the image has them
-SUM_BYTES = 8 << 20  # of partial sums, unless fewer than two pieces were left
+SUM_BYTES = 8 << 20  # of sums, unless fewer than two parts were left
+
+
+class Rows(NamedTuple):
+    """Rows of an operand: one long row where they follow each other without a gap."""
+
+    offset: int  # bytes from row 0
+    rows: int
+    pixels: int  # of a row
+
+
+class Strip(NamedTuple):
+    """What of both operands meets."""
+
+    left: Rows
+    right: Rows
+
+
+class Tap(NamedTuple):
+    """A tap of the window, and what of a strip meets it."""
+
+    right: int  # bytes in the panel
+    left: int  # bytes in the copy
+    a: Loop  # over the pixels; a count of 0: nothing meets the tap
+    b: Loop
+
+
+class Operand(NamedTuple):
+    """The left or the right operand; bytes."""
+
+    channels: int  # of a group
+    plane: int
+    row: int
+    pixel: int
+    image: int  # from one group of a block of images to the next
+
+
+class Sums(NamedTuple):
+    """One geometry; bytes unless said otherwise."""
+
+    left_array: int  # address
+    right_array: int  # address
+    left: Operand
+    right: Operand
+    itemsize: int
+    units: int  # strips of all blocks of images
+    parts: int  # that the units are divided into
+    groups: int
+    strips: int  # address of Strip records
+    strip_count: int  # of an image
+    taps: int  # address of Tap records, those of a strip side by side
+    tap_count: int
+    scratch: int  # address
+    scratch_bytes: int  # of one thread
+    scratch_panels: int  # from the copy of the left operand to the panels of the right one
+    copied_plane: int  # of the copy of the left operand
+    panel: int  # from one panel to the next
+    blocks: int  # of mr rows of the left operand
+    sums: int  # address: [part][group][tap][row][column]
+    sums_bytes: int  # of a part of a group
+    sums_tap: int
+    sums_row: int
+    copy: int  # address of ``copy_planes``
+    transpose: int  # address of ``transpose_pixels``
+    products: int  # address of ``panel_products``
+
+
+sums_of, strip_of, tap_of = reader(Sums), reader(Strip), reader(Tap)
+STRIP_RECORD, TAP_RECORD = 8 * size_of(Strip), 8 * size_of(Tap)
+
+
+@helper
+def _copied_left(p, rows, image, target):
+    """Copy the rows of the left operand that belong to a strip."""
+    pixel = LANES * p.itemsize
+    call_with(
+        p.copy,
+        Copy(
+            source=p.left_array + image * p.left.image + rows.offset, target=target,
+            planes=p.left.channels, source_plane=p.left.plane, target_plane=p.copied_plane, rows=rows.rows,
+            source_row=p.left.row, target_row=rows.pixels * pixel, pixels=rows.pixels,
+            source_pixel=p.left.pixel, target_pixel=pixel,
+        ),
+    )  # fmt: skip
+
+
+@helper
+def _transposed_right(p, rows, image, panels):
+    """Fill in the panels: the last one is moved up to end with the last channel."""
+    start = p.right_array + image * p.right.image + rows.offset
+    for c in range(0, p.right.channels, 16):
+        source = start + min(c, p.right.channels - 16) * p.right.plane
+        for row in range(rows.rows):
+            panel = panels + c // 16 * p.panel + row * rows.pixels * 256 * p.itemsize
+            at = source + row * p.right.row
+            call_with(p.transpose, Transposition(at, panel, rows.pixels, p.right.plane, p.right.pixel))
+
+
+@helper
+def _add_strip(p, taps, left, panels, sums):
+    """sums[tap][k, c] += sum over pixels and lanes of left[k, i, j] * right[c, ...]"""
+    for block in range((p.right.channels + 15) // 16):
+        for number in range(p.tap_count):
+            tap = tap_of(taps + number * TAP_RECORD)
+            if tap.a.count:
+                panel, out = panels + block * p.panel + tap.right, sums + block * 16 * p.itemsize
+                call_with(
+                    p.products,
+                    PanelProducts(
+                        panel, left + tap.left, out + number * p.sums_tap, p.copied_plane, p.sums_row,
+                        p.blocks, tap.a, tap.b,
+                    ),
+                )  # fmt: skip
 
 
 @cache
-def _sum_task(size):
+def _sum_task():
     @task
     def sums(index, thread, params):
-        p = integers(params)
-        left, right, total = p[0], p[1], p[2]
-        scratch, scratch_bytes = p[3], p[4]
-        units, parts, groups, strips, strip_table = p[5], p[6], p[7], p[8], p[9]
-        taps, tap_table, left_channels, left_plane, left_row, left_pixel, left_image = (
-            p[10], p[11], p[12], p[13], p[14], p[15], p[16]
-        )  # fmt: skip
-        right_channels, right_plane, right_row, right_pixel, right_image = p[17], p[18], p[19], p[20], p[21]
-        copied_plane, panel_bytes, row_blocks, s_row, s_tap, s_bytes = (
-            p[22], p[23], p[24], p[25], p[26], p[27]
-        )  # fmt: skip
-        copy, flip, multiply = p[28], p[29], p[30]
-        pixel = 16 * size
-        group, part = index % groups, index // groups
-        total += index * s_bytes
-        cells = pointer(total, size)
-        for i in range(s_bytes // size):
+        p = sums_of(params)
+        group, part = index % p.groups, index // p.groups
+        total = p.sums + index * p.sums_bytes
+        cells = pointer(total, 8)
+        for i in range(p.sums_bytes // 8):
             cells[i] = 0
-        copied = scratch + thread * scratch_bytes
-        panels = copied + p[31]
-        for unit in range(units * part // parts, units * (part + 1) // parts):
-            image, strip = unit // strips * groups + group, unit % strips
-            s = integers(strip_table + strip * 48)
-            count = s[2]
-            ends = (left + image * left_image + s[0], copied, left_channels, left_plane, copied_plane)
-            call(copy, (*ends, s[1], left_row, count * pixel, count, left_pixel, pixel))
-            start, rows, count = right + image * right_image + s[3], s[4], s[5]
-            for b in range(0, right_channels, 16):
-                # The last block is moved up to end with the last channel: it has sums of its own.
-                at = start + min(b, right_channels - 16) * right_plane
-                panel = panels + b // 16 * panel_bytes
-                for y in range(rows):
-                    to = panel + y * count * 16 * pixel
-                    call(flip, (at + y * right_row, right_plane, count, right_pixel, to))
-            for b in range(0, right_channels, 16):
-                panel, out = panels + b // 16 * panel_bytes, total + b * size
-                for tap in range(taps):
-                    t = integers(tap_table + (strip * taps + tap) * 64)
-                    if t[2]:
-                        ends = (panel + t[0], copied + t[1], copied_plane, out, s_row, row_blocks)
-                        outer = (t[2], t[3], t[4])
-                        call(multiply, (*ends, *outer, t[5], t[6], t[7]))
-                    out += s_tap
+        copied = p.scratch + thread * p.scratch_bytes
+        panels = copied + p.scratch_panels
+        for unit in range(p.units * part // p.parts, p.units * (part + 1) // p.parts):
+            image, number = unit // p.strip_count * p.groups + group, unit % p.strip_count
+            strip = strip_of(p.strips + number * STRIP_RECORD)
+            _copied_left(p, strip.left, image, copied)
+            _transposed_right(p, strip.right, image, panels)
+            _add_strip(p, p.taps + number * p.tap_count * TAP_RECORD, copied, panels, total)
 
     return sums
 
 
+class Add(NamedTuple):
+    """dweight += the sum over parts; steps of the sums in bytes, of the weight in numbers."""
+
+    sums: int  # address
+    dweight: int  # address
+    parts: int
+    groups: int
+    left_channels: int  # of a group
+    right_channels: int  # of a group
+    taps: int
+    sums_row: int
+    sums_tap: int
+    sums_bytes: int  # of a part of a group
+    left_step: int
+    right_step: int
+    group_step: int
+
+
+add_of = reader(Add)
+
+
 @cache
-def _add_task(size):
-    """dweight += the sum over parts, for one channel of the left operand."""
+def _add_task(itemsize):
+    """One channel of the left operand."""
 
     @task
     def add(index, thread, params):
-        p = integers(params)
-        sums, parts, groups, left_channels, right_channels, taps = p[0], p[1], p[2], p[3], p[4], p[5]
-        s_row, s_tap, s_bytes, left_step, right_step, group_step = p[6], p[7], p[8], p[9], p[10], p[11]
-        group, channel = index // left_channels, index % left_channels
-        weight = pointer(p[12] + (group * group_step + channel * left_step) * size, size)
-        last = (right_channels - 1) // 16 * 16
-        for t in range(taps):
-            start = sums + group * s_bytes + t * s_tap + channel * s_row
-            total = pointer(start, size)
-            for part in range(1, parts):
-                other = pointer(start + part * groups * s_bytes, size)
-                for c in range(s_row // size):
+        p = add_of(params)
+        group, channel = index // p.left_channels, index % p.left_channels
+        weight = pointer(p.dweight + (group * p.group_step + channel * p.left_step) * itemsize, itemsize)
+        last = (p.right_channels - 1) // 16 * 16
+        for t in range(p.taps):
+            start = p.sums + group * p.sums_bytes + t * p.sums_tap + channel * p.sums_row
+            total = pointer(start, itemsize)
+            for part in range(1, p.parts):
+                other = pointer(start + part * p.groups * p.sums_bytes, itemsize)
+                for c in range(p.sums_row // itemsize):
                     total[c] += other[c]
             # Added once: the gradient of two passes is to be exactly the sum of both.
-            for c in range(right_channels):
-                moved = c + last + 16 - right_channels if c >= last else c
-                weight[c * right_step + t] += total[moved]
+            for c in range(p.right_channels):
+                moved = c + last + 16 - p.right_channels if c >= last else c
+                weight[c * p.right_step + t] += total[moved]
 
     return add
 
 
-def _padded(left, right, size):
-    rows = sum_rows(size, left)
-    return -(-left // rows) * rows * -(-right // LANES) * LANES if right >= LANES else np.inf
+def _padded(left, right, itemsize):
+    mr = panel_rows(itemsize, left)
+    return -(-left // mr) * mr * -(-right // LANES) * LANES if right >= LANES else np.inf
 
 
-def suits(out_channels, in_channels, size):
-    """Whether the channels of one group fill the register tile well enough."""
-    cells = min(_padded(out_channels, in_channels, size), _padded(in_channels, out_channels, size))
+def suits(out_channels, in_channels, itemsize):
+    """Whether the channels of one group fill the register block well enough."""
+    cells = min(_padded(out_channels, in_channels, itemsize), _padded(in_channels, out_channels, itemsize))
     return min(out_channels, in_channels) >= 6 and cells <= 1.5 * out_channels * in_channels
 
 
+def _rows(planes, first, count):
+    if planes.row == planes.width * planes.pixel:
+        return Rows(first * planes.row, 1, count * planes.width)
+    return Rows(first * planes.row, count, planes.width)
+
+
+def _tables(g, order, dy_pixel, x_pixel):
+    """The Strips, and the Taps of each; the last two: bytes of a pixel in the copy or the panels.
+
+    ``order`` puts what belongs to dy and to x in the order (left, right).
+    """
+    down, across = g.reaches
+    height = min(g.dy.height, -(-STRIP_PIXELS // g.dy.width))
+    strips, taps = [], []
+    for top in range(0, g.dy.height, height):
+        bottom = min(top + height, g.dy.height)
+        low = min(g.x.height, max(0, top * g.stride[0] + down[0][2]))
+        high = max(low, min(g.x.height, (bottom - 1) * g.stride[0] + down[-1][2] + 1))
+        strips.append(Strip(*order(_rows(g.dy, top, bottom - top), _rows(g.x, low, high - low))))
+        for first, last, row in down:
+            first, last = max(first, top), min(last, bottom)
+            for start, stop, column in across:
+                dy = ((first - top) * g.dy.width + start) * dy_pixel
+                x = (first * g.stride[0] + row - low) * g.x.width + start * g.stride[1] + column
+                steps = order(g.dy.width * dy_pixel, g.stride[0] * g.x.width * x_pixel)[::-1]
+                rows = Loop(last - first, *steps)
+                pixels = Loop(stop - start, *order(dy_pixel, g.stride[1] * x_pixel)[::-1])
+                # Long inner loops are the cheap ones.
+                loops = (pixels, rows) if pixels.count == 1 else (rows, pixels)
+                if first >= last or start >= stop:
+                    loops = Loop(0, 0, 0), Loop(0, 0, 0)
+                taps.append(Tap(*order(dy, x * x_pixel)[::-1], *loops))
+    return strips, taps
+
+
 class PanelPlan:
-    """Everything about one geometry that the compiled sums need; ``run`` fills in the addresses."""
+    """The tables and the memory of one geometry; ``run`` fills in the addresses of arrays."""
 
-    def __init__(self, images, groups, channels, source, dy_shape, kernel, stride, before, dilation, size):
-        """images: blocks of sixteen; channels: (out, in) of one group; the last but one: (down, across).
-
-        ``source`` is (h, w, bytes of a plane, of a row step, of a pixel step): the input as taps count it.
-        """
-        self.size, pixel = size, LANES * size
-        out_height, out_width = dy_shape
-        height, width, *x_steps = source
-        dy_steps = out_height * out_width * pixel, out_width * pixel, pixel
-        self.dy_left = _padded(*channels, size) <= _padded(*channels[::-1], size)
-        left, right = channels if self.dy_left else channels[::-1]
-        dy_pixel, x_pixel = (pixel, LANES * pixel) if self.dy_left else (LANES * pixel, pixel)
-
-        def order(dy_value, x_value):
-            return (dy_value, x_value) if self.dy_left else (x_value, dy_value)
-
-        def lines(first, count, row_width, steps):
-            """(offset, rows, pixels of a row) of some rows: one long row where they follow each other."""
-            whole = steps[1] == row_width * steps[2]
-            return (first * steps[1], 1, count * row_width) if whole else (first * steps[1], count, row_width)
-
-        def taps_of(axis):
-            """For each tap: (first output inside, one past the last, input index of output 0)."""
-            size_, window = source[axis], (kernel[axis], stride[axis], before[axis], dilation[axis])
-            met = forward_taps(size_, dy_shape[axis], *window)
-            for u in range(kernel[axis]):
-                inside = [i for i, pairs in enumerate(met) if any(tap == u for tap, _ in pairs)]
-                first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
-                yield first, last, u * dilation[axis] - before[axis]
-
-        down, across = list(taps_of(0)), list(taps_of(1))
-        strip = min(out_height, -(-STRIP_PIXELS // out_width))
-        strips, taps = [], []
-        for top in range(0, out_height, strip):
-            bottom = min(top + strip, out_height)
-            low = min(height, max(0, top * stride[0] + down[0][2]))
-            high = max(low, min(height, (bottom - 1) * stride[0] + down[-1][2] + 1))
-            boxes = lines(top, bottom - top, out_width, dy_steps), lines(low, high - low, width, x_steps)
-            strips.append([n for box in order(*boxes) for n in box])
-            for first, last, row in down:
-                first, last = max(first, top), min(last, bottom)
-                for start, stop, column in across:
-                    dy_at = ((first - top) * out_width + start) * dy_pixel
-                    x_at = (first * stride[0] + row - low) * width + start * stride[1] + column
-                    steps = order(out_width * dy_pixel, stride[0] * width * x_pixel)[::-1]
-                    rows = max(0, last - first) if stop > start else 0, *steps
-                    pixels = stop - start, *order(dy_pixel, stride[1] * x_pixel)[::-1]
-                    # Long inner loops are the cheap ones.
-                    loops = (*pixels, *rows) if pixels[0] == 1 else (*rows, *pixels)
-                    loops = loops if rows[0] else (0,) * 6
-                    taps.append((*order(dy_at, x_at * x_pixel)[::-1], *loops))
-        self.strips, self.taps = table(strips), table(taps)
-        left_pixels, right_pixels = (int((self.strips[:, i] * self.strips[:, i + 1]).max()) for i in (1, 4))
-        rows, blocks = sum_rows(size, left), -(-right // LANES)
-        row_blocks = -(-left // rows)
+    def __init__(self, problem):
+        g, itemsize, pixel = problem, problem.itemsize, LANES * problem.itemsize
+        channels = g.out_channels, g.in_channels
+        self._dy_left = _padded(*channels, itemsize) <= _padded(*channels[::-1], itemsize)
+        pixels = (pixel, LANES * pixel) if self._dy_left else (LANES * pixel, pixel)
+        strips, taps = _tables(g, self._order, *pixels)
+        self._records = records(strips), records(taps)
+        left, right = self._order(*channels)
+        mr = panel_rows(itemsize, left)
+        panels, blocks, tap_count = -(-right // LANES), -(-left // mr), g.kernel[0] * g.kernel[1]
         # An odd number of cache lines: planes of a round size would compete for the same few cache sets.
-        copied_plane = (left_pixels | 1) * pixel
-        panel_bytes = right_pixels * LANES * pixel
-        copied_bytes = row_blocks * rows * copied_plane
-        scratch_bytes = copied_bytes + blocks * panel_bytes + 64
-        self.scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
-        tap_count = kernel[0] * kernel[1]
-        s_row = blocks * pixel
-        s_tap = row_blocks * rows * s_row
-        s_bytes = tap_count * s_tap
-        units = images * len(strips)
-        parts = min(units, max(1, -(-8 // groups)), max(2, SUM_BYTES // (s_bytes * groups)))
-        self.tasks = parts * groups
-        self.sums = aligned_zeros((self.tasks * s_bytes,), np.uint8)
-        dy_side = channels[0], *dy_steps, channels[0] * dy_steps[0]
-        x_side = channels[1], *x_steps, channels[1] * x_steps[0]
-        one, other = order(dy_side, x_side)
-        self.params = table(
-            [
-                0, 0, self.sums.ctypes.data, self.scratch.ctypes.data, scratch_bytes,
-                units, parts, groups, len(strips), self.strips.ctypes.data, tap_count, self.taps.ctypes.data,
-                *one, *other, copied_plane, panel_bytes, row_blocks, s_row, s_tap, s_bytes,
-                copy_box(size), transpose_run(size), outer_sum(rows, size), copied_bytes,
-            ]
+        copied_plane = (max(strip.left.rows * strip.left.pixels for strip in strips) | 1) * pixel
+        panel = max(strip.right.rows * strip.right.pixels for strip in strips) * LANES * pixel
+        copied_bytes = blocks * mr * copied_plane
+        scratch_bytes = copied_bytes + panels * panel + 64
+        self._scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
+        sums_row = panels * pixel
+        sums_tap = blocks * mr * sums_row
+        sums_bytes, units = tap_count * sums_tap, g.blocks * len(strips)
+        parts = min(units, max(1, -(-8 // g.groups)), max(2, SUM_BYTES // (sums_bytes * g.groups)))
+        self._tasks, self._rows, self._itemsize = parts * g.groups, g.groups * left, itemsize
+        self._sums = aligned_zeros((self._tasks * sums_bytes,), np.uint8)
+        operands = (
+            Operand(count, plane.plane, plane.row, plane.pixel, count * plane.plane)
+            for count, plane in zip(channels, (g.dy, g.x), strict=True)
+        )
+        one, other = self._order(*operands)
+        self._table = Table(
+            Sums(
+                left_array=0, right_array=0, left=one, right=other, itemsize=itemsize, units=units,
+                parts=parts, groups=g.groups,
+                strips=self._records[0].ctypes.data, strip_count=len(strips),
+                taps=self._records[1].ctypes.data, tap_count=tap_count, scratch=self._scratch.ctypes.data,
+                scratch_bytes=scratch_bytes, scratch_panels=copied_bytes, copied_plane=copied_plane,
+                panel=panel, blocks=blocks, sums=self._sums.ctypes.data, sums_bytes=sums_bytes,
+                sums_tap=sums_tap, sums_row=sums_row, copy=copy_planes(itemsize),
+                transpose=transpose_pixels(itemsize), products=panel_products(mr, itemsize),
+            )
         )  # fmt: skip
-        steps = order(channels[1] * tap_count, tap_count)
-        self.rows = groups * left
-        self.add_params = table(
-            [
-                self.sums.ctypes.data, parts, groups, left, right, tap_count, s_row, s_tap, s_bytes, *steps,
-                channels[0] * channels[1] * tap_count, 0,
-            ]
+        left_step, right_step = self._order(g.in_channels * tap_count, tap_count)
+        self._add = Table(
+            Add(
+                sums=self._sums.ctypes.data, dweight=0, parts=parts, groups=g.groups, left_channels=left,
+                right_channels=right, taps=tap_count, sums_row=sums_row, sums_tap=sums_tap,
+                sums_bytes=sums_bytes, left_step=left_step, right_step=right_step,
+                group_step=g.out_channels * g.in_channels * tap_count,
+            )
         )  # fmt: skip
+
+    def _order(self, dy, x):
+        """(left, right) of what belongs to dy and to x."""
+        return (dy, x) if self._dy_left else (x, dy)
 
     def run(self, dy, x, dweight):
-        """Sum the pieces, then add them to ``dweight`` in a fixed order."""
-        self.params[:2] = (dy.address, x.address) if self.dy_left else (x.address, dy.address)
-        launch(_sum_task(self.size), self.tasks, self.params)
-        self.add_params[12] = dweight.ctypes.data
-        launch(_add_task(self.size), self.rows, self.add_params)
+        """Sum the parts, then add them to ``dweight`` in a fixed order."""
+        left, right = self._order(dy.address, x.address)
+        self._table.set(left_array=left, right_array=right)
+        launch(_sum_task(), self._tasks, self._table.array)
+        self._add.set(dweight=address(dweight))
+        launch(_add_task(self._itemsize), self._rows, self._add.array)

@@ -1,112 +1,160 @@
-"""Convolution with a window of one pixel: a matrix product for every pixel. Forward and, turned, d-input.
+"""Convolution with a window of one pixel: a matrix product for every pixel. Forward and, transposed, d-input.
 
     y[n, k, i, j] = bias[k] + sum over c of weight[k, c] * x[n, c, i*sh, j*sw]
 
 Pixels are taken in pieces. A piece is first copied to where the channels of a pixel lie side by side: what is
-read are long runs of each plane, not single pixels of all planes, which compete for a few cache sets.
+read are long runs of each plane, not single pixels of all planes, which would compete for a few cache sets.
 """
 
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast.blocked import LANES, aligned_zeros
-from cnn.fast.conv.tiles import STREAM, copy_box, finish_streams, product
-from cnn.fast.machine.jit import launch, scratch_threads, table, task
-from cnn.fast.machine.simd import vector_registers
-from cnn.fast.machine.tables import call, integers
+from cnn.fast.conv.blocking import register_block
+from cnn.fast.conv.geometry import Planes
+from cnn.fast.conv.microkernels import STORE_NONTEMPORAL, Ends, memory_fence
+from cnn.fast.conv.pack import NOWHERE, Pack, Packed
+from cnn.fast.conv.routines import Copy, PixelProducts, copy_planes, pixel_products
+from cnn.fast.machine.jit import address, launch, scratch_threads, task
+from cnn.fast.machine.simd import blocks, vector_registers
+from cnn.fast.machine.tables import Table, bits, call_with, reader, records, size_of
 
 # Of input that a piece keeps in the L2 cache: half of the 512 KiB that go with AVX2, or 1 MiB with AVX-512
 # (shorter vectors: a small part of it).
 PIECE_BYTES = vector_registers()[0] << 13
 
 
-@cache
-def _piece_task(size):
-    @task
-    def piece(index, thread, params):
-        p = integers(params)
-        x, w, bias, out, scratch, scratch_bytes = p[0], p[1], p[2], p[3], p[4], p[5]
-        pieces, groups, channels, out_channels = p[6], p[7], p[8], p[9]
-        in_plane, in_row, in_pixel, width, out_plane = p[10], p[11], p[12], p[13], p[14]
-        x_step, row_blocks, w_block, last = p[15], p[16], p[17], p[18]
-        copy, multiply = p[19], p[20]
-        s = integers(p[21] + index % pieces * 32)
-        top, rows, left, columns = s[0], s[1], s[2], s[3]
-        pixel = 16 * size
-        group, block = index // pieces % groups, index // pieces // groups
-        source = x + (block * groups + group) * channels * in_plane + top * in_row + left * in_pixel
-        here = scratch + thread * scratch_bytes
-        box = (channels, in_plane, pixel, rows, in_row, columns * x_step, columns, in_pixel, x_step)
-        call(copy, (source, here, *box))
-        weights, shift = w + group * row_blocks * w_block, bias + group * out_channels * size
-        target = out + (block * groups + group) * out_channels * out_plane + (top * width + left) * pixel
-        ends = (here, weights, shift, target, params + 22 * 8, rows * columns, row_blocks, last)
-        call(multiply, (*ends, channels, x_step, w_block, out_plane, pixel))
-        finish_streams()
+class Piece(NamedTuple):
+    """A rectangle of pixels."""
 
-    return piece
+    top: int
+    rows: int
+    left: int
+    columns: int
+
+
+class Pointwise(NamedTuple):
+    """One geometry; bytes unless said otherwise."""
+
+    x: int  # address
+    weight: int  # address of the packed weights
+    bias: int  # address
+    out: int  # address
+    floor: int  # bits of the lower bound of the result
+    itemsize: int
+    groups: int
+    in_channels: int  # of a group
+    out_channels: int  # of a group
+    source: Planes
+    out_plane: int
+    pieces: int  # address of Piece records
+    piece_count: int  # of an image
+    scratch: int  # address
+    scratch_bytes: int  # of one thread
+    copied_pixel: int  # from one pixel of the copy to the next
+    channel_blocks: int
+    last: int  # output channel that the last block begins with
+    weight_block: int
+    copy: int  # address of ``copy_planes``
+    products: int  # address of ``pixel_products``
+
+
+pointwise_of, piece_of = reader(Pointwise), reader(Piece)
+PIECE_RECORD = 8 * size_of(Piece)
+
+
+@cache
+def _pointwise_task():
+    @task
+    def pointwise(index, thread, params):
+        p = pointwise_of(params)
+        piece = piece_of(p.pieces + index % p.piece_count * PIECE_RECORD)
+        group, block = index // p.piece_count % p.groups, index // p.piece_count // p.groups
+        source, pixel, copied = p.source, 16 * p.itemsize, p.scratch + thread * p.scratch_bytes
+        x = p.x + (block * p.groups + group) * p.in_channels * source.plane
+        call_with(
+            p.copy,
+            Copy(
+                source=x + piece.top * source.row + piece.left * source.pixel, target=copied,
+                planes=p.in_channels, source_plane=source.plane, target_plane=pixel,
+                rows=piece.rows, source_row=source.row, target_row=piece.columns * p.copied_pixel,
+                pixels=piece.columns, source_pixel=source.pixel, target_pixel=p.copied_pixel,
+            ),
+        )  # fmt: skip
+        weight = p.weight + group * p.channel_blocks * p.weight_block
+        bias = p.bias + group * p.out_channels * p.itemsize
+        out = p.out + (block * p.groups + group) * p.out_channels * p.out_plane
+        call_with(
+            p.products,
+            PixelProducts(
+                ends=Ends(copied, weight, bias, out + (piece.top * source.width + piece.left) * pixel),
+                floor=p.floor, pixels=piece.rows * piece.columns, vectors_pixel=p.copied_pixel,
+                out_pixel=pixel, channels=p.in_channels, blocks=p.channel_blocks, last=p.last,
+                scalars_block=p.weight_block, out_k=p.out_plane,
+            ),
+        )  # fmt: skip
+        memory_fence()
+
+    return pointwise
+
+
+def _cut(source, nr, count):
+    """The Pieces of an image, some ``count`` pixels each."""
+    if source.height == 1:
+        units = -(-source.width // nr)  # pieces are whole register blocks, but for the last
+        cuts = min(units, -(-source.width // count))
+        ends = [min(source.width, units * i // cuts * nr) for i in range(cuts + 1)]
+        return [Piece(0, 1, a, b - a) for a, b in pairwise(ends)]
+    strip = max(1, count // source.width)
+    tops = range(0, source.height, strip)
+    return [Piece(top, min(strip, source.height - top), 0, source.width) for top in tops]
 
 
 class PointwisePlan:
-    """Everything about one geometry that the compiled task needs; ``run`` fills in the addresses."""
+    """The tables and the memory of one geometry; ``run`` fills in the addresses of arrays."""
 
-    def __init__(self, images, groups, channels, out_channels, source, out_shape, block, pack, size):
-        """images: blocks of sixteen; channels: of one group; ``source``: (h, w, plane, row, pixel step).
-
-        ``pack`` is the compiled task that orders the weights for the register block (rows, pixels).
-        """
-        self.size, pixel = size, LANES * size
-        rows, pixels = block
-        height, width, in_plane, in_row, in_pixel = source
-        row_blocks = -(-out_channels // rows)
-        # An odd number of cache lines, as ever: pixels of a round size would compete for the same sets.
-        x_step = (channels | 1) * pixel
-        count = max(4, PIECE_BYTES // x_step)
-        if in_row == width * in_pixel:
-            height, width = 1, height * width
-        if height == 1:
-            units = -(-width // pixels)  # pieces are whole register tiles, but for the last
-            cuts = min(units, -(-width // count))
-            ends = [min(width, units * i // cuts * pixels) for i in range(cuts + 1)]
-            pieces = [(0, 1, a, b - a) for a, b in pairwise(ends)]
-        else:
-            strip = max(1, count // width)
-            pieces = [(top, min(strip, height - top), 0, width) for top in range(0, height, strip)]
-        self.pieces = table(pieces)
-        largest = int((self.pieces[:, 1] * self.pieces[:, 3]).max())
-        scratch_bytes = largest * x_step
-        self.scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
-        w_block = channels * rows
-        self.packed = aligned_zeros((groups * row_blocks * w_block * size + 64,), np.uint8)
-        self.no_bias = aligned_zeros((groups * out_channels * size,), np.uint8)
-        self.tasks = images * groups * len(pieces)
-        self.params = table(
-            [
-                0, self.packed.ctypes.data, 0, 0, self.scratch.ctypes.data, scratch_bytes,
-                len(pieces), groups, channels, out_channels, in_plane, in_row, in_pixel, width,
-                out_shape[0] * out_shape[1] * pixel, x_step, row_blocks, w_block * size,
-                out_channels - rows, copy_box(size), product(rows, pixels, size, STREAM),
-                self.pieces.ctypes.data, 0,
-            ]
+    def __init__(self, geometry, channels, source, out_size):
+        """``channels``: (in, out) of one group; ``source``: the Planes of the pixels that are read."""
+        groups, itemsize = geometry.window.groups, geometry.itemsize
+        (in_channels, out_channels), pixel = channels, LANES * itemsize
+        mr, nr = register_block(out_channels, blocks(itemsize)[0])
+        count = -(-out_channels // mr)
+        pack = Pack(
+            weight=0, packed=0, source=NOWHERE, mr=mr, full=count, last=out_channels - mr,
+            out_channels=out_channels, channels=in_channels, taps=1, packed_channel=mr,
+            packed_tap=in_channels * mr,
         )  # fmt: skip
-        self.pack = pack
-        self.pack_tasks = groups * row_blocks
-        self.pack_params = table(
-            [
-                0, self.packed.ctypes.data, rows, out_channels, channels, 1, 0, 0, 0, rows, w_block,
-                row_blocks, out_channels - rows,
-            ]
+        self._packed = Packed(groups, itemsize, pack)
+        # An odd number of cache lines: pixels of a round size would compete for the same cache sets.
+        copied_pixel = (in_channels | 1) * pixel
+        if source.row == source.width * source.pixel:
+            source = source._replace(height=1, width=source.height * source.width)
+        pieces = _cut(source, nr, max(4, PIECE_BYTES // copied_pixel))
+        self._pieces = records(pieces)
+        scratch_bytes = max(piece.rows * piece.columns for piece in pieces) * copied_pixel
+        self._scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
+        self._no_bias = aligned_zeros((groups * out_channels * itemsize,), np.uint8)
+        self._tasks = geometry.blocks * groups * len(pieces)
+        self._table = Table(
+            Pointwise(
+                x=0, weight=self._packed.address, bias=0, out=0, floor=0, itemsize=itemsize, groups=groups,
+                in_channels=in_channels, out_channels=out_channels, source=source,
+                out_plane=out_size[0] * out_size[1] * pixel, pieces=self._pieces.ctypes.data,
+                piece_count=len(pieces), scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
+                copied_pixel=copied_pixel, channel_blocks=count, last=out_channels - mr,
+                weight_block=self._packed.block_bytes, copy=copy_planes(itemsize),
+                products=pixel_products(mr, nr, itemsize, STORE_NONTEMPORAL),
+            )
         )  # fmt: skip
 
-    def run(self, x, weight, steps, bias, out, floor=-np.inf):
-        """Pack the weights, then multiply; ``steps``: strides of the weight by (group, out, channel)."""
-        self.pack_params[0] = weight.ctypes.data
-        self.pack_params[6:9] = steps
-        launch(self.pack, self.pack_tasks, self.pack_params)
-        params = self.params
-        params[0], params[3] = x.address, out.address
-        params[2] = self.no_bias.ctypes.data if bias is None else bias.ctypes.data
-        params[22:23].view(np.float32 if self.size == 4 else np.float64)[0] = floor
-        launch(_piece_task(self.size), self.tasks, params)
+    def run(self, x, weight, strides, bias, out, floor=-np.inf):
+        """Pack the weight, then multiply; ``strides``: how the weight is read."""
+        self._packed.fill(weight, strides)
+        self._table.set(
+            x=x.address, out=out.address, bias=address(self._no_bias if bias is None else bias),
+            floor=bits(floor),
+        )  # fmt: skip
+        launch(_pointwise_task(), self._tasks, self._table.array)

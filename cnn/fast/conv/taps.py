@@ -12,6 +12,17 @@ def forward_taps(size, out_size, kernel, stride, before, dilation):
     ]
 
 
+def reach(size, out_size, kernel, stride, before, dilation):
+    """For each tap: (first output that it is inside for, one past the last, input index for output 0)."""
+    met = forward_taps(size, out_size, kernel, stride, before, dilation)
+    found = []
+    for u in range(kernel):
+        inside = [i for i, pairs in enumerate(met) if any(tap == u for tap, _ in pairs)]
+        first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
+        found.append((first, last, u * dilation - before))
+    return found
+
+
 def _backward_taps(size, out_size, kernel, stride, before, dilation):
     """For each input index: [(tap, output index), ...] of the outputs that it went into."""
     return [

@@ -5,71 +5,116 @@ A tile of 4x4 outputs y depends on 6x6 inputs x. With the constant matrices B, G
     y  = A^T [ sum over c of (G w G^T) o (B^T x B) ] A                     forward
     dw = G^T [ sum over tiles and images of (A dy A^T) o (B^T x B) ] G     d-weight
 
-where o multiplies numbers of equal position: 36 independent matrix products over channels, done by the same
-register tiles as the direct form. d-input is forward with w turned by 180 degrees, d-weight is in
-``conv_winograd_weight``. Tiles are taken in groups whose transforms stay near the cache. Pixels outside of
-the image are read from a line of zeros, those of the result not stored: edges need no copy of the code.
-Planes of 7 or 15 are cut into tiles of 4 and 3 outputs. The transforms lose about three bits: float32
-only, relative error below 2e-5.
+where o multiplies numbers of equal position: 36 independent matrix products over channels, one for each of
+the 6x6 points, done by the same micro-kernels as the direct form. d-input is forward with w turned by 180
+degrees, d-weight is in ``winograd_weight.py``. Some tiles are transformed and multiplied together, as many as
+stay in the cache. Pixels outside of the image are read from a row of zeros, those of the result not stored:
+edges need no copy of the code. Planes of 7 or 15 are cut into tiles of 4 and 3 outputs. The transforms lose
+about three bits: float32 only, relative error below 2e-5.
 
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
 
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast.blocked import LANES, aligned_zeros
-from cnn.fast.conv.tiles import finish_streams, product
+from cnn.fast.conv.microkernels import Ends, memory_fence
+from cnn.fast.conv.routines import PixelProducts, pixel_products
 from cnn.fast.conv.winograd_tiles import (
     PIXEL,
     SIZE,
+    Patch,
+    Points,
+    TileSource,
     input_tile,
     output_tile,
-    weights_forth,
+    transform_weights,
 )
-from cnn.fast.machine.jit import launch, plans, scratch_threads, table, task, workspace
+from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
 from cnn.fast.machine.simd import blocks, width
-from cnn.fast.machine.tables import call, integers, pointer
+from cnn.fast.machine.tables import Table, bits, call_with, from_bits, pointer, reader, records, size_of
 
-# --- Weights: (out, in, 3, 3) to U[36][block of rows][channel][rows] ------------------------------
+# --- Weights: (out, in, 3, 3) to U[36][block of mr][channel][mr] ----------------------------------
+
+
+class Weights(NamedTuple):
+    """The transform of all weights; steps of the weight in numbers, of u in bytes."""
+
+    weight: int  # address
+    u: int  # address
+    scratch: int  # address
+    scratch_bytes: int  # of one thread: the nine numbers of a block of weights, ordered as in u
+    mr: int
+    out_channels: int
+    channels: int
+    out_step: int
+    channel_step: int
+    turned: int  # by 180 degrees
+    u_block: int
+    u_point: int
+
+
+weights_of = reader(Weights)
 
 
 @cache
-def _pack_task():
+def _weights_task():
     lanes = width(SIZE)
 
     @task
-    def pack(index, thread, params):
-        p = integers(params)
-        weight, u, scratch, scratch_bytes = p[0], p[1], p[2], p[3]
-        rows, out_channels, channels = p[4], p[5], p[6]
-        out_step, channel_step, turned, block_bytes, u_step = p[7], p[8], p[9], p[10], p[11]
-        source = pointer(weight + index * rows * out_step * 4, 4)
-        inside = min(rows, out_channels - index * rows)
-        nine = pointer(scratch + thread * scratch_bytes, 4)
-        count = (channels * rows + lanes - 1) // lanes
-        for c in range(channels):
-            for k in range(rows):
-                at = c * channel_step + k * out_step
+    def weights(index, thread, params):
+        """U = G w G^T of one block of output channels."""
+        p = weights_of(params)
+        source = pointer(p.weight + index * p.mr * p.out_step * 4, 4)
+        inside = min(p.mr, p.out_channels - index * p.mr)
+        scratch = p.scratch + thread * p.scratch_bytes
+        nine, count = pointer(scratch, 4), (p.channels * p.mr + lanes - 1) // lanes
+        for c in range(p.channels):
+            for k in range(p.mr):
+                at = c * p.channel_step + k * p.out_step
                 for t in range(9):
-                    value = source[at + (8 - t if turned else t)] if k < inside else np.float32(0)
-                    nine[t * count * lanes + c * rows + k] = value
-        weights_forth(
-            scratch + thread * scratch_bytes, count * lanes * 4, u + index * block_bytes, u_step, count
-        )
+                    value = source[at + (8 - t if p.turned else t)] if k < inside else np.float32(0)
+                    nine[t * count * lanes + c * p.mr + k] = value
+        transform_weights(scratch, count * lanes * 4, p.u + index * p.u_block, p.u_point, count)
 
-    return pack
+    return weights
 
 
 # --- Tiles ----------------------------------------------------------------------------------------
 
 
+class Tile(NamedTuple):
+    """A tile of the output."""
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+class TileRange(NamedTuple):
+    """Tiles of one kind, those with equally many points, that one task handles."""
+
+    first: int  # among the tiles of the kind of all images
+    count: int
+    down: int  # rows of points
+    across: int  # columns of points
+    kind: int  # place of the first Tile of the kind
+    per_image: int  # tiles of the kind in one image
+
+
+tile_of, tile_range_of = reader(Tile), reader(TileRange)
+TILE_RECORD, TILE_RANGE_RECORD = 8 * size_of(Tile), 8 * size_of(TileRange)
+
+
 def _axis_tiles(size):
     """Cut an axis into tiles of 4 and, where that saves points, 3 outputs: [(start, outputs, points)].
 
-    A tile of three outputs leaves out the sixth point, which plays a part in the fourth output only.
+    A tile of three outputs leaves out the sixth point, which only the fourth output needs.
     """
     count = -(-size // 4)
     narrow = min(count, 4 * count - size)
@@ -78,169 +123,222 @@ def _axis_tiles(size):
     return [(start, min(n, size - start), n + 2) for start, n in zip(starts, sizes, strict=True)]
 
 
-def tile_tables(images, out_size, group, unit=1):
-    """Groups of up to ``group`` tiles with equal points, and the tiles of one image that they number.
+def tile_tables(images, out_size, most, unit=1):
+    """The TileRanges of up to ``most`` tiles, and the Tiles of one image that they number: two arrays.
 
-    All groups of a kind but one are whole multiples of ``unit`` tiles, which ``group`` is as well.
-
-    Returns (groups, tiles): rows (first, count, rows of points, columns of points, index of the kind's first
-    tile in ``tiles``, tiles of the kind in an image) and (top, left, rows, columns). Kinds take turns, so
-    that threads which share the groups evenly share the work.
+    All ranges of a kind but one are whole multiples of ``unit`` tiles, as ``most`` is. Kinds take turns, so
+    that threads which share the ranges evenly share the work.
     """
     kinds = {}
     for top, rows, down in _axis_tiles(out_size[0]):
         for left, columns, across in _axis_tiles(out_size[1]):
-            kinds.setdefault((down, across), []).append((top, left, rows, columns))
-    groups, tiles = [], []
+            kinds.setdefault((down, across), []).append(Tile(top, left, rows, columns))
+    ranges, tiles = [], []
     for number, ((down, across), members) in enumerate(kinds.items()):
         total = images * len(members)
         units = -(-total // unit)
-        cuts = -(-units * unit // group)
+        cuts = -(-units * unit // most)
         ends = [min(total, units * i // cuts * unit) for i in range(cuts + 1)]
-        if number % 2:  # the small group first: at the end of all kinds they would be the last thread's
+        if number % 2:  # the small range first: at the end of all kinds they would be the last thread's
             ends = [total - end for end in reversed(ends)]
-        groups += [
-            ((first + last) / total, (first, last - first, down, across, len(tiles), len(members)))
+        ranges += [
+            ((first + last) / total, TileRange(first, last - first, down, across, len(tiles), len(members)))
             for first, last in pairwise(ends)
         ]
         tiles += members
-    groups = [row for _, row in sorted(groups)]
-    return table(groups), table(tiles)
+    return records([row for _, row in sorted(ranges)]), records(tiles)
 
 
 # --- Forward and d-input --------------------------------------------------------------------------
+
+
+class Forward(NamedTuple):
+    """Forward or d-input of one geometry; bytes unless said otherwise."""
+
+    x: int  # address
+    u: int  # address of the transformed weights
+    bias: int  # address
+    y: int  # address
+    floor: int  # bits of the lower bound of the result
+    no_floor: int  # bits of minus infinity
+    zeros: int  # address of zeros
+    channels: int
+    out_channels: int
+    height: int  # pixels of x
+    width: int
+    above: int  # padding
+    left: int
+    out_height: int  # pixels of y
+    out_width: int
+    ranges: int  # address of TileRange records, one a task
+    tiles: int  # address of Tile records
+    scratch: int  # address
+    scratch_bytes: int  # of one thread: v and m
+    chunk: int  # output channels whose products wait in the L2 cache to be transformed back
+    u_block: int  # from one block of mr output channels to the next
+    u_point: int  # from one point to the next
+    v_point: int
+    m_point: int
+    mr: int
+    products: int  # address of ``pixel_products``
+
+
+forward_of = reader(Forward)
+
+
+@helper
+def _transform_inputs(p, tiles, v):
+    """V = B^T x B of all channels of a range of tiles."""
+    plane = p.height * p.width * PIXEL
+    for t in range(tiles.count):
+        block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
+        tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
+        source = TileSource(
+            p.x + block * p.channels * plane, plane, p.width * PIXEL, tile.top - p.above, tile.left - p.left,
+            p.height, p.width, p.zeros,
+        )  # fmt: skip
+        target = Points(v + t * p.channels * PIXEL, PIXEL, p.v_point)
+        input_tile(0, source, target, p.channels, tiles.down)
+
+
+@helper
+def _multiply(p, tiles, v, m, k):
+    """M[point][tile][k] = sum over c of U[point][k][c] * V[point][tile][c] for a chunk of k."""
+    count = (min(p.chunk, p.out_channels - k) + p.mr - 1) // p.mr
+    for i in range(tiles.down):
+        for j in range(tiles.across):
+            xi = 6 * i + j
+            u = p.u + xi * p.u_point + k // p.mr * p.u_block
+            call_with(
+                p.products,
+                PixelProducts(
+                    ends=Ends(v + xi * p.v_point, u, p.zeros, m + xi * p.m_point), floor=p.no_floor,
+                    pixels=tiles.count, vectors_pixel=p.channels * PIXEL, out_pixel=p.chunk * PIXEL,
+                    channels=p.channels, blocks=count, last=p.chunk, scalars_block=p.u_block, out_k=PIXEL,
+                ),
+            )  # fmt: skip
+
+
+@helper
+def _transform_outputs(p, tiles, m, k):
+    """y = max(floor, bias + A^T M A) for a chunk of k."""
+    floor, plane = np.float32(from_bits(p.floor)), p.out_height * p.out_width * PIXEL
+    for t in range(tiles.count):
+        block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
+        tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
+        corner = (tile.top * p.out_width + tile.left) * PIXEL
+        patch = Patch(
+            p.y + (block * p.out_channels + k) * plane + corner, plane, p.out_width * PIXEL, tile.rows,
+            tile.columns,
+        )  # fmt: skip
+        source = Points(m + t * p.chunk * PIXEL, PIXEL, p.m_point)
+        count = min(p.chunk, p.out_channels - k)
+        output_tile(source, p.bias + k * SIZE, floor, patch, count, tiles.across)
 
 
 @cache
 def _forward_task():
     @task
     def forward(index, thread, params):
-        p = integers(params)
-        x, u, bias, y, scratch, scratch_bytes = p[0], p[1], p[2], p[3], p[4], p[5]
-        group, tiles = integers(p[6] + index * 48), p[7]
-        channels, out_channels, chunk = p[8], p[9], p[10]
-        height, width, above, left = p[11], p[12], p[13], p[14]
-        out_height, out_width = p[15], p[16]
-        u_block, u_step, v_step, m_step, zeros = p[17], p[18], p[19], p[20], p[21]
-        lowest = pointer(params + 22 * 8, 4)[0]
-        multiply, rows = p[23], p[24]
-        first, count, down, across = group[0], group[1], group[2], group[3]
-        tiles, per_image = tiles + group[4] * 32, group[5]
-        v = scratch + thread * scratch_bytes
-        m = v + 36 * v_step
-        in_plane, out_plane = height * width * 64, out_height * out_width * 64
-        for t in range(count):
-            block, tile = (first + t) // per_image, integers(tiles + (first + t) % per_image * 32)
-            input_tile(
-                0, x + block * channels * in_plane, in_plane, channels,
-                tile[0] - above, tile[1] - left, height, width, width * 64, zeros,
-                v + t * channels * 64, 64, v_step, down,
-            )  # fmt: skip
-        for k in range(0, out_channels, chunk):
-            size = min(chunk, out_channels - k)
-            for i in range(down):
-                for j in range(across):
-                    xi = 6 * i + j
-                    weights = u + xi * u_step + k // rows * u_block
-                    call(multiply, (
-                        v + xi * v_step, weights, zeros, m + xi * m_step, params + 25 * 8, count,
-                        (size + rows - 1) // rows, chunk, channels, channels * 64, u_block, 64, chunk * 64,
-                    ))  # fmt: skip
-            for t in range(count):
-                block, tile = (first + t) // per_image, integers(tiles + (first + t) % per_image * 32)
-                corner = (tile[0] * out_width + tile[1]) * 64
-                output_tile(
-                    m + t * chunk * 64, m_step, bias + k * 4, lowest,
-                    y + (block * out_channels + k) * out_plane + corner, out_plane, size,
-                    tile[2], tile[3], across, out_width * 64,
-                )  # fmt: skip
-        finish_streams()
+        p = forward_of(params)
+        tiles = tile_range_of(p.ranges + index * TILE_RANGE_RECORD)
+        v = p.scratch + thread * p.scratch_bytes
+        m = v + 36 * p.v_point
+        _transform_inputs(p, tiles, v)
+        for k in range(0, p.out_channels, p.chunk):
+            _multiply(p, tiles, v, m, k)
+            _transform_outputs(p, tiles, m, k)
+        memory_fence()
 
     return forward
 
 
-def lines(count):
-    """Bytes of ``count`` pixels, an odd number of cache lines: 36 streams of a round size would collide."""
-    return (count | 1) * PIXEL
+def odd_lines(pixels):
+    """Bytes of at least so many pixels, an odd number of cache lines.
+
+    The 36 points are that far apart: at a distance of a power of two they would compete for the same cache
+    sets.
+    """
+    return (pixels | 1) * PIXEL
 
 
 CHUNK = 64  # output channels whose products wait in the L2 cache to be transformed back
 
 
 class ForwardPlan:
-    """One geometry of forward or d-input."""
+    """The tables and the memory of one geometry of forward or d-input; ``run`` fills in the addresses."""
 
-    def __init__(self, images, channels, out_channels, in_shape, out_shape, above, left):
-        rows, pixels = next(b for b in blocks(SIZE)[0] if b[0] <= out_channels)
-        row_blocks = -(-out_channels // rows)
-        chunk = -(-row_blocks // max(1, round(out_channels / CHUNK))) * rows
-        self.groups, self.tiles = tile_tables(images, out_shape, tile_group(channels, pixels), pixels)
-        self.tasks = len(self.groups)
-        group = int(self.groups[:, 1].max())
-        v_step, m_step = lines(channels * group), lines(chunk * group)
-        scratch_bytes = 36 * (v_step + m_step)
-        threads = scratch_threads()
-        self.scratch = workspace("scratch", threads * scratch_bytes)
-        block_bytes = -(-channels * rows // LANES) * PIXEL
-        u_step = lines(row_blocks * block_bytes // PIXEL)
-        self.u = workspace("weights", 36 * u_step)
-        self.zeros = aligned_zeros((max((out_channels + rows) * SIZE, 6 * PIXEL),), np.uint8)
-        self.params = table(
-            [
-                0, self.u.ctypes.data, 0, 0, self.scratch.ctypes.data, scratch_bytes,
-                self.groups.ctypes.data, self.tiles.ctypes.data, channels, out_channels, chunk, *in_shape,
-                above, left, *out_shape, block_bytes, u_step, v_step, m_step, self.zeros.ctypes.data, 0,
-                product(rows, pixels, SIZE), rows, 0,
-            ]
+    def __init__(self, x_shape, out_shape, above, left):
+        images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
+        mr, nr = next(block for block in blocks(SIZE)[0] if block[0] <= out_channels)
+        count = -(-out_channels // mr)
+        chunk = -(-count // max(1, round(out_channels / CHUNK))) * mr
+        ranges, tiles = self._records = tile_tables(images, out_shape[2:], tiles_at_once(channels, nr), nr)
+        self._tasks = len(ranges)
+        most, threads = int(ranges[:, TileRange._fields.index("count")].max()), scratch_threads()
+        v_point, m_point = odd_lines(channels * most), odd_lines(chunk * most)
+        scratch_bytes = 36 * (v_point + m_point)
+        self._scratch = workspace("scratch", threads * scratch_bytes)
+        u_block = -(-channels * mr // LANES) * PIXEL
+        u_point = odd_lines(count * u_block // PIXEL)
+        self._u = workspace("weights", 36 * u_point)
+        self._zeros = aligned_zeros((max((out_channels + mr) * SIZE, 6 * PIXEL),), np.uint8)
+        self._table = Table(
+            Forward(
+                x=0, u=self._u.ctypes.data, bias=0, y=0, floor=0, no_floor=bits(-np.inf),
+                zeros=self._zeros.ctypes.data, channels=channels, out_channels=out_channels,
+                height=x_shape[2], width=x_shape[3], above=above, left=left, out_height=out_shape[2],
+                out_width=out_shape[3], ranges=ranges.ctypes.data, tiles=tiles.ctypes.data,
+                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunk=chunk,
+                u_block=u_block, u_point=u_point, v_point=v_point, m_point=m_point, mr=mr,
+                products=pixel_products(mr, nr, SIZE),
+            )
         )  # fmt: skip
-        self.params[25:26].view(np.float32)[0] = -np.inf
-        nine_bytes = 9 * (block_bytes + PIXEL)
-        self.nine = aligned_zeros((threads * nine_bytes,), np.uint8)
-        self.pack_tasks = row_blocks
-        self.pack_params = table(
-            [
-                0, self.u.ctypes.data, self.nine.ctypes.data, nine_bytes, rows, out_channels, channels, 0, 0,
-                0, block_bytes, u_step,
-            ]
+        nine_bytes = 9 * (u_block + PIXEL)
+        self._nine = aligned_zeros((threads * nine_bytes,), np.uint8)
+        self._blocks = count
+        self._weights = Table(
+            Weights(
+                weight=0, u=self._u.ctypes.data, scratch=self._nine.ctypes.data, scratch_bytes=nine_bytes,
+                mr=mr, out_channels=out_channels, channels=channels, out_step=0, channel_step=0, turned=0,
+                u_block=u_block, u_point=u_point,
+            )
         )  # fmt: skip
 
-    def run(self, x, weight, out_step, channel_step, turned, bias, out, floor=-np.inf):
-        """Transform the weights (``turned``: by 180 degrees first), then all tiles."""
-        pack, params = self.pack_params, self.params
-        pack[0] = weight.ctypes.data
-        pack[7:10] = out_step, channel_step, turned
-        launch(_pack_task(), self.pack_tasks, pack)
-        params[0], params[3] = x.address, out.address
-        params[2] = self.zeros.ctypes.data if bias is None else bias.ctypes.data
-        params[22:23].view(np.float32)[0] = floor
-        launch(_forward_task(), self.tasks, params)
+    def run(self, x, weight, bias, out, floor=-np.inf, turned=False):
+        """Transform the weights, then all tiles. ``turned``: by 180 degrees, and out and in exchanged."""
+        self._weights.set(
+            weight=address(weight), out_step=9 if turned else weight.shape[1] * 9,
+            channel_step=weight.shape[1] * 9 if turned else 9, turned=turned,
+        )  # fmt: skip
+        launch(_weights_task(), self._blocks, self._weights.array)
+        self._table.set(
+            x=x.address, y=out.address, bias=address(self._zeros if bias is None else bias), floor=bits(floor)
+        )
+        launch(_forward_task(), self._tasks, self._table.array)
 
 
-def tile_group(channels, pixels):
+def tiles_at_once(channels, nr):
     """Tiles whose transforms are multiplied together: more reuse of weights, fewer stay in the L2 cache.
 
-    A multiple of ``pixels``, which the register tile takes at once: where that is three, four take as long as
+    A multiple of ``nr``, which the register block takes at once: where that is three, four take as long as
     six.
     """
-    return -(-(4 if channels <= 96 else 2) // pixels) * pixels
+    return -(-(4 if channels <= 96 else 2) // nr) * nr
 
 
 @plans
 def forward_plan(x_shape, out_shape, above, left):
     """The plan of a forward or d-input pass with ``above`` rows and ``left`` columns of padding."""
-    n, c, h, w = x_shape
-    return ForwardPlan(-(-n // LANES), c, out_shape[1], (h, w), out_shape[2:], above, left)
+    return ForwardPlan(x_shape, out_shape, above, left)
 
 
 def forward(x, weight, bias, out, padding, floor=-np.inf):
     """out = max(floor, weight * x + bias) for a 3x3 weight, stride 1, float32."""
-    plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0])
-    plan.run(x, weight, weight.shape[1] * 9, 9, 0, bias, out, floor)
+    forward_plan(x.shape, out.shape, padding[0][0], padding[1][0]).run(x, weight, bias, out, floor)
 
 
 def backward_input(dy, weight, dx, padding):
     """dx: the window turned by 180 degrees runs over dy."""
     plan = forward_plan(dy.shape, dx.shape, 2 - padding[0][0], 2 - padding[1][0])
-    plan.run(dy, weight, 9, weight.shape[1] * 9, 1, None, dx)
-
-
+    plan.run(dy, weight, None, dx, turned=True)

@@ -1,9 +1,11 @@
 """The transforms of Winograd's F(4x4, 3x3), written on vectors, from memory to memory.
 
 Each one-dimensional transform is a constant matrix, spelled out with few operations; applied to columns and
-then to rows of a tile it becomes the two-dimensional one. ``conv_winograd`` says which is used for what.
+then to rows of a tile it becomes the two-dimensional one. ``winograd.py`` says which is used for what.
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
+
+from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -93,21 +95,51 @@ def _clamp(builder, value, high):
     return builder.select(builder.icmp_signed(">", value, top), top, value)
 
 
-def _image_to_tile(transform, count, choices):
-    """The intrinsic that transforms a tile of every channel and keeps some of the six rows of the result.
+class TileSource(NamedTuple):
+    """Where a tile of the input lies; pixels outside of the image count as zero."""
 
-    Its first argument is the place in ``choices`` of the rows to keep.
+    image: int  # address of the first plane
+    plane: int  # bytes from one channel to the next
+    row: int  # bytes
+    top: int  # row of the tile's first point, may be outside
+    left: int  # column of the tile's first point, may be outside
+    height: int  # rows of the image that count
+    width: int  # columns of the image that count
+    zeros: int  # address of a row of six pixels of zeros
+
+
+class Points(NamedTuple):
+    """Where transformed tiles lie; bytes."""
+
+    tile: int  # address of the first point of the first channel
+    channel: int  # from one channel to the next
+    point: int  # from one of the 36 points to the next
+
+
+class Patch(NamedTuple):
+    """Where the pixels of a tile of the output lie."""
+
+    image: int  # address of the first pixel of the first channel
+    plane: int  # bytes from one channel to the next
+    row: int  # bytes
+    rows: int  # pixels inside of the image, 1 to 4
+    columns: int  # pixels inside of the image, 1 to 4
+
+
+def _image_to_tile(transform, count, choices):
+    """The intrinsic that transforms a tile of every channel and keeps some of the six rows of points.
+
+    ``count``: rows and columns of the tile before. ``choices``: which rows of points may be kept.
     """
 
-    def write(
-        v, rows, image, plane, channels, top, left, height, width, row_bytes, zeros, out, channel_step, step,
-        keep,
-    ):  # fmt: skip
+    def write(v, rows, source, target, channels, keep):
         builder = v.builder
+        image, plane, row, top, left, height, width, zeros = source
+        out, channel, point = target
         parts = [part * v.bytes for part in range(LANES // v.lanes)]
         places = [v.at(top, i) for i in range(count)]
         inside = [builder.icmp_unsigned("<", place, height) for place in places]
-        row_at = [v.at(builder.mul(place, row_bytes), v.times(left, PIXEL)) for place in places]
+        row_at = [v.at(builder.mul(place, row), v.times(left, PIXEL)) for place in places]
         first = _clamp(builder, builder.neg(left), count)
         last = _clamp(builder, builder.sub(width, left), count)
         columns = _clamp(builder, builder.sub(last, first), count)
@@ -117,54 +149,57 @@ def _image_to_tile(transform, count, choices):
         for place in range(0, 6 * len(rows) * PIXEL, v.bytes):
             v.store(v.const(0), v.at(half, place))
         start = v.times(first, PIXEL)
-        with v.loop(channels, (image, plane), (out, channel_step)) as (here, to):
-            lines = [
-                builder.select(i, v.at(here, at), zeros) for i, at in zip(inside, row_at, strict=True)
-            ]
+        with v.loop(channels, (image, plane), (out, channel)) as (here, to):
+            starts = [builder.select(i, v.at(here, at), zeros) for i, at in zip(inside, row_at, strict=True)]
             with v.loop(columns, (start, PIXEL)) as (column,):
                 for part in parts:
-                    result = transform(v, [v.load(v.at(line, column, part)) for line in lines])
-                    for place, row in enumerate(rows):
-                        v.store(result[row], v.at(half, column, part + place * count * PIXEL))
-            with v.loop(keep, (half, count * PIXEL), (to, v.times(step, 6))) as (source, target):
+                    result = transform(v, [v.load(v.at(start_, column, part)) for start_ in starts])
+                    for place, kept in enumerate(rows):
+                        v.store(result[kept], v.at(half, column, part + place * count * PIXEL))
+            with v.loop(keep, (half, count * PIXEL), (to, v.times(point, 6))) as (one, other):
                 for part in parts:
-                    result = transform(v, [v.load(v.at(source, j * PIXEL + part)) for j in range(count)])
+                    result = transform(v, [v.load(v.at(one, j * PIXEL + part)) for j in range(count)])
                     for j, value in enumerate(result):
-                        v.store(value, v.at(target, v.times(step, j), part))
+                        v.store(value, v.at(other, v.times(point, j), part))
 
     @intrinsic
-    def to_tile(
-        typing_context, choice, image, plane, channels, top, left, height, width, row_bytes, zeros, out,
-        channel_step, step, keep,
-    ):  # fmt: skip
+    def to_tile(typing_context, choice, source, target, channels, keep):
+        """Transform a tile of ``channels`` channels: TileSource to Points.
+
+        ``choice``: the place in ``choices`` of the rows of points to keep, of which the first ``keep`` count.
+        """
+
         def generate(context, builder, signature, arguments):
-            choice, *arguments = arguments
+            choice, source, target, channels, keep = arguments
+            source, target = (cgutils.unpack_tuple(builder, record) for record in (source, target))
             for number, rows in enumerate(choices):
                 with builder.if_then(builder.icmp_unsigned("==", choice, ir.Constant(INT64, number))):
-                    write(Vectors(builder, types.float32), rows, *arguments)
+                    write(Vectors(builder, types.float32), rows, source, target, channels, keep)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 14), generate
+        return types.void(types.int64, source, target, types.int64, types.int64), generate
 
     return to_tile
 
 
-PAIRS = (0, 5), (1, 2), (3, 4)  # rows of a transformed tile that are computed from the same sums
+PAIRS = (0, 5), (1, 2), (3, 4)  # rows of points that are computed from the same sums
 
 input_tile = _image_to_tile(_input_6, 6, (range(6),))
 input_pair = _image_to_tile(_input_6, 6, PAIRS)
 gradient_pair = _image_to_tile(_gradient_6, 4, PAIRS)
 
 
-def _tile_to_image(bias_bytes, streams=False):
+def _tile_to_image(bias_bytes, nontemporal=False):
     """The intrinsic that transforms tiles back; a bias for all lanes, or of a whole pixel: one a lane.
 
-    ``streams``: past the caches, into an array that is read when all of it is there. That saves fetching what
-    is overwritten, and leaves the caches to the tiles: a training step of ResNet-20 takes 15 % less.
+    ``nontemporal``: by non-temporal stores, for an array that is read when all of it is there. What is
+    overwritten need not be fetched, and the caches stay with the tiles: a training step of ResNet-20 takes
+    15 % less.
     """
 
-    def write(v, tile, step, bias, floor, image, plane, channels, rows, columns, points, row_bytes):
+    def write(v, source, bias, floor, patch, channels, columns_of_points):
         builder = v.builder
+        (tile, channel, point), (image, plane, row_bytes, rows, columns) = source, patch
         parts = [part * v.bytes for part in range(LANES // v.lanes)]
         lowest = v.splat(floor)
         half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 24 * len(parts)))
@@ -173,49 +208,49 @@ def _tile_to_image(bias_bytes, streams=False):
         beyond = [builder.icmp_signed(">=", ir.Constant(INT64, j), columns) for j in range(4)]
         edge = v.times(v.at(columns, -1), PIXEL)
         place = [builder.select(beyond[j], edge, ir.Constant(INT64, j * PIXEL)) for j in range(4)]
-        with v.loop(channels, (tile, PIXEL), (image, plane), (bias, bias_bytes)) as (here, to, b):
-            with v.loop(points, (here, step), (half, PIXEL)) as (source, target):
+        with v.loop(channels, (tile, channel), (image, plane), (bias, bias_bytes)) as (here, to, b):
+            with v.loop(columns_of_points, (here, point), (half, PIXEL)) as (one, other):
                 for part in parts:
-                    column = [v.load(v.at(source, v.times(step, 6 * i), part)) for i in range(6)]
+                    column = [v.load(v.at(one, v.times(point, 6 * i), part)) for i in range(6)]
                     for i, value in enumerate(_output_4(v, column)):
-                        v.store(value, v.at(target, i * 6 * PIXEL + part))
+                        v.store(value, v.at(other, i * 6 * PIXEL + part))
             if bias_bytes == PIXEL:
                 shifts = [v.load(v.at(b, part)) for part in parts]
             else:
                 shifts = [v.broadcast(b)] * len(parts)
-            with v.loop(rows, (half, 6 * PIXEL), (to, row_bytes)) as (source, target):
+            with v.loop(rows, (half, 6 * PIXEL), (to, row_bytes)) as (one, other):
                 for part, shift in zip(parts, shifts, strict=True):
-                    row = [v.load(v.at(source, j * PIXEL + part)) for j in range(6)]
+                    row = [v.load(v.at(one, j * PIXEL + part)) for j in range(6)]
                     result = _output_4(v, row)
-                    put = v.stream if streams else v.store
+                    put = v.store_nontemporal if nontemporal else v.store
                     for j in (3, 2, 1, 0):
-                        put(v.max(v.add(result[j], shift), lowest), v.at(target, place[j], part))
+                        put(v.max(v.add(result[j], shift), lowest), v.at(other, place[j], part))
 
     @intrinsic
-    def to_image(
-        typing_context, tile, step, bias, floor, image, plane, channels, rows, columns, points, row_bytes
-    ):
-        """image = max(floor, bias + A^T tile A), of every channel ``rows`` by ``columns`` pixels.
+    def to_image(typing_context, source, bias, floor, patch, channels, columns):
+        """image = max(floor, bias + A^T tile A) for ``channels`` channels: Points to Patch.
 
-        The last of ``points`` columns of a narrow tile is missing: it plays a part only in the fourth pixel.
+        The last of the ``columns`` of points of a narrow tile is missing: only the fourth pixel needs it.
         """
 
         def generate(context, builder, signature, arguments):
-            write(Vectors(builder, types.float32), *arguments)
+            source, bias, floor, patch, channels, columns = arguments
+            source, patch = (cgutils.unpack_tuple(builder, record) for record in (source, patch))
+            write(Vectors(builder, types.float32), source, bias, floor, patch, channels, columns)
             return context.get_dummy_value()
 
         i = types.int64
-        return types.void(i, i, i, types.float32, *[i] * 7), generate
+        return types.void(source, i, types.float32, patch, i, i), generate
 
     return to_image
 
 
-output_tile = _tile_to_image(SIZE, streams=True)
+output_tile = _tile_to_image(SIZE, nontemporal=True)
 output_tile_of_channels = _tile_to_image(PIXEL)
 
 
 @intrinsic
-def weights_forth(typing_context, source, source_step, target, target_step, count):
+def transform_weights(typing_context, source, source_step, target, target_step, count):
     """36 vectors G w G^T from 9 vectors w, ``count`` times along neighbouring numbers."""
 
     def generate(context, builder, signature, arguments):
@@ -236,7 +271,7 @@ def weights_forth(typing_context, source, source_step, target, target_step, coun
 
 
 @intrinsic
-def weights_back(typing_context, source, source_step, parts, part_step, target, target_step, count):
+def gradient_of_weights(typing_context, source, source_step, parts, part_step, target, target_step, count):
     """9 vectors G^T s G from 36 vectors s, each the sum of ``parts``, ``count`` times along numbers."""
 
     def generate(context, builder, signature, arguments):

@@ -2,201 +2,330 @@
 
     dw += G^T [ sum over tiles and images of (A dy A^T) o (B^T x B) ] G
 
-A task transforms a pair of rows of the 6x6 points for a group of tiles of all channels, so that what it has
-to keep is small enough for the cache; then it multiplies, and goes on to the next pair of the same tiles.
-Where the sums of all pairs are too large to be added to in turn, each pair is a task of its own. Of dy and x
-one is the left operand, read number by number, the other the right one, transposed so that sixteen channels
-lie side by side.
+A task transforms a pair of rows of the 6x6 points for some tiles of all channels, so that what it has to keep
+is small enough for the cache; then it multiplies, and goes on to the next pair of the same tiles. Where the
+sums of all pairs are too large to be added to in turn, each pair is a task of its own. Of dy and x one is the
+left operand, read number by number, the other the right one, transposed so that sixteen channels lie side by
+side.
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast.blocked import LANES, aligned_zeros
-from cnn.fast.conv.tiles import outer_sum, sum_rows, transpose_run
-from cnn.fast.conv.winograd import lines, tile_tables
-from cnn.fast.conv.winograd_tiles import PIXEL, SIZE, gradient_pair, input_pair, weights_back
-from cnn.fast.machine.jit import launch, plans, scratch_threads, table, task, workspace
+from cnn.fast.conv.blocking import panel_rows
+from cnn.fast.conv.microkernels import ONCE, Loop
+from cnn.fast.conv.routines import PanelProducts, Transposition, panel_products, transpose_pixels
+from cnn.fast.conv.winograd import (
+    TILE_RANGE_RECORD,
+    TILE_RECORD,
+    TileRange,
+    odd_lines,
+    tile_of,
+    tile_range_of,
+    tile_tables,
+)
+from cnn.fast.conv.winograd_tiles import (
+    PIXEL,
+    SIZE,
+    Points,
+    TileSource,
+    gradient_of_weights,
+    gradient_pair,
+    input_pair,
+)
+from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
 from cnn.fast.machine.simd import width
-from cnn.fast.machine.tables import call, integers, pointer
+from cnn.fast.machine.tables import Table, call_with, pointer, reader
 
-CHUNK = 128  # channels of the left operand in one piece of work: those of the right are transformed for each
-SUM_BYTES = 8 << 20  # of partial sums, unless fewer than two pieces were left
+CHUNK = 128  # channels of the left operand in one task: those of the right are transformed for each
+SUM_BYTES = 8 << 20  # of sums, unless fewer than two parts were left
 TILE_BYTES = 192 << 10  # of transformed tiles, which leave room in an L2 cache of 512 KiB
 TOGETHER = 2 << 20  # of sums that a task may add to in turn
 
 
+class Operand(NamedTuple):
+    """dy or x."""
+
+    channels: int
+    height: int  # pixels
+    width: int  # pixels
+    above: int  # padding
+    left: int  # padding
+    clipped: int  # the tile is that of the output, so pixels behind its end are not part of it
+    zeros: int  # address of zeros
+    transform: int  # address of the routine for TransformPair
+
+
+class TransformPair(NamedTuple):
+    """The transform of a pair of rows of points of some tiles; bytes."""
+
+    array: int  # address of the operand
+    operand: Operand
+    pair: int  # place in ``winograd_tiles.PAIRS``
+    keep: int  # how many of the two rows of points the tiles have
+    tiles: int  # address of the Tile records of an image
+    range: TileRange
+    first: int  # channel
+    channels: int
+    out: Points  # of the first tile
+
+
+transform_pair_of = reader(TransformPair)
+
+
 @cache
-def _side(of_gradient):
-    """Address of the transform of one operand: a pair of rows of every tile of a group."""
+def _transform(of_gradient):
+    """Address of the routine for TransformPair: A dy A^T or B^T x B."""
+
     @task
-    def side(operand, pair, group_row, tiles, first, channels, out, channel_step, step, keep):
-        s, group = integers(operand), integers(group_row)
-        image, all_channels, height, width = s[0], s[1], s[2], s[3]
-        above, left, clipped, zeros = s[4], s[5], s[6], s[7]
-        plane, row_bytes = height * width * 64, width * 64
-        start, count, per_image = group[0], group[1], group[5]
-        tiles += group[4] * 32
-        for t in range(count):
-            block, tile = (start + t) // per_image, integers(tiles + (start + t) % per_image * 32)
-            top, side = tile[0] - above, tile[1] - left
-            bottom = min(height, top + tile[2]) if clipped else height
-            right = min(width, side + tile[3]) if clipped else width
-            at, to = image + (block * all_channels + first) * plane, out + t * 64
+    def transform(record):
+        p = transform_pair_of(record)
+        x, tiles = p.operand, p.range
+        plane = x.height * x.width * PIXEL
+        for t in range(tiles.count):
+            block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
+            tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
+            top, left = tile.top - x.above, tile.left - x.left
+            bottom = min(x.height, top + tile.rows) if x.clipped else x.height
+            right = min(x.width, left + tile.columns) if x.clipped else x.width
+            image = p.array + (block * x.channels + p.first) * plane
+            source = TileSource(image, plane, x.width * PIXEL, top, left, bottom, right, x.zeros)
+            target = Points(p.out.tile + t * PIXEL, p.out.channel, p.out.point)
             if of_gradient:
-                gradient_pair(
-                    pair, at, plane, channels, top, side, bottom, right, row_bytes, zeros, to, channel_step,
-                    step, keep,
-                )  # fmt: skip
+                gradient_pair(p.pair, source, target, p.channels, p.keep)
             else:
-                input_pair(
-                    pair, at, plane, channels, top, side, bottom, right, row_bytes, zeros, to, channel_step,
-                    step, keep,
+                input_pair(p.pair, source, target, p.channels, p.keep)
+
+    return transform.address
+
+
+class Sums(NamedTuple):
+    """One geometry; bytes unless said otherwise."""
+
+    left_array: int  # address
+    right_array: int  # address
+    left: Operand
+    right: Operand
+    ranges: int  # address of TileRange records
+    range_count: int
+    tiles: int  # address of Tile records
+    sums: int  # address: [part][chunk][point][row][column]
+    scratch: int  # address
+    scratch_bytes: int  # of one thread
+    chunks: int  # of the channels of the left operand
+    chunk: int  # channels of the left operand
+    parts: int  # that the ranges are divided into
+    splits: int  # tasks that share the three pairs of rows of points
+    left_point: int  # from one point of the transformed tiles to the next
+    right_point: int
+    channel: int  # from one channel of the transformed tiles to the next
+    sums_row: int
+    sums_point: int
+    mr: int
+    products: int  # address of ``panel_products``
+    transpose: int  # address of ``transpose_pixels``
+
+
+sums_of = reader(Sums)
+
+
+@helper
+def _rows_of(pair):
+    """The two rows of points of a pair: (0, 5), (1, 2), (3, 4)."""
+    return (2 * pair - 1, 2 * pair) if pair else (0, 5)
+
+
+@helper
+def _clear(p, sums, first, last):
+    """sums = 0 for some pairs."""
+    for pair in range(first, last):
+        for row in _rows_of(pair):
+            cells = pointer(sums + 6 * row * p.sums_point, 4)
+            for j in range(6 * p.sums_point // 4):
+                cells[j] = 0
+
+
+@helper
+def _transform_pair(p, tiles, pair, k, left):
+    """A pair of rows of points of a range of tiles: the left operand to ``left``, the right one behind."""
+    keep = 2 if _rows_of(pair)[1] < tiles.down else 1
+    count = min(p.chunk, p.left.channels - k)
+    target = Points(left, p.channel, p.left_point)
+    call_with(
+        p.left.transform,
+        TransformPair(p.left_array, p.left, pair, keep, p.tiles, tiles, k, count, target),
+    )  # fmt: skip
+    target, count = Points(left + 12 * p.left_point, p.channel, p.right_point), p.right.channels
+    call_with(
+        p.right.transform,
+        TransformPair(p.right_array, p.right, pair, keep, p.tiles, tiles, 0, count, target),
+    )  # fmt: skip
+
+
+@helper
+def _add_pair(p, tiles, pair, rows, left, sums):
+    """sums[point][k, c] += sum over tiles and lanes of left[point][k] * right[point][c] for a pair."""
+    right = left + 12 * p.left_point
+    panel = right + 12 * p.right_point
+    for i in range(2):
+        row = _rows_of(pair)[i]
+        for j in range(tiles.across if row < tiles.down else 0):
+            xi = 6 * i + j
+            out = sums + (6 * row + j) * p.sums_point
+            for c in range(0, p.right.channels, 16):
+                source = right + xi * p.right_point + c * p.channel
+                call_with(p.transpose, Transposition(source, panel, tiles.count, p.channel, PIXEL))
+                call_with(
+                    p.products,
+                    PanelProducts(
+                        panel, left + xi * p.left_point, out + c * SIZE, p.channel, p.sums_row,
+                        (rows + p.mr - 1) // p.mr, ONCE, Loop(tiles.count, LANES * PIXEL, PIXEL),
+                    ),
                 )  # fmt: skip
 
-    return side.address
-
 
 @cache
-def _dot_task():
+def _sum_task():
     @task
-    def dots(index, thread, params):
-        p = integers(params)
-        left, right = params, params + 9 * 8  # of each operand nine numbers, the last its transform
-        sums, scratch, scratch_bytes = p[18], p[19], p[20]
-        groups, tiles, group_count, chunks, parts = p[21], p[22], p[23], p[24], p[25]
-        chunk_rows, g_step, v_step, row = p[26], p[27], p[28], p[29]
-        s_row, s_step, rows = p[30], p[31], p[32]
-        multiply, flip, splits = p[33], p[34], p[35]
-        split, chunk, part = index % splits, index // splits % chunks, index // splits // chunks
-        k = chunk * chunk_rows
-        out_channels, channels = min(chunk_rows, p[1] - k), p[10]
-        g = scratch + thread * scratch_bytes
-        v = g + 12 * g_step
-        panel = v + 12 * v_step
-        sums += (part * chunks + chunk) * 36 * s_step
-        first_pair, last_pair = 3 * split // splits, 3 * (split + 1) // splits
-        for pair in range(first_pair, last_pair):
-            for i in range(2):
-                upper, lower = 2 * pair - 1 if pair else 0, 2 * pair if pair else 5
-                cells = pointer(sums + 6 * (lower if i else upper) * s_step, 4)
-                for j in range(6 * s_step // 4):
-                    cells[j] = 0
-        for q in range(group_count * part // parts, group_count * (part + 1) // parts):
-            group = groups + q * 48
-            count, down, across = integers(group)[1], integers(group)[2], integers(group)[3]
-            for pair in range(first_pair, last_pair):
-                upper, lower = 2 * pair - 1 if pair else 0, 2 * pair if pair else 5
-                keep = 2 if lower < down else 1
-                call(p[8], (left, pair, group, tiles, k, out_channels, g, row, g_step, keep))
-                call(p[17], (right, pair, group, tiles, 0, channels, v, row, v_step, keep))
-                for i in range(keep):
-                    for j in range(across):
-                        source, from_ = v + (6 * i + j) * v_step, g + (6 * i + j) * g_step
-                        to = sums + (6 * (lower if i else upper) + j) * s_step
-                        for c in range(0, channels, 16):
-                            call(flip, (source + c * row, row, count, 64, panel))
-                            call(multiply, (
-                                panel, from_, row, to + c * 4, s_row, (out_channels + rows - 1) // rows,
-                                1, 0, 0, count, 1024, 64,
-                            ))  # fmt: skip
+    def sums(index, thread, params):
+        p = sums_of(params)
+        split, chunk = index % p.splits, index // p.splits % p.chunks
+        part, k = index // p.splits // p.chunks, chunk * p.chunk
+        left = p.scratch + thread * p.scratch_bytes
+        total = p.sums + (part * p.chunks + chunk) * 36 * p.sums_point
+        first, last = 3 * split // p.splits, 3 * (split + 1) // p.splits
+        _clear(p, total, first, last)
+        for q in range(p.range_count * part // p.parts, p.range_count * (part + 1) // p.parts):
+            tiles = tile_range_of(p.ranges + q * TILE_RANGE_RECORD)
+            for pair in range(first, last):
+                _transform_pair(p, tiles, pair, k, left)
+                _add_pair(p, tiles, pair, min(p.chunk, p.left.channels - k), left, total)
 
-    return dots
+    return sums
+
+
+class Add(NamedTuple):
+    """dweight += G^T (sum over parts) G; steps of the sums in bytes, of the weight in numbers."""
+
+    sums: int  # address
+    dweight: int  # address
+    scratch: int  # address: nine rows of sums for each thread
+    channels: int  # of the right operand
+    chunk: int  # channels of the left operand
+    chunks: int
+    parts: int
+    sums_row: int
+    sums_point: int
+    left_step: int
+    right_step: int
+
+
+add_of = reader(Add)
 
 
 @cache
-def _unpack_task():
+def _add_task():
     lanes = width(SIZE)
 
     @task
-    def unpack(index, thread, params):
-        p = integers(params)
-        sums, nine, channels, chunk_rows, chunks, parts = p[0], p[1], p[2], p[3], p[4], p[5]
-        s_row, s_step, left_step, right_step = p[6], p[7], p[8], p[9]
-        nine += thread * 9 * s_row
-        source = sums + index // chunk_rows * 36 * s_step + index % chunk_rows * s_row
-        weights_back(source, s_step, parts, chunks * 36 * s_step, nine, s_row, s_row // (4 * lanes))
-        weight, total = pointer(p[10] + index * left_step * 4, 4), pointer(nine, 4)
-        for c in range(channels):
+    def add(index, thread, params):
+        """One channel of the left operand."""
+        p = add_of(params)
+        nine = p.scratch + thread * 9 * p.sums_row
+        source = p.sums + index // p.chunk * 36 * p.sums_point + index % p.chunk * p.sums_row
+        part = p.chunks * 36 * p.sums_point
+        vectors = p.sums_row // (4 * lanes)
+        gradient_of_weights(source, p.sums_point, p.parts, part, nine, p.sums_row, vectors)
+        weight, total = pointer(p.dweight + index * p.left_step * 4, 4), pointer(nine, 4)
+        for c in range(p.channels):
             for t in range(9):
-                weight[c * right_step + t] += total[t * s_row // 4 + c]
+                weight[c * p.right_step + t] += total[t * p.sums_row // 4 + c]
 
-    return unpack
+    return add
 
 
 def dy_is_left(out_channels, channels):
-    """Whether dy as the left operand fits the register tile better than x."""
+    """Whether dy as the left operand fits the register block better than x."""
 
     def cost(left, right):
-        rows = sum_rows(SIZE, left)
-        return -(-left // rows) * rows * -(-right // LANES)
+        mr = panel_rows(SIZE, left)
+        return -(-left // mr) * mr * -(-right // LANES)
 
     return cost(out_channels, channels) <= cost(channels, out_channels)
 
 
-class DotPlan:
-    """One geometry of d-weight."""
+class WeightPlan:
+    """The tables and the memory of one geometry; ``run`` fills in the addresses of arrays."""
 
-    def __init__(self, images, channels, out_channels, in_shape, out_shape, above, left):
-        self.zeros = aligned_zeros((6 * PIXEL,), np.uint8)
-        zeros = self.zeros.ctypes.data
-        x = (channels, *in_shape, above, left, 0, zeros, _side(False))
-        dy = (out_channels, *out_shape, 0, 0, 1, zeros, _side(True))
-        self.dy_left = dy_is_left(out_channels, channels)
-        one, other = (dy, x) if self.dy_left else (x, dy)
-        rows = sum_rows(SIZE, one[0])
-        chunks = -(-one[0] // CHUNK)
-        chunk_rows = -(-one[0] // chunks // rows) * rows
-        chunks = -(-one[0] // chunk_rows)
-        right_channels = -(-other[0] // LANES) * LANES
-        fitting = TILE_BYTES // (12 * (chunk_rows + right_channels) * PIXEL)
-        self.groups, self.tiles = tile_tables(images, out_shape, min(16, max(4, fitting)))
-        group = int(self.groups[:, 1].max())
-        s_row = right_channels * SIZE
-        s_step = lines(chunk_rows * s_row // PIXEL)
+    def __init__(self, x_shape, out_shape, above, left):
+        images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
+        self._zeros = aligned_zeros((6 * PIXEL,), np.uint8)
+        zeros = self._zeros.ctypes.data
+        self._dy_left = dy_is_left(out_channels, channels)
+        one, other = self._order(
+            Operand(out_channels, *out_shape[2:], 0, 0, True, zeros, _transform(True)),
+            Operand(channels, *x_shape[2:], above, left, False, zeros, _transform(False)),
+        )
+        mr = panel_rows(SIZE, one.channels)
+        chunks = -(-one.channels // CHUNK)
+        chunk = -(-one.channels // chunks // mr) * mr
+        chunks = -(-one.channels // chunk)
+        columns = -(-other.channels // LANES) * LANES
+        fitting = TILE_BYTES // (12 * (chunk + columns) * PIXEL)
+        ranges, tiles = self._records = tile_tables(images, out_shape[2:], min(16, max(4, fitting)))
+        most = int(ranges[:, TileRange._fields.index("count")].max())
+        sums_row = columns * SIZE
+        sums_point = odd_lines(chunk * sums_row // PIXEL)
         # Tiles of all pairs are read while they are near; where their sums would not be, or there were hardly
         # any tasks, a pair at a time.
-        splits = 1 if 36 * s_step <= TOGETHER and len(self.groups) >= 4 else 3
-        most = min(8 if splits == 1 else 4, SUM_BYTES // (36 * s_step * chunks))
-        parts = min(len(self.groups), max(1, most))
-        self.tasks = splits * chunks * parts
-        self.sums = workspace("sums", parts * chunks * 36 * s_step)
-        g_step, v_step = lines(chunk_rows * group), lines(right_channels * group)
-        scratch_bytes = 12 * (g_step + v_step) + group * LANES * PIXEL
-        threads = scratch_threads()
-        self.scratch = workspace("scratch", threads * scratch_bytes)
-        self.params = table(
-            [
-                0, *one, 0, *other, self.sums.ctypes.data, self.scratch.ctypes.data, scratch_bytes,
-                self.groups.ctypes.data, self.tiles.ctypes.data, len(self.groups), chunks, parts,
-                chunk_rows, g_step, v_step, group * PIXEL, s_row, s_step, rows,
-                outer_sum(rows, SIZE), transpose_run(SIZE), splits,
-            ]
+        self.splits = 1 if 36 * sums_point <= TOGETHER and len(ranges) >= 4 else 3
+        parts = min(8 if self.splits == 1 else 4, SUM_BYTES // (36 * sums_point * chunks))
+        parts = min(len(ranges), max(1, parts))
+        self._tasks, threads = self.splits * chunks * parts, scratch_threads()
+        self._sums = workspace("sums", parts * chunks * 36 * sums_point)
+        left_point, right_point = odd_lines(chunk * most), odd_lines(columns * most)
+        scratch_bytes = 12 * (left_point + right_point) + most * LANES * PIXEL
+        self._scratch = workspace("scratch", threads * scratch_bytes)
+        self._table = Table(
+            Sums(
+                left_array=0, right_array=0, left=one, right=other, ranges=ranges.ctypes.data,
+                range_count=len(ranges), tiles=tiles.ctypes.data, sums=self._sums.ctypes.data,
+                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunks=chunks, chunk=chunk,
+                parts=parts, splits=self.splits, left_point=left_point, right_point=right_point,
+                channel=most * PIXEL, sums_row=sums_row, sums_point=sums_point, mr=mr,
+                products=panel_products(mr, SIZE), transpose=transpose_pixels(SIZE),
+            )
         )  # fmt: skip
-        self.nine = aligned_zeros((threads * 9 * s_row,), np.uint8)
-        steps = (channels * 9, 9) if self.dy_left else (9, channels * 9)
-        self.rows = one[0]
-        self.unpack_params = table(
-            [
-                self.sums.ctypes.data, self.nine.ctypes.data, other[0], chunk_rows, chunks, parts,
-                s_row, s_step, *steps, 0,
-            ]
+        self._nine, self._rows = aligned_zeros((threads * 9 * sums_row,), np.uint8), one.channels
+        left_step, right_step = self._order(channels * 9, 9)
+        self._add = Table(
+            Add(
+                sums=self._sums.ctypes.data, dweight=0, scratch=self._nine.ctypes.data,
+                channels=other.channels, chunk=chunk, chunks=chunks, parts=parts, sums_row=sums_row,
+                sums_point=sums_point, left_step=left_step, right_step=right_step,
+            )
         )  # fmt: skip
 
+    def _order(self, dy, x):
+        """(left, right) of what belongs to dy and to x."""
+        return (dy, x) if self._dy_left else (x, dy)
+
     def run(self, dy, x, dweight):
-        """Sum the pieces, then transform back and add to ``dweight`` in a fixed order."""
-        self.params[0], self.params[9] = (dy.address, x.address) if self.dy_left else (x.address, dy.address)
-        launch(_dot_task(), self.tasks, self.params)
-        self.unpack_params[10] = dweight.ctypes.data
-        launch(_unpack_task(), self.rows, self.unpack_params)
+        """Sum the parts, then transform back and add to ``dweight`` in a fixed order."""
+        left, right = self._order(dy.address, x.address)
+        self._table.set(left_array=left, right_array=right)
+        launch(_sum_task(), self._tasks, self._table.array)
+        self._add.set(dweight=address(dweight))
+        launch(_add_task(), self._rows, self._add.array)
 
 
 @plans
 def weight_plan(x_shape, out_shape, above, left):
     """The plan of a d-weight pass."""
-    n, c, h, w = x_shape
-    return DotPlan(-(-n // LANES), c, out_shape[1], (h, w), out_shape[2:], above, left)
+    return WeightPlan(x_shape, out_shape, above, left)
 
 
 def backward_weight(dy, x, dweight, padding):

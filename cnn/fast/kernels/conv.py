@@ -5,9 +5,10 @@ import numpy as np
 from cnn.backend import get_winograd
 from cnn.fast.blocked import as_blocked, empty
 from cnn.fast.conv import direct as conv_direct
-from cnn.fast.conv import dots as conv_dots
+from cnn.fast.conv import weight as conv_weight
 from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
+from cnn.fast.conv.geometry import Geometry, Window
 
 
 def suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups):
@@ -50,7 +51,7 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
     if suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups):
         conv_winograd.forward(x, weight, bias, y, padding, floor)
     else:
-        conv_direct.forward(x, weight, bias, y, stride, padding, dilation, groups, floor)
+        conv_direct.forward(x, weight, bias, y, Window(stride, padding, dilation, groups), floor)
     return y
 
 
@@ -70,7 +71,8 @@ def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups)
     x, weight = as_blocked(x, dtype), _plain(weight, dtype)
     bias = None if bias is None else _plain(bias, dtype)
     y, argmax = empty((n, k, oh // 2, ow // 2), dtype), empty((n, k, oh // 2, ow // 2), np.uint8)
-    conv_direct.forward_pooled(x, weight, bias, y, argmax, (oh, ow), stride, padding, dilation, groups)
+    window = Window(stride, padding, dilation, groups)
+    conv_direct.forward_pooled(x, weight, bias, y, argmax, (oh, ow), window)
     return y, argmax, (n, k, oh, ow)
 
 
@@ -82,7 +84,7 @@ def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, gr
     if suits_winograd(dtype, weight.shape, dx.shape[2:], stride, dilation, groups):
         conv_winograd.backward_input(dy, weight, dx, padding)
     else:
-        conv_direct.backward_input(dy, weight, dx, stride, padding, dilation, groups)
+        conv_direct.backward_input(dy, weight, dx, Window(stride, padding, dilation, groups))
     return dx
 
 
@@ -96,7 +98,7 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     if suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups):
         conv_winograd_weight.backward_weight(dy, x, total, padding)
     else:
-        conv_dots.backward_weight(dy, x, total, stride, padding, dilation, groups)
+        conv_weight.backward_weight(dy, x, total, Window(stride, padding, dilation, groups))
     if total is not dweight:
         dweight += total
 
@@ -105,14 +107,15 @@ def pools_within(dtype, weight_shape, out_size, stride, padding, dilation, group
     """Whether ``conv2d_relu_pool_forward`` and ``conv2d_relu_pool_backward_weight`` do it."""
     if min(out_size) < 2 or suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups):
         return False
-    return conv_dots.pools_within(weight_shape, padding, groups, dtype.itemsize)
+    window = Window(stride, padding, dilation, groups)
+    return conv_weight.pools_within(Geometry((), weight_shape, out_size, window, dtype.itemsize))
 
 
 def conv2d_relu_pool_backward_weight(dy, argmax, x, dweight, out_shape, stride, padding, dilation, groups):
     """Add the gradient by the weight, given that of the pool behind it; return whether that was done.
 
     As ``max_pool2d_backward`` and ``conv2d_backward_weight``, bit for bit; what the convolution itself gets
-    is never stored. Not done where another form than dots is faster; ``out_shape``: of the convolution.
+    is never stored. Not done where another form than ``dots`` is faster; ``out_shape``: of the convolution.
     """
     dtype = _common(dy, x)
     geometry = stride, padding, dilation, groups
@@ -120,5 +123,5 @@ def conv2d_relu_pool_backward_weight(dy, argmax, x, dweight, out_shape, stride, 
     if not (fits and pools_within(dtype, dweight.shape, out_shape[2:], *geometry)):
         return False
     dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
-    conv_dots.backward_weight_pooled(dy, argmax, x, dweight, out_shape[2:], *geometry)
+    conv_weight.backward_weight_pooled(dy, argmax, x, dweight, out_shape[2:], Window(*geometry))
     return True

@@ -1,109 +1,107 @@
-"""The fully connected layer on blocked arrays, by the register tiles of convolution: no packing, no BLAS.
+"""The fully connected layer on blocked arrays, by the micro-kernels of convolution: no packing, no BLAS.
 
     y[n, k]   = bias[k] + sum over f of weight[k, f] * x[n, f]
     dx[n, f]  = sum over k of weight[k, f] * dy[n, k]
     dw[k, f] += sum over n of dy[n, k] * x[n, f]
 
-A feature of sixteen images is one pixel. Weights are read where they lie: a tile of six rows streams six rows
-of the matrix forward, and six neighbours of each row backward, while all blocks of images pass by.
+A feature of sixteen images is one pixel. Weights are read where they lie: a register block of six rows reads
+six rows of the matrix forward, and six neighbours of each row backward, while all blocks of images pass.
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
-from cnn.fast.blocked import aligned_zeros, as_blocked, empty
-from cnn.fast.conv.direct import row_block
-from cnn.fast.conv.tiles import dot, outer_run, outer_sum, sum_rows, transpose_run
-from cnn.fast.machine.jit import launch, plans, scratch_threads, table, task
+from cnn.fast.blocked import LANES, aligned_zeros, as_blocked, empty
+from cnn.fast.conv.blocking import panel_rows, register_block
+from cnn.fast.conv.microkernels import ONCE, DotEnds, DotLoop, DotLoops, DotSteps, Ends, Loop, Loops
+from cnn.fast.conv.routines import (
+    Dot,
+    PanelProducts,
+    RowProducts,
+    Transposition,
+    dot,
+    panel_products,
+    row_products,
+    transpose_pixels,
+)
+from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task
 from cnn.fast.machine.simd import blocks
-from cnn.fast.machine.tables import call, integers
+from cnn.fast.machine.tables import Table, bits, call_with, reader
 
-FEATURE_CHUNK = 16  # input features whose images stay in the L1 cache while the gradients pass: one panel
+FEATURES = 16  # input features of one task: their images stay in the L1 cache while the gradients pass
+
+
+class Product(NamedTuple):
+    """Forward or d-input of one geometry; steps in bytes."""
+
+    x: int  # address
+    weight: int  # address
+    bias: int  # address
+    out: int  # address
+    floor: int  # bits of the lower bound of the result
+    itemsize: int
+    blocks: int  # of sixteen images
+    in_features: int
+    out_features: int
+    weight_out: int  # from the weights of one out feature to those of the next
+    weight_in: int  # from the weight of one in feature to that of the next
+    mr: int  # out features at once
+    products: int  # address of ``row_products``
+
+
+product_of = reader(Product)
 
 
 @cache
 def _product_task():
-    """out[n, r] = bias[r] + sum over c of weight[r, c] * x[n, c] for one block of rows r."""
+    """out[n, r] = max(floor, bias[r] + sum over c of weight[r, c] * x[n, c]) for mr out features r."""
 
     @task
     def product(index, thread, params):
-        p = integers(params)
-        x, weight, bias, out, tile = p[0], p[1], p[2], p[3], p[4]
-        rows, out_features, features, images, size = p[5], p[6], p[7], p[8], p[9]
-        row_step, column_step = p[10], p[11]
-        pixel = 16 * size
-        # The last block is moved up to end with the last row; it repeats a few with the same result.
-        row = min(index * rows, out_features - rows)
-        ends = (x, weight + row * row_step, bias + row * size, out + row * pixel)
-        steps = (images, features * pixel, pixel, out_features * pixel, params + 12 * 8)
-        call(tile, (*ends, *steps, 1, 0, 0, 1, 0, 0, features, pixel, column_step, row_step, 1, 0, 0))
+        p = product_of(params)
+        pixel = LANES * p.itemsize
+        # The last block is moved up to end with the last feature; it repeats a few with the same result.
+        r = min(index * p.mr, p.out_features - p.mr)
+        call_with(
+            p.products,
+            RowProducts(
+                ends=Ends(p.x, p.weight + r * p.weight_out, p.bias + r * p.itemsize, p.out + r * pixel),
+                loops=Loops(ONCE, ONCE, Loop(p.in_features, pixel, p.weight_in)),
+                scalars_k=p.weight_out, floor=p.floor, pixels=p.blocks,
+                vectors_pixel=p.in_features * pixel, out_pixel=p.out_features * pixel, out_k=pixel,
+                rows=1, vectors_row=0, out_row=0,
+            ),
+        )  # fmt: skip
 
     return product
 
 
-@cache
-def _weight_task():
-    """dweight += the sum over images, for one chunk of features.
-
-    Sixteen features are transposed into a panel in which they lie side by side; what is left of features and
-    rows is summed over lanes.
-    """
-
-    @task
-    def gradient(index, thread, params):
-        p = integers(params)
-        dy, x, dweight = p[0], p[1], p[2]
-        out_features, features, images, size, rows, columns = p[3], p[4], p[5], p[6], p[7], p[8]
-        pixel = 16 * size
-        f = index * FEATURE_CHUNK
-        stop = min(features, f + FEATURE_CHUNK)
-        k = 0
-        if stop - f == 16:
-            flip, multiply, panel_rows = p[13], p[14], p[15]
-            panel = p[16] + thread * p[17]
-            call(flip, (x + f * pixel, pixel, images, features * pixel, panel))
-            whole = out_features // panel_rows
-            k = whole * panel_rows
-            image = (images, 16 * pixel, out_features * pixel)
-            call(multiply, (panel, dy, pixel, dweight + f * size, features * size, whole, *image, 1, 0, 0))
-        while k < out_features:
-            # Tiles add to dweight, so they must not overlap: the rest is done one row, one feature at a time.
-            whole_rows = k + rows <= out_features
-            f = index * FEATURE_CHUNK
-            while f < stop:
-                whole_columns = f + columns <= stop
-                tile = p[9 + 2 * (0 if whole_rows else 1) + (0 if whole_columns else 1)]
-                ends = (dy + k * pixel, pixel, x + f * pixel, pixel, dweight + (k * features + f) * size)
-                call(tile, (*ends, features * size, 1, 0, 0, images, out_features * pixel, features * pixel))
-                f += columns if whole_columns else 1
-            k += rows if whole_rows else 1
-
-    return gradient
-
-
 class ProductPlan:
-    """Forward (row_step: a row of the weight) or d-input (row_step: one number) of one geometry."""
+    """Forward (weight_out: a row of the weight) or d-input (weight_out: one number) of one geometry."""
 
-    def __init__(self, images, features, out_features, row_step, column_step, size):
-        block = row_block(out_features, blocks(size)[0])
-        self.tasks = -(-out_features // block[0])
-        self.size = size
-        self.no_bias = aligned_zeros((out_features * size,), np.uint8)
-        self.params = table(
-            [
-                0, 0, 0, 0, outer_run(*block, size, True), block[0], out_features, features, images, size,
-                row_step * size, column_step * size, 0,
-            ]
+    def __init__(self, images, in_features, out_features, weight_out, weight_in, itemsize):
+        """``images``: blocks of sixteen; ``weight_out``, ``weight_in``: numbers to the next feature."""
+        mr, nr = register_block(out_features, blocks(itemsize)[0])
+        self._tasks = -(-out_features // mr)
+        self._no_bias = aligned_zeros((out_features * itemsize,), np.uint8)
+        self._table = Table(
+            Product(
+                x=0, weight=0, bias=0, out=0, floor=0, itemsize=itemsize, blocks=images,
+                in_features=in_features, out_features=out_features, weight_out=weight_out * itemsize,
+                weight_in=weight_in * itemsize, mr=mr,
+                products=row_products(mr, nr, itemsize, neighbours=False),
+            )
         )  # fmt: skip
 
     def run(self, x, weight, bias, out, floor):
         """out = max(floor, weight * x + bias)"""
-        params = self.params
-        params[0], params[1], params[3] = x.address, weight.ctypes.data, out.address
-        params[2] = self.no_bias.ctypes.data if bias is None else bias.ctypes.data
-        params[12:13].view(np.float32 if self.size == 4 else np.float64)[0] = floor
-        launch(_product_task(), self.tasks, params)
+        self._table.set(
+            x=x.address, weight=address(weight), bias=address(self._no_bias if bias is None else bias),
+            out=out.address, floor=bits(floor),
+        )  # fmt: skip
+        launch(_product_task(), self._tasks, self._table.array)
 
 
 @plans
@@ -134,26 +132,117 @@ def linear_backward_input(dy, weight):
     return dx
 
 
+class Weight(NamedTuple):
+    """d-weight of one geometry."""
+
+    dy: int  # address
+    x: int  # address
+    dweight: int  # address
+    itemsize: int
+    blocks: int  # of sixteen images
+    in_features: int
+    out_features: int
+    panel_blocks: int  # of panel_mr out features, where a task has all its features; the rest is dots
+    panel_mr: int
+    scratch: int  # address
+    scratch_bytes: int  # of one thread: a panel
+    transpose: int  # address of ``transpose_pixels``
+    products: int  # address of ``panel_products``
+    mr: int  # out features at once, of dots
+    nr: int  # in features at once, of dots
+    dot: int  # address of ``dot`` for mr by nr,
+    dot_column: int  # mr by 1,
+    dot_row: int  # 1 by nr,
+    dot_one: int  # and 1 by 1; 0 where it is not needed
+
+
+weight_of = reader(Weight)
+
+
+@helper
+def _add_panel(p, f, thread):
+    """dweight[k, f ... f + 15] += sum over n of dy[n, k] * x[n, f ...] for all whole blocks of rows k."""
+    pixel, panel = LANES * p.itemsize, p.scratch + thread * p.scratch_bytes
+    call_with(p.transpose, Transposition(p.x + f * pixel, panel, p.blocks, pixel, p.in_features * pixel))
+    call_with(
+        p.products,
+        PanelProducts(
+            panel=panel, left=p.dy, left_k=pixel, out=p.dweight + f * p.itemsize,
+            out_k=p.in_features * p.itemsize, blocks=p.panel_blocks,
+            a=Loop(p.blocks, LANES * pixel, p.out_features * pixel), b=ONCE,
+        ),
+    )  # fmt: skip
+
+
+@helper
+def _add_dot(p, k, f, routine):
+    """dweight[k, f] += sum over n of dy[n, k] * x[n, f] for a register block of k and f."""
+    pixel, row = LANES * p.itemsize, p.in_features * p.itemsize
+    ends = DotEnds(p.dy + k * pixel, p.x + f * pixel, p.dweight + k * row + f * p.itemsize)
+    images = DotLoop(p.blocks, p.out_features * pixel, p.in_features * pixel)
+    call_with(routine, Dot(ends, DotSteps(pixel, pixel, row), DotLoops(DotLoop(1, 0, 0), images)))
+
+
+@cache
+def _weight_task():
+    """dweight += the sum over images, for FEATURES in features: a panel, and dots for other rows."""
+
+    @task
+    def gradient(index, thread, params):
+        p = weight_of(params)
+        first, k = index * FEATURES, 0
+        stop = min(p.in_features, first + FEATURES)
+        if stop - first == FEATURES:
+            _add_panel(p, first, thread)
+            k = p.panel_blocks * p.panel_mr
+        while k < p.out_features:
+            # Blocks add to dweight, so they must not overlap: the rest is done one row, one column at a time.
+            whole, f = k + p.mr <= p.out_features, first
+            while f + p.nr <= stop:
+                _add_dot(p, k, f, p.dot if whole else p.dot_row)
+                f += p.nr
+            while f < stop:
+                _add_dot(p, k, f, p.dot_column if whole else p.dot_one)
+                f += 1
+            k += p.mr if whole else 1
+
+    return gradient
+
+
 class WeightPlan:
     """d-weight of one geometry; ``run`` fills in the addresses."""
 
-    def __init__(self, images, out_features, features, size):
-        rows, columns = blocks(size)[1]
-        tiles = [dot(r, c, size) for r in (rows, 1) for c in (columns, 1)]
-        panel = [0, 0, 0, 0, 0]
-        if features >= 16:
-            panel_bytes = images * 16 * 16 * size
-            self.scratch = aligned_zeros((scratch_threads() * panel_bytes,), np.uint8)
-            scratch = self.scratch.ctypes.data
-            panel_rows = sum_rows(size, out_features, padded=False)
-            panel = [transpose_run(size), outer_sum(panel_rows, size), panel_rows, scratch, panel_bytes]
-        self.params = table([0, 0, 0, out_features, features, images, size, rows, columns, *tiles, *panel])
-        self.tasks = -(-features // FEATURE_CHUNK)
+    def __init__(self, images, out_features, in_features, itemsize):
+        """``images``: blocks of sixteen."""
+        mr, nr = blocks(itemsize)[1]
+        panel_mr = panel_rows(itemsize, out_features, padded=False)
+        scratch_bytes = images * 16 * LANES * itemsize if in_features >= FEATURES else 0
+        self._scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
+        # (rows, columns) that panels leave to dots: those of a task with all its features, those of the last.
+        left = [(out_features % panel_mr, FEATURES)] if in_features >= FEATURES else []
+        left.append((out_features, in_features % FEATURES))
+
+        def dot_if(needed, mr, nr):
+            return dot(mr, nr, itemsize) if any(needed(*rest) for rest in left) else 0
+
+        self._table = Table(
+            Weight(
+                dy=0, x=0, dweight=0, itemsize=itemsize, blocks=images, in_features=in_features,
+                out_features=out_features, panel_blocks=out_features // panel_mr, panel_mr=panel_mr,
+                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
+                transpose=transpose_pixels(itemsize), products=panel_products(panel_mr, itemsize),
+                mr=mr, nr=nr, dot=dot_if(lambda rows, columns: rows >= mr and columns >= nr, mr, nr),
+                dot_column=dot_if(lambda rows, columns: rows >= mr and columns % nr, mr, 1),
+                dot_row=dot_if(lambda rows, columns: rows % mr and columns >= nr, 1, nr),
+                dot_one=dot_if(lambda rows, columns: rows % mr and columns % nr, 1, 1),
+            )
+        )  # fmt: skip
+        self._tasks = -(-in_features // FEATURES)
 
     def run(self, dy, x, dweight):
         """dweight += sum over images of dy * x"""
-        self.params[:3] = dy.address, x.address, dweight.ctypes.data
-        launch(_weight_task(), self.tasks, self.params)
+        self._table.set(dy=dy.address, x=x.address, dweight=address(dweight))
+        launch(_weight_task(), self._tasks, self._table.array)
 
 
 @plans

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast import blocked
-from cnn.fast.conv.pool_2x2 import beats, max_2x2, unpool_2x2
+from cnn.fast.conv.pool_2x2 import Maxima, MaximaGradient, beats, max_2x2, unpool_2x2
 from cnn.fast.kernels.arguments import sums_for
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import address, jit, launch, table, task
-from cnn.fast.machine.tables import Table, call, pointer, reader
+from cnn.fast.machine.tables import Table, call_with, pointer, reader
 from cnn.geometry import output_shape
 
 
@@ -88,7 +88,7 @@ def _max_2x2_task(itemsize):
         row, target = w.width * 16 * itemsize, index * w.oh * w.ow * 16
         plane = w.height * row
         ends = (p.image + index * plane, p.pooled + target * itemsize, p.argmax + target)
-        call(p.routine, (*ends, 1, plane, row, 0, w.oh, w.ow, p.relu))
+        call_with(p.routine, Maxima(*ends, 1, plane, row, 0, w.oh, w.ow, p.relu))
 
     return forward
 
@@ -101,7 +101,7 @@ def _unpool_2x2_task(itemsize):
         w = p.window
         source, plane = index * w.oh * w.ow * 16, w.height * w.width * 16 * itemsize
         ends = (p.pooled + source * itemsize, p.argmax + source, p.image + index * plane)
-        call(p.routine, (*ends, 1, 0, plane, w.height, w.width, w.ow))
+        call_with(p.routine, MaximaGradient(*ends, 1, 0, plane, w.height, w.width, w.ow))
 
     return backward
 

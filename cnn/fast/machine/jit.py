@@ -92,6 +92,11 @@ def jit(function=None, *, parallel=False, **options):
     return kernel
 
 
+def helper(function):
+    """Compile a function that only tasks call: ``jit`` without the wrappers by which Python would call it."""
+    return jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
 def task(function):
     """Compile a function of int64 without result: ``function(index, thread, params)`` for ``launch``.
 

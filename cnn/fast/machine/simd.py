@@ -7,8 +7,8 @@ Python loops inside an intrinsic run while code is written: they unroll. ``v.loo
 
 Addresses are plain integers in bytes. Nothing here checks a bound: the plans that call it do.
 
-The register tiles of ``tiles.py``, which do the arithmetic of every convolution and matrix product, are
-written with it; their docstrings say in Python what they compute.
+The micro-kernels of ``conv/microkernels.py``, which do the arithmetic of every convolution and matrix
+product, are written with it; their docstrings say in Python what they compute.
 """
 
 from contextlib import contextmanager
@@ -74,11 +74,11 @@ def width(itemsize):
 
 
 def blocks(itemsize):
-    """Register blocks (outer rows by row count, dot) for numbers of ``itemsize`` bytes.
+    """Register blocks (mr, nr) of the micro-kernels for numbers of ``itemsize`` bytes.
 
-    ``outer_tile`` holds ``rows`` x ``pixels`` pixels of sixteen lanes as sums, and needs a few registers more
-    for its operands: three quarters of all registers are sums. Returns a list of (rows, pixels), most rows
-    first, and (rows, columns) of ``dot_tile``.
+    ``outer_product`` holds mr x nr vectors of sixteen lanes as sums, and needs a few registers more for its
+    operands: three quarters of all registers are sums. Returns a list of (mr, nr) for it, largest mr first,
+    and (mr, nr) of ``dot_product``.
     """
     count = vector_registers()[1]
     parts = LANES // width(itemsize)
@@ -131,14 +131,22 @@ class Vectors:
         pointer = self.builder.inttoptr(address, value.type.as_pointer())
         self.builder.store(value, pointer, align=self.itemsize)
 
-    def stream(self, value, address):
-        """Write a vector past the caches; its address is a multiple of its size.
+    def store_nontemporal(self, value, address):
+        """Write a vector without a place in the caches; its address is a multiple of its size.
 
-        What was there need not be fetched first. ``tiles.finish_streams`` makes it known to other threads.
+        What was there need not be fetched first. ``microkernels.memory_fence`` makes it visible to other
+        threads.
         """
         pointer = self.builder.inttoptr(address, value.type.as_pointer())
         store = self.builder.store(value, pointer, align=self.bytes)
         store.set_metadata("nontemporal", self.builder.module.add_metadata([ir.Constant(INT32, 1)]))
+
+    def prefetch(self, address):
+        """Ask for a cache line that will be read soon, without waiting for it."""
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[INT32] * 3])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0i8")
+        hints = [ir.Constant(INT32, hint) for hint in (0, 3, 1)]  # to read, soon again, data
+        self.builder.call(function, [self.builder.inttoptr(address, ir.IntType(8).as_pointer()), *hints])
 
     def scalar(self, address):
         """One number."""
@@ -241,6 +249,16 @@ class Vectors:
             yield now
             for slot, value, (_, step) in zip(slots, now, steps, strict=True):
                 builder.store(self.at(value, step), slot)
+
+    @contextmanager
+    def loops(self, loops, *starts):
+        """Nested loops, the outermost first; each is (count, bytes a turn of each address)."""
+        if not loops:
+            yield starts
+            return
+        (count, *steps), *inner = loops
+        with self.loop(count, *zip(starts, steps, strict=True)) as now, self.loops(inner, *now) as innermost:
+            yield innermost
 
 
 def literals(*values):

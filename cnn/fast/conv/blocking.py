@@ -1,0 +1,79 @@
+"""Which register block (mr, nr) suits a geometry best: see ``microkernels`` for what it is."""
+
+from cnn.fast.blocked import LANES
+from cnn.fast.machine.simd import vector_registers, width
+
+
+def register_block(count, choices):
+    """The register block that covers ``count`` output channels with the least work."""
+
+    def cost(block):
+        mr, _ = block
+        return -(-count // mr) * (mr + 1)
+
+    return min((block for block in choices if block[0] <= count), key=cost)
+
+
+def even_blocks(count, choices):
+    """Share ``count`` output channels out evenly over as few blocks as ``register_block`` takes.
+
+    Returns the block (mr, nr), and how many blocks have mr channels; the others have one less.
+    """
+    mr, nr = register_block(count, choices)
+    number = -(-count // mr)
+    mr = -(-count // number)
+    return (mr, nr), count - number * (mr - 1)
+
+
+def pixels_at_once(mr, most, runs, itemsize):
+    """``nr``, at most ``most``, that fits ``runs`` (lengths) best.
+
+    The last block of a run is moved back to end with it, so a run of ten takes as long as one of twelve where
+    three fit. Twelve sums at once keep the multipliers busy.
+    """
+    fewest = min(most, -(-12 * width(itemsize) // (mr * LANES)))
+
+    def work(nr):
+        return sum(-(-run // nr) * nr if run >= nr else run for run in runs)
+
+    return min(range(most, fewest - 1, -1), key=work)
+
+
+def dot_block(out_channels, in_channels, sums):
+    """The block (mr, nr) of ``dot_product`` that covers all pairs of channels in the least time."""
+
+    def cost(block):
+        mr, nr = block
+        turn = max(mr * nr / 2, (mr + nr) / 2, 4 if mr * nr >= 8 else 2)
+        return -(-out_channels // mr) * -(-in_channels // nr) * turn
+
+    choices = [(sums // 4, 4), (sums // 3, 3), (sums // 2, 2), (sums // 2, 1), (1, 4), (1, 1)]
+    return min((block for block in choices if block[0] <= out_channels and block[1] <= in_channels), key=cost)
+
+
+def panel_rows(itemsize, left, padded=True):
+    """``mr`` of ``panel_products`` for ``left`` rows.
+
+    As many as leave room for operands, or fewer where that pads ``left`` less; if what does not fill a block
+    is not padded but done otherwise, where that leaves less.
+    """
+    count = vector_registers()[1]
+    most = max(1, min(16, count * 3 // 4 * width(itemsize) // LANES))
+    choices = [mr for mr in (16, 12, 8, 6) if mr <= most] or [most]
+    return min(choices, key=lambda mr: (-left % mr if padded else left % mr, -mr))
+
+
+def few_images_block(pixels, channel_blocks, itemsize):
+    """(mr, nr) for lanes of channels: mr pixels by nr blocks of sixteen channels, in the fewest cycles."""
+    parts, sums = LANES // width(itemsize), vector_registers()[1] * 3 // 4
+
+    def most(mr):
+        return max(1, min(6, channel_blocks, sums // (mr * parts)))
+
+    def cycles(mr):
+        products, loads = mr * most(mr) * parts, mr + most(mr) * parts
+        # Two products or loads a cycle; a sum waits four cycles for the one before.
+        return -(-pixels // mr) * max(products, loads, 8) / most(mr)
+
+    mr = min(range(min(pixels, max(1, sums // parts), 8), 0, -1), key=cycles)
+    return mr, most(mr)

@@ -1,0 +1,290 @@
+"""Micro-kernels: the arithmetic of all convolutions and matrix products, with its sums in registers.
+
+Each is an intrinsic for a register block of ``mr`` by ``nr`` (the names of BLIS), which must fit the
+processor: see ``simd.blocks``. ``routines.py`` has the compiled functions around them. Addresses and steps
+are in bytes.
+
+Van Zee, van de Geijn, "BLIS: A Framework for Rapidly Instantiating BLAS Functionality", TOMS 41(3), 2015.
+"""
+
+from typing import NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from cnn.fast.blocked import LANES
+from cnn.fast.machine.simd import INT64, Vectors, literals
+
+STORE, ADD, STORE_NONTEMPORAL = range(3)  # what ``outer_product`` does with its sums
+
+
+class Loop(NamedTuple):
+    """One loop of a sum."""
+
+    count: int  # turns
+    vectors: int  # bytes from one turn to the next in the vector operand
+    scalars: int  # the same in the scalar operand
+
+
+class Loops(NamedTuple):
+    """The loops of ``outer_product``, the outermost first."""
+
+    a: Loop
+    b: Loop
+    c: Loop
+
+
+class Ends(NamedTuple):
+    """The addresses of ``outer_product``."""
+
+    vectors: int
+    scalars: int
+    bias: int
+    out: int
+
+
+class Steps(NamedTuple):
+    """Bytes from one row (k) and one column (j) of the register block to the next."""
+
+    scalars_k: int
+    vectors_j: int
+    out_k: int
+    out_j: int
+
+
+class DotLoop(NamedTuple):
+    """One loop of ``dot_product``."""
+
+    count: int  # turns
+    left: int  # bytes from one turn to the next in the left operand
+    right: int  # the same in the right operand
+
+
+class DotLoops(NamedTuple):
+    """The loops of ``dot_product``, the outer one first."""
+
+    a: DotLoop
+    b: DotLoop
+
+
+class DotEnds(NamedTuple):
+    """The addresses of ``dot_product``."""
+
+    left: int
+    right: int
+    out: int
+
+
+class DotSteps(NamedTuple):
+    """Bytes from one row (k) and one column (c) of the register block to the next."""
+
+    left_k: int
+    right_c: int
+    out_k: int
+
+
+ONCE = Loop(1, 0, 0)
+
+
+@intrinsic
+def memory_fence(typing_context):
+    """Wait for this thread's non-temporal stores, so that any other thread reads what they wrote.
+
+    x86 has a locked instruction for the full fence, which no store passes, not even a non-temporal one.
+    """
+
+    def generate(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def _multiply_all(v, left, right, sums):
+    """sums[i][j] += left[i] * right[j]; left and right are functions that write the load of an operand."""
+    if len(left) > len(right):
+        left, right, sums = right, left, list(zip(*sums, strict=True))
+    held = [load() for load in left]
+    for j, load in enumerate(right):
+        passing = load()
+        for value, row in zip(held, sums, strict=True):
+            v.builder.store(v.fma(value, passing, v.builder.load(row[j])), row[j])
+
+
+@intrinsic(prefer_literal=True)
+def copy_lanes(typing_context, source, target, count, source_step, target_step, itemsize):
+    """Copy ``count`` pixels of sixteen lanes: target[i * target_step] = source[i * source_step]."""
+    sizes = literals(itemsize)
+    if sizes is None:
+        return None
+    dtype = types.float32 if sizes[0] == 4 else types.float64
+
+    def generate(context, builder, signature, arguments):
+        source, target, count, source_step, target_step = arguments[:5]
+        v = Vectors(builder, dtype)
+        with v.loop(count, (source, source_step), (target, target_step)) as (s, t):
+            for part in range(LANES // v.lanes):
+                v.store(v.load(v.at(s, part * v.bytes)), v.at(t, part * v.bytes))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5, itemsize), generate
+
+
+@intrinsic
+def prefetch(typing_context, address, count):
+    """Ask for ``count`` cache lines that will be read soon, without waiting for them."""
+
+    def generate(context, builder, signature, arguments):
+        address, count = arguments
+        v = Vectors(builder, types.float32)
+        with v.loop(count, (address, 64)) as (line,):
+            v.prefetch(line)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+def _unpacked(builder, record, kind):
+    """The values of a record; of records within, a list."""
+    values = cgutils.unpack_tuple(builder, record, len(kind))
+    return [
+        _unpacked(builder, value, inner) if isinstance(inner, types.BaseTuple) else value
+        for value, inner in zip(values, kind.types, strict=True)
+    ]
+
+
+@intrinsic(prefer_literal=True)
+def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsize):
+    """A sum of outer products: of numbers, each broadcast to a vector, with vectors of sixteen lanes.
+
+        out[k, j] = max(floor, bias[k] + sum over a, b, c of scalars[a, b, c, k] * vectors[a, b, c, j])
+
+    for k < mr and j < nr. ``ends``, ``loops`` and ``steps`` are Ends, Loops and Steps. ``how``: STORE the
+    result; STORE_NONTEMPORAL (to multiples of the bytes of a register), for results that are not read soon;
+    or ADD the sums, without bias and floor, to ``out``.
+    Each turn has mr broadcasts, nr loads and mr * nr multiply-adds.
+    """
+    sizes = literals(how, mr, nr, itemsize)
+    if sizes is None:
+        return None
+    how_, mr_, nr_, size = sizes
+    dtype = types.float32 if size == 4 else types.float64
+
+    def generate(context, builder, signature, arguments):
+        records = zip(arguments[:3], signature.args[:3], strict=True)
+        (vectors, scalars, bias, out), loops, steps = (_unpacked(builder, *record) for record in records)
+        scalars_k, vectors_j, out_k, out_j = steps
+        v = Vectors(builder, dtype)
+        parts = LANES // v.lanes
+        sums = [v.variables(nr_ * parts) for _ in range(mr_)]
+        for k in range(mr_):
+            start = v.const(0) if how_ == ADD else v.broadcast(v.at(bias, k * size))
+            for register in sums[k]:
+                builder.store(start, register)
+        with v.loops(loops, vectors, scalars) as (x, w):
+            # The smaller operand waits in registers while the other passes: sums, operands and one register
+            # to load into must not exceed what there is, or every turn spills to memory.
+            pixel = [v.at(x, v.times(vectors_j, j)) if j else x for j in range(nr_)]
+            load = [
+                lambda i=i: v.load(v.at(pixel[i // parts], i % parts * v.bytes)) for i in range(nr_ * parts)
+            ]
+            weigh = [lambda k=k: v.broadcast(v.at(w, v.times(scalars_k, k))) for k in range(mr_)]
+            _multiply_all(v, weigh, load, sums)
+        lowest = v.splat(arguments[3])
+        for k in range(mr_):
+            row = v.at(out, v.times(out_k, k)) if k else out
+            for i, register in enumerate(sums[k]):
+                place = v.at(row, v.times(out_j, i // parts), (i % parts) * v.bytes)
+                total = builder.load(register)
+                # One addition for each call: a gradient of two passes is to be exactly the sum of both.
+                total = v.add(v.load(place), v.fence(total)) if how_ == ADD else v.max(total, lowest)
+                put = v.store_nontemporal if how_ == STORE_NONTEMPORAL else v.store
+                put(total, place)
+        return context.get_dummy_value()
+
+    return types.void(ends, loops, steps, dtype, how, mr, nr, itemsize), generate
+
+
+@intrinsic(prefer_literal=True)
+def dot_product(typing_context, ends, loops, steps, mr, nr, itemsize):
+    """Sums over pixels and lanes, added to ``out``, whose nr columns are neighbours.
+
+        out[k, c] += sum over a, b and lanes of left[a, b, k] * right[a, b, c]
+
+    for k < mr and c < nr. ``ends``, ``loops`` and ``steps`` are DotEnds, DotLoops and DotSteps.
+    """
+    sizes = literals(mr, nr, itemsize)
+    if sizes is None:
+        return None
+    mr_, nr_, size = sizes
+    dtype = types.float32 if size == 4 else types.float64
+
+    def generate(context, builder, signature, arguments):
+        records = zip(arguments[:3], signature.args[:3], strict=True)
+        (left, right, out), loops, steps = (_unpacked(builder, *record) for record in records)
+        left_k, right_c, out_k = steps
+        v = Vectors(builder, dtype)
+        parts = LANES // v.lanes
+        # Few products leave the multipliers waiting for the sum before: then each part has its own sums.
+        sets = 1 if mr_ * nr_ >= 8 else min(parts, 2)
+        sums = [[v.variables(nr_) for _ in range(mr_)] for _ in range(sets)]
+        for register in (register for rows in sums for row in rows for register in row):
+            builder.store(v.const(0), register)
+        with v.loops(loops, left, right) as (g, x):
+            for part in range(parts):
+                offset = part * v.bytes
+                rows = [lambda k=k, o=offset: v.load(v.at(g, v.times(left_k, k), o)) for k in range(mr_)]
+                columns = [lambda c=c, o=offset: v.load(v.at(x, v.times(right_c, c), o)) for c in range(nr_)]
+                _multiply_all(v, rows, columns, sums[part % sets])
+        for k in range(mr_):
+            for start in range(0, nr_, v.lanes):  # so many sums fit one vector
+                columns = range(start, min(start + v.lanes, nr_))
+                totals = _sums_over_lanes(v, [[rows[k][c] for rows in sums] for c in columns])
+                place = v.at(out, v.times(out_k, k), start * size)
+                cells = builder.inttoptr(place, totals.type.as_pointer())
+                # One addition for each call: a gradient of two passes is to be exactly the sum of both.
+                builder.store(v.add(builder.load(cells, align=size), v.fence(totals)), cells, align=size)
+        return context.get_dummy_value()
+
+    return types.void(ends, loops, steps, mr, nr, itemsize), generate
+
+
+def _sums_over_lanes(v, columns):
+    """The short vector of the sums over lanes of each column, which is a list of registers."""
+    totals = []
+    for first, *others in columns:
+        total = v.builder.load(first)
+        for register in others:
+            total = v.add(total, v.builder.load(register))
+        totals.append(total)
+    padded = 1 << (len(totals) - 1).bit_length()
+    vector = v.sum_lanes(totals + [v.const(0)] * (padded - len(totals)))
+    return v.shuffle(vector, vector, range(len(totals))) if len(totals) != padded else vector
+
+
+@intrinsic(prefer_literal=True)
+def transpose(typing_context, source, channel_step, count, pixel_step, out, itemsize):
+    """out[i][lane][channel] = source[channel][i][lane] for ``count`` pixels of sixteen channels."""
+    sizes = literals(itemsize)
+    if sizes is None:
+        return None
+    dtype = types.float32 if sizes[0] == 4 else types.float64
+
+    def generate(context, builder, signature, arguments):
+        source, channel_step, count, pixel_step, out = arguments[:5]
+        v = Vectors(builder, dtype)
+        pixel = LANES * v.itemsize
+        parts = ir.Constant(INT64, LANES // v.lanes)
+        with v.loop(count, (source, pixel_step), (out, LANES * pixel)) as (s, t):  # noqa: SIM117
+            with v.loop(parts, (s, v.times(channel_step, v.lanes)), (t, v.bytes)) as (block, column):
+                for part in range(LANES // v.lanes):
+                    rows = [
+                        v.load(v.at(block, v.times(channel_step, c), part * v.bytes)) for c in range(v.lanes)
+                    ]
+                    for lane, value in enumerate(v.transpose(rows)):
+                        v.store(value, v.at(column, (part * v.lanes + lane) * pixel))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5, itemsize), generate

@@ -1,0 +1,264 @@
+"""Routines: compiled functions around the micro-kernels, called by address with a record.
+
+Each is compiled once and shared by all tasks. Addresses and steps are in bytes unless a comment says
+otherwise.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from cnn.fast.blocked import LANES
+from cnn.fast.conv.microkernels import (
+    ADD,
+    ONCE,
+    STORE,
+    DotEnds,
+    DotLoops,
+    DotSteps,
+    Ends,
+    Loop,
+    Loops,
+    Steps,
+    copy_lanes,
+    dot_product,
+    outer_product,
+    transpose,
+)
+from cnn.fast.machine.jit import task
+from cnn.fast.machine.tables import from_bits, reader
+
+
+def _number(itemsize):
+    return np.float32 if itemsize == 4 else np.float64
+
+
+class RowProducts(NamedTuple):
+    """``outer_product`` along rows of pixels."""
+
+    ends: Ends  # of the first pixel
+    loops: Loops
+    scalars_k: int  # from one of the mr scalars to the next, if they are not neighbours
+    floor: int  # bits of the lower bound
+    pixels: int  # of a row
+    vectors_pixel: int
+    out_pixel: int
+    out_k: int
+    rows: int
+    vectors_row: int
+    out_row: int
+
+
+row_products_of = reader(RowProducts)
+
+
+@cache
+def row_products(mr, nr, itemsize, neighbours=True, how=STORE):
+    """Address of the routine for RowProducts: ``nr`` pixels at a time.
+
+    ``neighbours``: the mr scalars lie side by side. The last register block of a row is moved back to end
+    with it: a few pixels are computed twice, to the same bits.
+    """
+    number = _number(itemsize)
+
+    @task
+    def products(record):
+        p = row_products_of(record)
+        floor, scalars_k = number(from_bits(p.floor)), itemsize if neighbours else p.scalars_k
+        steps = Steps(scalars_k, p.vectors_pixel, p.out_k, p.out_pixel)
+        at_once = nr if nr > 1 and p.pixels >= nr else 1
+        for row in range(p.rows):
+            done = 0
+            while done < p.pixels:
+                done = min(done, p.pixels - at_once)
+                vectors = p.ends.vectors + row * p.vectors_row + done * p.vectors_pixel
+                out = p.ends.out + row * p.out_row + done * p.out_pixel
+                ends = Ends(vectors, p.ends.scalars, p.ends.bias, out)
+                if at_once == nr:
+                    outer_product(ends, p.loops, steps, floor, how, mr, nr, itemsize)
+                elif nr > 1:
+                    outer_product(ends, p.loops, steps, floor, how, mr, 1, itemsize)
+                done += at_once
+
+    return products.address
+
+
+class PixelProducts(NamedTuple):
+    """The matrix product of packed weights with pixels whose channels lie side by side."""
+
+    ends: Ends  # of the first pixel and the first block of weights
+    floor: int  # bits of the lower bound
+    pixels: int
+    vectors_pixel: int
+    out_pixel: int
+    channels: int  # of a pixel
+    blocks: int  # of mr output channels
+    last: int  # output channel that the last block begins with
+    scalars_block: int
+    out_k: int
+
+
+pixel_products_of = reader(PixelProducts)
+
+
+@cache
+def pixel_products(mr, nr, itemsize, how=STORE):
+    """Address of the routine for PixelProducts.
+
+        out[k, j] = max(floor, bias[k] + sum over c of scalars[k / mr, c, k % mr] * vectors[j, c])
+
+    For nr pixels after the other all blocks of weights pass: the channels of these pixels stay in the L1
+    cache, the weights in the L2 cache.
+    """
+    number = _number(itemsize)
+
+    @task
+    def products(record):
+        p = pixel_products_of(record)
+        floor, wide = number(from_bits(p.floor)), p.pixels >= nr
+        steps = Steps(itemsize, p.vectors_pixel, p.out_k, p.out_pixel)
+        loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * itemsize, mr * itemsize))
+        j = 0
+        while j < p.pixels:
+            if wide:
+                j = min(j, p.pixels - nr)
+            for block in range(p.blocks):
+                k = min(block * mr, p.last)
+                vectors, scalars = (
+                    p.ends.vectors + j * p.vectors_pixel,
+                    p.ends.scalars + block * p.scalars_block,
+                )
+                out = p.ends.out + j * p.out_pixel + k * p.out_k
+                ends = Ends(vectors, scalars, p.ends.bias + k * itemsize, out)
+                if wide:
+                    outer_product(ends, loops, steps, floor, how, mr, nr, itemsize)
+                elif nr > 1:
+                    outer_product(ends, loops, steps, floor, how, mr, 1, itemsize)
+            j += nr if wide else 1
+
+    return products.address
+
+
+class PanelProducts(NamedTuple):
+    """The product of a panel with blocks of mr rows of the left operand, added to sums."""
+
+    panel: int  # address: [pixel][lane][sixteen columns]
+    left: int  # address: [row][pixel][lane]
+    out: int  # address: [row][sixteen columns]
+    left_k: int
+    out_k: int
+    blocks: int  # of mr rows
+    a: Loop  # over pixels, the outer loop
+    b: Loop
+
+
+panel_products_of = reader(PanelProducts)
+
+
+@cache
+def panel_products(mr, itemsize):
+    """Address of the routine for PanelProducts, which is what weight gradients are.
+
+        out[k, c] += sum over a, b and lanes of left[k, a, b, lane] * panel[a, b, lane, c]
+
+    The panel is transposed, so the sums of sixteen c lie side by side; were lanes summed in registers
+    instead, adding them up would cost a third of the time.
+    """
+    number = _number(itemsize)
+
+    @task
+    def products(record):
+        p = panel_products_of(record)
+        loops = Loops(p.a, p.b, Loop(LANES, LANES * itemsize, itemsize))
+        steps, left, out = Steps(p.left_k, 0, p.out_k, 0), p.left, p.out
+        for _ in range(p.blocks):
+            ends = Ends(p.panel, left, 0, out)
+            outer_product(ends, loops, steps, number(0), ADD, mr, 1, itemsize)
+            left += mr * p.left_k
+            out += mr * p.out_k
+
+    return products.address
+
+
+class Dot(NamedTuple):
+    """``dot_product`` as a routine."""
+
+    ends: DotEnds
+    steps: DotSteps
+    loops: DotLoops
+
+
+dot_of = reader(Dot)
+
+
+@cache
+def dot(mr, nr, itemsize):
+    """Address of the routine for Dot."""
+
+    @task
+    def product(record):
+        p = dot_of(record)
+        dot_product(p.ends, p.loops, p.steps, mr, nr, itemsize)
+
+    return product.address
+
+
+class Copy(NamedTuple):
+    """A copy of planes of rows of pixels."""
+
+    source: int  # address
+    target: int  # address
+    planes: int
+    source_plane: int
+    target_plane: int
+    rows: int
+    source_row: int
+    target_row: int
+    pixels: int
+    source_pixel: int
+    target_pixel: int
+
+
+copy_of = reader(Copy)
+
+
+@cache
+def copy_planes(itemsize):
+    """Address of the routine for Copy."""
+
+    @task
+    def copy(record):
+        p = copy_of(record)
+        for plane in range(p.planes):
+            for row in range(p.rows):
+                source = p.source + plane * p.source_plane + row * p.source_row
+                target = p.target + plane * p.target_plane + row * p.target_row
+                copy_lanes(source, target, p.pixels, p.source_pixel, p.target_pixel, itemsize)
+
+    return copy.address
+
+
+class Transposition(NamedTuple):
+    """Sixteen channels of pixels to a panel."""
+
+    source: int  # address: [channel][pixel][lane]
+    panel: int  # address: [pixel][lane][channel]
+    pixels: int
+    channel: int  # from one channel of the source to the next
+    pixel: int  # from one pixel of the source to the next
+
+
+transposition_of = reader(Transposition)
+
+
+@cache
+def transpose_pixels(itemsize):
+    """Address of the routine for Transposition."""
+
+    @task
+    def panel(record):
+        p = transposition_of(record)
+        transpose(p.source, p.channel, p.pixels, p.pixel, p.panel, itemsize)
+
+    return panel.address

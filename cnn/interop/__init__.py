@@ -1,0 +1,1 @@
+"""Networks out to ONNX, PyTorch, safetensors and C, and networks of ONNX and PyTorch in."""
