@@ -17,7 +17,7 @@ from cnn.commands import COMMANDS
 from cnn.errors import CnnError, ConfigError, did_you_mean
 
 _MAX_LINES = 3
-_MAX_LENGTH = 500  # of a line of an error
+_MAX_LENGTH = 380  # of a line of an error
 _USAGE, _UNFORESEEN, _INTERRUPTED = 2, 70, 130
 
 

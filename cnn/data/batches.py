@@ -199,7 +199,7 @@ def _ahead(iterator, depth):
 
     An exception of the iterator is raised here, at its place in the sequence. Closing or dropping
     this generator stops the thread and waits for it: at most one item is prepared in vain. Only while the
-    interpreter ends it does not wait: no other thread runs any more then, and the thread ends with the process.
+    interpreter ends it does not wait: other threads run no more then, and this one ends with the process.
     """
     items = queue.Queue(maxsize=depth)
     stopped = threading.Event()
