@@ -52,17 +52,26 @@ def operations():
     return _loaded[_current]
 
 
+def check_environment():
+    """Raise ConfigError unless Numba can be imported with the NUMBA_NUM_THREADS of the environment."""
+    found = os.environ.get("NUMBA_NUM_THREADS", "1")
+    if not (found.isascii() and found.isdigit() and int(found) > 0):
+        raise ConfigError(f'NUMBA_NUM_THREADS: expected a whole number of at least 1, found "{found}"')
+
+
+def _numba():
+    check_environment()
+    return importlib.import_module("numba")
+
+
 def get_threads():
     """Return how many threads a kernel uses."""
-    import numba
-
-    return numba.get_num_threads()
+    return _numba().get_num_threads()
 
 
 def set_threads(count):
     """Let kernels use ``count`` threads; raises ConfigError unless 1 <= count <= cores."""
-    import numba
-
+    numba = _numba()
     cores = numba.config.NUMBA_NUM_THREADS
     if not 1 <= count <= cores:
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -72,8 +81,7 @@ def set_threads(count):
 
 def has_spare_core():
     """Return whether a core is left that kernels do not use: work beside them costs them nothing there."""
-    import numba
-
+    numba = _numba()
     return numba.get_num_threads() < numba.config.NUMBA_NUM_THREADS
 
 
@@ -83,6 +91,11 @@ def compile_report():
     A start is warm when nothing was compiled.
     """
     return _cache().compile_report()
+
+
+def keeps_kernels():
+    """Return whether what is compiled now will be found by the next process."""
+    return _cache().keeps_kernels()
 
 
 def when_compiling(callback):

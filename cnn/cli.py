@@ -13,6 +13,7 @@ import traceback
 
 import cnn
 from cnn import terminal
+from cnn.backend import check_environment
 from cnn.commands import COMMANDS
 from cnn.errors import CnnError, ConfigError, did_you_mean
 
@@ -64,6 +65,7 @@ def _run(argv):
         raise ConfigError(
             f'found "{name}", expected a command: {", ".join(COMMANDS)}.{did_you_mean(name, COMMANDS)}'
         )
+    check_environment()
     module = importlib.import_module(f"cnn.commands.{name}")
     parser = _Parser(prog=f"cnn {name}", description=module.__doc__, allow_abbrev=False)
     module.add_arguments(parser)

@@ -2,8 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from cnn import files
+from cnn.fast.machine import cache
 
 SCRIPT = """
 import json
@@ -73,3 +80,169 @@ def test_what_was_compiled_around_a_loaded_kernel_starts_threads(tmp_path):
         environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
         done = subprocess.run([sys.executable, "-c", LAUNCH, shape], env=environment, check=False)
         assert done.returncode == 0
+
+
+SMALL = """
+import json
+import numpy as np
+from cnn.backend import compile_report, keeps_kernels
+from cnn.fast import kernels
+
+x = np.arange(6, dtype=np.float32).reshape(2, 3)
+y = np.asarray(kernels.add(x, x)).tolist()
+print(json.dumps({"y": y, "keeps": keeps_kernels(), **compile_report()}))
+"""
+
+
+def small(folder, script=SMALL, path=None, **environment):
+    """What SMALL prints in a process of its own, and nothing else."""
+    here = Path(__file__).parents[1] if path is None else path
+    environment = os.environ | {"PYTHONPATH": str(here)} | environment
+    environment = {name: value for name, value in environment.items() if value is not None}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+DOUBLED = [[0, 2, 4], [6, 8, 10]]
+
+
+def emptied(content):
+    return b""
+
+
+def halved(content):
+    return content[: len(content) // 2]
+
+
+def flipped(content):
+    middle = len(content) // 2
+    return (
+        content[:middle]
+        + bytes(byte ^ 0x55 for byte in content[middle : middle + 200])
+        + content[middle + 200 :]
+    )
+
+
+def replaced(content):
+    return b"something else altogether, longer than a checksum"
+
+
+@pytest.mark.parametrize("damage", [emptied, halved, flipped, replaced])
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_a_damaged_cache_is_compiled_again_without_a_word(tmp_path, suffix, damage):
+    small(tmp_path, NUMBA_CACHE_DIR=str(tmp_path))
+    paths = list(tmp_path.rglob(f"*{suffix}"))
+    assert paths
+    for path in paths:
+        path.write_bytes(damage(path.read_bytes()))
+    again = small(tmp_path, NUMBA_CACHE_DIR=str(tmp_path))
+    assert again["y"] == DOUBLED
+    assert again["compiled"] > 0
+    assert small(tmp_path, NUMBA_CACHE_DIR=str(tmp_path))["compiled"] == 0
+
+
+OUTSIDE = """
+import numpy as np
+from cnn.fast.machine.jit import address, jit, launch, table, task
+from cnn.fast.machine.tables import integers
+from helper import changed
+
+@task
+def write(index, thread, params):
+    integers(integers(params)[0])[0] = changed(20)
+
+out = np.zeros(1, np.int64)
+launch(write, 1, table([address(out)]))
+print(out[0])
+"""
+HELPER = """
+from cnn.fast.machine.jit import jit
+
+@jit
+def changed(x):
+    return x + 1
+"""
+
+
+def test_a_task_of_another_file_never_runs_stale_code(tmp_path):
+    (tmp_path / "helper.py").write_text(HELPER)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(tmp_path)])
+    assert small(tmp_path, OUTSIDE, paths, NUMBA_CACHE_DIR=str(tmp_path)) == 21
+    (tmp_path / "helper.py").write_text(HELPER.replace("+ 1", "* 2"))  # same length, maybe the same second
+    assert small(tmp_path, OUTSIDE, paths, NUMBA_CACHE_DIR=str(tmp_path)) == 40
+
+
+def test_a_changed_kernel_is_compiled_anew(tmp_path):
+    shutil.copytree(Path(__file__).parents[1] / "cnn", tmp_path / "cnn")
+    assert small(tmp_path, path=tmp_path, NUMBA_CACHE_DIR=str(tmp_path))["y"] == DOUBLED
+    source = tmp_path / "cnn" / "fast" / "kernels" / "elementwise.py"
+    text = source.read_text(encoding="utf-8")
+    source.write_text(
+        text.replace("v.load(x, i) + v.load(y, i)", "v.load(x, i) - v.load(y, i)"), encoding="utf-8"
+    )
+    assert small(tmp_path, path=tmp_path, NUMBA_CACHE_DIR=str(tmp_path))["y"] == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_a_folder_that_cannot_be_written_compiles_and_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    for _ in range(2):
+        found = small(tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "file" / "below"))
+        assert (found["y"], found["keeps"], found["loaded"]) == (DOUBLED, False, 0)
+    assert small(tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "good"))["keeps"]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"HOME": "", "XDG_CACHE_HOME": ""}, {"HOME": "", "XDG_CACHE_HOME": "relative"}, {"HOME": "~"}],
+    ids=str,
+)
+def test_without_a_home_nothing_is_written_to_the_working_folder(tmp_path, environment):
+    environment = {"NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": None} | environment
+    found = small(tmp_path, **environment)
+    assert (found["y"], found["keeps"]) == (DOUBLED, False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_for_caches_follows_the_xdg_specification(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("HOME", "/home/ada")
+    for named, expected in (
+        ("/var/caches", "/var/caches/cnn"),
+        ("", "/home/ada/.cache/cnn"),
+        ("here", "/home/ada/.cache/cnn"),
+    ):
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+        assert files.user_cache_folder() == Path(expected)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert files.user_cache_folder() == Path("/home/ada/Library/Caches/cnn")
+    monkeypatch.setenv("HOME", "")
+    assert files.user_cache_folder() is None
+
+
+def test_kernels_of_versions_that_are_no_longer_used_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_ROOT", tmp_path)
+    day = 86400
+    ages = {
+        cache.cache_folder().name: 100, "kernels-0123456789abcdef": 8, "kernels-fedcba9876543210": 6,
+        "kernels-mine": 100, "somebody": 100,
+    }  # fmt: skip
+    for name, days in ages.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file.nbc").write_bytes(b"")
+        os.utime(tmp_path / name, (1e9 - days * day,) * 2)
+    cache.remove_unused(now=1e9)
+    assert {path.name for path in tmp_path.iterdir()} == ages.keys() - {"kernels-0123456789abcdef"}
+    assert cache.cache_folder().stat().st_mtime == 1e9
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "many", "", "2.5"])
+def test_a_number_of_threads_that_numba_cannot_take_is_one_clear_line(tmp_path, threads):
+    environment = os.environ | {"NUMBA_NUM_THREADS": threads, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "cnn", "summary"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f'NUMBA_NUM_THREADS: expected a whole number of at least 1, found "{threads}"' in done.stderr

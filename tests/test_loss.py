@@ -7,6 +7,8 @@ from helpers_torch import tensor, torch
 
 from cnn.backend import use_backend
 from cnn.errors import ConfigError, DataError, ShapeError
+from cnn.fast.kernels import loss as kernels_loss
+from cnn.fast.machine.jit import launch, table
 from cnn.layers import CrossEntropy, Softmax, SoftmaxCrossEntropy
 
 F = torch.nn.functional
@@ -211,3 +213,19 @@ def test_integer_logits_become_float32(backend):
     loss = SoftmaxCrossEntropy()
     loss.forward([[1, 2], [3, 4]], [0, 1])
     assert loss.backward().dtype == np.float32
+
+
+@pytest.mark.parametrize(("n", "classes"), [(1, 10), (2, 10), (3, 7), (5, 31)])
+def test_the_bits_do_not_depend_on_where_the_arrays_lie(n, classes, rng):
+    logits, rows = 2 * rng.standard_normal((n, classes)), np.eye(classes)[rng.integers(0, classes, n)]
+    size, memory = logits.nbytes, np.zeros(1 << 14, np.uint8)
+    start = -memory.ctypes.data % 64
+    seen = set()
+    for gap in range(size, 4096, 8):
+        z, p = (memory[start + at :][:size].view(np.float64).reshape(n, classes) for at in (0, gap))
+        losses = np.empty(n)
+        z[...] = logits
+        sizes, ends = (n, classes), (z.ctypes.data, rows.ctypes.data, losses.ctypes.data, p.ctypes.data)
+        launch(kernels_loss._forward_task(8), 1, table(kernels_loss.Loss(*sizes, *ends, 0, 0)))
+        seen.add((losses.tobytes(), p.tobytes()))
+    assert len(seen) == 1

@@ -18,6 +18,7 @@ import safetensors.numpy
 
 from cnn.data.dataset import make_dataset
 from cnn.errors import DataError
+from cnn.files import user_cache_folder
 
 FORMAT = 1
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -57,13 +58,14 @@ def find(name, file_name, root, fingerprint=None):
 
 
 def _places(root, file_name):
-    return Path(root) / "cnn-cache" / file_name, user_cache(root) / file_name
+    folders = (Path(root) / "cnn-cache", user_cache(root))
+    return [folder / file_name for folder in folders if folder is not None]
 
 
 def user_cache(root):
-    """Return the user's cache folder for one ``root``: $XDG_CACHE_HOME/cnn/<hash>, or ~/.cache/cnn/<hash>."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "cnn" / hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:16]
+    """Return the folder of the user's caches for one ``root``, or None where the user has none."""
+    base = user_cache_folder()
+    return base and base / hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:16]
 
 
 def read(name, path):

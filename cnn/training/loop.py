@@ -21,7 +21,14 @@ from itertools import islice
 import numpy as np
 
 from cnn import report
-from cnn.backend import compile_report, get_threads, set_winograd, use_backend, when_compiling
+from cnn.backend import (
+    compile_report,
+    get_threads,
+    keeps_kernels,
+    set_winograd,
+    use_backend,
+    when_compiling,
+)
 from cnn.config import to_toml
 from cnn.errors import CheckpointError, ConfigError, NumericError
 from cnn.files import write_atomically
@@ -223,7 +230,8 @@ class Trainer:
         if self.config.train.backend == "reference":
             return
         begin, before = time.perf_counter(), compile_report()["compiled"]
-        when_compiling(lambda: self.run.log("cold start: compiling kernels, once on this machine ..."))
+        once = "once on this machine" if keeps_kernels() else "for this run: no cache folder can be written"
+        when_compiling(lambda: self.run.log(f"cold start: compiling kernels, {once} ..."))
         state = {name: array.copy() for name, array in self.network.state().items()}
         optimizer = {name: array.copy() for name, array in self.optimizer.state().items()}
         x, labels = next(self.batches.epoch(0, prefetch=False, as_pixels=True))

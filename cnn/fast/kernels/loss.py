@@ -2,38 +2,61 @@
 
 import math
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast.machine.jit import address, contiguous, launch, table, task
-from cnn.fast.machine.tables import bits, from_bits, integers, pointer
+from cnn.fast.machine.tables import bits, from_bits, pointer, reader
 
 _ROWS = 256  # images that one piece of a task handles
 
 
+class Loss(NamedTuple):
+    """A piece is _ROWS rows of logits. All arrays are (images, classes), losses (images,)."""
+
+    images: int
+    classes: int
+    logits: int  # address; forward only
+    targets: int  # address
+    losses: int  # address; forward only
+    probabilities: int  # address
+    dlogits: int  # address; backward only
+    factor: int  # bits of a float64; backward only
+
+
+loss_of = reader(Loss)
+
+
 @cache
 def _forward_task(itemsize):
+    """Each sum is a loop that stores nothing.
+
+    Where one array is added up and another one written, LLVM puts a test of their distance in front of the
+    vector form of the loop and keeps the scalar form: the bits would depend on where the arrays lie.
+    """
+
     @task
     def forward(index, thread, params):
-        a = integers(params)
-        images, classes = a[0], a[1]
-        logits, targets = pointer(a[2], itemsize), pointer(a[3], itemsize)
-        losses, probabilities = pointer(a[4], itemsize), pointer(a[5], itemsize)
-        for n in range(index * _ROWS, min(images, (index + 1) * _ROWS)):
-            row = range(n * classes, (n + 1) * classes)
-            top = logits[n * classes]
+        p = loss_of(params)
+        logits, targets = pointer(p.logits, itemsize), pointer(p.targets, itemsize)
+        losses, probabilities = pointer(p.losses, itemsize), pointer(p.probabilities, itemsize)
+        for n in range(index * _ROWS, min(p.images, (index + 1) * _ROWS)):
+            row = range(n * p.classes, (n + 1) * p.classes)
+            top = logits[n * p.classes]
             for k in row:
                 top = max(top, logits[k])
+            for k in row:
+                probabilities[k] = math.exp(logits[k] - top)
             total = 0.0
             for k in row:
-                power = math.exp(logits[k] - top)
-                probabilities[k] = power
-                total += power
+                total += probabilities[k]
             log_total, scale = math.log(total), 1.0 / total
             loss = 0.0
             for k in row:
-                probabilities[k] *= scale
                 loss -= targets[k] * (logits[k] - top - log_total)
+            for k in row:
+                probabilities[k] *= scale
             losses[n] = loss
 
     return forward
@@ -45,12 +68,11 @@ def _backward_task(itemsize):
 
     @task
     def backward(index, thread, params):
-        a = integers(params)
-        images, classes = a[0], a[1]
-        probabilities, targets = pointer(a[2], itemsize), pointer(a[3], itemsize)
-        dlogits, factor = pointer(a[4], itemsize), real(from_bits(a[5]))
-        for n in range(index * _ROWS, min(images, (index + 1) * _ROWS)):
-            row = range(n * classes, (n + 1) * classes)
+        p = loss_of(params)
+        probabilities, targets = pointer(p.probabilities, itemsize), pointer(p.targets, itemsize)
+        dlogits, factor = pointer(p.dlogits, itemsize), real(from_bits(p.factor))
+        for n in range(index * _ROWS, min(p.images, (index + 1) * _ROWS)):
+            row = range(n * p.classes, (n + 1) * p.classes)
             total = real(0)
             for k in row:
                 total += targets[k]
@@ -60,22 +82,20 @@ def _backward_task(itemsize):
     return backward
 
 
-def _run(make, shape, *arrays, last=()):
-    """Launch a task with: images, classes, addresses of arrays, and what is ``last``."""
-    params = table([*shape, *map(address, arrays), *last])
-    launch(make(arrays[0].itemsize), -(-shape[0] // _ROWS), params)
-
-
 def softmax_cross_entropy_forward(logits, rows):
     """Twin of ``cnn.reference.softmax_cross_entropy_forward``."""
     z, targets = contiguous(logits), contiguous(rows)
     losses, probabilities = np.empty(z.shape[0], z.dtype), np.empty_like(z)
-    _run(_forward_task, z.shape, z, targets, losses, probabilities)
+    ends = map(address, (z, targets, losses, probabilities))
+    values = table(Loss(*z.shape, *ends, 0, 0))
+    launch(_forward_task(z.itemsize), -(-z.shape[0] // _ROWS), values)
     return losses, probabilities
 
 
 def softmax_cross_entropy_backward(probabilities, rows, factor):
     """Twin of ``cnn.reference.softmax_cross_entropy_backward``."""
     targets, dlogits = contiguous(rows), np.empty_like(probabilities)
-    _run(_backward_task, rows.shape, probabilities, targets, dlogits, last=[bits(factor)])
+    ends = address(targets), 0, address(probabilities), address(dlogits)
+    values = table(Loss(*rows.shape, 0, *ends, bits(factor)))
+    launch(_backward_task(dlogits.itemsize), -(-rows.shape[0] // _ROWS), values)
     return dlogits

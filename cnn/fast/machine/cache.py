@@ -1,21 +1,38 @@
 """Where compiled kernels are kept between runs, and how many had to be compiled in this one.
 
 Numba's own cache looks at the file of a function only and misses changes in what it calls. Here every kernel
-is filed under a hash of all kernel sources, so that no stale machine code can ever run. The names of the
-data files are unique: processes that compile the same kernel at the same time (MPI ranks, test workers)
-never write one file, the worst they can do is compile twice. Compare Numba issues 4807 and 10128.
+is filed under a hash of all sources of ``cnn.fast``, so that no stale machine code can ever run; what is
+compiled from other files is not kept at all. Each file begins with a checksum: one that is damaged counts as
+missing. The names of the data files are unique: processes that compile the same kernel at the same time (MPI
+ranks, test workers) never write one file, the worst they can do is compile twice. Compare Numba issues 4807
+and 10128.
 """
 
 import hashlib
 import os
+import pickle
+import re
+import shutil
+import time
 import uuid
 from pathlib import Path
 
+import llvmlite
+import numba
 from numba.core import config
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
-from numba.misc.appdirs import AppDirs
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    IndexDataCacheFile,
+    NullCache,
+    _CacheLocator,
+)
+
+from cnn.files import user_cache_folder
 
 KERNELS = []  # everything compiled or to be compiled, in the order of definition
+UNUSED_DAYS = 7  # after which the kernels of other versions are removed
+_WING = Path(__file__).resolve().parents[1]
 _waiting = []
 
 
@@ -29,20 +46,50 @@ def when_compiling(callback):
 
 def source_hash():
     """Hash of all sources that compiled kernels depend on."""
-    wing = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(wing.rglob("*.py")):
-        digest.update(str(path.relative_to(wing)).encode() + path.read_bytes())
+    for path in sorted(_WING.rglob("*.py")):
+        digest.update(str(path.relative_to(_WING)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 SOURCE_HASH = source_hash()
 
 
+def _root():
+    """The folder of all versions: NUMBA_CACHE_DIR if set, else the user's caches; None if there are none."""
+    return Path(config.CACHE_DIR).absolute() if config.CACHE_DIR else user_cache_folder()
+
+
+_ROOT = _root()  # once: a process may change its working folder or its environment
+
+
 def cache_folder():
-    """The folder of this version of the kernels: below NUMBA_CACHE_DIR if set, else the user's cache."""
-    root = config.CACHE_DIR or AppDirs(appname="cnn", appauthor=False).user_cache_dir
-    return os.path.join(root, f"kernels-{SOURCE_HASH}")
+    """The folder of this version of the kernels, or None where none is kept."""
+    return _ROOT and _ROOT / f"kernels-{SOURCE_HASH}"
+
+
+def keeps_kernels():
+    """Whether what is compiled now will be found by the next process."""
+    folder = cache_folder()
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder is not None and os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+
+
+def remove_unused(now=None):
+    """Remove the kernels of versions that no process has used for UNUSED_DAYS; mark this one as used."""
+    now, mine = time.time() if now is None else now, cache_folder()
+    try:
+        os.utime(mine, (now, now))
+        for folder in _ROOT.iterdir():
+            ours = re.fullmatch("kernels-[0-9a-f]{16}", folder.name)
+            if ours and folder != mine and now - folder.stat().st_mtime > UNUSED_DAYS * 86400:
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # another process removes the same, or this one may not
+        return
 
 
 class _Locator(_CacheLocator):
@@ -51,7 +98,7 @@ class _Locator(_CacheLocator):
         self._line = function.__code__.co_firstlineno
 
     def get_cache_path(self):
-        return cache_folder()
+        return str(cache_folder())
 
     def get_source_stamp(self):
         return SOURCE_HASH
@@ -68,13 +115,69 @@ class _Implementation(CompileResultCacheImpl):
     _locator_classes = (_Locator,)
 
 
+def _sealed(payload):
+    return hashlib.sha256(payload).digest() + payload
+
+
+def _unsealed(content):
+    """The payload of ``_sealed``; OSError when it is damaged."""
+    seal, payload = content[:32], content[32:]
+    if hashlib.sha256(payload).digest() != seal:
+        raise OSError("damaged")
+    return payload
+
+
 class _File(IndexDataCacheFile):
+    """Numba's files, each behind a checksum; what cannot be read counts as missing."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._version = f"{numba.__version__} {llvmlite.__version__}"
+
     def _data_name(self, number):
         return self._data_name_pattern.format(number=number).replace(".nbc", f".{uuid.uuid4().hex[:12]}.nbc")
 
+    def _load_index(self):
+        try:
+            version, stamp, overloads = pickle.loads(_unsealed(Path(self._index_path).read_bytes()))
+        except OSError:
+            return {}
+        return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+
+    def _save_index(self, overloads):
+        payload = self._dump((self._version, self._source_stamp, overloads))
+        with self._open_for_write(self._index_path) as file:
+            file.write(_sealed(payload))
+
+    def _load_data(self, name):  # the caller takes an OSError as: not there
+        return pickle.loads(_unsealed(Path(self._data_path(name)).read_bytes()))
+
+    def _save_data(self, name, data):
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(_sealed(self._dump(data)))
+
+
+def cache_of(function):
+    """The cache of a function that is to be compiled: of ``cnn.fast`` on the disk, of other files none."""
+    inside = Path(function.__code__.co_filename).resolve().is_relative_to(_WING)
+    return KernelCache(function) if inside and cache_folder() is not None else _NoCache()
+
+
+def _announce():
+    while _waiting:
+        _waiting.pop()()
+
+
+class _NoCache(NullCache):
+    """Keeps nothing."""
+
+    def load_overload(self, sig, target_context):
+        """Return None; announce that something is compiled."""
+        _announce()
+
 
 class KernelCache(FunctionCache):
-    """Numba's function cache with the two changes described above."""
+    """Numba's function cache with the changes described above."""
 
     _impl_class = _Implementation
 
@@ -87,8 +190,7 @@ class KernelCache(FunctionCache):
         """Return the compiled kernel of a signature, or None; announce the first one that is missing."""
         found = super().load_overload(sig, target_context)
         if found is None:
-            while _waiting:
-                _waiting.pop()()
+            _announce()
         else:
             # What is compiled around a loaded parallel kernel must start the threads as well when it is
             # loaded itself; Numba forgets this.
@@ -113,3 +215,7 @@ def compile_report():
         else:  # a C callback is compiled once, when it is defined
             report["loaded" if kernel._cache_hits else "compiled"] += 1
     return report
+
+
+if _ROOT is not None and cache_folder().is_dir():
+    remove_unused()

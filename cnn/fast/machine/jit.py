@@ -87,7 +87,7 @@ def jit(function=None, *, parallel=False, **options):
     if numba.config.DISABLE_JIT:  # plain Python, which tasks, machine code nonetheless, must be able to call
         return register_jitable(fastmath=FLAGS, error_model="numpy", **options)(function)
     kernel = numba.njit(fastmath=FLAGS, error_model="numpy", nogil=True, **options)(function)
-    kernel._cache = cache.KernelCache(function)
+    kernel._cache = cache.cache_of(function)
     cache.KERNELS.append(kernel)
     return kernel
 
@@ -104,7 +104,7 @@ def task(function):
     """
     signature = (types.int64,) * function.__code__.co_argcount, types.void
     kernel = CFunc(function, signature, locals={}, options={"fastmath": FLAGS, "error_model": "numpy"})
-    kernel._cache = cache.KernelCache(function)
+    kernel._cache = cache.cache_of(function)
     # With NUMBA_DISABLE_JIT tasks are machine code nonetheless: there are no vectors in plain Python.
     disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
     try:
