@@ -21,20 +21,18 @@ def make_samples():
 
 
 def small_network(dtype=np.float32):
+    """Return the network; in float64 it has the very same parameters."""
     network = cnn.Network(
         [layers.Conv2d(4, 5, padding=2, bias=False), layers.BatchNorm2d(), layers.ReLU(), layers.MaxPool2d(2),
          layers.Residual([layers.Conv2d(4, 3, padding=1), layers.ReLU()]), layers.Conv2d(3, 3, stride=2),
          layers.Flatten(), layers.Linear(8), layers.BatchNorm1d(), layers.ReLU(), layers.Linear(len(CLASSES))]
     )  # fmt: skip
-    network.build(SHAPE, rng=np.random.default_rng(6), dtype=np.float32)
-    if dtype == np.float32:
-        return network
-    exact = cnn.Network(network.layers)
-    state = {name: value.astype(np.float64) if value.dtype.kind == "f" else value
-             for name, value in network.state().items()}  # fmt: skip
-    exact.build(SHAPE, rng=np.random.default_rng(6), dtype=np.float64)
-    exact.load_state(state)
-    return exact
+    network.build(SHAPE, rng=np.random.default_rng(6), dtype=dtype)
+    if dtype == np.float64:
+        state = small_network().state()
+        network.load_state({name: value.astype(np.float64) if value.dtype.kind == "f" else value
+                            for name, value in state.items()})  # fmt: skip
+    return network
 
 
 def write_page(path, samples=None, known=True, label=1, network=None, **about):

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from cnn.backend import operations
 from cnn.config import bundled_config, load_config
 from cnn.data import augment
-from cnn.data.affine import RandomAffine, inverse_matrices, resample
+from cnn.data.affine import RandomAffine, inverse_matrices
 from cnn.errors import ConfigError
 
 
@@ -13,7 +14,7 @@ def moved(x, angles, shifts, scales, shears, mode="zero"):
     out = np.full_like(x, 77)
     parameters = (np.asarray(v, float) for v in (angles, shifts, scales, shears))
     matrices = inverse_matrices(*parameters, x.shape[2:])
-    resample(x, matrices, mode == "reflect", out)
+    operations().resample_images(x, matrices, mode == "reflect", out)
     return out
 
 

@@ -45,7 +45,7 @@ RESTRICTED = {
     "pydantic": ("config",),
     "PIL": ("data", "explain", "report"),
     "scipy": (),
-    "numba": ("fast", "backend", "data"),
+    "numba": ("fast", "backend"),
 }
 
 
@@ -87,6 +87,50 @@ def test_imports_run_downwards(path):
         assert FLOORS[name] < FLOORS[unit(path)], (
             f"{unit(path)} (floor {FLOORS[unit(path)]}) imports cnn.{name}"
         )
+
+
+#: Within the fast wing: a module may import from lower floors and from its own folder.
+FAST_FLOORS = {
+    "machine": 0,
+    "blocked": 1,
+    "lanes": 2,
+    "conv": 3,
+    "kernels": 4,
+    "kept": 4,
+    "fused": 5,
+    "step": 5,
+    "memory": 6,
+    "replay": 6,
+    "fusion": 6,
+    "inference": 7,
+    "steps": 7,
+    "engine": 8,
+}
+#: Upward, and known: aligned memory and the number of lanes are the layout's.
+FAST_EXCEPTIONS = {("machine", "blocked")}
+
+
+def test_imports_run_downwards_within_the_fast_wing():
+    wrong = []
+    for path in FILES:
+        parts = path.relative_to(PACKAGE).parts
+        if parts[0] != "fast" or (len(parts) == 2 and parts[1] == "__init__.py"):
+            continue
+        here = parts[1].removesuffix(".py")
+        for name in imports(path):
+            there = name.split(".")[2] if name.startswith("cnn.fast.") else here
+            if there != here and FAST_FLOORS[there] >= FAST_FLOORS[here]:
+                wrong.append((here, there))
+    assert set(wrong) <= FAST_EXCEPTIONS
+
+
+#: Who may import what is inside the fast wing; all others reach it by ``cnn.backend``.
+FAST_GUESTS = {"fast", "backend", "network"}
+
+
+def test_nobody_outside_imports_what_is_inside_the_fast_wing():
+    guests = {unit(path) for path in FILES if any(name.startswith("cnn.fast") for name in imports(path))}
+    assert guests <= FAST_GUESTS
 
 
 def test_the_reference_shares_no_code_with_the_kernels():

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import pytest
 
-from cnn.data import Batches, Split, normalization, pixels, split_validation
+from cnn.data import Batches, Split, normalization, split_validation
 from cnn.data.augment import (
     AlternatingFlip,
     Augmentation,
@@ -19,6 +19,7 @@ from cnn.data.augment import (
     RandomTranslate,
 )
 from cnn.errors import ConfigError, DataError
+from cnn.fast import kernels
 from cnn.pixels import Pixels
 
 AUGMENT = (AlternatingFlip(), RandomHorizontalFlip(), RandomTranslate(2), Cutout(3))
@@ -212,10 +213,10 @@ def test_kernels_refuse_what_they_would_misread(kernel):
     images, zero = np.zeros((2, 3, 4, 5), np.uint8), np.zeros(2, np.int64)
     table, out = np.zeros((3, 256), np.float32), np.zeros((2, 3, 4, 5), np.float32)
     call = {
-        "normalize": lambda images: pixels.normalize(images, zero, table, out),
-        "window": lambda images: pixels.window(images, zero, zero, zero, True, np.empty_like(images)),
-        "flip": lambda images: pixels.flip(images, zero == 0),
-        "blacken": lambda images: pixels.blacken(images, zero, zero, 3),
+        "normalize": lambda images: kernels.normalize_pixels(images, zero, table, out),
+        "window": lambda images: kernels.cut_windows(images, zero, zero, zero, True, np.empty_like(images)),
+        "flip": lambda images: kernels.flip_images(images, zero == 0),
+        "blacken": lambda images: kernels.blacken_squares(images, zero, zero, 3),
     }[kernel]
     call(images)
     for bad in (images[..., ::-1], images[:, :, ::2], images.astype(np.int16), np.asfortranarray(images)):
@@ -316,12 +317,12 @@ def test_preparing_batches_lets_other_threads_run(kernel):
     n, zero = 20_000, np.zeros(20_000, np.int64)
     images, target = np.zeros((2, n, 1, 48, 48), np.uint8)
     call = {
-        "normalize": lambda: pixels.normalize(
+        "normalize": lambda: kernels.normalize_pixels(
             images, zero, np.zeros((1, 256), np.float32), np.empty((n, 1, 48, 48), np.float32)
         ),
-        "window": lambda: pixels.window(images, zero, zero, zero, True, target),
-        "flip": lambda: pixels.flip(images, zero == 0),
-        "blacken": lambda: pixels.blacken(images, zero, zero, 48),
+        "window": lambda: kernels.cut_windows(images, zero, zero, zero, True, target),
+        "flip": lambda: kernels.flip_images(images, zero == 0),
+        "blacken": lambda: kernels.blacken_squares(images, zero, zero, 48),
     }[kernel]
     call()  # compile
     interval = sys.getswitchinterval()

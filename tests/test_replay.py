@@ -10,8 +10,8 @@ import pytest
 
 import cnn
 from cnn.backend import use_backend
-from cnn.data.pixels import normalize
 from cnn.fast import replay
+from cnn.fast.kernels import normalize_pixels
 from cnn.fast.machine.jit import Recording
 from cnn.layers import (
     GELU,
@@ -178,10 +178,10 @@ def test_what_another_thread_launches_is_not_recorded():
     table = np.arange(256, dtype=np.float32)[None]
     mine, other = np.zeros((2, *images.shape), np.float32)
     with Recording() as recording:
-        thread = threading.Thread(target=normalize, args=(images, rows, table, other))
+        thread = threading.Thread(target=normalize_pixels, args=(images, rows, table, other))
         thread.start()
         thread.join()
-        normalize(images, rows, table, mine)
+        normalize_pixels(images, rows, table, mine)
     mine[...], other[...] = 0, 0
     recording.run()
     assert (mine == 9).all()

@@ -61,6 +61,7 @@ def test_a_run_learns_and_writes_its_whole_folder(workplace, here, capsys):
         "metrics.csv",
         "report.html",
         "result.json",
+        "snapshots",
     }
     assert (run / "metrics.csv").read_text().splitlines()[0] == COLUMNS
     table = rows(run)

@@ -301,6 +301,62 @@ def _loss(ops, draw, window):
     return [losses, probabilities, ops.softmax_cross_entropy_backward(probabilities, rows, 0.25)]
 
 
+def _images(draw, window):
+    """A set of uint8 images, and which of them a batch takes."""
+    shape = window[0]
+    return draw.rng.integers(0, 256, shape, dtype=np.uint8), draw.rng.integers(0, shape[0], shape[0] + 3)
+
+
+def normalize_pixels(ops, draw, window):
+    images, indices = _images(draw, window)
+    out = draw(len(indices), *images.shape[1:])
+    ops.normalize_pixels(images, indices, draw(images.shape[1], 256), out)
+    return [out]
+
+
+def cut_windows(ops, draw, window):
+    images, indices = _images(draw, window)
+    (_, c, h, w), found = images.shape, []
+    for size in ((h, w), (h + 2, w), (max(1, h - 1), w + 3)):
+        for reflect in (False, True):
+            # a mirrored window reaches at most h - 1 pixels beyond the image
+            reach = (h - 1, w - 1) if reflect else (h + 2, w + 2)
+            corners = []
+            for axis in (0, 1):
+                last = (h, w)[axis] + reach[axis] - size[axis]
+                if last < -reach[axis]:
+                    break
+                corners.append(draw.rng.integers(-reach[axis], last + 1, len(indices)))
+            if len(corners) == 2:
+                out = np.full((len(indices), c, *size), 77, np.uint8)
+                ops.cut_windows(images, indices, *corners, reflect, out)
+                found.append(out)
+    return found
+
+
+def flip_images(ops, draw, window):
+    images, _ = _images(draw, window)
+    ops.flip_images(images, draw.rng.random(len(images)) < 0.5)
+    return [images]
+
+
+def blacken_squares(ops, draw, window):
+    images, _ = _images(draw, window)
+    tops, lefts = draw.rng.integers(-3, 9, (2, len(images)))
+    ops.blacken_squares(images, tops, lefts, 3)
+    return [images]
+
+
+def resample_images(ops, draw, window):
+    images, _ = _images(draw, window)
+    matrices, found = np.eye(2, 3) + 0.4 * draw.rng.standard_normal((len(images), 2, 3)), []
+    for reflect in (False, True):
+        out = np.full_like(images, 77)
+        ops.resample_images(images, matrices, reflect, out)
+        found.append(out)
+    return found
+
+
 EDGES = np.array([[0, 5], [5, 9005], [9005, 9010], [9010, 30000]])
 
 
@@ -394,6 +450,11 @@ CASES = {
     "unflatten": _flatten,
     **_both("dropout", _dropout),
     **_both("softmax_cross_entropy", _loss),
+    "normalize_pixels": normalize_pixels,
+    "cut_windows": cut_windows,
+    "flip_images": flip_images,
+    "blacken_squares": blacken_squares,
+    "resample_images": resample_images,
     "squared_norm": squared_norm,
     "sgd_update": sgd_update,
     "adam_update": adam_update,

@@ -33,6 +33,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--training", action="store_true", help="BatchNorm with the statistics of this image, as in training"
     )
+    parser.add_argument(
+        "--history", action="store_true", help="add the run's snapshots: the image from the first step on"
+    )
     parser.add_argument("--serve", action="store_true", help="show the page at http://127.0.0.1 until Ctrl-C")
 
 
@@ -46,8 +49,8 @@ def run(args):
     out = Path(args.out)
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out: {out} cannot be written, expected a file in a folder that exists")
-    picture = {"invert": args.invert, "center": args.center}
-    page, guess = explain(args.trained, args.image, args.label, args.max_mb, args.training, **picture)
+    options = {"invert": args.invert, "center": args.center, "history": args.history}
+    page, guess = explain(args.trained, args.image, args.label, args.max_mb, args.training, **options)
     payload = page.encode("utf-8", "backslashreplace")
     write_atomically(out, payload)
     say(f"{out}: {len(payload) / 1e6:.2f} MB, {guess}")
@@ -57,7 +60,9 @@ def run(args):
         serve(payload, lambda address: say(f"{address} (Ctrl-C ends)"))
 
 
-def explain(trained, image, label=None, max_mb=10, training=False, invert=False, center=False):
+def explain(
+    trained, image, label=None, max_mb=10, training=False, invert=False, center=False, history=False
+):
     """Return (HTML text, one line about the guess).
 
     Parameters
@@ -69,6 +74,7 @@ def explain(trained, image, label=None, max_mb=10, training=False, invert=False,
     max_mb : ConfigError if the page would be larger.
     training : see ``cnn.explain.collect``.
     invert, center : see ``cnn.data.picture.read_picture``; for a file only.
+    history : add the snapshots of the run.
     """
     from importlib.metadata import version
 
@@ -102,7 +108,8 @@ def explain(trained, image, label=None, max_mb=10, training=False, invert=False,
         "mean": [float(v) for v in meta["mean"]],
         "std": [float(v) for v in meta["std"]],
     }
-    page = build_page(nodes, config.name, classes, about, source.samples)
+    snapshots = _snapshots(trained) if history else ()
+    page = build_page(nodes, config.name, classes, about, source.samples, snapshots)
     check_size(page, max_mb, nodes)
     what = "no true class was given" if truth is None else f"true class {classes[truth]}"
     return page, f"predicts {classes[guess]}, {what}"
@@ -145,6 +152,18 @@ def _read(image: str, config, meta, input_shape, invert, center):
     samples = choose_samples(dataset.train, len(meta["classes"])) if fits else None
     name = f"{config.data.dataset}, test #{number}"
     return _Source(test.images[number], int(test.labels[number]), name, [], samples)
+
+
+def _snapshots(trained):
+    from pathlib import Path
+
+    from cnn.errors import ConfigError
+    from cnn.training.run_folder import RunFolder
+    from cnn.training.snapshots import read_snapshots
+
+    if not Path(trained).is_dir():
+        raise ConfigError(f"--history: found {trained}, expected the run folder: it holds the snapshots")
+    return read_snapshots(RunFolder(trained).snapshots)
 
 
 def _class_number(label: str, classes) -> int:

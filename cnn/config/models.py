@@ -228,6 +228,9 @@ class Train(Section):
     winograd: bool = Field(True, description="numba: 3x3 convolutions with fewer multiplications, float32")
     checkpoint_every: Count = Field(1, description="epochs between two checkpoints")
     checkpoint_minutes: Rate = Field(5.0, description="a long epoch is saved this often as well")
+    snapshots: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        None, description="weights kept for `cnn explain --history`; default: 8 of a small network, else none"
+    )
 
 
 class Tta(Section):

@@ -1,16 +1,10 @@
 """Random rotation, translation, scaling and shear in one resampling step."""
 
-import functools
-import math
-
 import numpy as np
-from numba import carray
 
+from cnn.backend import operations
 from cnn.data.augmentation import Augmentation, Mode, check_mode
-from cnn.data.pixels import place
 from cnn.errors import ConfigError
-from cnn.fast.machine.jit import jit, launch, table, task
-from cnn.fast.machine.tables import integers, pointer
 
 
 class RandomAffine(Augmentation):
@@ -67,7 +61,7 @@ class RandomAffine(Augmentation):
         shears = rng.uniform(*self.shear, n) if self.shear else np.zeros(n)
         out = np.empty_like(images)
         matrices = inverse_matrices(angles, shifts, scales, shears, (height, width))
-        resample(images, matrices, self.mode == "reflect", out)
+        operations().resample_images(images, matrices, self.mode == "reflect", out)
         return out
 
 
@@ -94,68 +88,6 @@ def inverse_matrices(angles, shifts, scales, shears, size):
     matrices[:, :, :2] = inverse.transpose(2, 0, 1)
     matrices[:, :, 2] = centre - np.einsum("nab,nb->na", matrices[:, :, :2], centre + shifts)
     return matrices
-
-
-def resample(images, matrices, reflect, out):
-    """Write bilinear samples: out[n, c, i, j] is image n at (u, v) = M[n] (j, i, 1), rounded to nearest.
-
-    Outside of the image pixels are 0, or with ``reflect`` mirrored at the border pixel, again and again.
-    ``images`` and ``out`` (n, C, H, W) uint8, ``matrices`` (n, 2, 3) float64.
-    """
-    arrays = place(images, np.uint8), place(matrices, np.float64), place(out, np.uint8)
-    launch(_resample_task(), len(images), table([*arrays, *images.shape[1:], reflect]))
-
-
-@functools.cache
-def _resample_task():
-    @task
-    def resample_image(n, thread, params):
-        p = integers(params)
-        channels, h, w, reflect = p[3], p[4], p[5], p[6]
-        image = carray(pointer(p[0] + n * channels * h * w, 1), (channels, h, w))
-        m = carray(pointer(p[1] + n * 48, 8), (2, 3))
-        out = carray(pointer(p[2] + n * channels * h * w, 1), (channels, h, w))
-        for i in range(h):
-            for j in range(w):
-                u = m[0, 0] * j + m[0, 1] * i + m[0, 2]
-                v = m[1, 0] * j + m[1, 1] * i + m[1, 2]
-                left, top = math.floor(u), math.floor(v)
-                fu, fv = u - left, v - top
-                a, b = (1 - fv) * (1 - fu), (1 - fv) * fu
-                c, d = fv * (1 - fu), fv * fu
-                if 0 <= left < w - 1 and 0 <= top < h - 1:
-                    for k in range(channels):
-                        x = image[k]
-                        value = a * x[top, left] + b * x[top, left + 1]
-                        value += c * x[top + 1, left] + d * x[top + 1, left + 1]
-                        out[k, i, j] = np.uint8(value + 0.5)
-                    continue
-                right, bottom = left + 1, top + 1
-                if reflect:
-                    left, right = _mirrored(left, w), _mirrored(right, w)
-                    top, bottom = _mirrored(top, h), _mirrored(bottom, h)
-                else:  # weight 0 for what lies outside, and any pixel in its place
-                    a, c = (a, c) if 0 <= left < w else (0.0, 0.0)
-                    b, d = (b, d) if 0 <= right < w else (0.0, 0.0)
-                    a, b = (a, b) if 0 <= top < h else (0.0, 0.0)
-                    c, d = (c, d) if 0 <= bottom < h else (0.0, 0.0)
-                    left, right = min(max(left, 0), w - 1), min(max(right, 0), w - 1)
-                    top, bottom = min(max(top, 0), h - 1), min(max(bottom, 0), h - 1)
-                for k in range(channels):
-                    x = image[k]
-                    value = a * x[top, left] + b * x[top, right] + c * x[bottom, left] + d * x[bottom, right]
-                    out[k, i, j] = np.uint8(value + 0.5)
-
-    return resample_image
-
-
-@jit
-def _mirrored(index, size):
-    """Fold an index into 0..size-1, mirrored at the first and the last pixel."""
-    if size == 1:
-        return 0
-    index = abs(index) % (2 * (size - 1))
-    return min(index, 2 * (size - 1) - index)
 
 
 def _range(value, name, low, high):

@@ -9,7 +9,7 @@ import inspect
 
 import numpy as np
 
-from cnn.data import pixels as kernels
+from cnn.backend import operations
 from cnn.data.affine import RandomAffine
 from cnn.data.augmentation import Augmentation, Mode, check_mode
 from cnn.data.streams import index_bits
@@ -26,7 +26,7 @@ class RandomHorizontalFlip(Augmentation):
         self.p = p
 
     def apply(self, images, rng, indices, epoch):
-        kernels.flip(images, rng.random(len(images)) < self.p)
+        operations().flip_images(images, rng.random(len(images)) < self.p)
         return images
 
 
@@ -43,7 +43,7 @@ class AlternatingFlip(Augmentation):
     """
 
     def apply(self, images, rng, indices, epoch):
-        kernels.flip(images, (index_bits(indices) + epoch) % 2 == 1)
+        operations().flip_images(images, (index_bits(indices) + epoch) % 2 == 1)
         return images
 
 
@@ -59,7 +59,7 @@ class _Window(Augmentation):
         plane = images.shape[2:]
         tops, lefts = self._corners(plane, len(indices), rng)
         out = np.empty((len(indices), images.shape[1], *self._size(plane)), np.uint8)
-        kernels.window(images, indices, tops, lefts, self.mode == "reflect", out)
+        operations().cut_windows(images, indices, tops, lefts, self.mode == "reflect", out)
         return out
 
     def _size(self, plane):
@@ -166,7 +166,7 @@ class Cutout(Augmentation):
     def apply(self, images, rng, indices, epoch):
         tops = rng.integers(0, images.shape[2], len(images)) - self.size // 2
         lefts = rng.integers(0, images.shape[3], len(images)) - self.size // 2
-        kernels.blacken(images, tops, lefts, self.size)
+        operations().blacken_squares(images, tops, lefts, self.size)
         return images
 
 

@@ -6,9 +6,8 @@ import threading
 
 import numpy as np
 
-from cnn.backend import has_spare_core, set_threads
+from cnn.backend import has_spare_core, operations, set_threads
 from cnn.data import augment as augmentations
-from cnn.data import pixels
 from cnn.data.mixup import mix
 from cnn.data.streams import seeded_generator
 from cnn.errors import ConfigError, DataError
@@ -159,7 +158,7 @@ class Batches:
         if as_pixels:
             return Pixels(images if self.augment else images[rows], self._table)
         x = np.empty((len(rows), *self.image_shape), self._table.dtype)
-        pixels.normalize(np.ascontiguousarray(images), rows, self._table, x)
+        operations().normalize_pixels(np.ascontiguousarray(images), rows, self._table, x)
         return x
 
     def _check(self, images, shape):

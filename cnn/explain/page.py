@@ -45,6 +45,7 @@ SCRIPTS = (
     "view_tour.js",
     "view_draw.js",
     "view_train.js",
+    "view_history.js",
     "main.js",
 )
 STYLES = ("page.css", "inspector.css", "lesson.css")
@@ -52,7 +53,7 @@ TEXTS = ("", "tour.", "live.")  # files of the texts: i18n/en.json, i18n/tour.en
 LANGUAGES = ("en", "zh")
 
 
-def build_page(nodes, title: str, classes, about: dict, samples=None) -> str:
+def build_page(nodes, title: str, classes, about: dict, samples=None, history=()) -> str:
     """Return the HTML text of a page.
 
     Parameters
@@ -64,8 +65,9 @@ def build_page(nodes, title: str, classes, about: dict, samples=None) -> str:
         training (BatchNorm's mode), smoothing (of the run, a switch), remarks on the picture, rate (lr of the
         run), source, backend, mean, std.
     samples : (images (n, C, H, W) uint8, labels) to train on in the page, or None.
+    history : (step, state of the network) of earlier weights, in order.
     """
-    specs, blob = _pack(nodes)
+    specs, past, blob = _pack(nodes, history)
     kinds = dict.fromkeys(node.kind for node in nodes if node.kind != "Input")
     manifest = {
         "title": title,
@@ -76,6 +78,8 @@ def build_page(nodes, title: str, classes, about: dict, samples=None) -> str:
         "sources": {kind: reference_source(kind) for kind in kinds},
         "loops": {kind: found for kind in kinds if (found := loop_source(kind))},
     }
+    if past:
+        manifest["history"] = past
     if samples is not None:
         images, labels = samples
         manifest["samples"] = {
@@ -145,25 +149,26 @@ def _json(value) -> str:
     return text
 
 
-def _pack(nodes):
-    """Return the JSON form of the nodes, and all their numbers as one block of little-endian float32.
+def _pack(nodes, history):
+    """Return the JSON form of nodes and history, and all their numbers as one block of little-endian float32.
 
     Equal arrays (a Flatten's input and output) are stored once.
     """
-    blob, places, specs = bytearray(), {}, []
+    blob, places, specs, past = bytearray(), {}, [], []
+
+    def put(array):
+        data = np.ascontiguousarray(array, dtype="<f4").tobytes()
+        offset = places.setdefault(data, len(blob) // 4)
+        if offset * 4 == len(blob):
+            blob.extend(data)
+        return {
+            "shape": list(array.shape),
+            "offset": offset,
+            "size": int(array.size),
+            "crc": zlib.crc32(data),
+        }
+
     for node in nodes:
-        stored = {}
-        for name, array in node.stored.items():
-            data = np.ascontiguousarray(array, dtype="<f4").tobytes()
-            offset = places.setdefault(data, len(blob) // 4)
-            if offset * 4 == len(blob):
-                blob += data
-            stored[name] = {
-                "shape": list(array.shape),
-                "offset": offset,
-                "size": int(array.size),
-                "crc": zlib.crc32(data),
-            }
         specs.append(
             {
                 "id": node.id,
@@ -172,9 +177,15 @@ def _pack(nodes):
                 "inputs": node.inputs,
                 "shape": list(node.stored["y"].shape),
                 "attrs": node.attributes,
-                "stored": stored,
+                "stored": {name: put(array) for name, array in node.stored.items()},
                 "parameters": node.parameters,
                 "buffers": node.buffers,
             }
         )
-    return specs, bytes(blob)
+    for step, state in history:
+        arrays = [
+            {name: put(state[f"{node.name}.{name}"]) for name in (*node.parameters, *node.buffers)}
+            for node in nodes
+        ]
+        past.append({"step": step, "nodes": arrays})
+    return specs, past, bytes(blob)

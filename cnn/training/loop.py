@@ -36,6 +36,7 @@ from cnn.report import gradients
 from cnn.training import checkpoint, experiment, plots
 from cnn.training.interruption import Interrupted, Interruption
 from cnn.training.progress import Progress, bar, epoch_line
+from cnn.training.snapshots import Snapshots
 from cnn.training.tta import check_reach
 
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
@@ -78,6 +79,7 @@ class Trainer:
         self.average = experiment.build_average(config, self.network, len(self.batches))
         self.total_steps = experiment.total_steps(config, len(self.batches))
         self.epochs = math.ceil(self.total_steps / len(self.batches))
+        self._snapshots = Snapshots(config.train.snapshots, self.total_steps, self.network.data.size)
         self._gradients_every = gradients.interval(len(self.batches), self.epochs)
         self.progress = Progress()
 
@@ -112,6 +114,8 @@ class Trainer:
             if self.progress.epoch < self.epochs:
                 with interruption.at_once(self._before_first_step):
                     self._warm_up()
+            if self.progress.epoch == self.progress.step == 0:
+                self._snapshots.take(0, self.network, self.run.snapshots)
             with self._bar() as images:
                 while self.progress.epoch < self.epochs:
                     self._train_epoch(images, interruption)
@@ -168,6 +172,7 @@ class Trainer:
         self._record_gradients()
         self.optimizer.step()
         self.average.step(number + 1)
+        self._snapshots.take(number + 1, self.network, self.run.snapshots)
         p.step += 1
         p.seen += len(labels)
         p.loss_sum += loss * len(labels)

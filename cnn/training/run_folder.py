@@ -35,6 +35,7 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.gradients = self.path / "gradients.csv"
         self.report = self.path / "report.html"
+        self.snapshots = self.path / "snapshots"
 
     def log(self, line):
         """Append a line to log.txt with the time, and print it; a progress bar stays below it.

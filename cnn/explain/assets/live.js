@@ -8,6 +8,7 @@ const live = {
   image: null, // Float64Array, normalised, or null: the stored image
   parameters: null, // by node id, or null: the stored ones
   steps: 0, // training steps since the stored weights
+  moment: null, // the step of the run whose weights these are
 };
 
 // One value a channel has no variance: there BatchNorm keeps the running statistics, in both modes.
@@ -58,7 +59,7 @@ function setLive(changes, focus = null) {
 }
 
 function restoreStored(focus = null) {
-  setLive({ label: about.label, known: about.known ?? true, smoothing: 0, training: about.training ?? false, image: null, parameters: null, steps: 0 }, focus);
+  setLive({ label: about.label, known: about.known ?? true, smoothing: 0, training: about.training ?? false, image: null, parameters: null, steps: 0, moment: null }, focus);
   trainerLoaded.fresh = false;
 }
 
@@ -71,7 +72,7 @@ function editCell(c, value, focus) {
   }
   const parameters = currentParameters();
   parameters[c.node.id][c.tensor][c.index] = value;
-  setLive({ parameters }, focus);
+  setLive({ parameters, moment: null }, focus);
   trainerLoaded.fresh = false;
 }
 

@@ -1,6 +1,6 @@
 // The page around the views: tabs, languages, theme, and the address that says where we are.
 
-const views = { tour: renderTour, network: renderNetwork, loss: renderLoss, train: renderTrain, experiments: renderExperiments, pictures: renderPictures };
+const views = { tour: renderTour, network: renderNetwork, loss: renderLoss, train: renderTrain, history: renderHistory, experiments: renderExperiments, pictures: renderPictures };
 const place = { view: "network" };
 
 function renderNetwork() {
@@ -30,7 +30,7 @@ function renderPage() {
 }
 
 function renderTabs() {
-  const shownViews = Object.keys(views).filter((view) => view !== "train" || samples || nodes[0].shape.length === 3);
+  const shownViews = Object.keys(views).filter((view) => view !== "history" || past.length);
   return tabList(t("tabs.label"), shownViews, place.view, (view) => (location.hash = view === "tour" ? "#tour=" + stations()[tour.at].id : `#/${view}`), (view) => t(`tab.${view}`));
 }
 
@@ -47,7 +47,7 @@ function showView() {
 function viewOf(hash) {
   if (hash.startsWith("#tour")) return "tour";
   const view = hash.split("/")[1];
-  return Object.hasOwn(views, view ?? "") ? view : "network";
+  return Object.hasOwn(views, view ?? "") && (view !== "history" || past.length) ? view : "network";
 }
 
 function route() {
@@ -71,7 +71,7 @@ function route() {
 function lightView(found = null) {
   if (place.view === "tour") return glanceAt(stations()[tour.at].phase, stations()[tour.at].node);
   if (place.view === "loss") return glanceAt("loss", lossNode);
-  if (place.view === "train") return glanceAt("all");
+  if (/^(train|history)$/.test(place.view)) return glanceAt("all");
   if (place.view === "experiments") return glanceAt("update");
   if (found) return glanceAt(/^d(y|x\d|weight|bias)$/.test(found.tensor) ? "backward" : found.node === lossNode ? "loss" : "forward", found.node);
   glanceAt(app.direction);

@@ -37,7 +37,7 @@ function renderSummary() {
 function changesText() {
   const found = [];
   if (live.image) found.push(t("live.changed.image"));
-  if (live.parameters) found.push(live.steps ? t("live.changed.steps", { n: live.steps }) : t("live.changed.weights"));
+  if (live.parameters) found.push(live.moment !== null ? t("live.changed.moment", { n: live.moment }) : live.steps ? t("live.changed.steps", { n: live.steps }) : t("live.changed.weights"));
   if (live.label !== about.label) found.push(t("live.changed.label"));
   if (live.training !== (about.training ?? false)) found.push(t("live.changed.mode"));
   if (live.smoothing) found.push(t("live.changed.smoothing"));
@@ -90,6 +90,7 @@ function refreshPage(focus = null) {
   byId("summary").replaceChildren(...renderSummary());
   lightGlance();
   if (place.view === "train" && byId("train")) updateTrain();
+  else if (place.view === "history" && byId("history")) updateHistory();
   else {
     const top = scrollY;
     showView();

@@ -29,11 +29,10 @@ function trainBars() {
 }
 
 // Filters and maps of the first convolution, small: they move with every change.
-function miniMaps() {
-  const conv = nodes.find((node) => node.kind === "Conv2d") ?? trainable[0];
+function miniMaps(conv = nodes.find((node) => node.kind === "Conv2d") ?? trainable[0]) {
   if (!conv) return [];
   const one = (tensor, label) => {
-    const map = new ValueMap(conv, tensor, { width: Math.min(430, innerWidth - 70), cellSize: tensor === "y" ? 2 : sizeOf(conv.tensors.weight.shape.slice(-2)) > 30 ? 4 : 7 });
+    const map = new ValueMap(conv, tensor, { width: Math.min(430, innerWidth - 70), cellSize: tensor === "y" ? 2 : conv.tensors[tensor].data.length > 2000 ? 3 : sizeOf(conv.tensors[tensor].shape.slice(-2)) > 30 ? 4 : 7 });
     map.paint();
     return h("figure", {}, h("figcaption", {}, label), h("div", { class: "mapbox" }, map.canvas));
   };
@@ -112,7 +111,7 @@ function restartRandom() {
   training.history = [];
   training.last = null;
   trainerLoaded.fresh = false;
-  setLive({ parameters: randomParameters(training.seed), steps: 0 }, "train-random");
+  setLive({ parameters: randomParameters(training.seed), steps: 0, moment: null }, "train-random");
 }
 
 function hearTrainer(answer) {
@@ -123,7 +122,7 @@ function hearTrainer(answer) {
   training.last = { ...answer, parameters: null };
   if (training.running && !answer.running) pauseTraining();
   if (before > answer.step) training.history = training.history.slice(-answer.losses.length);
-  setLive({ parameters: answer.parameters, steps: answer.step });
+  setLive({ parameters: answer.parameters, steps: answer.step, moment: null });
   requestAnimationFrame(() => trainerPost({ do: "taken" }));
 }
 
