@@ -151,15 +151,15 @@ def _pad(call):
 def _resize(call):
     x = call.value(0, axes=(4,))
     call.expect("mode", "nearest", "nearest")
-    call.ignore("cubic_coeff_a", "exclude_outside", "extrapolation_value", "antialias", "nearest_mode")
+    call.ignore("cubic_coeff_a", "exclude_outside", "extrapolation_value", "antialias")
     call.ignore("keep_aspect_ratio_policy")
     mode = call.attribute("coordinate_transformation_mode", "half_pixel")
     if mode not in ("half_pixel", "asymmetric", "pytorch_half_pixel"):
         call.refuse(
             f"attribute coordinate_transformation_mode: found {mode!r}, expected half_pixel or asymmetric"
         )
-    if mode == "asymmetric" and call.attribute("nearest_mode", "round_prefer_floor") != "floor":
-        call.refuse("attribute nearest_mode: expected floor with asymmetric")
+    rounding = ("floor",) if mode == "asymmetric" else ("round_prefer_floor", "round_prefer_ceil")
+    call.expect("nearest_mode", "round_prefer_floor", *rounding)
     at = 1 if call.op == "Upsample" or call.opset < 11 else 2
     if call.attribute("scales") is not None:
         scales = list(call.attribute("scales"))
