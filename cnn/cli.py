@@ -14,6 +14,7 @@ import cnn
 from cnn.backend import check_environment
 from cnn.commands import COMMANDS
 from cnn.errors import CnnError, ConfigError, did_you_mean
+from cnn.language import LANGUAGES, choose, speaking, translate
 
 _MAX_LINES = 3
 _USAGE, _BUG, _INTERRUPTED = 2, 1, 130
@@ -22,6 +23,21 @@ _USAGE, _BUG, _INTERRUPTED = 2, 1, 130
 def main(argv=None):
     """Run one command line and return its exit code; ``argv=None`` stands for ``sys.argv[1:]``."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    with speaking(_language(argv)):
+        return _main(argv)
+
+
+def _language(argv):
+    """Return what --language says, wherever it stands, else the language of the locale."""
+    for k, argument in enumerate(argv):
+        option, _, value = argument.partition("=")
+        if option == "--language":
+            value = value or "".join(argv[k + 1 : k + 2])
+            return value if value in LANGUAGES else choose()
+    return choose()
+
+
+def _main(argv):
     debug = "--debug" in argv
     try:
         code = _run(argv)
@@ -63,6 +79,9 @@ def _run(argv):
     module.add_arguments(parser)
     common = parser.add_argument_group("for every command")
     common.add_argument("--threads", type=int, metavar="N", help="cores to use (default: all)")
+    common.add_argument(
+        "--language", choices=LANGUAGES, help="of the messages, English or Chinese (default: the locale's)"
+    )
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args, unknown = parser.parse_known_args(rest)
     if unknown:
@@ -104,6 +123,6 @@ def _fail(message, code, debug):
     """Print at most three lines on stderr, after the traceback with ``--debug``; return the exit code."""
     if debug:
         traceback.print_exc()
-    lines = message.splitlines() or ["error"]
+    lines = translate(message).splitlines() or ["error"]
     print("\n".join([f"cnn: {lines[0]}", *lines[1:_MAX_LINES]]), file=sys.stderr)
     return code

@@ -16,6 +16,19 @@ def pair(value, name, minimum=1):
     return int(values[0]), int(values[1])
 
 
+def padding(value, name):
+    """Return ((top, bottom), (left, right)) for an int, a pair (rows, columns on each side), or all four.
+
+    Raises ConfigError unless they are integers of at least 0.
+    """
+    if isinstance(value, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in value):
+        if len(value) == 2 and all(isinstance(side, (tuple, list)) and len(side) == 2 for side in value):
+            return tuple(pair(side, name, minimum=0) for side in value)
+        raise ConfigError(f"{name}: expected ((top, bottom), (left, right)), found {value!r}")
+    rows, columns = pair(value, name, minimum=0)
+    return (rows, rows), (columns, columns)
+
+
 def count(value, name, minimum=1):
     """Return ``value``; raises ConfigError unless it is an integer of at least ``minimum``."""
     if not _is_integer(value) or value < minimum:

@@ -1,5 +1,7 @@
 """A network: a list of layers, walked forwards and backwards, with all parameters in one buffer."""
 
+import importlib
+
 import numpy as np
 
 from cnn import backend
@@ -33,6 +35,11 @@ class Network:
                 )
             places[id(layer)] = layer.name = name
         self._engines, self._watch = {}, None  # engines by backend
+
+    @classmethod
+    def from_onnx(cls, file):
+        """Return the built network of an ONNX file; see ``cnn.interop.onnx_read.read_onnx``."""
+        return importlib.import_module("cnn.interop.onnx_read").read_onnx(file)[0]
 
     @property
     def layers(self):

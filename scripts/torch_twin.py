@@ -89,6 +89,8 @@ def _conv_transpose(layer):
 def _pool(kind, *options):
     def make(layer):
         padding = tuple(begin for begin, _ in layer.padding)
+        if any(begin != end for begin, end in layer.padding):
+            raise SystemExit(f"{layer.label}: PyTorch's pools have equal padding on both sides")
         return kind(layer.kernel_size, layer.stride, padding, **{k: getattr(layer, k) for k in options})
 
     return make
@@ -98,6 +100,15 @@ def _norm(kind):
     return lambda layer: kind(layer.input_shape[0], layer.eps, layer.momentum, layer.affine)
 
 
+def _group_norm(layer):
+    return nn.GroupNorm(layer.num_groups, layer.input_shape[0], layer.eps, layer.affine)
+
+
+def _layer_norm(layer):
+    bias = layer.bias is not None
+    return nn.LayerNorm(layer.input_shape, layer.eps, layer.elementwise_affine, bias)
+
+
 def _sequential(layer):
     return nn.Sequential(*map(_module, layer.layers))
 
@@ -105,8 +116,8 @@ def _sequential(layer):
 _MAKE = {
     "Conv2d": _conv,
     "ConvTranspose2d": _conv_transpose,
-    "MaxPool2d": _pool(nn.MaxPool2d),
-    "AvgPool2d": _pool(nn.AvgPool2d, "count_include_pad"),
+    "MaxPool2d": _pool(nn.MaxPool2d, "dilation", "ceil_mode"),
+    "AvgPool2d": _pool(nn.AvgPool2d, "ceil_mode", "count_include_pad"),
     "GlobalAvgPool2d": lambda layer: Global(torch.mean),
     "GlobalMaxPool2d": lambda layer: Global(torch.amax),
     "Linear": lambda layer: nn.Linear(*layer.input_shape, layer.out_features, layer.bias is not None),
@@ -122,6 +133,13 @@ _MAKE = {
     "BatchNorm2d": _norm(nn.BatchNorm2d),
     "Dropout": lambda layer: nn.Dropout(layer.p),
     "Scale": lambda layer: Scale(layer.factor),
+    "ELU": lambda layer: nn.ELU(layer.alpha),
+    "Softplus": lambda layer: nn.Softplus(layer.beta, layer.threshold),
+    "PReLU": lambda layer: nn.PReLU(layer.num_parameters),
+    "GroupNorm": _group_norm,
+    "LayerNorm": _layer_norm,
+    "Upsample": lambda layer: nn.Upsample(scale_factor=layer.scale_factor),
+    "ZeroPad2d": lambda layer: nn.ZeroPad2d((*layer.padding[1], *layer.padding[0])),
     "Sequential": _sequential,
     "Residual": lambda layer: Residual(_sequential(layer.body), _sequential(layer.shortcut)),
     "Concat": lambda layer: Concat(map(_sequential, layer.branches)),

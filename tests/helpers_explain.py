@@ -48,6 +48,8 @@ def everything():
             ]
         ),
         layers.BatchNorm1d(),
+        layers.ELU(0.7),
+        layers.Softplus(2.0),
         layers.Softmax(),
         layers.Scale(9.0),
         layers.Linear(len(CLASSES)),
@@ -90,10 +92,10 @@ def make_nodes(training=False, label_smoothing=0.0, backend="reference"):
         return collect(make_network(), make_image(), LABEL, label_smoothing, training)
 
 
-def make_page(nodes, title="everything", classes=CLASSES):
+def make_page(nodes, title="everything", classes=CLASSES, samples=None):
     """Return the HTML of collected nodes."""
     about = {"label": LABEL, "source": "a test", "backend": "numba", "mean": [0.5, 0.5], "std": [0.5, 0.5]}
-    return build_page(nodes, title, classes, about)
+    return build_page(nodes, title, classes, about, samples)
 
 
 def expected_numbers(nodes):

@@ -147,11 +147,11 @@ def test_no_average_does_nothing():
 @pytest.mark.parametrize(
     ("type", "options", "message"),
     [
-        ("emma", {}, r"'emma'\. Did you mean \"ema\""),
-        ("ema", {"decay": 1.0}, "decay: expected a number of at least 0 and below 1, found 1.0"),
-        ("lookahead", {"decay": 1.5}, "decay: expected a number from 0 to 1, found 1.5"),
-        ("lookahead", {"every": 0}, "every: expected at least 1, found 0"),
-        ("lookahead", {"ramp": -1}, "ramp: expected a number of at least 0, found -1"),
+        ("emma", {}, r'found "emma", .*Did you mean "ema"'),
+        ("ema", {"decay": 1.0}, "decay: expected a finite number of at least 0 and below 1, found 1.0"),
+        ("lookahead", {"decay": 1.5}, "decay: expected .* of at least 0 and at most 1, found 1.5"),
+        ("lookahead", {"every": 0}, "every: expected a whole number of at least 1, found 0"),
+        ("lookahead", {"ramp": -1}, "ramp: expected a finite number of at least 0, found -1"),
     ],
 )
 def test_bad_options_are_refused_by_name(type, options, message):

@@ -191,3 +191,45 @@ def test_pixels_train_as_their_numbers_do(name, dtype):
         np.testing.assert_array_equal(seen[0][1], seen[1][1])
     with use_backend("reference"):
         np.testing.assert_array_equal(networks[0].forward(x), networks[1].forward(np.asarray(x)))
+
+
+class _Claims(ReLU):
+    """Says to be pure, and computes in Python."""
+
+    pure = True
+
+    def forward(self, x, training=False):
+        x = np.asarray(x)
+        return self._keep(x * np.float32(2), x)
+
+    def backward(self, dy):
+        self._saved(dy)
+        return 2 * np.asarray(dy)
+
+
+class _ClaimsBackward(ReLU):
+    """Says to be pure, and computes backward in Python."""
+
+    pure = True
+
+    def backward(self, dy):
+        _, dy, x = self._saved(dy)
+        return np.asarray(dy) * (np.asarray(x) > 0)
+
+
+@pytest.mark.parametrize("kind", [_Claims, _ClaimsBackward])
+def test_a_layer_that_wrongly_says_to_be_pure_is_right_all_the_same(kind):
+    x, results = np.random.default_rng(0).standard_normal((20, 2, 6, 6), dtype=np.float32), []
+    for backend in ("numba", "reference"):
+        network = cnn.Network([Conv2d(4, 3), kind(), MaxPool2d(2), Flatten(), Linear(3)])
+        network.build((2, 6, 6))
+        with use_backend(backend):
+            for _ in range(3):
+                y = network.forward(x, training=True)
+                dx = network.backward(y, input_gradient=True)
+            for wanted in (False, True):
+                network.forward(x, training=True)
+                network.backward(y, input_gradient=wanted)
+            results.append([y, dx, network.grad.copy(), network.predict(x), network.predict(x[:2])])
+    for ours, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

@@ -38,8 +38,9 @@ def test_the_nodes_hold_what_the_network_itself_computes(backend):
 
 def test_every_kind_of_layer_is_in_the_test_network_and_has_a_derivation():
     simple = set(layers.layer_types()) - {"Sequential", "Residual", "Concat"}
-    assert {node.kind for node in h.make_nodes()} == simple | {"Input", "Add", "Concat", "Loss"}
-    assert set(kinds()) == simple | {"Add", "Concat", "Loss"}
+    assert {node.kind for node in h.make_nodes()} == {*kinds(), "Input"}
+    assert not any(node.values_only for node in h.make_nodes())
+    assert set(kinds()) <= simple | {"Add", "Concat", "Loss"}
 
 
 def test_each_number_agrees_with_the_reference_on_the_same_inputs():
@@ -76,13 +77,29 @@ def test_unfit_images_labels_and_layers_are_refused():
     with pytest.raises(ConfigError, match="label from 0 to 6, found 7"):
         collect(network, h.make_image(), 7)
 
-    class Own(layers.ReLU):
-        """A layer the page does not know."""
 
-    own = cnn.Network([Own(), layers.Flatten(), layers.Linear(2)])
-    own.build((1, 2, 2))
-    with pytest.raises(ConfigError, match="no explanation for layers of type Own"):
-        collect(own, np.zeros((1, 2, 2)), 0)
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: layers.GroupNorm(2), "GroupNorm"),
+        (lambda: layers.PReLU(), "PReLU"),
+        (lambda: layers.MaxPool2d(2, ceil_mode=True), "MaxPool2d (ceil_mode)"),
+        (lambda: layers.AvgPool2d(2), "AvgPool2d"),
+        (lambda: type("Own", (layers.ReLU,), {})(), "Own"),
+        (lambda: type("ReLU", (layers.ReLU,), {"__module__": "mine"})(), "ReLU (mine)"),
+        (lambda: type("Pair", (layers.Sequential,), {})([layers.PReLU(), layers.PReLU(2)]), "Pair"),
+    ],
+)
+def test_a_layer_that_the_page_cannot_compute_is_a_node_of_values(make, kind):
+    network = cnn.Network([make(), layers.Flatten(), layers.Linear(3)])
+    network.build((2, 5, 5))
+    x = np.random.default_rng(0).standard_normal((2, 5, 5)).astype(np.float32)
+    node = collect(network, x, 1)[1]
+    assert node.kind == kind
+    assert node.values_only == (kind != "AvgPool2d")
+    assert ("dx0" in node.stored) == node.values_only
+    for name in node.parameters:
+        assert node.stored[name].shape == node.stored["d" + name].shape
 
 
 def test_a_page_over_the_cap_says_what_would_help():

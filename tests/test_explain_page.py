@@ -9,8 +9,10 @@ import pytest
 
 import cnn
 from cnn import layers
+from cnn.data.sample import load_sample
 from cnn.explain import collect
 from cnn.explain.page import texts
+from cnn.explain.samples import choose_samples
 
 
 @pytest.fixture(scope="module")
@@ -507,7 +509,8 @@ def test_lenet_is_small_quick_and_light(read, tmp_path):
     network.build((1, 28, 28))
     image = np.random.default_rng(0).standard_normal((1, 28, 28)).astype(np.float32)
     with cnn.use_backend("reference"):
-        page = h.make_page(collect(network, image, 2), classes="0123456789")
+        nodes = collect(network, image, 2)
+    page = h.make_page(nodes, classes="0123456789", samples=choose_samples(load_sample().train, 10))
     assert len(page.encode()) <= 1.5e6
     (tmp_path / "lenet.html").write_text(page, encoding="utf-8")
     reader = read(tmp_path / "lenet.html")

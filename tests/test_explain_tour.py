@@ -171,3 +171,41 @@ def test_the_lesson_needs_no_sideways_scrolling(read, file, place, width):
     if place.startswith("#tour"):
         page.click("#tour-show")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+# -- the worked example ----------------------------------------------------------------------------
+
+
+def values(reader, name):
+    cells = reader.page.query_selector_all(f"#{name} [data-value]")
+    return [float(cell.get_attribute("data-value")) for cell in cells]
+
+
+def test_labels_that_do_not_sum_to_one_leave_p_times_their_sum(read, file):
+    reader = read(file, "#/loss")
+    reader.page.click("#tab-example")
+    reader.page.fill("#example-y-0", "0.5")
+    reader.page.press("#example-y-0", "Enter")
+    assert values(reader, "example-y") == [0.5, 0, 1, 0, 0]
+    expected = 1.5 * np.array([0.1, 0.2, 0.25, 0.4, 0.05]) - [0.5, 0, 1, 0, 0]
+    np.testing.assert_allclose(values(reader, "example-result"), expected, rtol=1e-9)
+    np.testing.assert_allclose(values(reader, "example-mass"), expected, rtol=1e-9)
+    assert abs(np.array(values(reader, "example-difference")) - expected).max() > 0.1
+    assert "sum to 1.5" in reader.page.inner_text("#example-note")
+    reader.page.click("#example-reset")
+    assert values(reader, "example-result") == [0.1, 0.2, -0.75, 0.4, 0.05]
+
+
+def test_logits_of_the_example_may_be_changed_and_huge_ones_show_why_the_two_are_one(read, file):
+    reader = read(file, "#/loss")
+    reader.page.click("#tab-example")
+    reader.page.fill("#example-z-1", "3")
+    reader.page.press("#example-z-1", "Enter")
+    z = np.array(values(reader, "example-z"))
+    p = np.exp(z) / np.exp(z).sum()
+    np.testing.assert_allclose(values(reader, "example-p"), p, rtol=1e-9)
+    np.testing.assert_allclose(values(reader, "example-result"), p - np.eye(5)[2], rtol=1e-9)
+    reader.page.fill("#example-z-1", "1000")
+    reader.page.press("#example-z-1", "Enter")
+    assert values(reader, "example-difference") == [0, 1, -1, 0, 0]
+    assert texts("en")["example.nan"] in reader.page.inner_text("#example-note")

@@ -10,6 +10,7 @@ from cnn.cli import main
 from cnn.errors import ConfigError, ShapeError
 from cnn.gradcheck import BUG, KINK, OK, ROUNDING, check_layer, check_loss, check_network
 from cnn.layers import (
+    ELU,
     GELU,
     AvgPool2d,
     BatchNorm1d,
@@ -22,9 +23,12 @@ from cnn.layers import (
     Flatten,
     GlobalAvgPool2d,
     GlobalMaxPool2d,
+    GroupNorm,
+    LayerNorm,
     LeakyReLU,
     Linear,
     MaxPool2d,
+    PReLU,
     ReLU,
     Residual,
     Scale,
@@ -33,7 +37,10 @@ from cnn.layers import (
     SiLU,
     Softmax,
     SoftmaxCrossEntropy,
+    Softplus,
     Tanh,
+    Upsample,
+    ZeroPad2d,
     layer_types,
 )
 from cnn.network import Network
@@ -61,6 +68,15 @@ LAYERS = {
     "BatchNorm1d": (BatchNorm1d, ROW),
     "Dropout": (lambda: Dropout(0.4), IMAGE),
     "Scale": (lambda: Scale(-0.3), IMAGE),
+    "ELU": (lambda: ELU(0.7), IMAGE),
+    "Softplus": (lambda: Softplus(2.0), IMAGE),
+    "PReLU": (lambda: PReLU(4), IMAGE),
+    "GroupNorm": (lambda: GroupNorm(2), IMAGE),
+    "LayerNorm": (LayerNorm, IMAGE),
+    "Upsample": (lambda: Upsample(scale_factor=2), IMAGE),
+    "ZeroPad2d": (lambda: ZeroPad2d((1, -1, 2, 0)), IMAGE),
+    "MaxPool2d_dilated": (lambda: MaxPool2d(2, 2, 1, dilation=2, ceil_mode=True), IMAGE),
+    "AvgPool2d_ceil": (lambda: AvgPool2d(3, 2, ((0, 1), (1, 0)), ceil_mode=True), IMAGE),
     "Sequential": (lambda: Sequential([Conv2d(3, 3), Tanh()]), IMAGE),
     "Residual": (lambda: Residual([Conv2d(4, 3, padding=1), BatchNorm2d(), GELU()]), IMAGE),
     "Concat": (lambda: Concat([[Conv2d(2, 1)], [], [AvgPool2d(3, 1, padding=1)]]), IMAGE),

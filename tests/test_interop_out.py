@@ -115,6 +115,20 @@ def test_the_command_puts_preprocessing_classes_and_card_into_the_file(trained, 
     assert "accuracy" in properties["cnn.card"]
 
 
+def test_an_onnx_file_is_explained_and_predicts_as_its_run_does(trained, tmp_path, capsys):
+    pytest.importorskip("onnx")
+    out, page = tmp_path / "tiny.onnx", tmp_path / "page.html"
+    assert tiny.run(capsys, "export", trained / "run", "--format", "onnx", "--out", out)[0] == 0
+    image = next((trained / "images" / "test").rglob("*.png"))
+    answers = [
+        json.loads(tiny.run(capsys, "predict", source, image, "--json")[1])[0]["probabilities"]
+        for source in (trained / "run", out)
+    ]
+    assert answers[1] == pytest.approx(answers[0], abs=1e-6)
+    assert tiny.run(capsys, "explain", out, "--image", image, "--out", page)[0] == 0
+    assert "Conv2d" in page.read_text("utf-8")
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_the_command_writes_a_state_dict_and_its_module(trained, tmp_path, capsys, suffix):
     torch = pytest.importorskip("torch")

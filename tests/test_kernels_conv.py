@@ -160,8 +160,8 @@ def test_unpooling_in_the_same_task_equals_unpooling_before(name, dtype):
 
 
 @pytest.mark.parametrize("count", range(1, 50))
-def test_register_blocks_share_rows_out_evenly(count):
-    (rows, pixels), full = blocking.even_blocks(count, [(6, 1), (3, 2), (2, 3), (1, 6)])
+def test_slivers_share_output_channels_out_evenly(count):
+    (rows, pixels), full = blocking.even_slivers(count, [(6, 1), (3, 2), (2, 3), (1, 6)])
     blocks = -(-count // rows)
     assert full * rows + (blocks - full) * (rows - 1) == count  # no row twice, none left out
     assert blocks == -(-count // blocking.register_block(count, [(6, 1), (3, 2), (2, 3), (1, 6)])[0])

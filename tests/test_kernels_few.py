@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cnn import reference
+from cnn.fast import kernels
 from cnn.fast.conv import few as few_conv
 from cnn.fast.conv import few_winograd
 from cnn.fast.kernels import activation, few
@@ -116,6 +117,27 @@ def test_pooling_agrees_with_the_reference(channels, dtype):
             close(plain(few.pool(few.enter(x), False, *window, include)), mean)
     np.testing.assert_array_equal(plain(few.pool_all(few.enter(x), True)), x.max((2, 3)))
     close(plain(few.pool_all(few.enter(x), False)), x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 1), (1, 3)])
+@pytest.mark.parametrize("padding", [NONE, ((1, 0), (0, 1)), ((0, 1), (1, 1))])
+def test_pooling_with_dilation_and_rounded_up_agrees_with_the_reference(padding, dilation):
+    x = normal(2, 21, 8, 9, dtype=np.float64)
+    for ceil_mode in (False, True):
+        call = (3, 2), (2, 3), padding
+        largest = reference.max_pool2d_forward(x, *call, dilation, ceil_mode)[0]
+        found, _ = kernels.max_pool2d_forward(few.enter(x), *call, dilation, ceil_mode)
+        np.testing.assert_array_equal(plain(found), largest)
+        for include in (True, False):
+            found = kernels.avg_pool2d_forward(few.enter(x), *call, include, ceil_mode)
+            close(plain(found), reference.avg_pool2d_forward(x, *call, include, ceil_mode), 1e-12)
+
+
+@pytest.mark.parametrize("name", ["elu", "hardsigmoid", "hardswish"])
+def test_new_activations_agree_with_the_reference(name):
+    x, arguments = 3 * normal(3, 21, 5, 3, dtype=np.float64), (0.7,) if name == "elu" else ()
+    found = getattr(kernels, f"{name}_forward")(few.enter(x), *arguments)
+    close(plain(found), getattr(reference, f"{name}_forward")(x, *arguments), 1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

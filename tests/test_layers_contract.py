@@ -7,6 +7,7 @@ from helpers import BACKENDS, layout, naming
 from cnn.backend import current_backend, get_threads, set_backend, set_threads, use_backend
 from cnn.errors import ConfigError, ShapeError
 from cnn.layers import (
+    ELU,
     GELU,
     AvgPool2d,
     BatchNorm1d,
@@ -18,10 +19,13 @@ from cnn.layers import (
     Flatten,
     GlobalAvgPool2d,
     GlobalMaxPool2d,
+    GroupNorm,
     Layer,
+    LayerNorm,
     LeakyReLU,
     Linear,
     MaxPool2d,
+    PReLU,
     ReLU,
     Residual,
     Scale,
@@ -29,7 +33,10 @@ from cnn.layers import (
     Sigmoid,
     SiLU,
     Softmax,
+    Softplus,
     Tanh,
+    Upsample,
+    ZeroPad2d,
     from_config,
     layer_types,
 )
@@ -60,6 +67,19 @@ LAYERS = {
     "BatchNorm1d": (lambda: BatchNorm1d(affine=False), FEATURES),
     "Dropout": (lambda: Dropout(0.4), IMAGE),
     "Scale": (lambda: Scale(-1.5), FEATURES),
+    "ELU": (lambda: ELU(0.7), IMAGE),
+    "Softplus": (lambda: Softplus(beta=2.0, threshold=1.0), FEATURES),
+    "PReLU": (lambda: PReLU(4), IMAGE),
+    "PReLU one": (PReLU, FEATURES),
+    "GroupNorm": (lambda: GroupNorm(2), IMAGE),
+    "GroupNorm plain": (lambda: GroupNorm(3, affine=False), FEATURES),
+    "LayerNorm": (LayerNorm, IMAGE),
+    "LayerNorm of features": (lambda: LayerNorm(bias=False), FEATURES),
+    "Upsample": (lambda: Upsample(scale_factor=(2, 3)), IMAGE),
+    "ZeroPad2d": (lambda: ZeroPad2d((1, -2, 0, 3)), IMAGE),
+    "MaxPool2d dilated": (lambda: MaxPool2d(2, 2, 1, dilation=2, ceil_mode=True), IMAGE),
+    "AvgPool2d ceil": (lambda: AvgPool2d(3, 2, ((0, 1), (1, 0)), ceil_mode=True), IMAGE),
+    "Conv2d sides": (lambda: Conv2d(3, 3, padding=((0, 2), (1, 0))), IMAGE),
     "Sequential": (lambda: Sequential([Conv2d(3, 3), BatchNorm2d(), ReLU(), Flatten(), Linear(4)]), IMAGE),
     "Residual": (lambda: Residual([Conv2d(4, 3, padding=1), Tanh()]), IMAGE),
     "Residual shortcut": (lambda: Residual([Conv2d(6, 1), SiLU()], shortcut=[Conv2d(6, 1)]), IMAGE),
@@ -428,7 +448,7 @@ def test_from_config_names_an_unknown_type_and_argument():
         from_config([{"type": "Conv2D"}])
     with pytest.raises(ConfigError, match=r'Dropout: unknown argument "q". It takes p'):
         from_config([{"type": "Dropout", "q": 1}])
-    with pytest.raises(ConfigError, match="missing a required argument: 'kernel_size'"):
+    with pytest.raises(ConfigError, match='the argument "kernel_size" is missing'):
         from_config([{"type": "Conv2d", "out_channels": 1}])
 
 

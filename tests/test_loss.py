@@ -180,9 +180,9 @@ def test_a_failed_forward_leaves_no_old_gradient_behind():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"label_smoothing": 1.5}, "label_smoothing: expected a number from 0 to 1, found 1.5"),
-        ({"label_smoothing": -0.1}, "label_smoothing: expected a number from 0 to 1"),
-        ({"label_smoothing": float("nan")}, "label_smoothing: expected a number from 0 to 1"),
+        ({"label_smoothing": 1.5}, "label_smoothing: expected .* of at least 0 and at most 1, found 1.5"),
+        ({"label_smoothing": -0.1}, "label_smoothing: expected .* of at least 0 and at most 1"),
+        ({"label_smoothing": float("nan")}, "label_smoothing: expected .* of at least 0 and at most 1"),
         ({"reduction": "none"}, 'reduction: expected "mean" or "sum", found \'none\''),
         ({"class_weight": [1.0, -1.0]}, "class_weight: expected numbers of at least 0, found -1.0"),
         ({"class_weight": [1.0, float("nan")]}, "class_weight: expected numbers of at least 0, found nan"),

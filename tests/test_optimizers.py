@@ -353,7 +353,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(kind):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (SGD, {"lr": -0.1}, "lr: expected a finite number of at least 0, found -0.1"),
+        (SGD, {"lr": -0.1}, "lr: expected a finite number above 0, found -0.1"),
         (SGD, {"lr": float("nan")}, "lr"),
         (SGD, {"lr": float("inf")}, "lr"),
         (SGD, {"lr": "0.1"}, "lr"),
@@ -362,10 +362,10 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(kind):
         (SGD, {"lr": 0.1, "weight_decay": -1}, "weight_decay"),
         (SGD, {"lr": 0.1, "clip_norm": -1}, "clip_norm"),
         (Adam, {"betas": (0.9, 1.0)}, "betas"),
-        (Adam, {"betas": 0.9}, "betas: expected two numbers"),
+        (Adam, {"betas": 0.9}, "betas: expected 2 numbers"),
         (Adam, {"eps": -1e-8}, "eps"),
         (RMSprop, {"alpha": 1.5}, "alpha"),
-        (Muon, {"lr": 0.1, "ns_steps": 0}, "ns_steps: expected an integer >= 1, found 0"),
+        (Muon, {"lr": 0.1, "ns_steps": 0}, "ns_steps: expected a whole number of at least 1, found 0"),
         (Muon, {"lr": 0.1, "momentum": 0}, "nesterov"),
     ],
 )

@@ -61,3 +61,12 @@ def test_logits_of_a_thousand_stay_exact(dtype, backend):
     third = 1 / 3
     expected = [[0, 0, 0], [-1, 1, 0], [third, third - 1, third]]
     np.testing.assert_allclose(loss.backward(), expected, rtol=1e-6, atol=0)
+
+
+def test_the_bundled_recipe_pushes_the_right_class_up_by_what_it_lacks():
+    from cnn.config import bundled_config, load_config
+    from cnn.training import experiment
+
+    loss = experiment.build_loss(load_config(bundled_config()), classes=5)
+    assert loss.forward(np.log(P), np.array([2])) == pytest.approx(-np.log(0.25))
+    np.testing.assert_allclose(loss.backward(), EXPECTED, rtol=1e-13)

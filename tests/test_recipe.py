@@ -132,10 +132,7 @@ def test_it_learns(straight):
 
 def changes(states, name):
     """Return for every step but the last whether it changed the array called ``name``."""
-    return [
-        not np.array_equal(before[name], after[name])
-        for before, after in pairwise(states)
-    ]
+    return [not np.array_equal(before[name], after[name]) for before, after in pairwise(states)]
 
 
 def test_each_parameter_moves_in_its_time(straight):

@@ -226,3 +226,8 @@ def test_signs_have_their_colours():
     assert colours[0][2] > colours[0][0]
     assert colours[2][0] > colours[2][2]
     assert colours[1].min() > 240
+
+
+def test_a_smoothed_training_loss_is_called_so():
+    assert "training, smoothed labels" in report.render(story(label_smoothing=0.1))
+    assert "smoothed labels" not in report.render(story())

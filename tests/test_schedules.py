@@ -118,7 +118,7 @@ def test_the_linear_cycle_is_a_triangle_to_within_a_step():
     assert np.argmax(ours) in (int(peak * total) - 1, int(peak * total))
 
 
-@pytest.mark.parametrize("type", SCHEDULES)
+@pytest.mark.parametrize("type", SCHEDULES.types())
 @pytest.mark.parametrize("total", [1, 2, 3, 100])
 def test_every_rate_is_positive_at_most_lr_and_a_function_of_the_step_alone(type, total):
     options = {"milestones": [1]} if type == "step" else {}
@@ -142,13 +142,13 @@ def test_options_of_a_schedule_are_listed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"type": "cosin"}, "found 'cosin'. Did you mean \"cosine\""),
-        ({"type": "cosine", "min_rl": 0.1}, 'unknown option "min_rl". Did you mean "min_lr"'),
-        ({"type": "cosine", "min_lr": 0.9}, "min_lr: expected a number from 0 to lr = 0.5"),
+        ({"type": "cosin"}, r'found "cosin", .*Did you mean "cosine"'),
+        ({"type": "cosine", "min_rl": 0.1}, r'unknown argument "min_rl". Did you mean "min_lr"'),
+        ({"type": "cosine", "min_lr": 0.9}, "min_lr: found 0.9, expected at most optimizer.lr = 0.5"),
         ({"type": "cosine", "min_lr": "0"}, "min_lr"),
         ({"type": "step"}, "either milestones or step_size"),
         ({"type": "step", "milestones": [1], "step_size": 2}, "either milestones or step_size"),
-        ({"type": "step", "milestones": 3}, "milestones: expected a list of epochs, found 3"),
+        ({"type": "step", "milestones": 3}, "milestones: expected a list of numbers, found 3"),
         ({"type": "step", "step_size": 0}, "step_size"),
         ({"type": "step", "step_size": 1, "gamma": -1}, "gamma"),
         ({"type": "one_cycle", "peak": 1.5}, "peak"),

@@ -1,6 +1,7 @@
 """Print loss, accuracy and a per-class table of a trained network."""
 
 from cnn.commands.common import add_set_argument, add_trained_argument
+from cnn.language import translate
 
 
 def add_arguments(parser):
@@ -50,7 +51,8 @@ def run(args):
         loss, accuracy, probabilities = experiment.evaluate(network, batches, tta)
     print(class_table(images.classes, split.labels, probabilities))
     views = ", with test-time augmentation" if args.tta else ""
-    print(f"\n{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}")
+    line = f"{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}"
+    print(f"\n{translate(line)}")
 
 
 def check_split(part, images, config, meta, trained):
@@ -80,8 +82,9 @@ def class_table(classes, labels, probabilities):
     """
     import numpy as np
 
-    confusion = np.zeros((len(classes), len(classes)), int)  # row: label, column: answer
-    np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+    from cnn.metrics import confusion_matrix
+
+    confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
     width = max(5, *(len(name) for name in classes))
     lines = [f"{'class':{width}}  images   right  recall  precision  most often mistaken for"]
     for k, name in enumerate(classes):

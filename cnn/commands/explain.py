@@ -6,17 +6,21 @@ the sum that made it. It needs no network and no server.
 
 from typing import NamedTuple
 
-from cnn.commands.common import add_picture_arguments, add_trained_argument
+from cnn.commands.common import add_picture_arguments, add_trained_argument, load_trained
+from cnn.language import translate
+
+_MOST_IMAGES = 64  # in a batch: evaluation takes as many at once
 
 
 def add_arguments(parser):
     """Describe the command line."""
     add_trained_argument(parser)
-    parser.add_argument(
-        "--image",
-        required=True,
-        metavar="I|FILE",
-        help="number of an image of the test split, or an image file",
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--image", metavar="I|FILE", help="number of an image of the test split, or an image file"
+    )
+    which.add_argument(
+        "--images", metavar="A..B", help="images of the test split as one batch: with --training, one step"
     )
     parser.add_argument(
         "--label",
@@ -48,18 +52,19 @@ def run(args):
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out: {out} cannot be written, expected a file in a folder that exists")
     options = {"invert": args.invert, "center": args.center, "history": args.history}
-    page, guess = explain(args.trained, args.image, args.label, args.max_mb, args.training, **options)
+    if args.images is not None:
+        page, guess = explain_batch(args.trained, args.images, args.max_mb, args.training)
+    else:
+        page, guess = explain(args.trained, args.image, args.label, args.max_mb, args.training, **options)
     out.write_text(page, encoding="utf-8")
-    print(f"{out}: {len(page.encode()) / 1e6:.2f} MB, {guess}")
+    print(translate(f"{out}: {len(page.encode()) / 1e6:.2f} MB, {guess}"))
     if args.serve:
         from cnn.explain.serve import serve
 
-        serve(page.encode(), lambda address: print(f"{address} (Ctrl-C ends)", flush=True))
+        serve(page.encode(), lambda address: print(translate(f"{address} (Ctrl-C ends)"), flush=True))
 
 
-def explain(
-    trained, image, label=None, max_mb=10, training=False, invert=False, center=False, history=False
-):
+def explain(trained, image, label=None, max_mb=10, training=False, invert=False, center=False, history=False):
     """Return (HTML text, one line about the guess).
 
     Parameters
@@ -84,7 +89,7 @@ def explain(
     from cnn.explain.page import build_page, check_size
     from cnn.training import experiment
 
-    network, config, meta = experiment.load_trained(trained)
+    network, config, meta = load_trained(trained)
     classes = meta["classes"]
     source = _read(str(image), config, meta, network.input_shape, invert, center)
     truth = source.label if label is None else _class_number(str(label), classes)
@@ -114,6 +119,61 @@ def explain(
     check_size(page, max_mb, nodes)
     what = "no true class was given" if truth is None else f"true class {classes[truth]}"
     return page, f"predicts {classes[guess]}, {what}"
+
+
+def explain_batch(trained, images, max_mb=10, training=False):
+    """Return (HTML text, one line) of several images at once: each gradient is the mean over them.
+
+    ``images`` is "A..B", both included, numbers of the test split; see ``explain`` for the rest.
+    """
+    from importlib.metadata import version
+
+    import numpy as np
+
+    from cnn.backend import use_backend
+    from cnn.explain.collect import collect
+    from cnn.explain.page import build_page, check_size
+    from cnn.training import experiment
+
+    network, config, meta = load_trained(trained)
+    test = experiment.read_dataset(config).test
+    numbers = _range(images, len(test))
+    split = test.take(np.array(numbers))
+    x, _ = next(iter(experiment.evaluation_batches(config, split, meta["mean"], meta["std"]).epoch(0)))
+    with use_backend(config.train.backend), np.errstate(all="ignore"):
+        nodes = collect(network, np.asarray(x), split.labels, training=training)
+    sources = [f"{config.data.dataset}, test #{number}" for number in numbers]
+    about = {
+        "label": int(split.labels[0]),
+        "known": True,
+        "training": training,
+        "smoothing": 0,
+        "labels": [int(label) for label in split.labels],
+        "sources": sources,
+        "source": sources[0],
+        "backend": f"{config.train.backend} (cnn {version('cnn')}, float32)",
+        "mean": [float(v) for v in meta["mean"]],
+        "std": [float(v) for v in meta["std"]],
+    }
+    page = build_page(nodes, config.name, meta["classes"], about)
+    check_size(page, max_mb, nodes)
+    return page, f"a batch of {len(numbers)} images, loss {float(nodes[-1].stored['y'][0]):.4f}"
+
+
+def _range(images, count):
+    """Return the numbers that "A..B" names."""
+    import re
+
+    from cnn.errors import ConfigError
+
+    found = re.fullmatch(r"(\d+)\.\.(\d+)", images)
+    first, last = (int(n) for n in found.groups()) if found else (0, -1)
+    if not (found and first < last < count and last - first < _MOST_IMAGES):
+        raise ConfigError(
+            f"--images: found {images}, expected A..B with A < B < {count} (the test split), "
+            f"at most {_MOST_IMAGES} images"
+        )
+    return list(range(first, last + 1))
 
 
 class _Source(NamedTuple):

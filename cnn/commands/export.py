@@ -6,7 +6,7 @@ safetensors  a folder for a model hub: model.safetensors, config.json, model.py,
 c            one C11 file with weights, forward pass and a main that reads an image
 """
 
-from cnn.commands.common import add_trained_argument
+from cnn.commands.common import add_trained_argument, load_trained
 
 
 def add_arguments(parser):
@@ -25,9 +25,8 @@ def run(args):
     """Export."""
     from cnn.interop.card import describe
     from cnn.interop.export import export
-    from cnn.training import experiment
 
-    network, config, meta = experiment.load_trained(args.trained)
+    network, config, meta = load_trained(args.trained)
     about = describe(network, config, meta, _result(args.trained))
     for path in export(network, about, args.format, args.out, args.with_preprocessing):
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")

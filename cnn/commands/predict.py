@@ -5,7 +5,7 @@ as they were; then it is normalised as in training. Digits for a network trained
 black and centred: a picture that is not is said to be so, and --invert and --center make it so.
 """
 
-from cnn.commands.common import add_picture_arguments, add_trained_argument
+from cnn.commands.common import add_picture_arguments, add_trained_argument, load_trained
 
 
 def add_arguments(parser):
@@ -32,7 +32,7 @@ def run(args):
 
     if args.top < 1:
         raise ConfigError(f"--top: found {args.top}, expected at least 1")
-    network, config, meta = experiment.load_trained(args.trained)
+    network, config, meta = load_trained(args.trained)
     pixels = np.stack([read_pixels(path, meta, args.invert, args.center) for path in args.images])
     split = Split(pixels, np.zeros(len(pixels), np.int64))
     batches = experiment.evaluation_batches(config, split, meta["mean"], meta["std"])

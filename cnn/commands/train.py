@@ -3,6 +3,7 @@
 import json
 
 from cnn.commands.common import add_config_arguments, read_config
+from cnn.language import translate
 
 
 def add_arguments(parser):
@@ -33,7 +34,7 @@ def run(args):
     set_threads(args, config)
     trainer = Trainer(config)
     if args.dry_run:
-        print(trainer.describe())
+        print(translate(trainer.describe()))
         print(trainer.network.summary(batch_size=config.data.batch_size))
         return
     trainer.run = run_folder.create(args.run, config.name)

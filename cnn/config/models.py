@@ -2,27 +2,22 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+import numpy as np
+from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
+from cnn.config import sections
+from cnn.config.sections import Section
 from cnn.errors import ConfigError, did_you_mean
+from cnn.layers import LOSSES, Parameter
+from cnn.optimizers import AVERAGES, OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+from cnn.registry import Count, Fraction, NotNegative, Rate
 
-Rate = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]  # zero included, one excluded
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 # a float, but written as 10 where it is whole
 Epochs = Annotated[
     float, Field(ge=0), AfterValidator(lambda n: int(n) if n == int(n) else n), PlainSerializer(lambda n: n)
 ]
 MOST_LAYERS, MOST_NESTING = 10_000, 32  # a network of a thousand layers is a deep one
 Spec = dict[str, Any]  # {type = "Conv2d", ...}: checked against the constructor in cnn.config.specs
-
-
-class Section(BaseModel):
-    """What all sections share: unknown keys, wrong types, NaN and infinity are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -55,13 +50,6 @@ class Model(Section):
     blocks: dict[str, list[Spec]] = Field({}, description='groups of layers, used as {block = "name"}')
 
 
-class Loss(Section):
-    """Softmax and cross-entropy in one."""
-
-    label_smoothing: Fraction = 0.0
-    class_weight: list[NotNegative] | None = Field(None, description="one number a class")
-
-
 class Group(Section):
     """Parameters that learn in their own way; of all groups that match, the later one wins."""
 
@@ -74,73 +62,19 @@ class Group(Section):
 
 
 class Optimizer(Section):
-    """What every optimizer takes."""
+    """What is said about every optimizer beside its own arguments."""
 
-    weight_decay: NotNegative = 0.0
-    decay_all: bool = Field(False, description="decay biases and norms as well")
-    clip_norm: Rate | None = Field(None, description="largest norm of the whole gradient")
     groups: list[Group] = Field([], description="parameters with a rate, decay or time of their own")
 
     def options(self):
         """Return what ``make_optimizer`` takes beside the parameters."""
         return self.model_dump(exclude={"groups"}, exclude_none=True)
 
-
-class Momentum(Optimizer):
-    """What SGD and Muon share."""
-
-    lr: Rate
-    momentum: Fraction = 0.0
-    nesterov: bool = False
-
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self):
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov = true needs a momentum above 0")
+    def _fits_together(self):
+        # the constructor judges what ranges cannot say
+        make_optimizer(parameters=[Parameter("weight", np.zeros(1))], **self.options())
         return self
-
-
-class SGD(Momentum):
-    """Stochastic gradient descent."""
-
-    type: Literal["SGD"]
-    decoupled: bool = Field(False, description="weight decay stays out of the velocity (SGDW)")
-
-
-class Muon(Momentum):
-    """Orthogonalised steps for the filters of convolutions, SGD for the rest."""
-
-    type: Literal["Muon"]
-    momentum: Fraction = 0.95
-    nesterov: bool = True
-    ns_steps: Count = Field(5, description="turns of the polynomial that orthogonalises")
-    normalize: bool = Field(False, description="brings all filters to the length sqrt(K) before each step")
-
-
-class Adam(Optimizer):
-    """Adam, the decay added to the gradient."""
-
-    type: Literal["Adam"]
-    lr: Rate = 1e-3
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: Rate = 1e-8
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay."""
-
-    type: Literal["AdamW"]
-    weight_decay: NotNegative = 1e-2
-
-
-class RMSprop(Optimizer):
-    """Gradient divided by a running root mean square."""
-
-    type: Literal["RMSprop"]
-    lr: Rate = 1e-2
-    alpha: Fraction = 0.99
-    eps: Rate = 1e-8
-    momentum: Fraction = 0.0
 
 
 class Schedule(Section):
@@ -151,73 +85,6 @@ class Schedule(Section):
     def options(self):
         """Return what ``make_schedule`` takes beside the type, the rate and the numbers of steps."""
         return self.model_dump(exclude={"type", "warmup_epochs"}, exclude_none=True)
-
-
-class Constant(Schedule):
-    """lr all the time."""
-
-    type: Literal["constant"]
-
-
-class Step(Schedule):
-    """lr * gamma after every milestone."""
-
-    type: Literal["step"]
-    milestones: list[Rate] | None = Field(None, min_length=1, description="epochs from the start of the run")
-    step_size: Rate | None = Field(None, description="instead: epochs between two milestones")
-    gamma: Share = 0.1
-
-    @model_validator(mode="after")
-    def _one_of_two(self):
-        if (self.milestones is None) == (self.step_size is None):
-            raise ValueError("expected either milestones or step_size, in epochs")
-        return self
-
-
-class Cosine(Schedule):
-    """Half a cosine from lr down to min_lr."""
-
-    type: Literal["cosine"]
-    min_lr: NotNegative = 0.0
-
-
-class Linear(Schedule):
-    """A straight line from lr down to min_lr."""
-
-    type: Literal["linear"]
-    min_lr: NotNegative = 0.0
-
-
-class OneCycle(Schedule):
-    """Up to lr, then down almost to zero (Smith and Topin, arXiv:1708.07120)."""
-
-    type: Literal["one_cycle"]
-    peak: Share = Field(0.3, description="share of the steps going up")
-    start_factor: Share = Field(0.04, description="the first rate, as a part of lr")
-    final_factor: Share = Field(4e-6, description="the last rate, as a part of lr")
-    shape: Literal["cosine", "linear"] = "cosine"
-
-
-class NoAverage(Section):
-    """The weights are what the optimizer made of them."""
-
-    type: Literal["none"]
-
-
-class Lookahead(Section):
-    """Weights pulled back towards their average every few steps, and at the end replaced by it."""
-
-    type: Literal["lookahead"]
-    every: Count = Field(5, description="steps")
-    decay: Share = Field(0.7737809375, description="share of the average that stays, at the end of the run")
-    ramp: NotNegative = Field(3.0, description="before, that share is less by (step / steps)^ramp")
-
-
-class EMA(Section):
-    """A running average of the weights beside the training: what is evaluated and kept."""
-
-    type: Literal["ema"]
-    decay: Fraction = Field(0.999, description="averages over about 1 / (1 - decay) steps")
 
 
 class Train(Section):
@@ -249,12 +116,10 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: Data
     model: Model
-    loss: Loss = Loss()
-    optimizer: Annotated[SGD | Muon | Adam | AdamW | RMSprop, Field(discriminator="type")]
-    schedule: Annotated[Constant | Step | Cosine | Linear | OneCycle, Field(discriminator="type")] = Constant(
-        type="constant"
-    )
-    average: Annotated[NoAverage | Lookahead | EMA, Field(discriminator="type")] = NoAverage(type="none")
+    loss: sections.of(LOSSES, only="SoftmaxCrossEntropy") = Field({}, validate_default=True)
+    optimizer: sections.of(OPTIMIZERS, Optimizer)
+    schedule: sections.of(SCHEDULES, Schedule) = Field({"type": "constant"}, validate_default=True)
+    average: sections.of(AVERAGES) = Field({"type": "none"}, validate_default=True)
     train: Train = Train()
     tta: Tta | None = Field(None, description="for the test and `cnn evaluate --tta`")
 
@@ -265,9 +130,7 @@ class Config(Section):
             raise ValueError(
                 f"schedule.warmup_epochs: found {warmup:g}, expected less than train.epochs = {epochs}"
             )
-        if getattr(self.schedule, "min_lr", 0) > self.optimizer.lr:
-            lowest, lr = self.schedule.min_lr, self.optimizer.lr
-            raise ValueError(f"schedule.min_lr: found {lowest:g}, expected at most optimizer.lr = {lr:g}")
+        make_schedule(self.schedule.type, self.optimizer.lr, total_steps=1, **self.schedule.options())
         return self
 
     def plain(self):

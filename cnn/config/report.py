@@ -28,8 +28,11 @@ def describe(error, model, document):
 
     ``model`` is the pydantic class that refused the document; its fields feed "did you mean".
     """
-    lines = (_line(detail, model, document) for detail in error.errors())
-    return list(dict.fromkeys(lines))
+    expected = {}  # what each member of a union wants of one value, by what precedes it
+    for detail in error.errors():
+        found, comma, wanted = _line(detail, model, document).partition(", expected ")
+        expected.setdefault((found, comma), {})[wanted] = True
+    return [f"{found}{comma}{' or '.join(wanted)}" for (found, comma), wanted in expected.items()]
 
 
 def key_path(keys):
@@ -97,12 +100,22 @@ def _lowered(message):
 
 
 def _without_tag(location, document):
-    """Return a pydantic location without the tag of a union: ("optimizer", "SGD", "lr") is optimizer.lr."""
-    if len(location) > 1 and isinstance(location[1], str):
-        section = document.get(location[0])
-        if isinstance(section, dict) and section.get("type") == location[1]:
-            return (location[0], *location[2:])
-    return location
+    """Return a pydantic location as a path in the document, without the names of a union's members.
+
+    ("optimizer", "SGD", "lr") is optimizer.lr, and ("data", "image_size", "constrained-int") data.image_size.
+    """
+    path, node = [], document
+    for part in location:
+        if isinstance(node, dict):
+            if part not in node and node.get("type") == part:
+                continue
+            node = node.get(part)
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        else:
+            continue
+        path.append(part)
+    return tuple(path)
 
 
 def _known_keys(location, model):

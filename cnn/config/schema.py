@@ -4,10 +4,14 @@ import inspect
 
 from cnn.config import specs
 from cnn.config.models import Config
+from cnn.layers import LAYERS
+from cnn.registry import nesting
 
 
 def json_schema():
     """Return the JSON Schema (draft 2020-12): the sections, every layer and every augmentation."""
+    from cnn.data.augment import AUGMENTATIONS  # brings Numba, which reading a config does without
+
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
     schema["required"].remove("name")  # defaults to the name of the file
     definitions = schema["$defs"]
@@ -17,8 +21,8 @@ def json_schema():
         "required": ["block"],
         "additionalProperties": False,
     }
-    layers = {name: _table(name, cls) for name, cls in specs.layer_types().items()}
-    augmentations = {name: _table(name, cls) for name, cls in specs.augmentation_types().items()}
+    layers = {name: _table(LAYERS, name) for name in LAYERS.types()}
+    augmentations = {name: _table(AUGMENTATIONS, name) for name in AUGMENTATIONS.types()}
     definitions["AnyLayer"] = {"anyOf": [*layers.values(), block]}
     definitions["AnyAugmentation"] = {"anyOf": list(augmentations.values())}
     model, data = definitions["Model"]["properties"], definitions["Data"]["properties"]
@@ -28,11 +32,12 @@ def json_schema():
     return schema
 
 
-def _table(name, cls):
+def _table(types, name):
     """Return the schema of ``{type = name, ...}``."""
+    cls = types.find(name)
     properties, required = {"type": {"const": name}}, ["type"]
-    for key, (annotation, default) in specs.arguments(cls).items():
-        if depth := specs.layer_depth(annotation):
+    for key, (annotation, default) in types.arguments(cls).items():
+        if depth := nesting(annotation):
             properties[key] = {"$ref": "#/$defs/AnyLayer"}
             for _ in range(depth):
                 properties[key] = {"type": "array", "items": properties[key]}

@@ -5,41 +5,25 @@ So a new layer or augmentation is known to the config, and to its JSON Schema, a
 
 import inspect
 import json
-import types
-from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+import sys
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cnn.config.models import expand_blocks
 from cnn.config.report import show
 from cnn.errors import ConfigError, did_you_mean
-
-_WORDS = {int: "integer", float: "number", bool: "true or false", str: "string", dict: "table"}
-
-
-def layer_types():
-    """Return the layer classes by name."""
-    from cnn.layers import layer_types
-
-    return layer_types()
-
-
-def augmentation_types():
-    """Return the augmentation classes by name."""
-    from cnn.data import augment
-
-    return augment.types()
+from cnn.layers import LAYERS
+from cnn.registry import nesting, words
 
 
 def check_model(model):
     """Return one line for each mistake in the layers and blocks of a ``[model]`` section."""
     return [
-        *_check_list(model.layers, "model.layers", layer_types(), "layer"),
+        *_check_list(model.layers, "model.layers", LAYERS),
         *(
             line
             for name, specs in model.blocks.items()
-            for line in _check_list(specs, f"model.blocks.{name}", layer_types(), "layer")
+            for line in _check_list(specs, f"model.blocks.{name}", LAYERS)
         ),
     ]
 
@@ -50,31 +34,29 @@ def check_layers(layers):
         expand_blocks({"layers": layers})  # counts layers and depth
     except ConfigError as error:
         return [str(error)]
-    return _check_list(layers, "layers", layer_types(), "layer")
+    if strange := sorted(set(_modules(layers)) - set(sys.modules)):
+        # a file that somebody else may have written does not decide what is imported
+        return [f"layers: the type of a layer is in module {strange[0]}: import that first"]
+    return _check_list(layers, "layers", LAYERS)
+
+
+def _modules(value):
+    """Yield the modules of types from outside, "package.module:Class", in nested lists of layers."""
+    if isinstance(value, dict):
+        name = value.get("type")
+        if isinstance(name, str) and ("." in name or ":" in name):
+            yield name.partition(":")[0] if ":" in name else name.rpartition(".")[0]
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _modules(part)
 
 
 def check_augmentations(augment):
     """Return one line for each mistake in ``data.augment``."""
-    return _check_list(augment, "data.augment", augmentation_types(), "augmentation")
+    from cnn.data.augment import AUGMENTATIONS  # brings Numba, which reading a config does without
 
-
-@cache
-def arguments(cls):
-    """Return {name: (annotation, default)} of a constructor; ``inspect.Parameter.empty`` is no default."""
-    hints = get_type_hints(cls.__init__)
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    return {
-        p.name: (hints.get(p.name, Any), p.default)
-        for p in parameters
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-
-
-def layer_depth(annotation):
-    """Return 1 for ``list`` (of layers, in a container), 2 for ``list[list]``, 0 for everything else."""
-    if annotation == list[list]:
-        return 2
-    return int(list in (annotation, *get_args(annotation)))
+    return _check_list(augment, "data.augment", AUGMENTATIONS)
 
 
 def adapter(annotation):
@@ -82,24 +64,25 @@ def adapter(annotation):
     return TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
 
 
-def _check_list(specs, path, known, what):
-    return [line for i, spec in enumerate(specs) for line in _check(spec, f"{path}[{i}]", known, what)]
+def _check_list(specs, path, types):
+    return [line for i, spec in enumerate(specs) for line in _check(spec, f"{path}[{i}]", types)]
 
 
-def _check(spec, path, known, what):
+def _check(spec, path, types):
     """Return the mistakes of one table, those of the layers inside of it included."""
+    known = types.types()
     if not isinstance(spec, dict):
-        return [f'{path}: found {show(spec)}, expected a table such as {{type = "{next(iter(known))}"}}']
+        return [f'{path}: found {show(spec)}, expected a table such as {{type = "{types.example}"}}']
     if "block" in spec:
         return []  # expand_blocks has checked it
     if "type" not in spec:
-        return [f'{path}.type: missing, expected a name such as "{next(iter(known))}".{_close(spec, known)}']
+        return [f'{path}.type: missing, expected a name such as "{types.example}".{_close(spec, known)}']
     name = spec["type"]
-    if not isinstance(name, str) or name not in known:
-        hint = did_you_mean(name, known) or f" There are {', '.join(sorted(known))}."
-        return [f"{path}.type: found {show(name)}, expected a known {what}.{hint}"]
-    cls, errors = known[name], []
-    expected = arguments(cls)
+    try:
+        cls = types.find(name)
+    except ConfigError as error:
+        return [f"{path}.type: {error}"]
+    expected, errors = types.arguments(cls), []
     for key in spec:
         if key not in expected and key != "type":
             hint = did_you_mean(key, expected) or f" It takes {', '.join(expected) or 'none'}."
@@ -108,12 +91,12 @@ def _check(spec, path, known, what):
         if key not in spec:
             if default is inspect.Parameter.empty:
                 errors.append(f"{path}.{key}: missing, {name} needs it: expected {words(annotation)}")
-        elif depth := layer_depth(annotation):
-            errors += _check_nested(spec[key], f"{path}.{key}", known, what, depth)
+        elif depth := nesting(annotation):
+            errors += _check_nested(spec[key], f"{path}.{key}", types, depth)
         else:
             errors += _check_value(spec[key], annotation, f"{path}.{key}")
-    if not errors and not any(layer_depth(annotation) for annotation, _ in expected.values()):
-        errors += _construct(cls, spec, path)
+    if not errors and not any(nesting(annotation) for annotation, _ in expected.values()):
+        errors += _construct(types, spec, path)
     return errors
 
 
@@ -122,13 +105,13 @@ def _close(spec, known):
     return next((hint for key in spec if (hint := did_you_mean(key, ["type", *known]))), "")
 
 
-def _check_nested(value, path, known, what, depth):
+def _check_nested(value, path, types, depth):
     """Return the mistakes of the list of layers (depth 1), or of lists of layers (2), in a container."""
     if not isinstance(value, list):
-        return [f"{path}: found {show(value)}, expected a list of {what}s"]
+        return [f"{path}: found {show(value)}, expected a list of {types.what}s"]
     if depth == 1:
-        return _check_list(value, path, known, what)
-    return [line for i, v in enumerate(value) for line in _check_nested(v, f"{path}[{i}]", known, what, 1)]
+        return _check_list(value, path, types)
+    return [line for i, v in enumerate(value) for line in _check_nested(v, f"{path}[{i}]", types, 1)]
 
 
 def _check_value(value, annotation, path):
@@ -139,26 +122,10 @@ def _check_value(value, annotation, path):
     return []
 
 
-def _construct(cls, spec, path):
+def _construct(types, spec, path):
     """Let the constructor judge what types cannot say, such as a kernel size of 0."""
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items() if k != "type"}
     try:
-        cls(**values)
+        types.make(spec)
     except ConfigError as error:
         return [f"{path}: {error}"]
     return []
-
-
-def words(annotation):
-    """Return an annotation in words: ``int | tuple[int, int]`` is "an integer or 2 integers"."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return "one of " + ", ".join(show(value) for value in parts)
-    if origin in (Union, types.UnionType):
-        return " or ".join(words(part) for part in parts if part is not type(None))
-    if origin is tuple and Ellipsis not in parts:
-        return f"{len(parts)} {_WORDS.get(parts[0], 'value')}s"
-    if origin in (list, tuple) and parts:
-        return f"a list of {_WORDS.get(parts[0], 'value')}s"
-    word = _WORDS.get(annotation, "value")
-    return word if word == "true or false" else f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

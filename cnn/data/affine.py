@@ -3,10 +3,11 @@
 import numpy as np
 
 from cnn.backend import operations
-from cnn.data.augmentation import Augmentation, Mode, check_mode
+from cnn.data.augmentation import AUGMENTATIONS, Augmentation, Mode, check_mode
 from cnn.errors import ConfigError
 
 
+@AUGMENTATIONS.register
 class RandomAffine(Augmentation):
     """Rotates, shears, scales and shifts each image about its centre; drawn anew for every image.
 

@@ -5,18 +5,17 @@ to a batch depends on its arguments, on the generator it is given, and for `Alte
 epoch and on which images these are.
 """
 
-import inspect
-
 import numpy as np
 
 from cnn.backend import operations
-from cnn.data.affine import RandomAffine
-from cnn.data.augmentation import Augmentation, Mode, check_mode
+from cnn.data.affine import RandomAffine  # noqa: F401 -- registers itself
+from cnn.data.augmentation import AUGMENTATIONS, Augmentation, Mode, check_mode
 from cnn.data.streams import index_bits
-from cnn.errors import ConfigError, did_you_mean
+from cnn.errors import ConfigError
 from cnn.geometry import pair
 
 
+@AUGMENTATIONS.register
 class RandomHorizontalFlip(Augmentation):
     """Mirrors each image left to right with probability ``p``."""
 
@@ -30,6 +29,7 @@ class RandomHorizontalFlip(Augmentation):
         return images
 
 
+@AUGMENTATIONS.register
 class AlternatingFlip(Augmentation):
     """Mirrors half of the images in even epochs and the other half in odd ones.
 
@@ -70,6 +70,7 @@ class _Window(Augmentation):
         raise NotImplementedError
 
 
+@AUGMENTATIONS.register
 class RandomTranslate(_Window):
     """Shifts each image by whole pixels, uniform in [-pixels, pixels] along either axis.
 
@@ -89,6 +90,7 @@ class RandomTranslate(_Window):
         return rng.integers(-self.pixels, self.pixels + 1, (2, n))
 
 
+@AUGMENTATIONS.register
 class RandomCrop(_Window):
     """Cuts a window of ``size`` at a uniformly random place of the image padded by ``padding`` pixels.
 
@@ -127,6 +129,7 @@ class RandomCrop(_Window):
         return None if self.size is None else CenterCrop(self.size)
 
 
+@AUGMENTATIONS.register
 class CenterCrop(_Window):
     """Cuts the middle ``size`` (an int or (height, width), in pixels); an odd margin is larger at the end.
 
@@ -150,6 +153,7 @@ class CenterCrop(_Window):
         return self
 
 
+@AUGMENTATIONS.register
 class Cutout(Augmentation):
     """Blackens a square of ``size`` pixels whose centre is uniform over the image; the border clips it.
 
@@ -170,23 +174,9 @@ class Cutout(Augmentation):
         return images
 
 
-_TYPES = {
-    kind.__name__: kind
-    for kind in (
-        RandomHorizontalFlip,
-        AlternatingFlip,
-        RandomTranslate,
-        RandomCrop,
-        CenterCrop,
-        Cutout,
-        RandomAffine,
-    )
-}
-
-
 def types():
     """Return the augmentations by name, for configs: dict of str to class."""
-    return dict(_TYPES)
+    return AUGMENTATIONS.types()
 
 
 def from_config(entries):
@@ -200,25 +190,8 @@ def from_config(entries):
 
 
 def _from_entry(entry, where):
-    if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
-        raise ConfigError(f'{where}: expected a table like {{ type = "Cutout", size = 8 }}, found {entry!r}')
-    arguments = dict(entry)
-    name = arguments.pop("type")
-    if name not in _TYPES:
-        hint = did_you_mean(name, _TYPES)
-        raise ConfigError(f'{where}: unknown type "{name}", expected {", ".join(_TYPES)}.{hint}')
-    known = inspect.signature(_TYPES[name]).parameters
-    for key in arguments:
-        if key not in known:
-            expected = ", ".join(known) or "no argument"
-            raise ConfigError(
-                f'{where}: {name} has no argument "{key}", expected {expected}.{did_you_mean(key, known)}'
-            )
-    for key, parameter in known.items():
-        if parameter.default is parameter.empty and key not in arguments:
-            raise ConfigError(f'{where}: {name} needs the argument "{key}"')
     try:
-        return _TYPES[name](**arguments)
+        return AUGMENTATIONS.make(entry)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 

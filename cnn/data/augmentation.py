@@ -4,10 +4,15 @@ import inspect
 from typing import Literal
 
 from cnn.errors import ConfigError, did_you_mean
+from cnn.registry import Registry
+
+#: Every augmentation that a config can name; one's own is "package.module:Class".
+AUGMENTATIONS = Registry("augmentation", example="RandomTranslate")
 
 Mode = Literal["zero", "reflect"]
 
 
+@AUGMENTATIONS.base
 class Augmentation:
     """What every augmentation has: `apply`, `gather`, `output_shape`, `for_evaluation`."""
 

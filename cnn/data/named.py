@@ -52,6 +52,17 @@ _OTHER_FILES = {
 NAMES = (*_IDX_CLASSES, "EMNIST", *_OTHER_FILES)
 
 
+def emnist_classes(split=None):
+    """Return the class names of a split of EMNIST ("balanced" if left out); ConfigError for another name."""
+    split = "balanced" if split is None else split
+    if split not in _EMNIST_CLASSES:
+        raise ConfigError(
+            f"EMNIST: split: expected one of {', '.join(_EMNIST_CLASSES)}, found {split!r}."
+            + did_you_mean(split, _EMNIST_CLASSES)
+        )
+    return _EMNIST_CLASSES[split]
+
+
 def load_named(name, root, download, into_root=True, split=None):
     """Return one of `NAMES` from its cache under ``root``, converting or downloading it first if need be.
 
@@ -61,13 +72,9 @@ def load_named(name, root, download, into_root=True, split=None):
     when files are missing (and ``download`` is False or fails) or damaged.
     """
     root = Path(root).expanduser()
-    if name == "EMNIST" and split is None:
-        split = "balanced"
-    if split is not None and split not in _EMNIST_CLASSES:
-        raise ConfigError(
-            f"EMNIST: split: expected one of {', '.join(_EMNIST_CLASSES)}, found {split!r}."
-            + did_you_mean(split, _EMNIST_CLASSES)
-        )
+    if name == "EMNIST":
+        split = "balanced" if split is None else split
+        emnist_classes(split)
     files = [root / file for file in _files(name, split)]
     file_name = f"{name.lower()}{f'-{split}' if split else ''}.safetensors"
     if not all(file.is_file() for file in files):
@@ -79,7 +86,7 @@ def load_named(name, root, download, into_root=True, split=None):
     def build():
         if name in _OTHER_FILES:
             return _from_torchvision(name, root)
-        return _from_idx(name, files, _EMNIST_CLASSES[split] if split else _IDX_CLASSES[name])
+        return _from_idx(name, files, emnist_classes(split) if split else _IDX_CLASSES[name])
 
     return cache.cached(name, file_name, root, cache.Source(files), build, into_root)
 

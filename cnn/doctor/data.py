@@ -219,7 +219,9 @@ def _normalisation(config, images):
     verdict = max(grade(off, 0.3, 2.0), grade(ratio, 1.5, 4.0), key=(OK, WARN, FAIL).index)
     measured = f"mean {mean[np.abs(mean).argmax()]:.2f}, std {spread:.2f} of what enters the network"
     advice = "subtract the mean and divide by the std of the training pixels"
-    return finding("normalisation", verdict, measured, "mean 0, std 1", advice, off)
+    return finding(
+        "normalisation", verdict, measured, "mean from -0.3 to 0.3, std from 0.67 to 1.5", advice, off
+    )
 
 
 def _test_pixels(config, images):
@@ -231,4 +233,4 @@ def _test_pixels(config, images):
     advice = (
         "test images look different under the training normalisation: inverted, other range, other source?"
     )
-    return finding("test pixels", verdict, measured, "mean near 0, std near 1", advice, off)
+    return finding("test pixels", verdict, measured, "mean from -0.5 to 0.5, std from 0.5 to 2", advice, off)

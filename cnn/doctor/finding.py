@@ -4,6 +4,8 @@ import math
 import textwrap
 from dataclasses import asdict, dataclass
 
+from cnn.language import pad, say, translate, width
+
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 VERDICTS = (OK, WARN, FAIL)  # from healthy to broken
 _WIDTH = 108
@@ -70,15 +72,20 @@ class Report:
         return {"verdict": self.verdict, "counts": self.counts(), "findings": rows}
 
     def __str__(self):
-        name = max(len(f.check) for f in self.findings)
-        measured = min(64, max(len(f.measured) for f in self.findings))
+        rows = [(f, translate(f.check), translate(f.measured), translate(f.expected)) for f in self.findings]
+        name = max(width(check) for _, check, _, _ in rows)
+        room = min(64, max(width(measured) for _, _, measured, _ in rows))
         lines = []
-        for f in self.findings:
-            lines.append(f"{f.verdict:4}  {f.check:{name}}  {f.measured:{measured}}  expected {f.expected}")
+        for f, check, measured, expected in rows:
+            wanted = say("expected {what}", what=expected)
+            lines.append(f"{f.verdict:4}  {pad(check, name)}  {pad(measured, room)}  {wanted}")
             if f.advice:
-                indent = " " * 6
+                advice, indent = translate(f.advice), " " * 6
+                columns = (
+                    _WIDTH if advice == f.advice else _WIDTH // 2
+                )  # Chinese characters are twice as wide
                 lines += textwrap.wrap(
-                    f"-> {f.advice}", _WIDTH, initial_indent=indent, subsequent_indent=indent
+                    f"-> {advice}", columns, initial_indent=indent, subsequent_indent=indent
                 )
         counts = self.counts()
         return "\n".join([*lines, "", ", ".join(f"{counts[v]} {v}" for v in VERDICTS)])

@@ -7,6 +7,7 @@ import numpy as np
 
 from cnn.data import Split
 from cnn.layers import Dropout, ReLU, Sigmoid, Tanh
+from cnn.trace import listening
 from cnn.training import experiment
 
 BATCH, FEW = 128, 32  # images for the statistics, and for the short training runs
@@ -97,37 +98,23 @@ class Patient:
     def observe(self):
         """Return (loss, logits, Vitals of every layer) of one forward and backward of the batch."""
         seen = {name: {} for name, _ in self.leaves}
-        for name, layer in self.leaves:
-            _listen(layer, seen[name])
-        try:
+
+        def forward(name, layer, x, y):
+            seen[name].update(_output_statistics(layer, np.asarray(y)))
+
+        def backward(name, layer, dy, dx):
+            seen[name]["dy_finite"] = bool(np.isfinite(np.asarray(dy)).all())
+
+        with listening(self.leaves, forward, backward):
             logits = np.asarray(self.network.body.forward(self.x, training=True))
             loss = self.loss.forward(logits, self.labels)
             self.network.zero_grad()
             self.network.body.backward(self.loss.backward())
-        finally:
-            for _, layer in self.leaves:
-                del layer.forward, layer.backward
         vitals = [
             Vitals(name, type(layer).__name__, **seen[name], gradients=_gradients(layer))
             for name, layer in self.leaves
         ]
         return loss, logits, vitals
-
-
-def _listen(layer, notes):
-    """Let one layer object write the statistics of what passes through it into ``notes``."""
-    forward, backward = layer.forward, layer.backward
-
-    def listening_forward(x, training=False):
-        y = forward(x, training)
-        notes.update(_output_statistics(layer, np.asarray(y)))
-        return y
-
-    def listening_backward(dy):
-        notes["dy_finite"] = bool(np.isfinite(np.asarray(dy)).all())
-        return backward(dy)
-
-    layer.forward, layer.backward = listening_forward, listening_backward  # shadow the methods
 
 
 def _output_statistics(layer, y):

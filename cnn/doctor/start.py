@@ -51,6 +51,8 @@ def _initial_loss(loss, classes):
     """An untrained network knows nothing: p = 1/C for every class, L = -log(1/C) = log C."""
     right = math.log(classes)
     verdict = grade(loss, 2 * right + 0.5, 4 * right + 1)
+    limits = f"{0.6 * right:.3g} to {2 * right + 0.5:.3g}"
+    expected = f"{limits}; ln {classes} = {right:.3f} if nothing is known"
     if verdict == OK and loss < 0.6 * right:
         verdict = WARN
     advice = (
@@ -58,7 +60,7 @@ def _initial_loss(loss, classes):
         if not loss < right
         else "the network knows more than it can: do labels leak into the images, or is one class nearly all?"
     )
-    return finding("initial loss", verdict, f"{loss:.4g}", f"{right:.3f} = ln {classes}", advice, loss)
+    return finding("initial loss", verdict, f"{loss:.4g}", expected, advice, loss)
 
 
 def _logits(patient, logits):

@@ -11,11 +11,13 @@ import numpy as np
 from cnn import layers
 from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
+from cnn.explain.derivations import kinds
 
 __all__ = ["Node", "collect"]
 
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "count_include_pad")
-_SETTINGS = ("negative_slope", "approximate", "factor", "eps", "momentum", "p")
+_SETTINGS = ("negative_slope", "approximate", "factor", "eps", "momentum", "p", "alpha", "beta", "threshold")
+_PLAIN = {"dilation": (1, 1), "ceil_mode": False}  # pools with other values are not computed by the page
 
 
 @dataclass
@@ -24,7 +26,8 @@ class Node:
 
     ``inputs`` are the ids of the nodes it reads. ``stored`` holds float32 arrays without the batch axis:
     y and dy (the output and the loss gradient with respect to it), each parameter and, as "d" + name, its
-    gradient, each buffer; the loss has p and target instead of dy.
+    gradient, each buffer; the loss has p and target instead of dy. Of several images ``stored`` has
+    the first; ``batch`` has what differs between them, one dict an image: y, dy, a mask, p and target.
     """
 
     id: int
@@ -35,24 +38,37 @@ class Node:
     stored: dict[str, np.ndarray] = field(default_factory=dict)
     parameters: list[str] = field(default_factory=list)
     buffers: list[str] = field(default_factory=list)
+    values_only: bool = False  # the page cannot compute it; dx0, the gradient of its input, is stored as well
+    batch: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def keep(self, name: str, array) -> None:
+        """Take a tensor of all images, (N, ...)."""
+        images = np.array(array, dtype=np.float32)
+        self.batch = self.batch or [{} for _ in images]
+        for own, image in zip(self.batch, images, strict=True):
+            own[name] = image
+        self.stored[name] = self.batch[0][name]
 
 
-def collect(network, x, label: int, label_smoothing: float = 0.0, training: bool = False) -> list[Node]:
+def collect(network, x, label, label_smoothing: float = 0.0, training: bool = False) -> list[Node]:
     """Return the nodes of one forward and one backward pass.
 
-        L = -sum over k of y_k log p_k,  p = softmax(network(x));  N = 1
+        L = -1/N sum over n, k of y_nk log p_nk,  p = softmax(network(x))
 
     Parameters
     ----------
     network : a built ``cnn.Network`` whose output is (N, classes). Its gradients are overwritten.
-    x : the image as the network takes it (normalised), (C, H, W).
-    label : the true class.
-    training : use the statistics of this one image in BatchNorm, as a training step with N = 1 would; the
-        running statistics are left alone. Dropout stays off, so that a page is a function of its inputs.
+    x : the image as the network takes it (normalised), (C, H, W); or a batch, (N, C, H, W).
+    label : the true class; of a batch, one for each image.
+    training : BatchNorm uses the statistics of these images, as a training step would; the running statistics
+        are left alone. Dropout is on for a batch, with the mask of its next step; of one image it stays off.
 
-    Raises ShapeError if image and network do not fit, ConfigError if a layer has no explanation.
+    A layer that the page cannot compute becomes a node with ``values_only``. Raises ShapeError if image and
+    network do not fit.
     """
-    x = np.ascontiguousarray(x, dtype=np.float32)[None]
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    x = x if x.ndim == len(network.input_shape) + 1 else x[None]
+    labels = np.atleast_1d(np.asarray(label))
     if tuple(x.shape[1:]) != tuple(network.input_shape):
         raise ShapeError(
             f"explain: the network takes {tuple(network.input_shape)}, the image is {x.shape[1:]}"
@@ -62,26 +78,41 @@ def collect(network, x, label: int, label_smoothing: float = 0.0, training: bool
     logits = np.asarray(logits)
     if logits.ndim != 2:
         raise ShapeError(f"explain: expected a network that ends with (N, classes), found {logits.shape}")
-    if not 0 <= label < logits.shape[1]:
-        raise ConfigError(f"explain: expected a label from 0 to {logits.shape[1] - 1}, found {label}")
+    for one in labels:
+        if not 0 <= one < logits.shape[1]:
+            raise ConfigError(f"explain: expected a label from 0 to {logits.shape[1] - 1}, found {one}")
     criterion = layers.SoftmaxCrossEntropy(label_smoothing=label_smoothing)
-    loss = criterion.forward(logits, np.array([label]))
+    loss = criterion.forward(logits, labels)
     network.zero_grad()
     tape.backward(np.asarray(criterion.backward()), last)
-    target = np.full(logits.shape[1], label_smoothing / logits.shape[1], np.float32)
-    target[label] += 1 - label_smoothing
-    tape.nodes.append(Node(len(tape.nodes), "loss", "Loss", [last]))
-    tape.nodes[-1].stored = {
-        "y": np.array([loss], np.float32),
-        "p": _one(criterion.probabilities),
-        "target": target,
-    }
+    targets = np.full(logits.shape, label_smoothing / logits.shape[1], np.float32)
+    targets[np.arange(len(labels)), labels] += 1 - label_smoothing
+    node = Node(len(tape.nodes), "loss", "Loss", [last])
+    node.keep("y", np.full((len(labels), 1), loss))
+    node.keep("p", criterion.probabilities)
+    node.keep("target", targets)
+    tape.nodes.append(node)
     return tape.nodes
 
 
-def _one(array) -> np.ndarray:
-    """The first image of a batch, as a float32 array of its own."""
-    return np.array(np.asarray(array)[0], dtype=np.float32)
+def _kind(layer):
+    """Return (the name of a layer's kind on the page, whether the page can only show its values)."""
+    cls = type(layer)
+    if layers.layer_types().get(cls.__name__) is not cls:
+        own = cls.__name__ in kinds()
+        return f"{cls.__name__} ({cls.__module__})" if own else cls.__name__, True
+    options = [name for name, default in _PLAIN.items() if getattr(layer, name, default) != default]
+    if isinstance(layer, layers.MaxPool2d | layers.AvgPool2d) and options:
+        return f"{cls.__name__} ({', '.join(options)})", True
+    return cls.__name__, cls.__name__ not in kinds()
+
+
+def _parameters(layer, prefix=""):
+    """Yield (name, parameter) of a layer and, where it holds layers, of those."""
+    if not layer.children():
+        yield from ((prefix + p.name, p) for p in layer.parameters())
+    for name, child in layer.children():
+        yield from _parameters(child, f"{prefix}{name}.")
 
 
 class _Tape:
@@ -96,7 +127,8 @@ class _Tape:
         return self._add("image", "Input", [], x, lambda dy: [])
 
     def _add(self, name, kind, inputs, y, backward) -> int:
-        self.nodes.append(Node(len(self.nodes), name, kind, inputs, stored={"y": _one(y)}))
+        self.nodes.append(Node(len(self.nodes), name, kind, inputs))
+        self.nodes[-1].keep("y", y)
         self._backward.append(backward)
         return self.nodes[-1].id
 
@@ -107,14 +139,14 @@ class _Tape:
         return x, source
 
     def _layer(self, layer, x, source):
-        match layer:
-            case layers.Sequential():
+        match type(layer):  # a subclass may compute something else
+            case layers.Sequential:
                 return self.run(layer.layers, x, source)
-            case layers.Residual():
+            case layers.Residual:
                 ends = [self.run(branch.layers, x, source) for branch in (layer.body, layer.shortcut)]
                 y = operations().add(*(value for value, _ in ends))
                 return y, self._add(layer.name, "Add", [at for _, at in ends], y, lambda dy: [dy, dy])
-            case layers.Concat():
+            case layers.Concat:
                 ends = [self.run(branch.layers, x, source) for branch in layer.branches]
                 y = operations().concat([value for value, _ in ends])
                 sizes = [value.shape[1] for value, _ in ends]
@@ -123,30 +155,35 @@ class _Tape:
         return self._leaf(layer, x, source)
 
     def _leaf(self, layer, x, source):
-        kind = type(layer).__name__
-        if layers.layer_types().get(kind) is not type(layer):
-            raise ConfigError(f"explain: the page has no explanation for layers of type {kind}")
+        kind, values_only = _kind(layer)
         buffers = {name: value.copy() for name, value in layer.buffers().items() if value.dtype.kind == "f"}
         normalises = isinstance(layer, layers.BatchNorm1d | layers.BatchNorm2d)
         # one value a channel has no variance to speak of: there even training mode keeps the running ones
-        batch = self.training and normalises and x.ndim == 4 and x.shape[2] * x.shape[3] > 1
-        y = layer.forward(x, training=batch)
+        batch = self.training and normalises and x.size > x.shape[1]
+        drops = self.training and isinstance(layer, layers.Dropout) and len(x) > 1
+        state = {name: value.copy() for name, value in layer.buffers().items()} if drops else {}
+        y = layer.forward(x, training=batch or drops)
         at = self._add(layer.name, kind, [source], y, lambda dy: [layer.backward(dy)])
         node = self.nodes[at]
+        node.values_only = values_only
         for name in (*_GEOMETRY, *_SETTINGS):
             if hasattr(layer, name):
                 node.attributes[name] = getattr(layer, name)
+        if drops:
+            node.keep("mask", np.asarray(layer.backward(np.ones(x.shape, np.float32))))
+            for name, value in state.items():
+                layer.buffers()[name][...] = value
         if normalises:
             node.attributes["training"] = batch
             for name, value in buffers.items():
                 layer.buffers()[name][...] = value
                 node.stored[name] = np.array(value, np.float32)
                 node.buffers.append(name)
-        for parameter in layer.parameters():
-            node.parameters.append(parameter.name)
-            node.stored[parameter.name] = np.array(parameter.data, np.float32)
+        for name, parameter in _parameters(layer):
+            node.parameters.append(name)
+            node.stored[name] = np.array(parameter.data, np.float32)
             # a view, copied when the backward pass has filled it
-            node.stored["d" + parameter.name] = parameter.grad
+            node.stored["d" + name] = parameter.grad
         return y, at
 
     def backward(self, dy, last: int):
@@ -154,8 +191,10 @@ class _Tape:
         arrived = {last: dy}
         for node in reversed(self.nodes):
             dy = arrived.pop(node.id)
-            node.stored["dy"] = _one(dy)
+            node.keep("dy", dy)
             for source, dx in zip(node.inputs, self._backward[node.id](dy), strict=True):
+                if node.values_only:
+                    node.keep("dx0", dx)
                 arrived[source] = operations().add(arrived[source], dx) if source in arrived else dx
             for name in node.parameters:
                 node.stored["d" + name] = np.array(node.stored["d" + name], np.float32)

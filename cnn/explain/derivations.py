@@ -49,6 +49,8 @@ _REFERENCE = {
     "Tanh": ("activation.tanh_forward", "activation.tanh_backward"),
     "SiLU": ("activation.silu_forward", "activation.silu_backward"),
     "GELU": ("activation.gelu_forward", "activation.gelu_backward"),
+    "ELU": ("activation.elu_forward", "activation.elu_backward"),
+    "Softplus": ("softplus.softplus_forward", "softplus.softplus_backward"),
     "Softmax": ("softmax.softmax_forward", "softmax.softmax_backward"),
     "BatchNorm2d": _BATCH_NORM,
     "BatchNorm1d": _BATCH_NORM,

@@ -13,6 +13,7 @@ __all__ = ["to_mathml"]
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\[,;{}\\]|[A-Za-z]|[0-9]+(?:\.[0-9]+)?|\s+|.")
 
 _LETTERS = {
+    "alpha": "α",
     "beta": "β", "gamma": "γ", "delta": "δ", "varepsilon": "ε", "theta": "θ", "mu": "μ", "sigma": "σ",
     "phi": "φ", "Phi": "Φ", "pi": "π", "Sigma": "Σ",
 }  # fmt: skip

@@ -29,6 +29,8 @@ SCRIPTS = (
     "dom.js",
     "engine.js",
     "terms.js",
+    "trace.js",
+    "values_only.js",
     "maps.js",
     "live.js",
     "anim_conv.js",
@@ -37,6 +39,7 @@ SCRIPTS = (
     "view_sum.js",
     "view_inspector.js",
     "view_loss.js",
+    "view_example.js",
     "chart.js",
     "view_experiments.js",
     "view_extras.js",
@@ -65,12 +68,12 @@ def build_page(nodes, title: str, classes, about: dict, samples=None, history=()
     classes : names of the classes.
     about : facts shown on the page, JSON values: label (the target), known (whether it is the truth),
         training (BatchNorm's mode), smoothing (of the run, a switch), remarks on the picture, rate (lr of the
-        run), source, backend, mean, std.
+        run), source, backend, mean, std; of a batch also labels and sources, one an image.
     samples : (images (n, C, H, W) uint8, labels) to train on in the page, or None.
     history : (step, state of the network) of earlier weights, in order.
     """
     specs, past, blob = _pack(nodes, history)
-    kinds = dict.fromkeys(node.kind for node in nodes if node.kind != "Input")
+    kinds = dict.fromkeys(node.kind for node in nodes if node.kind != "Input" and not node.values_only)
     manifest = {
         "title": title,
         "classes": [str(name) for name in classes],
@@ -180,8 +183,11 @@ def _pack(nodes, history):
                 "stored": {name: put(array) for name, array in node.stored.items()},
                 "parameters": node.parameters,
                 "buffers": node.buffers,
+                "values_only": node.values_only,
             }
         )
+        if len(node.batch) > 1:
+            specs[-1]["batch"] = [{name: put(array) for name, array in own.items()} for own in node.batch]
     for step, state in history:
         arrays = [
             {name: put(state[f"{node.name}.{name}"]) for name in (*node.parameters, *node.buffers)}

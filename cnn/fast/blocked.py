@@ -17,7 +17,7 @@ import sys
 
 import numpy as np
 
-from cnn.fast.machine.owner import owner
+from cnn.fast.machine.owner import local, owner
 from cnn.pixels import Pixels
 
 LANES = 16
@@ -26,6 +26,13 @@ _FLOATS = (np.float32, np.float64)
 
 
 _pack = _pack_pixels = _unpack = None
+
+
+class NotLowerable(Exception):
+    """A layer asked for the values of an array, or brought an array of its own, while a program was lowered.
+
+    Then there are no values yet: the layer is not ``pure``, whatever its class says.
+    """
 
 
 class BlockedArray:
@@ -83,6 +90,8 @@ class BlockedArray:
     def __array__(self, dtype=None, copy=None):
         if copy is False:
             raise ValueError("a BlockedArray has another memory layout; a plain array needs a copy")
+        if local.lowering is not None:
+            raise NotLowerable
         plain = np.empty(self.shape, self.dtype)
         if _unpack and self.dtype in _FLOATS:
             _unpack(self.buffer, self.address, plain)
@@ -109,30 +118,44 @@ def as_blocked(x, dtype=None):
     Takes a BlockedArray, Pixels or a plain (N, C, H, W) or (N, F) array of any memory order; float64 stays,
     anything else becomes float32 unless ``dtype`` says otherwise.
     """
+    if isinstance(x, BlockedArray) and (dtype is None or x.dtype == dtype):
+        return x
+    if local.lowering is not None and isinstance(x, (np.ndarray, BlockedArray, Pixels)):
+        raise NotLowerable
     if isinstance(x, BlockedArray):
-        if dtype is None or x.dtype == dtype:
-            return x
         result = empty(x.shape, dtype)
         result.buffer[...] = x.buffer
         return result
     if isinstance(x, Pixels) and _pack_pixels and dtype in (None, x.dtype):
-        result = empty(x.shape, x.dtype)
-        _pack_pixels(x, result.buffer, result.address)
-        return result
+        return pack_pixels(x)
     x = np.asarray(x)
     if x.ndim not in (2, 4):
         raise ValueError(f"expected (N, C, H, W) or (N, F), got an array of shape {x.shape}")
     if dtype is None:
         dtype = np.float64 if x.dtype == np.float64 else np.float32
-    x, result = np.ascontiguousarray(x, dtype), empty(x.shape, dtype)
+    x = np.ascontiguousarray(x, dtype)
     if _pack and dtype in _FLOATS:
-        _pack(x, result.buffer, result.address)
-        return result
+        return pack(x)
+    result = empty(x.shape, dtype)
     images = x.reshape(len(x), *result.buffer.shape[1:-1])
     for block, target in enumerate(result.buffer):
         part = images[block * LANES : (block + 1) * LANES]
         target[..., : len(part)] = np.moveaxis(part, 0, -1)
         target[..., len(part) :] = 0
+    return result
+
+
+def pack(x):
+    """A contiguous plain array of floats in the blocked layout, by one launch whose source it is."""
+    result = empty(x.shape, x.dtype)
+    _pack(x, result.buffer, result.address)
+    return result
+
+
+def pack_pixels(x):
+    """The numbers of Pixels in the blocked layout, by one launch whose source are the images."""
+    result = empty(x.shape, x.dtype)
+    _pack_pixels(x, result.buffer, result.address)
     return result
 
 

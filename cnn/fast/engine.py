@@ -19,14 +19,15 @@ from operator import attrgetter
 
 import numpy as np
 
-from cnn.backend import get_winograd, use_backend
+from cnn.backend import engine, get_winograd, use_backend
 from cnn.errors import ShapeError
+from cnn.fast.blocked import NotLowerable, as_blocked
 from cnn.fast.kept import kept, restore
 from cnn.fast.lanes import NotForFew
 from cnn.fast.machine.fingerprint import Fingerprint
 from cnn.fast.machine.jit import Launches, address
 from cnn.fast.machine.owner import Arena, Lowering, lower_into
-from cnn.fast.step import Context, Plain, enter, leave, walk_back
+from cnn.fast.step import Context, Plain, array, enter, leave, walk_back
 from cnn.fast.steps import plan as plan_steps
 from cnn.layers.watch import Watch
 from cnn.pixels import Pixels
@@ -61,11 +62,17 @@ class Engine:
         flags = (*map(_trainable, plan.parameters),)
         key = (x.shape, dtype, training, get_winograd(), id(table), flags)
         program = self._mine.programs.find(key)
-        if program is None:
-            with self._lock:
-                arena = self._mine.programs.arena
-                program = Program(arena, plan, x.shape, dtype, training, table, self._lock)
-            self._mine.programs.add(key, program)
+        if program is None and plan.lowerable:
+            try:
+                with self._lock:
+                    arena = self._mine.programs.arena
+                    program = Program(arena, plan, x.shape, dtype, training, table, self._lock)
+                self._mine.programs.add(key, program)
+            except NotLowerable:
+                plan.lowerable = False
+        if not plan.lowerable:
+            self._mine.last = plan.walk
+            return plan.walk.forward(x if table is None else Pixels(x, table), training)
         self._mine.last = program
         return program.forward(x)
 
@@ -74,7 +81,10 @@ class Engine:
         program = getattr(self._mine, "last", None)
         if program is None:
             raise RuntimeError("Network: backward was called before forward")
-        return program.backward(dy, input_gradient)
+        dx = program.backward(dy, input_gradient)
+        if not program.lowerable and self._plan is not None:
+            self._plan.lowerable = False
+        return dx
 
     def predict(self, x):
         """Return the output in evaluation mode for an array (N, ...); keep nothing."""
@@ -89,13 +99,18 @@ class Engine:
         try:
             key = (x.shape, dtype, get_winograd(), id(table))
             program = programs.find(key)
-            if program is None:
+            if program is None and plan.lowerable:
                 with self._lock:
                     program = self._prediction(plan, programs, x.shape, dtype, table)
                 programs.add(key, program)
-            return program.forward(x)
+            if plan.lowerable:
+                return program.forward(x)
+        except NotLowerable:
+            plan.lowerable = False
         finally:
             plan.idle.append(programs)
+        with self._lock:
+            return plan.walk.predict(x if table is None else Pixels(x, table))
 
     def _prediction(self, plan, programs, shape, dtype, table):
         """Lower a prediction: with sixteen channels side by side for few images, where all layers can."""
@@ -136,6 +151,8 @@ class _Plan:
         known = [p.dtype for p in self.parameters] + [a.dtype for a in floats]
         self.dtype = known[0] if known else None
         self.folding, self.for_few, self.idle = Folding(self), True, []
+        # a layer that says to be pure and is not: then the layers run one by one
+        self.lowerable, self.walk = True, engine(body, "reference")
 
     def receive(self, x):
         """Return (contiguous array or uint8 images, its numbers' dtype, table of Pixels or None).
@@ -215,7 +232,7 @@ class Program:
 
     def __init__(self, arena, plan, shape, dtype, training, table, lock, predict=""):
         self._arena, self._table, self._dtype = arena, table, np.dtype(dtype)
-        self._parameters, self._backward, self._shape = plan.parameters, {}, shape
+        self._parameters, self._backward, self._shape, self.lowerable = plan.parameters, {}, shape, True
         self._steps = plan_steps(plan.body.layers, Context(lock, plan.folding if predict else None))
         lowering = Lowering(arena)
         with lower_into(lowering):
@@ -254,11 +271,25 @@ class Program:
         key = (input_gradient, *map(_trainable, self._parameters))
         part = self._backward.get(key)
         if part is None:
-            part = self._backward[key] = self.lower_backward(input_gradient)
+            try:
+                part = self._backward[key] = self.lower_backward(input_gradient)
+            except NotLowerable:
+                self.lowerable = False
+                return self._walk_back(dy, input_gradient)
         dx = np.empty(self._shape, self._dtype) if input_gradient else None
         part.run(np.ascontiguousarray(dy, self._dtype), dx)
         self._current = input_gradient
         return dx
+
+    def _walk_back(self, dy, input_gradient):
+        """Go back step by step at once, from what the program has kept."""
+        restore(self._steps, self._kept, None)
+        dy = as_blocked(np.ascontiguousarray(dy, self._dtype))
+        dx = walk_back(self._steps, dy, input_gradient, consume=False)
+        for step in self._steps:
+            step.forget()
+        self._current = input_gradient
+        return np.asarray(array(dx)) if input_gradient else None
 
     @property
     def kept_bytes(self):

@@ -15,6 +15,7 @@ from cnn.errors import ShapeError
 from cnn.fast import blocked
 from cnn.fast.kernels import few, layout
 from cnn.fast.lanes import Lanes
+from cnn.fast.machine.jit import scratch
 from cnn.fast.machine.owner import lowering
 from cnn.pixels import Pixels
 
@@ -105,7 +106,7 @@ class Outside(Step):
                 for inner, cache in before:  # a training that runs meanwhile is not disturbed
                     inner._cache = cache
 
-        lowering().call(call)
+        _emit(call)
         return y
 
     def backward(self, dy, input_gradient, over):
@@ -119,8 +120,16 @@ class Outside(Step):
                 else:
                     layer.backward_parameters(source.take())
 
-        lowering().call(call)
+        _emit(call)
         return dx
+
+
+def _emit(call):
+    """Write the call of a function into the program that is lowered, or make it at once."""
+    if lowering() is None:
+        call()
+    else:
+        lowering().call(call)
 
 
 def _caches(layer):
@@ -200,13 +209,13 @@ class Plain:
     def array(self):
         """Lower the copy into the program's memory; return the BlockedArray."""
         if self._blocked is None:
-            buffer = lowering().scratch(self.shape, self.dtype)
+            buffer = scratch(self.shape, self.dtype)
 
             def copy():
                 buffer[...] = self._array
 
-            lowering().call(copy)
-            self._blocked = blocked.as_blocked(buffer)
+            _emit(copy)
+            self._blocked = blocked.pack(buffer)
         return self._blocked
 
 
@@ -214,7 +223,7 @@ class _Copied:
     """A BlockedArray or Lanes as plain arrays for Python, each a copy of its own."""
 
     def __init__(self, x):
-        self._buffer = lowering().scratch(x.shape, x.dtype)
+        self._buffer = scratch(x.shape, x.dtype)
         leave(x, self._buffer)
 
     def take(self):
@@ -240,9 +249,9 @@ def enter(shape, dtype, table=None, as_few=False):
     if len(shape) not in (2, 4):
         return Plain(shape, dtype)
     if table is not None:
-        return blocked.as_blocked(Pixels(np.zeros(shape, np.uint8), table))
+        return blocked.pack_pixels(Pixels(np.zeros(shape, np.uint8), table))
     x = np.zeros(shape, dtype)  # only its shape is read: the program puts another address in
-    return few.enter(x) if as_few else blocked.as_blocked(x)
+    return few.enter(x) if as_few else blocked.pack(x)
 
 
 def leave(x, target):

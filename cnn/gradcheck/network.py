@@ -8,6 +8,7 @@ from cnn.gradcheck.difference import Frozen
 from cnn.gradcheck.layer import check_layer
 from cnn.gradcheck.report import Report
 from cnn.layers import SoftmaxCrossEntropy
+from cnn.trace import listening
 
 
 class _Objective:
@@ -142,27 +143,14 @@ def _move(network, x, rng):
 
 def _record(network, x, training):
     """Return ({layer name: its input}, output) of one forward pass."""
-    inputs, before = {}, [(layer, vars(layer).get("forward")) for _, layer in network.walk()]
+    inputs, frozen = {}, Frozen(network.body, training)
 
-    def listen(name, layer):
-        forward = layer.forward
+    def hear(name, layer, x):
+        inputs[name] = np.array(x, order="C")
 
-        def recorder(x, training=False):
-            inputs[name] = np.array(x, order="C")
-            return forward(x, training)
-
-        layer.forward = recorder  # shadows the method on this object alone
-
-    frozen = Frozen(network.body, training)
-    for name, layer in network.walk():
-        listen(name, layer)
     try:
-        with use_backend("reference"):
+        with use_backend("reference"), listening(network.walk(), enter=hear):
             output = frozen.forward(x)
     finally:
-        for layer, own in before:
-            del layer.forward
-            if own is not None:
-                layer.forward = own
         frozen.restore()
     return inputs, output

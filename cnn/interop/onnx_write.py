@@ -127,7 +127,8 @@ def _arrays(graph, step, *names):
     for name in names:
         value = getattr(step.layer, name)
         if value is not None:
-            found.append(graph.constant(f"{step.name}.{name}", getattr(value, "data", value)))
+            array = value if isinstance(value, np.ndarray) else value.data
+            found.append(graph.constant(f"{step.name}.{name}", array))
     return found
 
 

@@ -1,10 +1,13 @@
 """Activations: functions of one number at a time, and Softmax over the channels."""
 
+import math
+
 from cnn.backend import operations
 from cnn.errors import ConfigError
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 
 
+@LAYERS.register
 class ReLU(Layer):
     """Lets positive values pass.
 
@@ -36,6 +39,7 @@ class ReLU(Layer):
         return ops.relu_backward(dy, x)
 
 
+@LAYERS.register
 class LeakyReLU(Layer):
     """Lets positive values pass and a fraction of the negative ones.
 
@@ -76,6 +80,7 @@ class LeakyReLU(Layer):
         return f"{self.negative_slope:g}"
 
 
+@LAYERS.register
 class Sigmoid(Layer):
     """Squeezes values into (0, 1).
 
@@ -98,6 +103,7 @@ class Sigmoid(Layer):
         return ops.sigmoid_backward(dy, y)
 
 
+@LAYERS.register
 class Tanh(Layer):
     """Squeezes values into (-1, 1).
 
@@ -123,6 +129,7 @@ class Tanh(Layer):
         return ops.tanh_backward(dy, y)
 
 
+@LAYERS.register
 class SiLU(Layer):
     """A smooth ReLU (also called swish): the value times its sigmoid.
 
@@ -153,6 +160,7 @@ class SiLU(Layer):
         return ops.silu_backward(dy, x)
 
 
+@LAYERS.register
 class GELU(Layer):
     """A smooth ReLU: the value times the probability that a normal variable lies below it.
 
@@ -194,6 +202,96 @@ class GELU(Layer):
         return "gelu_tanh" if self.approximate == "tanh" else "gelu", 0.0
 
 
+@LAYERS.register
+class ELU(Layer):
+    """Lets positive values pass and bends negative ones towards -alpha.
+
+        y = x where x > 0, else alpha * (exp(x) - 1)
+        dx = dy where x > 0, else dy * alpha * exp(x)
+
+    exp(x) - 1 is computed as expm1, which keeps its digits near 0.
+
+    Parameters
+    ----------
+    alpha : float
+
+    Shapes
+    ------
+    x, y, dx, dy : any, the same
+
+    References
+    ----------
+    Clevert, Unterthiner, Hochreiter, "Fast and Accurate Deep Network Learning by Exponential Linear Units",
+    arXiv:1511.07289.
+    """
+
+    pure, role = True, "activation"
+
+    def __init__(self, alpha: float = 1.0):
+        self.alpha = float(alpha)
+
+    def forward(self, x, training=False):
+        x = self._receive(x)
+        return self._keep(operations().elu_forward(x, self.alpha), x)
+
+    def backward(self, dy):
+        ops, dy, x = self._saved(dy)
+        return ops.elu_backward(dy, x, self.alpha)
+
+    def pointwise(self):
+        """Return the function of one number, and its parameter."""
+        return "elu", self.alpha
+
+    def _describe(self):
+        return f"{self.alpha:g}"
+
+
+@LAYERS.register
+class Softplus(Layer):
+    """A smooth ReLU, always positive.
+
+        y = log(1 + exp(beta * x)) / beta,  or x where beta * x > threshold
+        dx = dy * sigmoid(beta * x),        or dy where beta * x > threshold
+
+    The logarithm is computed as max(z, 0) + log1p(exp(-|z|)) with z = beta * x, which never overflows.
+
+    Parameters
+    ----------
+    beta : float, not 0
+        How sharply it bends; as beta grows it approaches ReLU.
+    threshold : float
+        In units of beta * x: from there on it counts as the identity, as in PyTorch.
+
+    Shapes
+    ------
+    x, y, dx, dy : any, the same
+
+    References
+    ----------
+    Dugas, Bengio, Bélisle, Nadeau, Garcia, "Incorporating Second-Order Functional Knowledge for Better Option
+    Pricing", NIPS 2000.
+    """
+
+    pure = True
+
+    def __init__(self, beta: float = 1.0, threshold: float = 20.0):
+        if not math.isfinite(beta) or beta == 0:
+            raise ConfigError(f"Softplus beta: expected a finite number other than 0, found {beta!r}")
+        self.beta, self.threshold = float(beta), float(threshold)
+
+    def forward(self, x, training=False):
+        x = self._receive(x)
+        return self._keep(operations().softplus_forward(x, self.beta, self.threshold), x)
+
+    def backward(self, dy):
+        ops, dy, x = self._saved(dy)
+        return ops.softplus_backward(dy, x, self.beta, self.threshold)
+
+    def _describe(self):
+        return f"beta={self.beta:g}"
+
+
+@LAYERS.register
 class Softmax(Layer):
     """Turns scores into probabilities over the channels (axis 1).
 

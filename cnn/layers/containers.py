@@ -2,7 +2,7 @@
 
 from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 
 
 class _Container(Layer):
@@ -14,6 +14,7 @@ class _Container(Layer):
         return [p for _, layer in self.children() for p in layer.parameters()]
 
 
+@LAYERS.register
 class Sequential(_Container):
     """Applies layers one after the other.
 
@@ -108,6 +109,7 @@ class _Branches(_Container):
             path.backward_parameters(part)
 
 
+@LAYERS.register
 class Residual(_Branches):
     """Adds a detour to a shortcut.
 
@@ -159,6 +161,7 @@ class Residual(_Branches):
         return f"body=[{self.body._describe()}], shortcut=[{self.shortcut._describe()}]"
 
 
+@LAYERS.register
 class Concat(_Branches):
     """Runs branches side by side and joins their channels.
 

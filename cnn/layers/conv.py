@@ -6,10 +6,11 @@ from cnn import geometry
 from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
 from cnn.layers.initializers import check_whitening, initialize
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 from cnn.layers.parameter import Parameter
 
 
+@LAYERS.register
 class Conv2d(Layer):
     """Slides learned filters over an image.
 
@@ -38,7 +39,7 @@ class Conv2d(Layer):
         K, the number of filters.
     kernel_size, stride, dilation : int or (int, int)
         (height, width) in pixels.
-    padding : int, (int, int), "same" or "valid"
+    padding : int, (int, int), ((top, bottom), (left, right)), "same" or "valid"
         Pixels of zeros on each side. "same" (stride 1 only) keeps the size; an odd pixel goes below
         and to the right.
     groups : int
@@ -79,7 +80,7 @@ class Conv2d(Layer):
         kernel_size: int | tuple[int, int],
         *,
         stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
+        padding: int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]] | str = 0,
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
@@ -156,6 +157,7 @@ class Conv2d(Layer):
         )
 
 
+@LAYERS.register
 class ConvTranspose2d(Layer):
     """The adjoint of Conv2d as a layer of its own: it spreads each input pixel over a window of the output.
 
@@ -306,5 +308,4 @@ def _padding(padding, kernel_size, stride, dilation):
         return geometry.same_padding(kernel_size, dilation)
     if isinstance(padding, str):
         raise ConfigError(f'Conv2d padding: expected pixels, "same" or "valid", found "{padding}"')
-    ph, pw = geometry.pair(padding, "Conv2d padding", minimum=0)
-    return ((ph, ph), (pw, pw))
+    return geometry.padding(padding, "Conv2d padding")

@@ -4,9 +4,10 @@ import numpy as np
 
 from cnn.backend import operations
 from cnn.errors import ConfigError
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 
 
+@LAYERS.register
 class Dropout(Layer):
     """Sets random values to zero while training.
 

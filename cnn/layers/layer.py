@@ -6,6 +6,10 @@ from cnn.backend import operations
 from cnn.errors import ShapeError
 from cnn.layers.guard import Guarded, refuse_unknown
 from cnn.layers.parameter import Parameter
+from cnn.registry import Registry
+
+#: Every layer that a config can name; a config may also name one's own, as "package.module:Class".
+LAYERS = Registry("layer", example="Conv2d")
 
 _AXES = {"NCHW": 4, "NF": 2}
 
@@ -16,6 +20,7 @@ class Changes:
     count = 0
 
 
+@LAYERS.base
 class Layer(metaclass=Guarded):
     """A differentiable function with parameters.
 

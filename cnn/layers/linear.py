@@ -3,10 +3,11 @@
 from cnn import geometry
 from cnn.backend import operations
 from cnn.layers.initializers import initialize
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 from cnn.layers.parameter import Parameter
 
 
+@LAYERS.register
 class Linear(Layer):
     """Connects every input feature with every output feature.
 

@@ -1,13 +1,19 @@
 """Losses: how wrong the network is, and the gradient that starts the backward pass."""
 
 from functools import cache
+from typing import Annotated
 
 import numpy as np
 
 from cnn.backend import operations
 from cnn.errors import ConfigError, DataError, ShapeError
+from cnn.registry import NotNegative, Registry, Share, checked
+
+#: Every loss that a config can name.
+LOSSES = Registry("loss", supplied=("reduction",))
 
 
+@LOSSES.register
 class SoftmaxCrossEntropy:
     """Softmax and cross-entropy in one: the end of a classifier.
 
@@ -49,9 +55,13 @@ class SoftmaxCrossEntropy:
     Szegedy et al., "Rethinking the Inception architecture", arXiv:1512.00567 (label smoothing).
     """
 
-    def __init__(self, label_smoothing: float = 0.0, class_weight=None, reduction: str = "mean"):
-        if not 0 <= label_smoothing <= 1:
-            raise ConfigError(f"label_smoothing: expected a number from 0 to 1, found {label_smoothing!r}")
+    @checked
+    def __init__(
+        self,
+        label_smoothing: Share = 0.0,
+        class_weight: Annotated[list[NotNegative] | None, "one number a class"] = None,
+        reduction: str = "mean",
+    ):
         self.label_smoothing = float(label_smoothing)
         self.class_weight = None if class_weight is None else _check_weights(class_weight)
         self.reduction = _check_reduction(reduction)

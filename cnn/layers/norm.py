@@ -4,7 +4,7 @@ import numpy as np
 
 from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 from cnn.layers.parameter import Parameter
 
 
@@ -74,6 +74,7 @@ class _BatchNorm(Layer):
         return f"eps={self.eps:g}, momentum={self.momentum:g}"
 
 
+@LAYERS.register
 class BatchNorm2d(_BatchNorm):
     """Gives each channel mean 0 and variance 1 over the batch, then a learned scale and shift.
 
@@ -126,6 +127,7 @@ class BatchNorm2d(_BatchNorm):
         super().__init__(eps, momentum, affine)
 
 
+@LAYERS.register
 class BatchNorm1d(_BatchNorm):
     """BatchNorm2d for features: each feature gets mean 0 and variance 1 over the batch.
 

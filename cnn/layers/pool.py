@@ -3,7 +3,7 @@
 from cnn import geometry
 from cnn.backend import operations
 from cnn.errors import ConfigError
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 
 
 class _Pool2d(Layer):
@@ -11,32 +11,41 @@ class _Pool2d(Layer):
 
     axes = "NCHW"
 
-    def __init__(self, kernel_size, stride, padding):
+    def __init__(self, kernel_size, stride, padding, dilation, ceil_mode):
         kind = type(self).__name__
         self.kernel_size = geometry.pair(kernel_size, f"{kind} kernel_size")
         self.stride = geometry.pair(kernel_size if stride is None else stride, f"{kind} stride")
-        ph, pw = geometry.pair(padding, f"{kind} padding", minimum=0)
-        if 2 * ph > self.kernel_size[0] or 2 * pw > self.kernel_size[1]:
-            raise ConfigError(f"{kind}: padding {(ph, pw)} exceeds half of kernel_size {self.kernel_size}")
-        self.padding = ((ph, ph), (pw, pw))
+        self.padding = geometry.padding(padding, f"{kind} padding")
+        self.dilation = geometry.pair(dilation, f"{kind} dilation")
+        self.ceil_mode = bool(ceil_mode)
+        reach = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
+        if any(2 * p > size for sides, size in zip(self.padding, reach, strict=True) for p in sides):
+            what = "kernel_size" if self.dilation == (1, 1) else "the dilated window,"
+            raise ConfigError(f"{kind}: padding {padding} exceeds half of {what} {reach}")
 
     def _build(self, input_shape, rng, dtype):
         c, h, w = input_shape
-        return (c, *geometry.output_shape(h, w, self.kernel_size, self.stride, self.padding))
+        return (c, *self._plane(h, w))
+
+    def _plane(self, height, width):
+        """Return (H', W'); ShapeError where the window does not fit."""
+        window = self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        return geometry.output_shape(height, width, *window)
 
     def _receive(self, x):
         x = super()._receive(x)
-        geometry.output_shape(*x.shape[2:], self.kernel_size, self.stride, self.padding)
+        self._plane(*x.shape[2:])
         return x
 
     def _describe(self):
         return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
+@LAYERS.register
 class MaxPool2d(_Pool2d):
     """Keeps the largest value of each window.
 
-        y[n,c,i,j] = max over u < kh, v < kw of x[n, c, i*sh - ph + u, j*sw - pw + v]
+        y[n,c,i,j] = max over u < kh, v < kw of x[n, c, i*sh - top + u*dh, j*sw - left + v*dw]
 
     Padding counts as -inf, so it never beats a value. A NaN beats everything, so it stays visible.
 
@@ -49,14 +58,19 @@ class MaxPool2d(_Pool2d):
 
     Parameters
     ----------
-    kernel_size, stride, padding : int or (int, int)
-        (height, width) in pixels. ``stride=None`` means ``stride=kernel_size``. ``padding`` is at most
-        half of ``kernel_size``, so no window is all padding.
+    kernel_size, stride, dilation : int or (int, int)
+        (height, width) in pixels. ``stride=None`` means ``stride=kernel_size``; ``dilation`` is the distance
+        between the pixels of a window.
+    padding : int, (int, int) or ((top, bottom), (left, right))
+        Each side at most half of the window, so that no window is all padding.
+    ceil_mode : bool
+        Whether a last window that reaches beyond the image counts: the size below is then rounded up. Such a
+        window must start inside of the image or the padding before it.
 
     Shapes
     ------
     x, dx : (N, C, H, W)
-    y, dy : (N, C, H', W') with H' = (H + 2*ph - kh) // sh + 1, and W' likewise
+    y, dy : (N, C, H', W') with H' = (H + top + bottom - dh*(kh - 1) - 1) // sh + 1, and W' likewise
 
     References
     ----------
@@ -69,27 +83,34 @@ class MaxPool2d(_Pool2d):
         self,
         kernel_size: int | tuple[int, int],
         stride: int | tuple[int, int] | None = None,
-        padding: int | tuple[int, int] = 0,
+        padding: int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]] = 0,
+        *,
+        dilation: int | tuple[int, int] = 1,
+        ceil_mode: bool = False,
     ):
-        super().__init__(kernel_size, stride, padding)
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
 
     def forward(self, x, training=False):
         x = self._receive(x)
-        y, argmax = operations().max_pool2d_forward(x, self.kernel_size, self.stride, self.padding)
+        y, argmax = operations().max_pool2d_forward(x, *self._window(), self.dilation, self.ceil_mode)
         return self._keep(y, argmax, x.shape)
 
     def backward(self, dy):
         ops, dy, argmax, shape = self._saved(dy)
-        return ops.max_pool2d_backward(dy, argmax, shape, self.kernel_size, self.stride, self.padding)
+        return ops.max_pool2d_backward(dy, argmax, shape, *self._window(), self.dilation)
+
+    def _window(self):
+        return self.kernel_size, self.stride, self.padding
 
 
+@LAYERS.register
 class AvgPool2d(_Pool2d):
     """Takes the mean of each window.
 
-        y[n,c,i,j] = 1/m * sum over u < kh, v < kw of x[n, c, i*sh - ph + u, j*sw - pw + v]
+        y[n,c,i,j] = 1/m * sum over u < kh, v < kw of x[n, c, i*sh - top + u, j*sw - left + v]
 
-    x outside of the image counts as 0. m = kh*kw; with ``count_include_pad=False`` m counts only the
-    pixels of the window that lie inside the image.
+    x outside of the image counts as 0. m = kh*kw, less what ``ceil_mode`` lets reach beyond the padding; with
+    ``count_include_pad=False`` m counts only the pixels of the window that lie inside the image.
 
     Backward. Each pixel of a window has the weight 1/m in y:
 
@@ -97,15 +118,15 @@ class AvgPool2d(_Pool2d):
 
     Parameters
     ----------
-    kernel_size, stride, padding : int or (int, int)
-        (height, width) in pixels, as in MaxPool2d.
+    kernel_size, stride, padding, ceil_mode
+        As in MaxPool2d.
     count_include_pad : bool
         Whether padding counts in the divisor.
 
     Shapes
     ------
     x, dx : (N, C, H, W)
-    y, dy : (N, C, H', W') with H' = (H + 2*ph - kh) // sh + 1, and W' likewise
+    y, dy : (N, C, H', W') with H' = (H + top + bottom - kh) // sh + 1, and W' likewise
 
     References
     ----------
@@ -118,11 +139,12 @@ class AvgPool2d(_Pool2d):
         self,
         kernel_size: int | tuple[int, int],
         stride: int | tuple[int, int] | None = None,
-        padding: int | tuple[int, int] = 0,
+        padding: int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]] = 0,
         *,
+        ceil_mode: bool = False,
         count_include_pad: bool = True,
     ):
-        super().__init__(kernel_size, stride, padding)
+        super().__init__(kernel_size, stride, padding, 1, ceil_mode)
         self.count_include_pad = count_include_pad
 
     def _window(self):
@@ -130,13 +152,14 @@ class AvgPool2d(_Pool2d):
 
     def forward(self, x, training=False):
         x = self._receive(x)
-        return self._keep(operations().avg_pool2d_forward(x, *self._window()), x.shape)
+        return self._keep(operations().avg_pool2d_forward(x, *self._window(), self.ceil_mode), x.shape)
 
     def backward(self, dy):
         ops, dy, shape = self._saved(dy)
         return ops.avg_pool2d_backward(dy, shape, *self._window())
 
 
+@LAYERS.register
 class GlobalAvgPool2d(Layer):
     """Takes the mean of each plane and drops the plane: (N, C, H, W) becomes (N, C).
 
@@ -166,6 +189,7 @@ class GlobalAvgPool2d(Layer):
         return ops.global_avg_pool_backward(dy, shape)
 
 
+@LAYERS.register
 class GlobalMaxPool2d(Layer):
     """Keeps the largest value of each plane and drops the plane: (N, C, H, W) becomes (N, C).
 

@@ -4,9 +4,10 @@ import math
 
 from cnn.backend import operations
 from cnn.errors import ConfigError
-from cnn.layers.layer import Layer
+from cnn.layers.layer import LAYERS, Layer
 
 
+@LAYERS.register
 class Flatten(Layer):
     """Joins all axes but the batch axis into one, in row-major order.
 
@@ -31,6 +32,7 @@ class Flatten(Layer):
         return ops.unflatten(dy, shape)
 
 
+@LAYERS.register
 class Scale(Layer):
     """Multiplies by a constant, for example to soften the logits of a fast recipe.
 

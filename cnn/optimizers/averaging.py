@@ -15,12 +15,18 @@ Tarvainen, Valpola, "Mean teachers are better role models", arXiv:1703.01780 (th
 """
 
 from contextlib import contextmanager
+from typing import Annotated
 
 import numpy as np
 
-from cnn.errors import CheckpointError, ConfigError, did_you_mean
+from cnn.errors import CheckpointError
+from cnn.registry import Count, Fraction, NotNegative, Registry, Share, checked
+
+#: Every average that a config can name.
+AVERAGES = Registry("average", supplied=("network", "total_steps"))
 
 
+@AVERAGES.base
 class Average:
     """No averaging: the weights are what the optimizer made of them. Also what the others share."""
 
@@ -105,13 +111,15 @@ class Lookahead(_Slow):
     Raises ConfigError for a value out of range.
     """
 
-    def __init__(self, network, total_steps, every=5, decay=0.95**5, ramp=3.0):
-        if not every >= 1:
-            raise ConfigError(f"average: every: expected at least 1, found {every!r}")
-        if not 0 <= decay <= 1:
-            raise ConfigError(f"average: decay: expected a number from 0 to 1, found {decay!r}")
-        if not ramp >= 0:
-            raise ConfigError(f"average: ramp: expected a number of at least 0, found {ramp!r}")
+    @checked
+    def __init__(
+        self,
+        network,
+        total_steps,
+        every: Annotated[Count, "steps"] = 5,
+        decay: Annotated[Share, "share of the average that stays, at the end of the run"] = 0.95**5,
+        ramp: Annotated[NotNegative, "before, that share is less by (step / steps)^ramp"] = 3.0,
+    ):
         super().__init__(network, total_steps)
         self.every, self.decay, self.ramp = every, decay, ramp
 
@@ -142,9 +150,13 @@ class EMA(_Slow):
     Raises ConfigError for a value out of range.
     """
 
-    def __init__(self, network, total_steps, decay=0.999):
-        if not 0 <= decay < 1:
-            raise ConfigError(f"average: decay: expected a number of at least 0 and below 1, found {decay!r}")
+    @checked
+    def __init__(
+        self,
+        network,
+        total_steps,
+        decay: Annotated[Fraction, "averages over about 1 / (1 - decay) steps"] = 0.999,
+    ):
         super().__init__(network, total_steps)
         self.decay = decay
 
@@ -162,12 +174,11 @@ class EMA(_Slow):
             self._copy(self._fast, self._scratch)
 
 
-AVERAGES = {"none": Average, "lookahead": Lookahead, "ema": EMA}
+AVERAGES.register(Average, "none")
+AVERAGES.register(Lookahead, "lookahead")
+AVERAGES.register(EMA, "ema")
 
 
 def make_average(type, network, total_steps, **options):
     """Return the average called ``type`` ("none", "lookahead" or "ema") with its ``options``."""
-    if type not in AVERAGES:
-        hint = did_you_mean(type, AVERAGES)
-        raise ConfigError(f"average: expected one of {', '.join(AVERAGES)}; found {type!r}.{hint}")
-    return AVERAGES[type](network, total_steps, **options)
+    return AVERAGES.make({"type": type, **options}, network=network, total_steps=total_steps)

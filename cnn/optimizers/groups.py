@@ -51,9 +51,7 @@ class Groups:
         for i, group in enumerate(groups):
             for key in group:
                 if key not in _KEYS:
-                    raise ConfigError(
-                        f"optimizer.groups[{i}].{key}: unknown key.{did_you_mean(key, _KEYS)}"
-                    )
+                    raise ConfigError(f"optimizer.groups[{i}].{key}: unknown key.{did_you_mean(key, _KEYS)}")
             chosen = [p for p, known in names if any(_matches(name, group["match"]) for name in known)]
             if not chosen:
                 raise ConfigError(f"optimizer.groups[{i}].match: {_nothing(group['match'], names)}")

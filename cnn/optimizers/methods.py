@@ -26,24 +26,20 @@ kellerjordan.github.io/posts/muon, 2024.
 """
 
 import math
+from typing import Annotated
 
 import numpy as np
 
-from cnn import geometry
 from cnn.backend import operations
 from cnn.errors import CheckpointError, ConfigError, did_you_mean
 from cnn.layers.parameter import flatten
+from cnn.registry import Count, Fraction, NotNegative, Rate, Registry, check, checked
+
+#: Every optimizer that a config can name.
+OPTIMIZERS = Registry("optimizer", supplied=("parameters",))
 
 
-def _number(name, value, high=math.inf):
-    """Return ``value`` as a float; ConfigError unless 0 <= value < ``high``."""
-    numeric = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if numeric and 0 <= value < high:
-        return float(value)
-    limit = "of at least 0" if high == math.inf else f"of at least 0 and below {high:g}"
-    raise ConfigError(f"{name}: expected a finite number {limit}, found {value!r}")
-
-
+@OPTIMIZERS.base
 class Optimizer:
     """What all optimizers share: the flat buffers, decay, learning rate, clipping and the saved state.
 
@@ -67,16 +63,23 @@ class Optimizer:
 
     slots = ()  # names of the flat buffers that an optimizer carries from step to step
 
-    def __init__(self, parameters, lr, weight_decay=0.0, decay_all=False, clip_norm=None):
+    @checked
+    def __init__(
+        self,
+        parameters,
+        lr,
+        weight_decay: NotNegative = 0.0,
+        decay_all: bool = False,
+        clip_norm: Rate | None = None,
+    ):
         self.parameters = list(parameters)
         if not self.parameters:
             raise ConfigError("optimizer: there are no parameters to train")
         if len({id(p) for p in self.parameters}) < len(self.parameters):
             raise ConfigError("optimizer: a parameter is listed twice")
         self.lr = lr
-        self.clip_norm = None if clip_norm is None else _number("clip_norm", clip_norm)
-        decay = _number("weight_decay", weight_decay)
-        self._decay = np.array([decay if p.decay or decay_all else 0.0 for p in self.parameters])
+        self.clip_norm = clip_norm
+        self._decay = np.array([weight_decay if p.decay or decay_all else 0.0 for p in self.parameters])
         for i, p in enumerate(self.parameters):
             if p.weight_decay is not None:
                 self._decay[i] = p.weight_decay
@@ -98,7 +101,8 @@ class Optimizer:
 
     @lr.setter
     def lr(self, value):
-        self._lr = _number("lr", value)
+        check("lr", value, NotNegative)
+        self._lr = float(value)
 
     def step(self):
         """Update every parameter from its gradient.
@@ -149,6 +153,7 @@ class Optimizer:
             buffer[...] = state[name]
 
 
+@OPTIMIZERS.register
 class SGD(Optimizer):
     """Gradient descent with momentum, plain or Nesterov's (PyTorch's form: dampening 0, first velocity g).
 
@@ -159,20 +164,21 @@ class SGD(Optimizer):
 
     slots = ("velocity",)
 
+    @checked
     def __init__(
         self,
         parameters,
-        lr,
-        momentum=0.0,
+        lr: Rate,
+        momentum: Fraction = 0.0,
         *,
-        nesterov=False,
-        weight_decay=0.0,
-        decay_all=False,
-        clip_norm=None,
-        decoupled=False,
+        nesterov: bool = False,
+        weight_decay: NotNegative = 0.0,
+        decay_all: Annotated[bool, "decay biases and norms as well"] = False,
+        clip_norm: Annotated[Rate | None, "largest norm of the whole gradient"] = None,
+        decoupled: Annotated[bool, "weight decay stays out of the velocity (SGDW)"] = False,
     ):
         self.decoupled = bool(decoupled)
-        self.momentum = _number("momentum", momentum, 1.0)
+        self.momentum = float(momentum)
         self.nesterov = bool(nesterov)
         if self.nesterov and not self.momentum:
             raise ConfigError("nesterov: expected a momentum above 0 with it, found momentum 0")
@@ -183,11 +189,20 @@ class SGD(Optimizer):
     def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
         velocity = self._buffers.get("velocity", self._unused)
         operations().sgd_update(
-            data, grad, velocity, edges, rates, decay,
-            self.momentum, self.nesterov, self.decoupled, grad_scale,
+            data,
+            grad,
+            velocity,
+            edges,
+            rates,
+            decay,
+            self.momentum,
+            self.nesterov,
+            self.decoupled,
+            grad_scale,
         )
 
 
+@OPTIMIZERS.register
 class Muon(SGD):
     """Momentum whose filters take steps of equal length in all directions; SGD for everything else.
 
@@ -208,20 +223,21 @@ class Muon(SGD):
     meaningless; their weight decay then does nothing.
     """
 
+    @checked
     def __init__(
         self,
         parameters,
-        lr,
+        lr: Rate,
         *,
-        momentum=0.95,
-        nesterov=True,
-        weight_decay=0.0,
-        decay_all=False,
-        clip_norm=None,
-        ns_steps=5,
-        normalize=False,
+        momentum: Fraction = 0.95,
+        nesterov: bool = True,
+        weight_decay: NotNegative = 0.0,
+        decay_all: Annotated[bool, "decay biases and norms as well"] = False,
+        clip_norm: Annotated[Rate | None, "largest norm of the whole gradient"] = None,
+        ns_steps: Annotated[Count, "turns of the polynomial that orthogonalises"] = 5,
+        normalize: Annotated[bool, "filters get the length sqrt(K) before each step"] = False,
     ):
-        self.ns_steps, self.normalize = geometry.count(ns_steps, "ns_steps"), bool(normalize)
+        self.ns_steps, self.normalize = ns_steps, bool(normalize)
         options = {"weight_decay": weight_decay, "decay_all": decay_all, "clip_norm": clip_norm}
         super().__init__(parameters, lr, momentum, nesterov=nesterov, **options)
 
@@ -252,82 +268,96 @@ class Muon(SGD):
         weight -= rate * math.sqrt(max(1.0, rows / step.shape[1])) * step.ravel()
 
 
+@OPTIMIZERS.register
 class Adam(Optimizer):
     """Steps of the gradient's running mean over the root of its running square, both bias-corrected.
 
-        data -= lr * mean_hat / (sqrt(square_hat) + eps)
+    data -= lr * mean_hat / (sqrt(square_hat) + eps)
     """
 
     slots = ("mean", "square")
     decoupled = False  # weight decay joins the gradient
 
+    @checked
     def __init__(
         self,
         parameters,
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
+        lr: Rate = 1e-3,
+        betas: tuple[Fraction, Fraction] = (0.9, 0.999),
+        eps: Rate = 1e-8,
         *,
-        weight_decay=0.0,
-        decay_all=False,
-        clip_norm=None,
+        weight_decay: NotNegative = 0.0,
+        decay_all: Annotated[bool, "decay biases and norms as well"] = False,
+        clip_norm: Annotated[Rate | None, "largest norm of the whole gradient"] = None,
     ):
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise ConfigError(f"betas: expected two numbers, found {betas!r}")
-        self.betas = tuple(_number("betas", beta, 1.0) for beta in betas)
-        self.eps = _number("eps", eps)
+        self.betas = tuple(map(float, betas))
+        self.eps = float(eps)
         super().__init__(parameters, lr, weight_decay, decay_all, clip_norm)
 
     def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
         operations().adam_update(
-            data, grad, self._buffers["mean"], self._buffers["square"], edges, rates, decay,
-            *self.betas, self.eps, counts, self.decoupled, grad_scale,
+            data,
+            grad,
+            self._buffers["mean"],
+            self._buffers["square"],
+            edges,
+            rates,
+            decay,
+            *self.betas,
+            self.eps,
+            counts,
+            self.decoupled,
+            grad_scale,
         )
 
 
+@OPTIMIZERS.register
 class AdamW(Adam):
     """Adam whose weight decay shrinks the weights by lr * weight_decay and stays out of the gradient."""
 
     decoupled = True
 
+    @checked
     def __init__(
         self,
         parameters,
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
+        lr: Rate = 1e-3,
+        betas: tuple[Fraction, Fraction] = (0.9, 0.999),
+        eps: Rate = 1e-8,
         *,
-        weight_decay=1e-2,
-        decay_all=False,
-        clip_norm=None,
+        weight_decay: NotNegative = 1e-2,
+        decay_all: Annotated[bool, "decay biases and norms as well"] = False,
+        clip_norm: Annotated[Rate | None, "largest norm of the whole gradient"] = None,
     ):
         options = {"weight_decay": weight_decay, "decay_all": decay_all, "clip_norm": clip_norm}
         super().__init__(parameters, lr, betas, eps, **options)
 
 
+@OPTIMIZERS.register
 class RMSprop(Optimizer):
     """Steps of the gradient over the root of its running square (not centred), with optional momentum.
 
-        square = alpha * square + (1 - alpha) * g²;    data -= lr * g / (sqrt(square) + eps)
+    square = alpha * square + (1 - alpha) * g²;    data -= lr * g / (sqrt(square) + eps)
     """
 
     slots = ("square", "velocity")
 
+    @checked
     def __init__(
         self,
         parameters,
-        lr=1e-2,
-        alpha=0.99,
-        eps=1e-8,
+        lr: Rate = 1e-2,
+        alpha: Fraction = 0.99,
+        eps: Rate = 1e-8,
         *,
-        momentum=0.0,
-        weight_decay=0.0,
-        decay_all=False,
-        clip_norm=None,
+        momentum: Fraction = 0.0,
+        weight_decay: NotNegative = 0.0,
+        decay_all: Annotated[bool, "decay biases and norms as well"] = False,
+        clip_norm: Annotated[Rate | None, "largest norm of the whole gradient"] = None,
     ):
-        self.alpha = _number("alpha", alpha, 1.0)
-        self.eps = _number("eps", eps)
-        self.momentum = _number("momentum", momentum, 1.0)
+        self.alpha = float(alpha)
+        self.eps = float(eps)
+        self.momentum = float(momentum)
         if not self.momentum:
             self.slots = ("square",)
         super().__init__(parameters, lr, weight_decay, decay_all, clip_norm)
@@ -335,17 +365,20 @@ class RMSprop(Optimizer):
     def _update(self, data, grad, edges, rates, decay, counts, grad_scale):
         velocity = self._buffers.get("velocity", self._unused)
         operations().rmsprop_update(
-            data, grad, self._buffers["square"], velocity, edges, rates, decay,
-            self.alpha, self.eps, self.momentum, grad_scale,
+            data,
+            grad,
+            self._buffers["square"],
+            velocity,
+            edges,
+            rates,
+            decay,
+            self.alpha,
+            self.eps,
+            self.momentum,
+            grad_scale,
         )
-
-
-OPTIMIZERS = {kind.__name__: kind for kind in (SGD, Muon, Adam, AdamW, RMSprop)}
 
 
 def make_optimizer(type, parameters, **options):
     """Return the optimizer called ``type``, one of ``OPTIMIZERS``, with its ``options``."""
-    if type not in OPTIMIZERS:
-        hint = did_you_mean(type, OPTIMIZERS)
-        raise ConfigError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}; found {type!r}.{hint}")
-    return OPTIMIZERS[type](parameters, **options)
+    return OPTIMIZERS.make({"type": type, **options}, parameters=parameters)

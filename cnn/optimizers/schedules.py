@@ -14,19 +14,32 @@ Smith, Topin, "Super-Convergence", arXiv:1708.07120 (one_cycle).
 Goyal et al., "Accurate, Large Minibatch SGD", arXiv:1706.02677 (warm-up).
 """
 
-import inspect
 import math
-import numbers
+from typing import Annotated, Literal
 
-from cnn.errors import ConfigError, did_you_mean
+from cnn.errors import ConfigError
+from cnn.registry import Count, NotNegative, Rate, Registry, Share, Whole, checked
+
+#: Every schedule that a config can name: a function of the step, the number of steps and the highest rate.
+SCHEDULES = Registry("schedule", supplied=("t", "steps", "lr"))
 
 
+@SCHEDULES.register
 def constant(t, steps, lr):
     """lr"""
     return lr
 
 
-def step(t, steps, lr, *, milestones=None, step_size=None, gamma=0.1):
+@SCHEDULES.register
+def step(
+    t,
+    steps,
+    lr,
+    *,
+    milestones: Annotated[list[Rate] | None, "epochs from the start of the run"] = None,
+    step_size: Annotated[Rate | None, "instead: epochs between two milestones"] = None,
+    gamma: Share = 0.1,
+):
     """lr * gamma^(number of milestones at or before t); ``step_size`` stands for one every so often."""
     if step_size is not None:
         passed = t // step_size
@@ -35,17 +48,29 @@ def step(t, steps, lr, *, milestones=None, step_size=None, gamma=0.1):
     return lr * gamma ** int(passed)
 
 
-def cosine(t, steps, lr, *, min_lr=0.0):
+@SCHEDULES.register
+def cosine(t, steps, lr, *, min_lr: NotNegative = 0.0):
     """min_lr + (lr - min_lr) * (1 + cos(pi * t / T)) / 2"""
     return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * t / steps)) / 2
 
 
-def linear(t, steps, lr, *, min_lr=0.0):
+@SCHEDULES.register
+def linear(t, steps, lr, *, min_lr: NotNegative = 0.0):
     """lr + (min_lr - lr) * t / T"""
     return lr + (min_lr - lr) * t / steps
 
 
-def one_cycle(t, steps, lr, *, peak=0.3, start_factor=0.04, final_factor=4e-6, shape="cosine"):
+@SCHEDULES.register
+def one_cycle(
+    t,
+    steps,
+    lr,
+    *,
+    peak: Annotated[Share, "share of the steps going up"] = 0.3,
+    start_factor: Annotated[Share, "the first rate, as a part of lr"] = 0.04,
+    final_factor: Annotated[Share, "the last rate, as a part of lr"] = 4e-6,
+    shape: Literal["cosine", "linear"] = "cosine",
+):
     """lr * start_factor, up to lr at step peak * T - 1, down to lr * final_factor at step T - 1.
 
     ``shape`` of both flanks is "cosine" or "linear". The defaults are PyTorch's. The linear one is the
@@ -62,19 +87,15 @@ def one_cycle(t, steps, lr, *, peak=0.3, start_factor=0.04, final_factor=4e-6, s
     return begin + (end - begin) * part
 
 
-SCHEDULES = {f.__name__: f for f in (constant, step, cosine, linear, one_cycle)}
-
-
 def schedule_options(type):
     """Return the options that the schedule called ``type`` takes: name -> default."""
-    if type not in SCHEDULES:
-        hint = did_you_mean(type, SCHEDULES)
-        raise ConfigError(f"schedule: expected one of {', '.join(SCHEDULES)}; found {type!r}.{hint}")
-    signature = inspect.signature(SCHEDULES[type])
-    return {n: p.default for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+    return {name: default for name, (_, default) in SCHEDULES.arguments(SCHEDULES.find(type)).items()}
 
 
-def make_schedule(type, lr, total_steps, steps_per_epoch=1, warmup_steps=0, **options):
+@checked
+def make_schedule(
+    type, lr, total_steps: Count, steps_per_epoch: Count = 1, warmup_steps: Whole = 0, **options
+):
     """Return a pure function step -> learning rate.
 
     Parameters
@@ -99,18 +120,10 @@ def make_schedule(type, lr, total_steps, steps_per_epoch=1, warmup_steps=0, **op
     ConfigError
         For an unknown type or option, or a value out of range.
     """
-    known = schedule_options(type)
-    for name in options:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise ConfigError(f'schedule "{type}": unknown option "{name}".{hint}')
-    _check_whole("total_steps", total_steps, 1)
-    _check_whole("steps_per_epoch", steps_per_epoch, 1)
-    _check_whole("warmup_steps", warmup_steps, 0)
     if warmup_steps >= total_steps:
         raise ConfigError(f"schedule: warmup_steps: expected fewer than {total_steps}, found {warmup_steps}")
-    options = _checked(type, options, lr, steps_per_epoch)
-    function = SCHEDULES[type]
+    described = SCHEDULES.bind({"type": type, **options})
+    function, options = described.func, _in_steps(type, described.keywords, lr, steps_per_epoch)
     # milestones are moments of the run, so only "step" counts the warm-up
     offset = 0 if type == "step" else warmup_steps
     steps = total_steps - offset
@@ -123,35 +136,14 @@ def make_schedule(type, lr, total_steps, steps_per_epoch=1, warmup_steps=0, **op
     return schedule
 
 
-def _check_whole(name, value, low):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
-        raise ConfigError(f"schedule: {name}: expected a whole number of at least {low}, found {value!r}")
-
-
-def _is_number(value, low, high=math.inf):
-    numeric = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return numeric and low <= value <= high and math.isfinite(value)
-
-
-def _checked(type, options, lr, steps_per_epoch):
-    """Return ``options`` with epochs turned into steps; ConfigError for a value out of range."""
+def _in_steps(type, options, lr, steps_per_epoch):
+    """Return ``options`` with epochs turned into steps; ConfigError where they do not fit together."""
     given = {name: value for name, value in options.items() if value is not None}
-    if type == "step" and ("milestones" in given) == ("step_size" in given):
-        raise ConfigError('schedule "step": expected either milestones or step_size, in epochs')
-    for name, value in given.items():
-        if name == "min_lr":
-            fine, expected = _is_number(value, 0, lr), f"a number from 0 to lr = {lr:g}"
-        elif name == "shape":
-            fine, expected = value in ("cosine", "linear"), '"cosine" or "linear"'
-        elif name == "milestones":
-            fine = isinstance(value, (list, tuple)) and all(_is_number(v, 0) for v in value)
-            expected = "a list of epochs"
-        elif name == "step_size":
-            fine, expected = _is_number(value, 0) and value > 0, "a number of epochs above 0"
-        else:
-            fine, expected = _is_number(value, 0, 1), "a number from 0 to 1"
-        if not fine:
-            raise ConfigError(f'schedule "{type}": {name}: expected {expected}, found {value!r}')
+    if type == "step" and bool(given.get("milestones")) == ("step_size" in given):
+        raise ConfigError("schedule: expected either milestones or step_size, in epochs")
+    if given.get("min_lr", 0) > lr:
+        found = given["min_lr"]
+        raise ConfigError(f"schedule.min_lr: found {found:g}, expected at most optimizer.lr = {lr:g}")
     if "milestones" in given:
         given["milestones"] = [epoch * steps_per_epoch for epoch in given["milestones"]]
     if "step_size" in given:

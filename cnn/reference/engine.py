@@ -14,6 +14,8 @@ class Engine:
     body : Sequential, built
     """
 
+    lowerable = True  # there is nothing to lower
+
     def __init__(self, body):
         self._body = body
 

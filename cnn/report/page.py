@@ -7,6 +7,7 @@ from html import escape
 import numpy as np
 
 from cnn.layers import Conv2d
+from cnn.metrics import confusion_matrix
 from cnn.report import pictures
 from cnn.report.charts import Line, line_chart
 from cnn.report.gradients import layer_names
@@ -42,12 +43,13 @@ class Story:
     test: object
     probabilities: np.ndarray
     config_toml: str
+    label_smoothing: float = 0.0
 
 
 def render(story):
     """Return the HTML text."""
-    confusion = np.zeros((len(story.classes), len(story.classes)), int)  # row: label, column: answer
-    np.add.at(confusion, (story.test.labels, story.probabilities.argmax(axis=1)), 1)
+    answers = story.probabilities.argmax(axis=1)
+    confusion = confusion_matrix(story.test.labels, answers, len(story.classes))
     sections = [
         _curves(story),
         _confusion(story, confusion),
@@ -142,6 +144,8 @@ def _curves(story):
     def lines(what):
         for part, label, color in (("train", "training", "--train"), ("val", "validation", "--val")):
             points = [(row["epoch"], row[f"{part}_{what}"]) for row in history]
+            if story.label_smoothing and (part, what) == ("train", "loss"):
+                label = "training, smoothed labels"  # not to be compared with the validation loss
             if any(y is not None for _, y in points):
                 yield Line(label, points, f"var({color})", dashed=part == "train")
 

@@ -19,6 +19,7 @@ from cnn.data import (
     split_validation,
 )
 from cnn.data.image_file import EXTENSIONS, default_mode
+from cnn.data.named import emnist_classes
 from cnn.errors import CheckpointError, ConfigError, DataError, NumericError, did_you_mean
 from cnn.layers import BatchNorm1d, BatchNorm2d, SoftmaxCrossEntropy, from_config
 from cnn.network import Network
@@ -41,7 +42,6 @@ _SHAPES = {
     "SVHN": (_COLOUR, 10),
 }
 _WHITENING_IMAGES = 5000
-_EMNIST_CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 27, "digits": 10, "mnist": 10}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ def input_shape(config):
     if name == "folder":
         shape, classes = _folder_shape(config.data)
     elif name == "EMNIST":
-        shape, classes = _GREY, _EMNIST_CLASSES.get(config.data.split)
+        shape, classes = _GREY, len(emnist_classes(config.data.split))
     elif name in _SHAPES:
         shape, classes = _SHAPES[name]
     else:

@@ -217,7 +217,7 @@ class Trainer:
             cut["epoch_seconds"] = p.epoch_seconds
         p.cut = cut
         p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.epoch_seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
-        self.run.log(epoch_line(row, self.epochs))
+        self.run.log(epoch_line(row, self.epochs, self.config.loss.label_smoothing > 0))
         is_best = self._is_best(row)
         if is_best:
             p.best = {"epoch": p.epoch, "loss": loss, "accuracy": accuracy}
@@ -325,6 +325,7 @@ class Trainer:
             dataset.test,
             probabilities,
             to_toml(self.config),
+            self.config.loss.label_smoothing,
         )
         report.write(self.run.report, story)
 

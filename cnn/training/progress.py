@@ -74,9 +74,13 @@ def bar(total, done):
     )
 
 
-def epoch_line(row, epochs):
-    """Return one row of metrics.csv as a line; ``epochs`` is how many there will be."""
-    line = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.4f}  "
+def epoch_line(row, epochs, smoothed=False):
+    """Return one row of metrics.csv as a line; ``epochs`` is how many there will be.
+
+    With ``smoothed`` labels the training loss is called so: it cannot be compared with the validation loss.
+    """
+    loss = "smoothed loss" if smoothed else "loss"
+    line = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  {loss} {row['train_loss']:.4f}  "
     line += f"accuracy {100 * row['train_accuracy']:.2f} %  "
     if row["val_loss"] is not None:
         line += f"validation loss {row['val_loss']:.4f} accuracy {100 * row['val_accuracy']:.2f} %  "

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from cnn.errors import CheckpointError, ConfigError
 from cnn.files import is_temporary, locked, remove_temporaries, write_atomically
+from cnn.language import translate
 
 COLUMNS = (
     "epoch",
@@ -60,7 +61,7 @@ class RunFolder:
                 self._locked = False
 
     def log(self, line):
-        """Append a line to log.txt with the time and print it; a progress bar stays below it.
+        """Append a line to log.txt, in English, with the time, and print it in the language of the command.
 
         Where the reader of stdout has left, ``reader_left`` says so. Raises CheckpointError when log.txt
         cannot be written.
@@ -72,7 +73,7 @@ class RunFolder:
             raise CheckpointError(f"{self.log_file}: cannot be written: {error.strerror or error}") from error
         if not self.reader_left:
             try:
-                tqdm.write(line, file=sys.stdout)
+                tqdm.write(translate(line), file=sys.stdout)  # a progress bar stays below it
                 sys.stdout.flush()
             except BrokenPipeError:
                 self.reader_left = True

@@ -40,6 +40,8 @@ function storedTensor(spec) {
 for (const node of nodes) {
   node.tensors = {};
   for (const [name, spec] of Object.entries(node.stored)) node.tensors[name] = storedTensor(spec);
+  // Of several images, what differs from one to the next; node.tensors has those of the image that is shown.
+  node.batch = node.batch?.map((own) => Object.fromEntries(Object.entries(own).map(([name, spec]) => [name, storedTensor(spec)]))) ?? null;
   node.consumers = [];
   node.inShapes = node.inputs.map((k) => nodes[k].shape);
   node.inputs.forEach((k, slot) => nodes[k].consumers.push({ node, slot }));
@@ -54,14 +56,26 @@ function parametersOf(node) {
 
 const inputsOf = (node) => node.inputs.map((k) => nodes[k].tensors.y.data);
 
+const batchSize = lossNode.batch?.length ?? 1, isBatch = batchSize > 1;
+
 // One tensor of every image of the batch; a page of one image is a batch of one.
-const batchOf = (node, name) => [node.tensors[name].data];
+const batchOf = (node, name) => (isBatch ? node.batch.map((own) => own[name].data) : [node.tensors[name].data]);
+
+// Which image of the batch node.tensors shows.
+const shownImage = { n: 0 };
+
+function bindImage(n) {
+  shownImage.n = n;
+  for (const node of nodes) {
+    for (const name of Object.keys(node.tensors)) if (/^dx\d$/.test(name)) delete node.tensors[name];
+    Object.assign(node.tensors, node.batch[n]);
+  }
+}
 
 // The tensor a cell lives in. dx0, dx1 (the share of one consumer when an output is used twice) are computed here.
 function tensorOf(node, name) {
   if (!Object.hasOwn(node.tensors, name) && /^dx\d$/.test(name) && node.inputs.length > Number(name[2])) {
-    const { dx } = layerBackward(node, inputsOf(node), node.tensors.y.data, node.tensors.dy?.data, parametersOf(node));
-    dx.forEach((data, slot) => (node.tensors["dx" + slot] = { shape: node.inShapes[slot], data }));
+    backwardImages(node).dxs.forEach((own, slot) => (node.tensors["dx" + slot] = { shape: node.inShapes[slot], data: own[isBatch ? shownImage.n : 0] }));
   }
   return Object.hasOwn(node.tensors, name) ? node.tensors[name] : undefined;
 }

@@ -115,6 +115,36 @@ function onlyCancellation(node, tensor, stored, computed, allowed) {
   return true;
 }
 
+// What a layer makes of the stored inputs of every image: an array for each.
+function forwardImages(node) {
+  const p = parametersOf(node), xs = node.inputs.map((k) => batchOf(nodes[k], "y")), kind = layerKinds[node.kind];
+  if (node === lossNode) {
+    const targets = batchOf(node, "target"), losses = xs[0].map((z, n) => kind.forward(node, [z], { target: targets[n] })[0]);
+    return losses.map(() => Float64Array.of(losses.reduce((a, b) => a + b, 0) / batchSize));
+  }
+  if (kind.forwardBatch) return kind.forwardBatch(node, xs[0], p, node.attrs.training).ys;
+  if (node.tensors.mask) return xs[0].map((x, n) => Float64Array.from(x, (v, k) => v * node.batch[n].mask.data[k]));
+  return xs[0].map((_, n) => kind.forward(node, xs.map((x) => x[n]), p));
+}
+
+// The gradients a layer sends on, dxs[slot][image], and those of its parameters, summed over the images.
+function backwardImages(node) {
+  const p = parametersOf(node), xs = node.inputs.map((k) => batchOf(nodes[k], "y")), kind = layerKinds[node.kind], grads = {};
+  if (node === lossNode) {
+    const targets = batchOf(node, "target");
+    return { dxs: [xs[0].map((z, n) => kind.backward(node, [z], null, null, { target: targets[n] }).dx[0].map((v) => v / batchSize))], grads };
+  }
+  const ys = batchOf(node, "y"), dys = batchOf(node, "dy");
+  if (kind.backwardBatch) {
+    const made = kind.backwardBatch(node, xs[0], dys, p, node.attrs.training);
+    return { dxs: [made.dxs], grads: made.grads };
+  }
+  if (node.tensors.mask) return { dxs: [dys.map((dy, n) => Float64Array.from(dy, (v, k) => v * node.batch[n].mask.data[k]))], grads };
+  for (const name of node.parameters) grads[name] = new Float64Array(p[name].length);
+  const all = ys.map((y, n) => kind.backward(node, xs.map((x) => x[n]), y, dys[n], p, grads).dx);
+  return { dxs: node.inputs.map((_, slot) => all.map((dx) => dx[slot])), grads };
+}
+
 // Yields { node, tensor, reason, ... } for each fault, and counts compared values in report.count.
 function* faults(report) {
   const compare = (owner, tensor, stored, computed, slack = 0) => {
@@ -137,26 +167,31 @@ function* faults(report) {
     }
   }
   for (const node of nodes) {
-    if (node.kind === "Input") continue;
+    if (node.kind === "Input" || node.values_only) continue;
     const slack = node === lossNode ? lossSlack : 0;
-    const y = layerForward(node, inputsOf(node), parametersOf(node));
-    yield compare(node, "y", node.tensors.y.data, y, slack);
-    if (node === lossNode) yield compare(node, "p", node.tensors.p.data, softmaxOf(inputsOf(node)[0]).p, slack);
+    const ys = forwardImages(node), stored = batchOf(node, "y");
+    for (let n = 0; n < (node === lossNode ? 1 : batchSize); n++) yield compare(node, "y", stored[n], ys[n], slack);
+    if (node === lossNode) {
+      const p = batchOf(node, "p"), zs = batchOf(nodes[node.inputs[0]], "y");
+      for (let n = 0; n < batchSize; n++) yield compare(node, "p", p[n], softmaxOf(zs[n]).p, slack);
+    }
   }
   const sums = [];
   for (const node of [...nodes].reverse()) {
     if (sums[node.id]) {
       const slack = node.consumers.some((c) => c.node === lossNode) ? lossSlack : 0;
-      const fault = compare(node, "dy", node.tensors.dy.data, sums[node.id], slack);
-      // dL/da is made by the layer that consumed a: that is the layer to blame.
-      yield fault && { ...fault, blamed: node.consumers[0].node };
+      for (const [n, stored] of batchOf(node, "dy").entries()) {
+        const fault = compare(node, "dy", stored, sums[node.id][n], slack);
+        // dL/da is made by the layer that consumed a: that is the layer to blame.
+        yield fault && { ...fault, blamed: node.consumers[0].node };
+      }
     }
     if (node.kind === "Input") continue;
-    const { dx, grads } = layerBackward(node, inputsOf(node), node.tensors.y.data, node.tensors.dy?.data, parametersOf(node));
-    for (const [name, grad] of Object.entries(grads)) yield compare(node, "d" + name, node.tensors["d" + name].data, grad);
-    node.inputs.forEach((k, slot) => (sums[k] = sums[k] ? sums[k].map((v, q) => v + dx[slot][q]) : dx[slot]));
+    const { dxs, grads } = backwardImages(node);
+    if (!node.values_only) for (const [name, grad] of Object.entries(grads)) yield compare(node, "d" + name, node.tensors["d" + name].data, grad);
+    node.inputs.forEach((k, slot) => (sums[k] = sums[k] ? sums[k].map((own, n) => own.map((v, q) => v + dxs[slot][n][q])) : dxs[slot]));
   }
-  report.loss = lossOf(yield* forwardSteps());
+  report.loss = isBatch ? forwardImages(lossNode)[0][0] : lossOf(yield* forwardSteps());
 }
 
 let verdict = null; // the report of the verification, when it is there

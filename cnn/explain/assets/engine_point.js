@@ -67,6 +67,14 @@ const pointwise = {
       return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * Math.sqrt(2 / Math.PI) * (1 + 3 * 0.044715 * x * x);
     },
   },
+  ELU: {
+    value: (x, a) => (x > 0 ? x : a.alpha * Math.expm1(x)),
+    slope: (x, a) => (x > 0 ? 1 : a.alpha * Math.exp(x)),
+  },
+  Softplus: {
+    value: (x, a) => (a.beta * x > a.threshold ? x : (Math.max(a.beta * x, 0) + Math.log1p(Math.exp(-Math.abs(a.beta * x)))) / a.beta),
+    slope: (x, a) => (a.beta * x > a.threshold ? 1 : sigmoid(a.beta * x)),
+  },
   // In inference dropout passes everything; its mask of the training step is not part of the page.
   Dropout: { value: (x) => x, slope: () => 1 },
   Flatten: { value: (x) => x, slope: () => 1 },

@@ -76,7 +76,7 @@ function editCell(c, value, focus) {
   trainerLoaded.fresh = false;
 }
 
-const isEditable = (c) => (c.node.kind === "Input" && c.tensor === "y") || c.node.parameters.includes(c.tensor);
+const isEditable = (c) => !fixedPage && ((c.node.kind === "Input" && c.tensor === "y") || c.node.parameters.includes(c.tensor));
 
 // Smoothed targets belong to training, so they bring its BatchNorm along.
 function setSmoothing(on, focus) {

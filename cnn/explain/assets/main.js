@@ -30,7 +30,7 @@ function renderPage() {
 }
 
 function renderTabs() {
-  const shownViews = Object.keys(views).filter((view) => view !== "history" || past.length);
+  const shownViews = Object.keys(views).filter(hasView);
   return tabList(t("tabs.label"), shownViews, place.view, (view) => (location.hash = view === "tour" ? "#tour=" + stations()[tour.at].id : `#/${view}`), (view) => t(`tab.${view}`));
 }
 
@@ -45,10 +45,13 @@ function showView() {
 
 // #/network, #/network/3/y/0,4,6, #/loss, #/train, #/experiments, #/pictures; #tour=softmax
 function viewOf(hash) {
-  if (hash.startsWith("#tour")) return "tour";
-  const view = hash.split("/")[1];
-  return Object.hasOwn(views, view ?? "") && (view !== "history" || past.length) ? view : "network";
+  const view = hash.startsWith("#tour") ? "tour" : hash.split("/")[1];
+  return Object.hasOwn(views, view ?? "") && hasView(view) ? view : "network";
 }
+
+// A batch has its own numbers; what the page computes for one image belongs to the pages of one image. And where a
+// layer is shown as values only, nothing else can be computed.
+const hasView = (view) => (view === "history" ? past.length > 0 && !fixedPage : !(isBatch || fixedPage) || view === "network" || view === "loss");
 
 function route() {
   const wanted = viewOf(location.hash), moved = wanted !== place.view, [, , ...rest] = location.hash.split("/");

@@ -137,12 +137,15 @@ const pointwiseSteps = {
   GELU: (x, a) => (isTanhGelu(a) ? [["√(2/π)·(x + 0.044715·x³)", geluInner(x)]] : [["Φ(x)", normalCdf(x)], ["φ(x)", normalPdf(x)]]),
 };
 
+const maskAt = (node, index) => factor(node, "mask", index, "mask");
+
 function pointwiseRules(kind) {
   const { value, slope, gated } = pointwise[kind];
   const copies = kind === "Flatten" || kind === "Dropout";
   return {
     y(node, index) {
       const x = inputAt(node, index), y = value(x.value, node.attrs);
+      if (node.tensors.mask) return sumOf("forward", [product(x, maskAt(node, index))], { note: "note.mask" });
       const steps = (pointwiseSteps[kind]?.(x.value, node.attrs) ?? []).map(([symbol, v]) => constant(symbol, v));
       if (copies) return { form: "copy", equation: "forward", terms: [product(x)], total: y, note: `note.${kind}` };
       if (gated) {
@@ -154,6 +157,7 @@ function pointwiseRules(kind) {
       return { form: "function", equation: "forward", terms: [product(x)], steps, total: y };
     },
     dx(node, index) {
+      if (node.tensors.mask) return sumOf("dx", [product(gradAt(node, index), maskAt(node, index))], { note: "note.mask" });
       if (copies) return { form: "copy", equation: "dx", terms: [product(gradAt(node, index))], total: gradAt(node, index).value };
       const x = inputAt(node, index);
       return sumOf("dx", [product(gradAt(node, index), constant("∂y/∂x", slope(x.value, node.attrs)))], {
@@ -272,6 +276,7 @@ const softmaxRules = {
 
 const lossRules = {
   y(node) {
+    if (isBatch) return sumOf("forward", perImage((n) => layerKinds.Loss.forward(node, [inputsOf(node)[0]], { target: node.tensors.target.data })[0], "L"), { note: "note.mean" });
     const z = inputsOf(node)[0], { max, sum } = softmaxOf(z), target = node.tensors.target.data, terms = [];
     for (let k = 0; k < z.length; k++) {
       if (target[k]) terms.push(product(factor(node, "target", k, "y"), { symbol: `−log p[${k}]`, value: Math.log(sum) - (z[k] - max), cell: cell(node, "p", k) }));
@@ -287,9 +292,10 @@ const lossRules = {
   dx(node, index) {
     const { p } = softmaxOf(inputsOf(node)[0]), target = node.tensors.target.data;
     const mass = target.reduce((a, b) => a + b, 0), own = factor(node, "p", index, "p");
-    const terms = [product({ ...own, value: p[index] }, ...(mass === 1 ? [] : [constant("Σy", mass)])),
-      product(constant("−1", -1), factor(node, "target", index, "y"))];
-    return sumOf("dx", terms, { note: "note.n1" });
+    const mean = isBatch ? [constant(`1/${batchSize}`, 1 / batchSize)] : [];
+    const terms = [product({ ...own, value: p[index] }, ...(mass === 1 ? [] : [constant("Σy", mass)]), ...mean),
+      product(constant("−1", -1), factor(node, "target", index, "y"), ...mean)];
+    return sumOf("dx", terms, { note: isBatch ? "note.mean" : "note.n1" });
   },
 };
 
@@ -299,6 +305,17 @@ const rules = {
   Linear: linearRules, Add: addRules, Concat: concatRules, Softmax: softmaxRules, Loss: lossRules,
   ...Object.fromEntries(Object.keys(pointwise).map((kind) => [kind, pointwiseRules(kind)])),
 };
+
+// 1/N times a number of each image, found with that image shown.
+function perImage(valueOfImage, symbol) {
+  const before = shownImage.n, terms = [];
+  for (let n = 0; n < batchSize; n++) {
+    bindImage(n);
+    terms.push(product(constant(`1/${batchSize}`, 1 / batchSize), constant(t("batch.of", { symbol, n }), valueOfImage(n))));
+  }
+  bindImage(before);
+  return terms;
+}
 
 const given = (note) => ({ form: "given", equation: null, terms: [], note });
 
@@ -315,7 +332,13 @@ function explain(c) {
     return { ...rules[to.kind].dx(to, index, slot), owner: to };
   }
   if (tensor.startsWith("dx")) return { ...rules[node.kind].dx(node, index, Number(tensor[2])), owner: node };
-  if (tensor === "dweight" || tensor === "dbias") return { ...rules[node.kind][tensor.slice(1)](node, index), owner: node };
+  if (tensor.startsWith("d") && node.parameters.includes(tensor.slice(1))) {
+    const rule = rules[node.kind][tensor.slice(1)], own = rule(node, index);
+    if (!isBatch || node.values_only) return { ...own, owner: node };
+    // The mean over the images of each one's own gradient: dy carries 1/N, so N times the image's sum is its own.
+    const terms = perImage(() => batchSize * rule(node, index).total, tensorTitle(node, tensor));
+    return { ...sumOf(own.equation, terms, { note: "note.mean" }), owner: node, own };
+  }
   if (tensor === "p") return { ...rules.Loss.p(node, index), owner: node };
   if (tensor === "y" && node.kind !== "Input") return { ...rules[node.kind].y(node, index), owner: node };
   if (tensor === "y") {
@@ -324,7 +347,7 @@ function explain(c) {
     return { ...given("note.pixel"), total: x, owner: node, steps: [constant(t("pixel.brightness"), brightness(x, channel)), constant(t("pixel.mean"), about.mean[channel] ?? 0), constant(t("pixel.std"), about.std[channel] ?? 1)] };
   }
   const note = tensor === "target" ? "note.target"
-    : tensor.startsWith("running") ? "note.running" : "note.parameter";
+    : tensor === "mask" ? "note.mask" : tensor.startsWith("running") ? "note.running" : "note.parameter";
   return { ...given(note), total: valueAt(c), owner: node };
 }
 
@@ -345,34 +368,4 @@ function largestTerms(terms, keep = 50) {
   const shown = order.slice(0, keep).map((k) => terms[k]);
   const hidden = order.slice(keep).map((k) => terms[k]);
   return { shown, rest: { count: hidden.length, value: total(hidden) } };
-}
-
-// Follows the largest term again and again: from a gradient to p − y, from an activation back to a pixel. Each stop is
-// { cell, share }: its part of the sum before it, by size; null for the first.
-function trace(from) {
-  const path = [{ cell: from, share: null }], backward = from.tensor.startsWith("d");
-  for (let step = 0; step < 4 * nodes.length; step++) {
-    const last = path[path.length - 1].cell;
-    if (backward && last.node === lossNode) break;
-    const next = strongestSource(last, backward ? /^(dy|dx\d|p|target)$/ : /^(y|p)$/);
-    if (!next) break;
-    path.push(next);
-  }
-  return path;
-}
-
-function strongestSource(c, wanted) {
-  const made = explain(c), terms = made.form === "max" ? made.terms.filter((one) => one.wins) : made.terms;
-  const size = terms.reduce((sum, term) => sum + Math.abs(term.value), 0);
-  let best = null, weight = -1;
-  for (const term of terms) {
-    for (const f of term.factors) {
-      if (!f.cell || !wanted.test(f.cell.tensor) || Math.abs(term.value) <= weight) continue;
-      best = f.cell;
-      weight = Math.abs(term.value);
-    }
-  }
-  if (best) return { cell: best, share: size > 0 ? weight / size : null };
-  const step = (made.steps ?? []).find((f) => f.cell && wanted.test(f.cell.tensor));
-  return step ? { cell: step.cell, share: null } : null;
 }

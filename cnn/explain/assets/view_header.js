@@ -9,7 +9,7 @@ function renderHeader() {
         h("button", { id: "theme", class: "quiet", onclick: () => setTheme(app.theme === "light" ? "dark" : "light") }, t(app.theme === "light" ? "theme.dark" : "theme.light")))),
     h("div", { class: "welcome" },
       h("p", { class: "what" }, t("page.what")),
-      h("p", { class: "begin" },
+      isBatch || fixedPage ? null : h("p", { class: "begin" },
         h("a", { class: "button main", id: "begin", href: "#tour=pixel" }, t("page.begin", { n: stations().length })),
         samples ? h("a", { class: "button", href: "#/train" }, t("page.train")) : null)),
     h("div", { id: "summary" }, renderSummary()),
@@ -24,11 +24,13 @@ function verdictText() {
 
 // All that changes with the numbers shown.
 function renderSummary() {
+  const fixed = fixedPage ? [h("p", { class: "remark", id: "fixed", role: "note" }, t("remark.valuesonly", { kinds: [...new Set(nodes.filter((node) => node.values_only).map((node) => node.kind))].join(", ") }))] : [];
   const remarks = isStored() || !live.image ? (about.remarks ?? []) : [];
   return [
+    fixed,
     remarks.map((name) => h("p", { class: "remark", role: "note" }, t(`remark.${name}`))),
     renderGlance(),
-    renderState(),
+    fixedPage ? null : renderState(),
     isStored() ? null : h("p", { class: "ribbon", id: "ribbon" }, h("span", {}, t("live.ribbon"), " ", changesText()), " ",
       h("button", { class: "quiet", id: "restore", onclick: () => restoreStored("begin") }, t("live.restore"))),
   ].flat().filter(Boolean);
@@ -44,8 +46,27 @@ function changesText() {
   return `${new Intl.ListFormat(app.language, { type: "unit" }).format(found)}${t("live.end")}`;
 }
 
+// The images of a batch: one is shown, all are in every gradient of a parameter.
+function renderBatch() {
+  const choose = (n) => {
+    bindImage(n);
+    live.label = about.labels[n];
+    chains.clear();
+    refreshPage(`image-${n}`);
+  };
+  const before = shownImage.n, buttons = about.labels.map((label, n) => {
+    bindImage(n);
+    const picture = imageCanvas(), best = statisticsOf(lossNode.tensors.p.data).maxAt;
+    return h("li", {}, h("button", { id: `image-${n}`, class: n === before ? "held" : "", "aria-pressed": String(n === before), "aria-label": t("batch.image", { n, name: className(label), guess: className(best) }), title: className(label), onclick: () => choose(n) }, picture));
+  });
+  bindImage(before);
+  return h("div", { class: "state samples" }, h("p", {}, t(about.training ? "batch.training" : "batch.prediction", { n: batchSize })), h("ol", {}, buttons),
+    h("p", { class: "fine" }, t("batch.shown", { n: before, source: about.sources[before] }), " · ", about.backend ?? ""));
+}
+
 // The mode, the target, and where the image comes from.
 function renderState() {
+  if (isBatch) return renderBatch();
   const classes = [...lossNode.tensors.p.data.keys()];
   const target = h("select", { id: "target", onchange: (event) => setLive({ label: Number(event.target.value), known: true }, "target") },
     classes.map((k) => h("option", { value: k, selected: k === live.label }, className(k))));

@@ -66,7 +66,7 @@ function renderInspector(c, made) {
     ),
     gotoForm(c),
     companions(c),
-    isEditable(c) ? editForm(c) : null,
+    isEditable(c) && !isBatch ? editForm(c) : null,
     made.note ? h("p", { class: "note" }, t(made.note, { n: made.count ?? "" })) : null,
     equationOf(made),
     indexedLine(c, made),
@@ -74,6 +74,7 @@ function renderInspector(c, made) {
     made.steps?.length ? stepList(made.steps) : null,
     made.terms.length ? termTable(made, t("terms.caption")) : null,
     made.form === "given" ? null : resultLine(made, stored),
+    made.own ? h("div", { class: "whatif" }, h("p", {}, t("batch.own", { n: shownImage.n, size: batchSize })), termTable(made.own, t("terms.caption"), "own-terms")) : null,
     made.whatIf ? whatIfBlock(made) : null,
     readersBlock(c),
     fieldBlock(c),
@@ -150,7 +151,7 @@ function companions(c) {
   } else if (tensor === "target") add(t("link.prediction"), "p");
   if (!links.length) return null;
   return h("ul", { class: "companions" }, links, node.parameters.includes(tensor.replace(/^d(?=weight|bias)/, ""))
-    ? h("li", {}, h("button", { class: "quiet", onclick: () => testWeight(node, tensor.replace(/^d(?=weight|bias)/, ""), index) }, t("link.test"))) : null);
+    && !isBatch ? h("li", {}, h("button", { class: "quiet", onclick: () => testWeight(node, tensor.replace(/^d(?=weight|bias)/, ""), index) }, t("link.test"))) : null);
 }
 
 function equationOf(made) {

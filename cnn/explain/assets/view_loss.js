@@ -1,6 +1,5 @@
-// The loss card: from logits to p − y for this image, and the worked example with the Jacobian of softmax.
+// The loss card: from logits to p − y for this image.
 
-const example = { p: [0.1, 0.2, 0.25, 0.4, 0.05], target: 2 };
 const lossState = { tab: "image" };
 
 function tabList(label, names, current, choose, titleOf) {
@@ -61,35 +60,6 @@ function lossOfImage() {
       h("li", {}, t("loss.n1")),
       h("li", {}, t("loss.zero", { sum: signed(sumOfGradient, 2) }))),
   ].filter(Boolean);
-}
-
-function lossOfExample() {
-  const { p, target } = example, y = p.map((_, k) => (k === target ? 1 : 0)), names = p.map((_, k) => t("example.class", { k }));
-  const jacobian = p.map((pi, i) => p.map((pj, j) => pi * ((i === j ? 1 : 0) - pj)));
-  const upstream = p.map((pk, k) => (y[k] ? -1 / pk : 0));
-  const result = p.map((_, j) => jacobian.reduce((s, row, i) => s + upstream[i] * row[j], 0));
-  const choose = h("select", { id: "example-class", onchange: (event) => {
-    example.target = Number(event.target.value);
-    byId("content").replaceChildren(renderLoss());
-    byId("example-class").focus();
-  } }, names.map((name, k) => h("option", { value: k, selected: k === target }, name)));
-  const vector = (label, values, id, plus = true) => h("tr", { id }, h("th", { scope: "row" }, label),
-    values.map((v) => h("td", {}, plus ? plainNumber(round(v)) : h("span", { class: "num", "data-value": String(v) }, number(v)))));
-  const table = (caption, ...rows) => [h("h3", { class: "over" }, caption),
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption }, h("table", { class: "vectors" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("loss.class")), p.map((_, k) => h("th", { scope: "col" }, String(k))))),
-      h("tbody", {}, rows)))];
-  return [
-    h("p", { class: "lead" }, t("example.lead")),
-    h("p", {}, h("label", { for: "example-class" }, t("example.choose"), " "), choose),
-    ...table(t("example.start"), vector("p", p, "example-p", false), vector("y", y, "example-y", false), vector("−y / p", upstream, "example-upstream")),
-    ...table(t("example.jacobian"), ...jacobian.map((row, i) => h("tr", { class: i === target ? "truth" : null }, h("th", { scope: "row" }, `∂p${subscript(i)}/∂z`),
-      row.map((v) => h("td", {}, plainNumber(round(v))))))),
-    h("p", {}, t("example.product", { k: target, u: signed(round(upstream[target])) })),
-    h("p", { class: "num working" }, result.map((v, j) => h("span", { class: "chip" }, `${signed(round(upstream[target]))} × ${signed(round(jacobian[target][j]))} = ${signed(round(v))}`))),
-    ...table(t("example.result"), vector("∂L/∂z", result, "example-result"), vector("p − y", p.map((v, k) => v - y[k]), "example-difference")),
-    h("p", { class: "fine" }, t("example.same")),
-  ];
 }
 
 // 0.1 + 0.2 − 0.3 is not 0 in binary: what is shown is rounded to 12 digits.

@@ -110,7 +110,7 @@ function numberButton(c, digits = 4) {
 }
 
 function renderDetails(node) {
-  const order = ["y", "dy", ...node.parameters.flatMap((name) => [name, "d" + name]), ...node.buffers];
+  const order = ["y", "mask", "dy", ...node.parameters.flatMap((name) => [name, "d" + name]), ...node.buffers];
   const names = order.filter((name) => name !== mainTensor(node) && node.tensors[name]);
   return h("div", { class: "details", id: `details-${node.id}` },
     h("div", { class: "mapline" }, h("span", { class: "tag" }, t("histogram.tag")), h("div", {}, histogram(node.tensors[mainTensor(node)].data, tensorTitle(node, mainTensor(node))))),

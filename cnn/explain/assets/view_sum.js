@@ -161,6 +161,7 @@ function sumPlayer(c, made) {
   player.timer = null;
   player.at = 0;
   const loops = made.equation ? manifest.loops?.[made.owner.kind]?.[made.equation] : null;
+  if (made.own) return windowPicture(c, { ...made.own, owner: made.owner });
   if (!loops || made.terms.length < 2) return windowPicture(c, made);
   const holder = h("div", { class: "player", id: "player" }), { terms } = made, draw = () => {
     const term = terms[player.at], subtotal = made.form === "max" ? Math.max(...terms.slice(0, player.at + 1).map((one) => one.value)) : total(terms.slice(0, player.at + 1));

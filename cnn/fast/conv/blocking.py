@@ -14,10 +14,10 @@ def register_block(count, choices):
     return min((block for block in choices if block[0] <= count), key=cost)
 
 
-def even_blocks(count, choices):
-    """Share ``count`` output channels out evenly over as few blocks as ``register_block`` takes.
+def even_slivers(count, choices):
+    """Share ``count`` output channels out evenly over as few slivers as ``register_block`` takes.
 
-    Returns the block (mr, nr), and how many blocks have mr channels; the others have one less.
+    Returns (mr, nr), and how many slivers have mr channels; the others have one less.
     """
     mr, nr = register_block(count, choices)
     number = -(-count // mr)
@@ -28,8 +28,8 @@ def even_blocks(count, choices):
 def pixels_at_once(mr, most, runs, itemsize):
     """``nr``, at most ``most``, that fits ``runs`` (lengths) best.
 
-    The last block of a run is moved back to end with it, so a run of ten takes as long as one of twelve where
-    three fit. Twelve sums at once keep the multipliers busy.
+    The last register block of a run is moved back to end with it, so a run of ten takes as long as one of
+    twelve where three fit. Twelve sums at once keep the multipliers busy.
     """
     fewest = min(most, -(-12 * width(itemsize) // (mr * LANES)))
 
@@ -40,7 +40,7 @@ def pixels_at_once(mr, most, runs, itemsize):
 
 
 def dot_block(out_channels, in_channels, sums):
-    """The block (mr, nr) of ``dot_product`` that covers all pairs of channels in the least time."""
+    """(mr, nr) of ``dot_product`` that covers all pairs of channels in the least time."""
 
     def cost(block):
         mr, nr = block
@@ -54,7 +54,7 @@ def dot_block(out_channels, in_channels, sums):
 def panel_rows(itemsize, left, padded=True):
     """``mr`` of ``panel_products`` for ``left`` rows.
 
-    As many as leave room for operands, or fewer where that pads ``left`` less; if what does not fill a block
+    As many as leave room for operands, or fewer where that pads ``left`` less; if what does not fill a sliver
     is not padded but done otherwise, where that leaves less.
     """
     count = vector_registers()[1]

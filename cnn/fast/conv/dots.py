@@ -141,7 +141,7 @@ def _copied_dy(p, strip, planes, channels, scratch):
 
 @helper
 def _add_strip(p, taps, dy, x, sums, channels):
-    """sums[k block][c block][tap][k, c] += sum over pixels and lanes of dy[k, i, j] * x[c, ...]"""
+    """sums[sliver][column block][tap][k, c] += sum over pixels and lanes of dy[k, i, j] * x[c, ...]"""
     cells = p.mr * p.nr * p.itemsize
     dy_plane = p.dy_plane if p.dy_plane else p.dy_planes.plane
     columns = (p.in_channels + p.channels_at_once - 1) // p.channels_at_once
@@ -309,22 +309,22 @@ def _tables(g, cut):
 def _places(g, cut):
     """Where among the sums of a part each output channel, input channel and tap stands, and how many it has.
 
-    Sums are [group][chunk][block of mr][block of nr][tap][mr][nr]; the last block of a chunk and of the input
-    channels is moved up to end with it.
+    Sums are [group][chunk][sliver][columns of nr][tap][mr][nr]; the last sliver of a chunk is moved up to end
+    with it, as are the last columns.
     """
     cells, kernel_taps = cut.mr * cut.nr, g.kernel[0] * g.kernel[1]
     taps = g.kernel[0] if cut.taps_across else kernel_taps
     at_once = 1 if cut.taps_across else cut.nr
     columns = -(-g.in_channels // at_once)
-    block = columns * taps * cells
-    chunk = -(-(-(-cut.chunk // cut.mr) * block * g.itemsize) // 64) * 64 // g.itemsize  # whole cache lines
+    sliver = columns * taps * cells
+    chunk = -(-(-(-cut.chunk // cut.mr) * sliver * g.itemsize) // 64) * 64 // g.itemsize  # whole cache lines
     outs, ins = [], []
     for channel in range(g.groups * g.out_channels):
         group, k = divmod(channel, g.out_channels)
         number, k = divmod(k, cut.chunk)
         j, count = k // cut.mr, min(cut.chunk, g.out_channels - number * cut.chunk)
         moved = k - min(j * cut.mr, count - cut.mr)
-        outs.append((group * cut.chunks + number) * chunk + j * block + moved * cut.nr)
+        outs.append((group * cut.chunks + number) * chunk + j * sliver + moved * cut.nr)
     for c in range(g.in_channels):
         moved = c - min(c // at_once * at_once, g.in_channels - at_once)
         ins.append(c // at_once * taps * cells + moved)

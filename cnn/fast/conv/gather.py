@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.blocking import even_blocks, pixels_at_once
+from cnn.fast.conv.blocking import even_slivers, pixels_at_once
 from cnn.fast.conv.geometry import Planes
 from cnn.fast.conv.microkernels import STORE, STORE_NONTEMPORAL, Ends, Loop, Loops, memory_fence, prefetch
 from cnn.fast.conv.pack import NOWHERE, Pack, Packed
@@ -90,10 +90,10 @@ class Gather(NamedTuple):
     bands: int  # address of Band records
     runs: int  # address of Run records
     run_count: int
-    mr: int  # output channels of a full block
-    full: int  # blocks of mr output channels; those behind them have one less
-    channel_blocks: int
-    weight_block: int
+    mr: int  # output channels of a full sliver
+    full: int  # slivers of mr output channels; those behind them have one less
+    slivers: int
+    weight_sliver: int
     products: int  # address of ``row_products`` for mr channels
     smaller: int  # address of that for one less
     down: Loop  # over rows of taps; the count is that of the band
@@ -153,11 +153,11 @@ def _band(p, band, ends, routine, out_plane):
 
 @helper
 def _strip(p, strip, x, out, group, out_plane):
-    """All output channels of a strip, a block of them after the other."""
-    for j in range(p.channel_blocks):
+    """All output channels of a strip, a sliver after the other."""
+    for j in range(p.slivers):
         k = j * p.mr - max(0, j - p.full)
         routine = p.products if j < p.full else p.smaller
-        weight = p.weight + (group * p.channel_blocks + j) * p.weight_block
+        weight = p.weight + (group * p.slivers + j) * p.weight_sliver
         bias = p.bias + (group * p.out_channels + k) * p.itemsize
         for number in range(strip.first_band, strip.last_band):
             band = band_of(p.bands + number * BAND_RECORD)
@@ -274,7 +274,7 @@ class GatherPlan:
         g = self._problem = problem
         pixel, window_taps = LANES * g.itemsize, g.kernel[0] * g.kernel[1]
         self._runs = g.columns.segments()
-        (self._mr, most), self._full = even_blocks(g.out_channels, blocks(g.itemsize)[0])
+        (self._mr, most), self._full = even_slivers(g.out_channels, blocks(g.itemsize)[0])
         self._nr = pixels_at_once(self._mr, most, [run[2] for run in self._runs], g.itemsize)
         # Long inner loops are the cheap ones.
         self._inside = g.in_channels > g.kernel[1]
@@ -328,7 +328,7 @@ class GatherPlan:
         how = STORE if pooled else STORE_NONTEMPORAL
         products = [
             row_products(mr, self._nr, g.itemsize, how=how) if mr else 0
-            for mr in (self._mr, self._mr - 1 if self._full < self._packed.blocks else 0)
+            for mr in (self._mr, self._mr - 1 if self._full < self._packed.slivers else 0)
         ]
         return Gather(
             x=0, weight=self._packed.address, bias=0, out=0, argmax=0, floor=0, itemsize=g.itemsize,
@@ -336,7 +336,7 @@ class GatherPlan:
             copied_plane=copied_plane, scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
             copy=copy_planes(g.itemsize), strips=strips, strip_count=len(self._strips), bands=bands,
             runs=runs, run_count=len(self._runs), mr=self._mr, full=self._full,
-            channel_blocks=self._packed.blocks, weight_block=self._packed.block_bytes,
+            slivers=self._packed.slivers, weight_sliver=self._packed.sliver_bytes,
             products=products[0], smaller=products[1],
             down=Loop(0, g.rows.index_step * self._source_row, g.rows.tap_step * row_tap),
             across=Loop(0, g.columns.index_step * pixel, g.columns.tap_step * tap),

@@ -1,4 +1,4 @@
-"""Weights in the order in which a micro-kernel reads them: the mr output channels of a block side by side."""
+"""Weights in the order in which a micro-kernel reads them: mr output channels side by side."""
 
 from functools import cache
 from typing import NamedTuple
@@ -22,14 +22,14 @@ NOWHERE = Strides(0, 0, 0)
 
 
 class Pack(NamedTuple):
-    """packed[group][block][taps and channels][mr] = weight[group][out][channel][tap]; steps in numbers."""
+    """packed[group][sliver][taps and channels][mr] = weight[group][out][channel][tap]; steps in numbers."""
 
     weight: int  # address
     packed: int  # address
     source: Strides
     mr: int
-    full: int  # blocks of mr output channels; those behind them have one less
-    last: int  # output channel that no block begins behind
+    full: int  # slivers of mr output channels; those behind them have one less
+    last: int  # output channel that no sliver begins behind
     out_channels: int
     channels: int
     taps: int
@@ -46,8 +46,8 @@ def _pack_task(itemsize):
     def pack(index, thread, params):
         p = pack_of(params)
         weight, packed = pointer(p.weight, itemsize), pointer(p.packed, itemsize)
-        blocks = (p.out_channels + p.mr - 1) // p.mr
-        group, j = index // blocks, index % blocks
+        slivers = (p.out_channels + p.mr - 1) // p.mr
+        group, j = index // slivers, index % slivers
         first = min(j * p.mr - max(0, j - p.full), p.last)
         start = group * p.source.group + first * p.source.out
         count = min(p.mr, p.out_channels - first)
@@ -67,10 +67,10 @@ class Packed:
 
     def __init__(self, groups, itemsize, record):
         """``record``: a Pack whose addresses and source are still missing."""
-        self.blocks = -(-record.out_channels // record.mr)
-        self.block_bytes = record.channels * record.taps * record.mr * itemsize
-        self._itemsize, self._tasks = itemsize, groups * self.blocks
-        self._memory = aligned_zeros((self._tasks * self.block_bytes + 64,), np.uint8)
+        self.slivers = -(-record.out_channels // record.mr)
+        self.sliver_bytes = record.channels * record.taps * record.mr * itemsize
+        self._itemsize, self._tasks = itemsize, groups * self.slivers
+        self._memory = aligned_zeros((self._tasks * self.sliver_bytes + 64,), np.uint8)
         self.address = self._memory.ctypes.data
         self._table = Table(record._replace(packed=self.address))
 

@@ -85,7 +85,7 @@ class Sums(NamedTuple):
     scratch_panels: int  # from the copy of the left operand to the panels of the right one
     copied_plane: int  # of the copy of the left operand
     panel: int  # from one panel to the next
-    blocks: int  # of mr rows of the left operand
+    slivers: int  # of mr rows of the left operand
     sums: int  # address: [part][group][tap][row][column]
     sums_bytes: int  # of a part of a group
     sums_tap: int
@@ -129,16 +129,16 @@ def _transposed_right(p, rows, image, panels):
 @helper
 def _add_strip(p, taps, left, panels, sums):
     """sums[tap][k, c] += sum over pixels and lanes of left[k, i, j] * right[c, ...]"""
-    for block in range((p.right.channels + 15) // 16):
-        for number in range(p.tap_count):
-            tap = tap_of(taps + number * TAP_RECORD)
+    for number in range((p.right.channels + 15) // 16):
+        for t in range(p.tap_count):
+            tap = tap_of(taps + t * TAP_RECORD)
             if tap.a.count:
-                panel, out = panels + block * p.panel + tap.right, sums + block * 16 * p.itemsize
+                panel, out = panels + number * p.panel + tap.right, sums + number * 16 * p.itemsize
                 call_with(
                     p.products,
                     PanelProducts(
-                        panel, left + tap.left, out + number * p.sums_tap, p.copied_plane, p.sums_row,
-                        p.blocks, tap.a, tap.b,
+                        panel, left + tap.left, out + t * p.sums_tap, p.copied_plane, p.sums_row,
+                        p.slivers, tap.a, tap.b,
                     ),
                 )  # fmt: skip
 
@@ -269,15 +269,15 @@ class PanelPlan:
         self._records = records(strips), records(taps)
         left, right = self._order(*channels)
         mr = panel_rows(itemsize, left)
-        panels, blocks, tap_count = -(-right // LANES), -(-left // mr), g.kernel[0] * g.kernel[1]
+        panels, slivers, tap_count = -(-right // LANES), -(-left // mr), g.kernel[0] * g.kernel[1]
         # An odd number of cache lines: planes of a round size would compete for the same few cache sets.
         copied_plane = (max(strip.left.rows * strip.left.pixels for strip in strips) | 1) * pixel
         panel = max(strip.right.rows * strip.right.pixels for strip in strips) * LANES * pixel
-        copied_bytes = blocks * mr * copied_plane
+        copied_bytes = slivers * mr * copied_plane
         scratch_bytes = copied_bytes + panels * panel + 64
         self._scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
         sums_row = panels * pixel
-        sums_tap = blocks * mr * sums_row
+        sums_tap = slivers * mr * sums_row
         sums_bytes, units = tap_count * sums_tap, g.blocks * len(strips)
         parts = min(units, max(1, -(-8 // g.groups)), max(2, SUM_BYTES // (sums_bytes * g.groups)))
         self._tasks, self._rows, self._itemsize = parts * g.groups, g.groups * left, itemsize
@@ -294,7 +294,7 @@ class PanelPlan:
                 strips=self._records[0].ctypes.data, strip_count=len(strips),
                 taps=self._records[1].ctypes.data, tap_count=tap_count, scratch=self._scratch.ctypes.data,
                 scratch_bytes=scratch_bytes, scratch_panels=copied_bytes, copied_plane=copied_plane,
-                panel=panel, blocks=blocks, sums=self._sums.ctypes.data, sums_bytes=sums_bytes,
+                panel=panel, slivers=slivers, sums=self._sums.ctypes.data, sums_bytes=sums_bytes,
                 sums_tap=sums_tap, sums_row=sums_row, copy=copy_planes(itemsize),
                 transpose=transpose_pixels(itemsize), products=panel_products(mr, itemsize),
             )

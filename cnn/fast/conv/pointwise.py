@@ -56,9 +56,9 @@ class Pointwise(NamedTuple):
     scratch: int  # address
     scratch_bytes: int  # of one thread
     copied_pixel: int  # from one pixel of the copy to the next
-    channel_blocks: int
-    last: int  # output channel that the last block begins with
-    weight_block: int
+    slivers: int
+    last: int  # output channel that the last sliver begins with
+    weight_sliver: int
     copy: int  # address of ``copy_planes``
     products: int  # address of ``pixel_products``
 
@@ -85,7 +85,7 @@ def _pointwise_task():
                 pixels=piece.columns, source_pixel=source.pixel, target_pixel=p.copied_pixel,
             ),
         )  # fmt: skip
-        weight = p.weight + group * p.channel_blocks * p.weight_block
+        weight = p.weight + group * p.slivers * p.weight_sliver
         bias = p.bias + group * p.out_channels * p.itemsize
         out = p.out + (block * p.groups + group) * p.out_channels * p.out_plane
         call_with(
@@ -93,8 +93,8 @@ def _pointwise_task():
             PixelProducts(
                 ends=Ends(copied, weight, bias, out + (piece.top * source.width + piece.left) * pixel),
                 floor=p.floor, pixels=piece.rows * piece.columns, vectors_pixel=p.copied_pixel,
-                out_pixel=pixel, channels=p.in_channels, blocks=p.channel_blocks, last=p.last,
-                scalars_block=p.weight_block, out_k=p.out_plane,
+                out_pixel=pixel, channels=p.in_channels, slivers=p.slivers, last=p.last,
+                scalars_sliver=p.weight_sliver, out_k=p.out_plane,
             ),
         )  # fmt: skip
         memory_fence()
@@ -145,8 +145,8 @@ class PointwisePlan:
                 in_channels=in_channels, out_channels=out_channels, source=source,
                 out_plane=out_size[0] * out_size[1] * pixel, pieces=self._pieces.ctypes.data,
                 piece_count=len(pieces), scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
-                copied_pixel=copied_pixel, channel_blocks=count, last=out_channels - mr,
-                weight_block=self._packed.block_bytes, copy=copy_planes(itemsize),
+                copied_pixel=copied_pixel, slivers=count, last=out_channels - mr,
+                weight_sliver=self._packed.sliver_bytes, copy=copy_planes(itemsize),
                 products=pixel_products(mr, nr, itemsize, STORE_NONTEMPORAL),
             )
         )  # fmt: skip

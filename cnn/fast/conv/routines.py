@@ -87,15 +87,15 @@ def row_products(mr, nr, itemsize, neighbours=True, how=STORE):
 class PixelProducts(NamedTuple):
     """The matrix product of packed weights with pixels whose channels lie side by side."""
 
-    ends: Ends  # of the first pixel and the first block of weights
+    ends: Ends  # of the first pixel and the first sliver of weights
     floor: int  # bits of the lower bound
     pixels: int
     vectors_pixel: int
     out_pixel: int
     channels: int  # of a pixel
-    blocks: int  # of mr output channels
-    last: int  # output channel that the last block begins with
-    scalars_block: int
+    slivers: int  # of mr output channels
+    last: int  # output channel that the last sliver begins with
+    scalars_sliver: int  # from one sliver of weights to the next
     out_k: int
 
 
@@ -108,7 +108,7 @@ def pixel_products(mr, nr, itemsize, how=STORE):
 
         out[k, j] = max(floor, bias[k] + sum over c of scalars[k / mr, c, k % mr] * vectors[j, c])
 
-    For nr pixels after the other all blocks of weights pass: the channels of these pixels stay in the L1
+    For nr pixels after the other all slivers of weights pass: the channels of these pixels stay in the L1
     cache, the weights in the L2 cache.
     """
     number = _number(itemsize)
@@ -123,11 +123,11 @@ def pixel_products(mr, nr, itemsize, how=STORE):
         while j < p.pixels:
             if wide:
                 j = min(j, p.pixels - nr)
-            for block in range(p.blocks):
-                k = min(block * mr, p.last)
+            for sliver in range(p.slivers):
+                k = min(sliver * mr, p.last)
                 vectors, scalars = (
                     p.ends.vectors + j * p.vectors_pixel,
-                    p.ends.scalars + block * p.scalars_block,
+                    p.ends.scalars + sliver * p.scalars_sliver,
                 )
                 out = p.ends.out + j * p.out_pixel + k * p.out_k
                 ends = Ends(vectors, scalars, p.ends.bias + k * itemsize, out)
@@ -141,14 +141,14 @@ def pixel_products(mr, nr, itemsize, how=STORE):
 
 
 class PanelProducts(NamedTuple):
-    """The product of a panel with blocks of mr rows of the left operand, added to sums."""
+    """The product of a panel with slivers of mr rows of the left operand, added to sums."""
 
     panel: int  # address: [pixel][lane][sixteen columns]
     left: int  # address: [row][pixel][lane]
     out: int  # address: [row][sixteen columns]
     left_k: int
     out_k: int
-    blocks: int  # of mr rows
+    slivers: int  # of mr rows
     a: Loop  # over pixels, the outer loop
     b: Loop
 
@@ -172,7 +172,7 @@ def panel_products(mr, itemsize):
         p = panel_products_of(record)
         loops = Loops(p.a, p.b, Loop(LANES, LANES * itemsize, itemsize))
         steps, left, out = Steps(p.left_k, 0, p.out_k, 0), p.left, p.out
-        for _ in range(p.blocks):
+        for _ in range(p.slivers):
             ends = Ends(p.panel, left, 0, out)
             outer_product(ends, loops, steps, number(0), ADD, mr, 1, itemsize)
             left += mr * p.left_k

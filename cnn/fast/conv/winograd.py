@@ -39,7 +39,7 @@ from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks, width
 from cnn.fast.machine.tables import Table, bits, call_with, from_bits, pointer, reader, records, size_of
 
-# --- Weights: (out, in, 3, 3) to U[36][block of mr][channel][mr] ----------------------------------
+# --- Weights: (out, in, 3, 3) to U[36][sliver][channel][mr] ----------------------------------
 
 
 class Weights(NamedTuple):
@@ -48,14 +48,14 @@ class Weights(NamedTuple):
     weight: int  # address
     u: int  # address
     scratch: int  # address
-    scratch_bytes: int  # of one thread: the nine numbers of a block of weights, ordered as in u
+    scratch_bytes: int  # of one thread: the nine numbers of a sliver of weights, ordered as in u
     mr: int
     out_channels: int
     channels: int
     out_step: int
     channel_step: int
     turned: int  # by 180 degrees
-    u_block: int
+    u_sliver: int
     u_point: int
 
 
@@ -68,7 +68,7 @@ def _weights_task():
 
     @task
     def weights(index, thread, params):
-        """U = G w G^T of one block of output channels."""
+        """U = G w G^T of one sliver of output channels."""
         p = weights_of(params)
         source = pointer(p.weight + index * p.mr * p.out_step * 4, 4)
         inside = min(p.mr, p.out_channels - index * p.mr)
@@ -80,7 +80,7 @@ def _weights_task():
                 for t in range(9):
                     value = source[at + (8 - t if p.turned else t)] if k < inside else np.float32(0)
                     nine[t * count * lanes + c * p.mr + k] = value
-        transform_weights(scratch, count * lanes * 4, p.u + index * p.u_block, p.u_point, count)
+        transform_weights(scratch, count * lanes * 4, p.u + index * p.u_sliver, p.u_point, count)
 
     return weights
 
@@ -176,7 +176,7 @@ class Forward(NamedTuple):
     scratch: int  # address
     scratch_bytes: int  # of one thread: v and m
     chunk: int  # output channels whose products wait in the L2 cache to be transformed back
-    u_block: int  # from one block of mr output channels to the next
+    u_sliver: int  # from one sliver of mr output channels to the next
     u_point: int  # from one point to the next
     v_point: int
     m_point: int
@@ -209,13 +209,13 @@ def _multiply(p, tiles, v, m, k):
     for i in range(tiles.down):
         for j in range(tiles.across):
             xi = 6 * i + j
-            u = p.u + xi * p.u_point + k // p.mr * p.u_block
+            u = p.u + xi * p.u_point + k // p.mr * p.u_sliver
             call_with(
                 p.products,
                 PixelProducts(
                     ends=Ends(v + xi * p.v_point, u, p.zeros, m + xi * p.m_point), floor=p.no_floor,
                     pixels=tiles.count, vectors_pixel=p.channels * PIXEL, out_pixel=p.chunk * PIXEL,
-                    channels=p.channels, blocks=count, last=p.chunk, scalars_block=p.u_block, out_k=PIXEL,
+                    channels=p.channels, slivers=count, last=p.chunk, scalars_sliver=p.u_sliver, out_k=PIXEL,
                 ),
             )  # fmt: skip
 
@@ -280,8 +280,8 @@ class ForwardPlan:
         v_point, m_point = odd_lines(channels * most), odd_lines(chunk * most)
         scratch_bytes = 36 * (v_point + m_point)
         self._scratch = workspace("scratch", threads * scratch_bytes)
-        u_block = -(-channels * mr // LANES) * PIXEL
-        u_point = odd_lines(count * u_block // PIXEL)
+        u_sliver = -(-channels * mr // LANES) * PIXEL
+        u_point = odd_lines(count * u_sliver // PIXEL)
         self._u = workspace("weights", 36 * u_point)
         self._zeros = aligned_zeros((max((out_channels + mr) * SIZE, 6 * PIXEL),), np.uint8)
         self._table = Table(
@@ -291,18 +291,18 @@ class ForwardPlan:
                 height=x_shape[2], width=x_shape[3], above=above, left=left, out_height=out_shape[2],
                 out_width=out_shape[3], ranges=ranges.ctypes.data, tiles=tiles.ctypes.data,
                 scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunk=chunk,
-                u_block=u_block, u_point=u_point, v_point=v_point, m_point=m_point, mr=mr,
+                u_sliver=u_sliver, u_point=u_point, v_point=v_point, m_point=m_point, mr=mr,
                 products=pixel_products(mr, nr, SIZE),
             )
         )  # fmt: skip
-        nine_bytes = 9 * (u_block + PIXEL)
+        nine_bytes = 9 * (u_sliver + PIXEL)
         self._nine = aligned_zeros((threads * nine_bytes,), np.uint8)
-        self._blocks = count
+        self._slivers = count
         self._weights = Table(
             Weights(
                 weight=0, u=self._u.ctypes.data, scratch=self._nine.ctypes.data, scratch_bytes=nine_bytes,
                 mr=mr, out_channels=out_channels, channels=channels, out_step=0, channel_step=0, turned=0,
-                u_block=u_block, u_point=u_point,
+                u_sliver=u_sliver, u_point=u_point,
             )
         )  # fmt: skip
 
@@ -312,7 +312,7 @@ class ForwardPlan:
             weight=address(weight), out_step=9 if turned else weight.shape[1] * 9,
             channel_step=weight.shape[1] * 9 if turned else 9, turned=turned,
         )  # fmt: skip
-        launch(_weights_task(), self._blocks, self._weights.array)
+        launch(_weights_task(), self._slivers, self._weights.array)
         self._table.set(
             x=x.address, y=out.address, bias=address(self._zeros if bias is None else bias), floor=bits(floor)
         )

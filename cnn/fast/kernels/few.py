@@ -2,8 +2,8 @@
 
 ``Lanes`` holds images as [N][C/16][H][W][16]: each vector is one pixel of sixteen channels, so that pooling,
 scaling and activations are vector code whatever the number of images. Lanes past the last channel hold
-finite numbers that nobody reads. Forward only: this serves prediction. Convolutions are in ``few_conv`` and
-``few_winograd``.
+finite numbers that are never read. Forward only: this serves prediction. Convolutions are in
+``cnn.fast.conv.few`` and ``few_winograd``.
 """
 
 from functools import cache
@@ -14,48 +14,80 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.kernels import activation, elementwise
 from cnn.fast.kernels.pool import Window, counted, end_cell, first_cell, window
-from cnn.fast.lanes import Lanes, NotForFew, channel_vector  # noqa: F401
+from cnn.fast.lanes import Lanes, channel_vector  # noqa: F401
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import chunks, launch, table, task
-from cnn.fast.machine.tables import Table, bits, from_bits, integers, pointer, reader
+from cnn.fast.machine.tables import Table, bits, from_bits, pointer, reader
 from cnn.geometry import output_shape
 
 
-@cache
-def _reorder_task(size, forth):
-    @task
-    def reorder(index, thread, params):
-        p = integers(params)
-        if forth:
-            plain, lanes = pointer(p[0], size), pointer(p[1], size)
-        else:
-            lanes, plain = pointer(p[0], size), pointer(p[1], size)
-        channels, pixels, step = p[2], p[3], p[4]
-        for c in range(channels):
-            a = index * step + c * pixels
-            b = (index * ((channels + 15) // 16) + c // 16) * pixels * 16 + c % 16
-            for i in range(pixels):
-                if forth:
-                    lanes[b + i * 16] = plain[a + i]
-                else:
-                    plain[a + i] = lanes[b + i * 16]
+class Reorder(NamedTuple):
+    """Between a plain array and Lanes; a piece is one image. A program patches the first two fields."""
 
-    return reorder
+    source: int  # address
+    target: int  # address
+    channels: int
+    pixels: int  # of a plane
+    step: int  # numbers from one image of the plain array to the next
+
+
+class Scale(NamedTuple):
+    """A piece is one plane of sixteen channels."""
+
+    x: int  # address
+    y: int  # address
+    factor: int  # address of a number a channel, filled up to whole vectors
+    shift: int  # address, likewise
+    pixels: int  # of a plane
+    blocks: int  # of sixteen channels
+    parameter: int  # bits of a float64, of the activation
+
+
+reorder_of, scale_of = reader(Reorder), reader(Scale)
+
+
+@cache
+def _enter_task(size):
+    @task
+    def enter(index, thread, params):
+        p = reorder_of(params)
+        plain, lanes = pointer(p.source, size), pointer(p.target, size)
+        for c in range(p.channels):
+            a = index * p.step + c * p.pixels
+            b = (index * ((p.channels + 15) // 16) + c // 16) * p.pixels * 16 + c % 16
+            for i in range(p.pixels):
+                lanes[b + i * 16] = plain[a + i]
+
+    return enter
+
+
+@cache
+def _leave_task(size):
+    @task
+    def leave(index, thread, params):
+        p = reorder_of(params)
+        lanes, plain = pointer(p.source, size), pointer(p.target, size)
+        for c in range(p.channels):
+            a = index * p.step + c * p.pixels
+            b = (index * ((p.channels + 15) // 16) + c // 16) * p.pixels * 16 + c % 16
+            for i in range(p.pixels):
+                plain[a + i] = lanes[b + i * 16]
+
+    return leave
 
 
 def enter(x):
     """A contiguous NumPy array as ``Lanes``."""
     y = Lanes(x.shape, x.dtype)
-    step = y.shape[1] * y.pixels
-    values = [x.ctypes.data, y.address, y.shape[1], y.pixels, step]
-    launch(_reorder_task(x.itemsize, True), len(x), table(values))
+    values = table(Reorder(x.ctypes.data, y.address, y.shape[1], y.pixels, y.shape[1] * y.pixels))
+    launch(_enter_task(x.itemsize), len(x), values)
     return y
 
 
 def leave(x, plain):
     """Copy ``Lanes`` into a contiguous NumPy array of their shape."""
-    values = [x.address, plain.ctypes.data, x.shape[1], x.pixels, x.shape[1] * x.pixels]
-    launch(_reorder_task(x.dtype.itemsize, False), len(x), table(values))
+    values = table(Reorder(x.address, plain.ctypes.data, x.shape[1], x.pixels, x.shape[1] * x.pixels))
+    launch(_leave_task(x.dtype.itemsize), len(x), values)
 
 
 def flatten(x):
@@ -64,8 +96,8 @@ def flatten(x):
         return x
     n, c = x.shape[:2]
     y = Lanes((n, c * x.pixels), x.dtype)
-    values = [x.address, y.address, c, x.pixels, y.blocks * LANES]
-    launch(_reorder_task(x.dtype.itemsize, False), n, table(values))
+    values = table(Reorder(x.address, y.address, c, x.pixels, y.blocks * LANES))
+    launch(_leave_task(x.dtype.itemsize), n, values)
     return y
 
 
@@ -131,12 +163,12 @@ def pool_all(x, largest):
 def _scale_task(kind, size):
     @task
     def scale(index, thread, params):
-        p = integers(params)
-        x, y = pointer(p[0], size), pointer(p[1], size)
-        pixels, block, parameter = p[4], index % p[5], from_bits(p[6])
-        factor = v.load(pointer(p[2], size), block * 16)
-        shift = v.load(pointer(p[3], size), block * 16)
-        for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
+        p = scale_of(params)
+        x, y = pointer(p.x, size), pointer(p.y, size)
+        block, parameter = index % p.blocks, from_bits(p.parameter)
+        factor = v.load(pointer(p.factor, size), block * 16)
+        shift = v.load(pointer(p.shift, size), block * 16)
+        for i in range(index * p.pixels * 16, (index + 1) * p.pixels * 16, 16):
             value = v.fma(v.load(x, i), factor, shift)
             v.store(y, i, activation.activate(kind, value, parameter))
 
@@ -146,8 +178,8 @@ def _scale_task(kind, size):
 def scale(x, factor, shift, kind, parameter):
     """f(x[n,c,...] * factor[c] + shift[c]) for an activation f of ``cnn.fast.kernels.activation``."""
     y = Lanes(x.shape, x.dtype)
-    ends = [x.address, y.address, factor.ctypes.data, shift.ctypes.data]
-    values = table([*ends, x.pixels, x.blocks, bits(parameter)])
+    ends = x.address, y.address, factor.ctypes.data, shift.ctypes.data
+    values = table(Scale(*ends, x.pixels, x.blocks, bits(parameter)))
     launch(_scale_task(kind, x.dtype.itemsize), len(x.data) * x.blocks, values)
     return y
 
@@ -156,7 +188,7 @@ def activate(x, kind, parameter):
     """An activation of ``cnn.fast.kernels.activation``."""
     y = Lanes(x.shape, x.dtype)
     size = x.data.size
-    values = table([x.address, y.address, size, bits(parameter)])
+    values = table(activation.Pointwise(x.address, y.address, size, bits(parameter)))
     launch(activation.forward_task(kind, x.dtype.itemsize), chunks(size), values)
     return y
 
@@ -165,7 +197,7 @@ def add(a, b, relu=False):
     """a + b, or max(0, a + b)."""
     y = Lanes(a.shape, a.dtype)
     size = a.data.size
-    values = table([a.address, b.address, y.address, size, relu])
+    values = table(elementwise.Sum(a.address, b.address, y.address, size, relu))
     launch(elementwise.add_task(a.dtype.itemsize), chunks(size), values)
     return y
 
@@ -179,7 +211,8 @@ def _activation(name):
 
 
 relu_forward, sigmoid_forward, tanh_forward = map(_activation, ("relu", "sigmoid", "tanh"))
-leaky_relu_forward, silu_forward = map(_activation, ("leaky_relu", "silu"))
+leaky_relu_forward, silu_forward, elu_forward = map(_activation, ("leaky_relu", "silu", "elu"))
+hardsigmoid_forward, hardswish_forward = map(_activation, ("hardsigmoid", "hardswish"))
 
 
 def gelu_forward(x, tanh):
@@ -189,16 +222,13 @@ def gelu_forward(x, tanh):
 
 def max_pool2d_forward(x, kernel_size, stride, padding, dilation=(1, 1), ceil_mode=False):
     """``max_pool2d_forward`` on Lanes, without the winners."""
-    if ceil_mode or dilation != (1, 1):
-        raise NotForFew
-    return pool(x, True, kernel_size, stride, padding), None
+    window = kernel_size, stride, padding
+    return pool(x, True, *window, dilation=dilation, ceil_mode=ceil_mode), None
 
 
 def avg_pool2d_forward(x, kernel_size, stride, padding, count_include_pad, ceil_mode=False):
     """``avg_pool2d_forward`` on Lanes."""
-    if ceil_mode:
-        raise NotForFew
-    return pool(x, False, kernel_size, stride, padding, count_include_pad)
+    return pool(x, False, kernel_size, stride, padding, count_include_pad, ceil_mode=ceil_mode)
 
 
 def global_max_pool_forward(x):
@@ -215,5 +245,5 @@ def global_avg_pool_forward(x):
 OPERATIONS = (
     "relu_forward", "leaky_relu_forward", "sigmoid_forward", "tanh_forward", "silu_forward", "gelu_forward",
     "max_pool2d_forward", "avg_pool2d_forward", "global_max_pool_forward", "global_avg_pool_forward",
-    "flatten",
+    "elu_forward", "hardsigmoid_forward", "hardswish_forward", "flatten",
 )  # fmt: skip

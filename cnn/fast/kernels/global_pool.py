@@ -1,55 +1,63 @@
 """Pooling over whole planes: their mean or their largest value, sixteen images at a time."""
 
 import functools
+from typing import NamedTuple
 
 from cnn.fast import blocked
 from cnn.fast.kernels.pool import beats
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import launch, table, task
-from cnn.fast.machine.tables import integers, pointer
+from cnn.fast.machine.tables import pointer, reader
+
+
+class GlobalPool(NamedTuple):
+    """A piece is one plane of sixteen images."""
+
+    image: int  # address of x, or of dx
+    pooled: int  # address of y, or of dy
+    argmax: int  # address of the positions of the largest, of the dtype of x; 0 for means
+    pixels: int  # of a plane
+
+
+global_pool_of = reader(GlobalPool)
 
 
 @functools.cache
-def _global_task(itemsize):
+def _mean_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = integers(params)
-        x, y, pixels = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2]
+        p = global_pool_of(params)
+        x, y = pointer(p.image, itemsize), pointer(p.pooled, itemsize)
         mean = v.zeros(x)
-        for i in range(index * pixels, (index + 1) * pixels):
+        for i in range(index * p.pixels, (index + 1) * p.pixels):
             mean = mean + v.load(x, i * 16)
-        v.store(y, index * 16, mean / pixels)
+        v.store(y, index * 16, mean / p.pixels)
 
     return forward
 
 
 @functools.cache
-def _global_gradient_task(itemsize):
+def _mean_gradient_task(itemsize):
     @task
     def backward(index, thread, params):
-        a = integers(params)
-        dy, dx, pixels = pointer(a[0], itemsize), pointer(a[1], itemsize), a[2]
-        share = v.load(dy, index * 16) / pixels
-        for i in range(index * pixels, (index + 1) * pixels):
+        p = global_pool_of(params)
+        dx, dy = pointer(p.image, itemsize), pointer(p.pooled, itemsize)
+        share = v.load(dy, index * 16) / p.pixels
+        for i in range(index * p.pixels, (index + 1) * p.pixels):
             v.store(dx, i * 16, share)
 
     return backward
 
 
 @functools.cache
-def _global_max_task(itemsize):
+def _max_task(itemsize):
     @task
     def forward(index, thread, params):
-        a = integers(params)
-        x, y, argmax, pixels = (
-            pointer(a[0], itemsize),
-            pointer(a[1], itemsize),
-            pointer(a[2], itemsize),
-            a[3],
-        )
-        best, cell = v.load(x, index * pixels * 16), v.zeros(x)
-        for i in range(1, pixels):
-            value = v.load(x, (index * pixels + i) * 16)
+        p = global_pool_of(params)
+        x, y, argmax = pointer(p.image, itemsize), pointer(p.pooled, itemsize), pointer(p.argmax, itemsize)
+        best, cell = v.load(x, index * p.pixels * 16), v.zeros(x)
+        for i in range(1, p.pixels):
+            value = v.load(x, (index * p.pixels + i) * 16)
             wins = beats(value, best)
             best, cell = v.select(wins, value, best), v.select(wins, i, cell)
         v.store(y, index * 16, best)
@@ -59,37 +67,32 @@ def _global_max_task(itemsize):
 
 
 @functools.cache
-def _global_max_gradient_task(itemsize):
+def _max_gradient_task(itemsize):
     @task
     def backward(index, thread, params):
-        a = integers(params)
-        dy, argmax, dx, pixels = (
-            pointer(a[0], itemsize),
-            pointer(a[1], itemsize),
-            pointer(a[2], itemsize),
-            a[3],
-        )
-        for i in range(index * pixels, (index + 1) * pixels):
+        p = global_pool_of(params)
+        dx, dy, argmax = pointer(p.image, itemsize), pointer(p.pooled, itemsize), pointer(p.argmax, itemsize)
+        for i in range(index * p.pixels, (index + 1) * p.pixels):
             v.store(dx, i * 16, v.zeros(dx))
         for lane in range(16):
             i = index * 16 + lane
-            dx[(index * pixels + int(argmax[i])) * 16 + lane] = dy[i]
+            dx[(index * p.pixels + int(argmax[i])) * 16 + lane] = dy[i]
 
     return backward
 
 
-def _planes(array):
-    """(planes of sixteen images, pixels in each) of a blocked (N, C, H, W)."""
-    blocks, channels, height, width, _ = array.buffer.shape
-    return blocks * channels, height * width
+def _launch(make, image, pooled, argmax=None):
+    blocks, channels, height, width, _ = image.buffer.shape
+    cells = 0 if argmax is None else argmax.address
+    values = table(GlobalPool(image.address, pooled.address, cells, height * width))
+    launch(make(image.dtype.itemsize), blocks * channels, values)
 
 
 def global_avg_pool_forward(x):
     """Return y[n,c] = mean of x[n,c] over all positions."""
     x = blocked.as_blocked(x)
     y = blocked.empty(x.shape[:2], x.dtype)
-    planes, pixels = _planes(x)
-    launch(_global_task(x.dtype.itemsize), planes, table([x.address, y.address, pixels]))
+    _launch(_mean_task, x, y)
     return y
 
 
@@ -97,8 +100,7 @@ def global_avg_pool_backward(dy, input_shape):
     """Return dx[n,c,i,j] = dy[n,c] / (H * W)."""
     dy = blocked.as_blocked(dy)
     dx = blocked.empty(input_shape, dy.dtype)
-    planes, pixels = _planes(dx)
-    launch(_global_gradient_task(dx.dtype.itemsize), planes, table([dy.address, dx.address, pixels]))
+    _launch(_mean_gradient_task, dx, dy)
     return dx
 
 
@@ -109,9 +111,7 @@ def global_max_pool_forward(x):
     """
     x = blocked.as_blocked(x)
     y, argmax = blocked.empty(x.shape[:2], x.dtype), blocked.empty(x.shape[:2], x.dtype)
-    planes, pixels = _planes(x)
-    values = table([x.address, y.address, argmax.address, pixels])
-    launch(_global_max_task(x.dtype.itemsize), planes, values)
+    _launch(_max_task, x, y, argmax)
     return y, argmax
 
 
@@ -119,7 +119,5 @@ def global_max_pool_backward(dy, argmax, input_shape):
     """Return dx: dy[n,c] at the position that won, zero elsewhere."""
     dy = blocked.as_blocked(dy, argmax.dtype)
     dx = blocked.empty(input_shape, dy.dtype)
-    planes, pixels = _planes(dx)
-    values = table([dy.address, argmax.address, dx.address, pixels])
-    launch(_global_max_gradient_task(dx.dtype.itemsize), planes, values)
+    _launch(_max_gradient_task, dx, dy, argmax)
     return dx

@@ -63,7 +63,7 @@ def _product_task():
     def product(index, thread, params):
         p = product_of(params)
         pixel = LANES * p.itemsize
-        # The last block is moved up to end with the last feature; it repeats a few with the same result.
+        # The last sliver is moved up to end with the last feature; it repeats a few with the same result.
         r = min(index * p.mr, p.out_features - p.mr)
         call_with(
             p.products,
@@ -143,7 +143,7 @@ class Weight(NamedTuple):
     blocks: int  # of sixteen images
     in_features: int
     out_features: int
-    panel_blocks: int  # of panel_mr out features, where a task has all its features; the rest is dots
+    slivers: int  # of panel_mr out features, where a task has all its features; the rest is dots
     panel_mr: int
     scratch: int  # address
     scratch_bytes: int  # of one thread: a panel
@@ -162,14 +162,14 @@ weight_of = reader(Weight)
 
 @helper
 def _add_panel(p, f, thread):
-    """dweight[k, f ... f + 15] += sum over n of dy[n, k] * x[n, f ...] for all whole blocks of rows k."""
+    """dweight[k, f ... f + 15] += sum over n of dy[n, k] * x[n, f ...] for all whole slivers of rows k."""
     pixel, panel = LANES * p.itemsize, p.scratch + thread * p.scratch_bytes
     call_with(p.transpose, Transposition(p.x + f * pixel, panel, p.blocks, pixel, p.in_features * pixel))
     call_with(
         p.products,
         PanelProducts(
             panel=panel, left=p.dy, left_k=pixel, out=p.dweight + f * p.itemsize,
-            out_k=p.in_features * p.itemsize, blocks=p.panel_blocks,
+            out_k=p.in_features * p.itemsize, slivers=p.slivers,
             a=Loop(p.blocks, LANES * pixel, p.out_features * pixel), b=ONCE,
         ),
     )  # fmt: skip
@@ -195,9 +195,10 @@ def _weight_task():
         stop = min(p.in_features, first + FEATURES)
         if stop - first == FEATURES:
             _add_panel(p, first, thread)
-            k = p.panel_blocks * p.panel_mr
+            k = p.slivers * p.panel_mr
         while k < p.out_features:
-            # Blocks add to dweight, so they must not overlap: the rest is done one row, one column at a time.
+            # Register blocks add to dweight, so they must not overlap: the rest is done one row or column
+            # at a time.
             whole, f = k + p.mr <= p.out_features, first
             while f + p.nr <= stop:
                 _add_dot(p, k, f, p.dot if whole else p.dot_row)
@@ -229,7 +230,7 @@ class WeightPlan:
         self._table = Table(
             Weight(
                 dy=0, x=0, dweight=0, itemsize=itemsize, blocks=images, in_features=in_features,
-                out_features=out_features, panel_blocks=out_features // panel_mr, panel_mr=panel_mr,
+                out_features=out_features, slivers=out_features // panel_mr, panel_mr=panel_mr,
                 scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
                 transpose=transpose_pixels(itemsize), products=panel_products(panel_mr, itemsize),
                 mr=mr, nr=nr, dot=dot_if(lambda rows, columns: rows >= mr and columns >= nr, mr, nr),

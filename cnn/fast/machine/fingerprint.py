@@ -1,6 +1,7 @@
 """Whether numbers in memory changed: fingerprints to compare, since a copy would have to be read as well."""
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -8,9 +9,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
-from cnn.fast.machine.jit import launch, table, task
+from cnn.fast.machine.jit import launch, task
 from cnn.fast.machine.simd import INT64, Vectors
-from cnn.fast.machine.tables import integers, pointer
+from cnn.fast.machine.tables import integers, pointer, reader, records, size_of
 
 PIECE = 1 << 17  # bytes
 CHAINS = 16  # eight bytes each, side by side: one alone would wait for itself
@@ -45,21 +46,32 @@ def _mix_all(typing_context, address, count, out):
     return types.void(*[types.int64] * 3), generate
 
 
+class Piece(NamedTuple):
+    """Some bytes of an array."""
+
+    start: int  # address
+    size: int  # bytes
+    out: int  # address of CHAINS + 1 int64
+
+
+piece_of = reader(Piece)
+_PIECE_RECORD = 8 * size_of(Piece)
+
+
 @cache
 def _fingerprint_task():
     @task
     def fingerprint(index, thread, params):
-        p = integers(params)
-        start, size, out = p[index * 3], p[index * 3 + 1], p[index * 3 + 2]
-        groups, words = size // 128, size // 8
-        _mix_all(start, groups, out)
+        p = piece_of(params + index * _PIECE_RECORD)
+        groups, words = p.size // 128, p.size // 8
+        _mix_all(p.start, groups, p.out)
         state = 0
         for i in range(groups * 16, words):
-            state = _mix(state, integers(start)[i])
-        halves = pointer(start, 2)
-        for i in range(words * 4, size // 2):
+            state = _mix(state, integers(p.start)[i])
+        halves = pointer(p.start, 2)
+        for i in range(words * 4, p.size // 2):
             state = _mix(state, types.int64(halves[i]))
-        integers(out)[16] = state
+        integers(p.out)[CHAINS] = state
 
     return fingerprint
 
@@ -74,8 +86,8 @@ class Fingerprint:
             for first in range(0, array.nbytes, PIECE):
                 pieces.append((array.ctypes.data + first, min(PIECE, array.nbytes - first)))
         self._now, self._last = np.zeros((len(pieces), CHAINS + 1), np.int64), None
-        rows = [[*piece, out.ctypes.data] for piece, out in zip(pieces, self._now, strict=True)]
-        self._pieces, self._table = len(rows), table(rows).ravel()
+        rows = [Piece(*piece, out.ctypes.data) for piece, out in zip(pieces, self._now, strict=True)]
+        self._pieces, self._table = len(rows), records(rows).ravel()
 
     def changed(self):
         """Whether something changed; the first time it did."""

@@ -1,0 +1,53 @@
+"""The moving pictures of a convolution's gradients: what a learner changes, the picture follows."""
+
+import helpers_explain as h
+import pytest
+
+
+@pytest.fixture(scope="module")
+def browser():
+    yield from h.launch()
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    return h.make_nodes()
+
+
+@pytest.fixture(scope="module")
+def file(nodes, tmp_path_factory):
+    path = tmp_path_factory.mktemp("explain") / "page.html"
+    path.write_text(h.make_page(nodes), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def read(browser):
+    """Open pages; at the end, nothing may have been requested or complained about."""
+    readers = []
+
+    def opened(file, *args, **kwargs):
+        readers.append(h.Reader(browser, file, *args, **kwargs))
+        return readers[-1]
+
+    yield opened
+    for reader in readers:
+        assert not reader.complaints
+        assert len(reader.outside()) == 1  # the page itself
+        reader.close()
+
+
+@pytest.mark.parametrize(("picture", "products", "total"), [("dx", 18, 14), ("dweight", 9, 12)])
+def test_the_moving_picture_of_a_convolution_adds_up_to_the_gradient(read, file, picture, products, total):
+    reader = read(file)
+    reader.page.click(".row[data-kind=Conv2d] .more")
+    fold = reader.page.locator(".toy-fold").nth(1 if picture == "dx" else 0)
+    fold.locator("summary").click()
+    step = fold.get_by_role("button").nth(1)
+    for _ in range(products):
+        step.click()
+    assert "✓" in fold.locator(".toy-sums").inner_text()
+    assert float(fold.locator(".toy-sums strong").inner_text().split("=")[-1].replace("−", "-")) == total
+    fold.locator("select[data-setting=stride]").select_option("2")
+    step.click()
+    assert "…" in fold.locator(".toy-sums").inner_text()

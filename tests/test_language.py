@@ -1,0 +1,115 @@
+"""The commands speak English or Chinese, from one catalogue, with every number in its place."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import cnn.doctor
+from cnn import cli, language
+from cnn.doctor import FAIL, Finding, Report
+from cnn.language import choose, pad, say, speaking, translate, width
+from cnn.training.progress import epoch_line
+
+CATALOGUE = tomllib.loads((Path(language.__file__).parent / "i18n" / "zh.toml").read_text(encoding="utf-8"))[
+    "messages"
+]
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+@pytest.mark.parametrize(
+    ("environ", "chosen"),
+    [
+        ({}, "en"),
+        ({"LANG": "zh_CN.UTF-8"}, "zh"),
+        ({"LANG": "de_DE.UTF-8"}, "en"),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C"}, "en"),
+        ({"LANG": "C", "LC_ALL": "zh_TW"}, "zh"),
+        ({"LANG": "zh_CN", "LC_ALL": ""}, "zh"),
+    ],
+)
+def test_the_language_is_that_of_the_locale(environ, chosen):
+    assert choose(environ) == chosen
+
+
+def test_every_translation_has_the_places_of_its_original():
+    for english, chinese in CATALOGUE.items():
+        asked, given = (re.findall(r"\{\w+\}", text) for text in (chinese, english))
+        assert len(set(given)) == len(given)
+        assert set(asked) <= set(given), english
+
+
+def test_a_finished_message_is_translated_with_its_numbers():
+    with speaking("zh"):
+        assert translate("first in the output of layer 3 (Linear)") == "最先出现在第 3 层（Linear）的输出"
+        assert say("in {t} s", t="1.5") == "用时 1.5 秒"
+        assert translate("overfits 32 images") == "记住 32 张图像"
+
+
+def test_what_the_catalogue_lacks_and_english_stay_as_they_are():
+    with speaking("zh"):
+        assert translate("some message of tomorrow: 3") == "some message of tomorrow: 3"
+    assert translate("no ReLU") == "no ReLU"
+    assert say("in {t} s", t=2) == "in 2 s"
+
+
+def test_the_language_ends_with_its_block():
+    with pytest.raises(RuntimeError), speaking("zh"):
+        raise RuntimeError
+    assert language.current() == "en"
+
+
+def test_chinese_characters_take_two_columns():
+    assert width("梯度 a") == 6
+    assert pad("梯度", 6) == "梯度  "
+
+
+def test_every_check_of_the_doctor_has_a_chinese_name():
+    names = set()
+    for path in Path(cnn.doctor.__file__).parent.glob("*.py"):
+        names |= set(re.findall(r'finding\(\s*f?"([^"]+)"', path.read_text(encoding="utf-8")))
+    assert len(names) > 15
+    with speaking("zh"):
+        for name in names - {"logits"}:
+            shown = re.sub(r"\{.*?\}", "9", name).replace("9 leak", "test leak")
+            assert CHINESE.search(translate(shown)), name
+
+
+def test_the_doctor_reports_in_chinese():
+    finding = Finding(
+        "learning rate", FAIL, "loss 2 to nan in 8 steps at lr 50", "a loss that falls", "lower optimizer.lr"
+    )
+    with speaking("zh"):
+        text = str(Report([finding]))
+    assert text.splitlines()[0] == "FAIL  学习率  以学习率 50 训练 8 步，损失从 2 变为 nan  应为 损失下降"
+    assert "请减小 optimizer.lr" in text
+    assert "expected a loss that falls" in str(Report([finding]))
+
+
+@pytest.mark.parametrize("arguments", [["--language", "zh"], ["--language=zh"]])
+def test_errors_are_told_in_the_language_that_was_asked_for(arguments, capsys):
+    assert cli.main(["doctor", "--hlep", *arguments]) == 2
+    assert "没有参数“--hlep”" in capsys.readouterr().err
+
+
+def test_an_unknown_language_is_a_usage_error(capsys):
+    assert cli.main(["doctor", "--language", "fr"]) == 2
+    assert "'fr'" in capsys.readouterr().err
+
+
+def test_a_locale_changes_the_messages(monkeypatch, capsys):
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert cli.main(["nonsense"]) == 2
+    assert "没有命令“nonsense”" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("smoothed", "name"), [(False, "  损失 0.3000"), (True, "平滑标签的损失 0.3000")])
+def test_a_line_of_training_is_chinese_and_says_whether_its_labels_are_smoothed(smoothed, name):
+    numbers = {"train_loss": 0.3, "train_accuracy": 0.9, "val_loss": 0.2, "val_accuracy": 0.95}
+    row = {"epoch": 1, "lr": 0.1, "images_per_second": 1000.0, "seconds": 2.0, **numbers}
+    line = epoch_line(row, 9, smoothed)
+    assert ("smoothed loss 0.3000" in line) == smoothed
+    with speaking("zh"):
+        assert name in translate(line)
+        assert "验证损失 0.2000" in translate(line)
