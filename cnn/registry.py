@@ -77,6 +77,8 @@ def words(annotation):
     if origin in (list, tuple) and parts:
         plain = get_args(parts[0])[0] if get_origin(parts[0]) is Annotated else parts[0]
         each = _PLURALS.get(plain) or ("pairs" if get_origin(plain) is tuple else "values")
+        limits = [part.words() for part in get_args(parts[0])[1:] if isinstance(part, Range)]
+        each = " and ".join([each, *limits]) if len(limits) > 1 else " ".join([each, *limits])
         return f"{len(parts)} {each}" if origin is tuple and Ellipsis not in parts else f"a list of {each}"
     return "a list" if list in (annotation, origin) else _WORDS.get(annotation, "a value")
 

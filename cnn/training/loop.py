@@ -140,6 +140,7 @@ class Trainer:
             begin = shown_at = self._told_at = time.perf_counter()
             for x, labels in islice(batches, max(0, steps - p.step)):
                 loss = self._step(x, labels)
+                self._snapshots.take(p.epoch * len(self.batches) + p.step, self.network, self.run.snapshots)
                 now = time.perf_counter()
                 p.epoch_seconds, begin = p.epoch_seconds + now - begin, now
                 if now - shown_at > _SHOW_SECONDS or p.step == steps:
@@ -182,7 +183,6 @@ class Trainer:
         self._record_gradients()
         self.optimizer.step()
         self.average.step(number + 1)
-        self._snapshots.take(number + 1, self.network, self.run.snapshots)
         p.step += 1
         p.seen += len(labels)
         p.loss_sum += loss * len(labels)
