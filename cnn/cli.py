@@ -1,30 +1,33 @@
 """The ``cnn`` command: finds the command's module, parses, runs it, turns errors into lines and exit codes.
 
-Exit codes: 0 done; 1 a bug of this program; 2 usage or config; 3 data; 4 checkpoint; 5 numbers;
-130 and 143 interrupted (SIGINT, SIGTERM).
+Exit codes: 0 done; 2 usage or config; 3 data; 4 checkpoint; 5 numbers; 70 an exception that nobody foresaw;
+128 + n stopped by signal n, after saving: 129 SIGHUP, 130 SIGINT, 141 the reader of a pipe left, 143 SIGTERM.
 """
 
 import argparse
 import importlib
-import os
+import shlex
 import sys
+import tempfile
 import traceback
 
 import cnn
+from cnn import terminal
 from cnn.backend import check_environment
 from cnn.commands import COMMANDS
 from cnn.errors import CnnError, ConfigError, did_you_mean
 from cnn.language import LANGUAGES, choose, speaking, translate
 
 _MAX_LINES = 3
-_USAGE, _BUG, _INTERRUPTED = 2, 1, 130
+_MAX_LENGTH = 380  # of a line of an error
+_USAGE, _UNFORESEEN, _INTERRUPTED = 2, 70, 130
 
 
 def main(argv=None):
     """Run one command line and return its exit code; ``argv=None`` stands for ``sys.argv[1:]``."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    with speaking(_language(argv)):
-        return _main(argv)
+    with terminal.prepared(), speaking(_language(argv)):
+        return _guarded(argv, "--debug" in argv)
 
 
 def _language(argv):
@@ -37,17 +40,16 @@ def _language(argv):
     return choose()
 
 
-def _main(argv):
-    debug = "--debug" in argv
+def _guarded(argv, debug):
+    """Run a command line; turn whatever happens into lines on stderr and an exit code."""
     try:
         code = _run(argv)
-        sys.stdout.flush()
+        terminal.finish()
         return code
     except SystemExit as error:  # argparse after --help
         return error.code or 0
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except terminal.ReaderLeft as error:  # as every program of a pipe: without a word
+        return error.exit_code
     except KeyboardInterrupt:
         return _fail("interrupted", _INTERRUPTED, debug)
     except CnnError as error:
@@ -57,16 +59,17 @@ def _main(argv):
     except OSError as error:
         return _fail(f"{error.filename or 'system'}: {error.strerror or error}", _USAGE, debug)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        return _fail(f"a bug of cnn, please report it with the output of --debug: {what}", _BUG, debug)
+        return _fail(_unforeseen(argv, error), _UNFORESEEN, debug)
 
 
 def _run(argv):
+    if any("\0" in argument for argument in argv):
+        raise ConfigError("found an argument with a NUL character, which no name can have")
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_overview())
+        terminal.say(_overview())
         return 0
     if argv[0] == "--version":
-        print(f"cnn {cnn.__version__}")
+        terminal.say(f"cnn {cnn.__version__}")
         return 0
     name, *rest = argv
     if name not in COMMANDS:
@@ -119,10 +122,33 @@ def _overview():
     )
 
 
+def _unforeseen(argv, error):
+    """Return three lines on an exception that has no message of its own; its traceback goes into a file."""
+    what = terminal.printable_name(f"{type(error).__name__}: {error}")
+    done = "; ".join([f"cnn {shlex.join(argv)}", *reversed(getattr(error, "__notes__", []))])
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="cnn-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(f"cnn {cnn.__version__}, Python {sys.version}\n{done}\n\n")
+            traceback.print_exception(error, file=file)
+        where = f"the traceback is in {file.name}"
+    except OSError:  # no room for a file
+        where = "--debug shows the traceback"
+    return f"unforeseen {what}\nwhile running {done}\nfiles are as before; {where}; please report it"
+
+
 def _fail(message, code, debug):
     """Print at most three lines on stderr, after the traceback with ``--debug``; return the exit code."""
     if debug:
-        traceback.print_exc()
-    lines = translate(message).splitlines() or ["error"]
-    print("\n".join([f"cnn: {lines[0]}", *lines[1:_MAX_LINES]]), file=sys.stderr)
+        terminal.say(traceback.format_exc(), error=True)
+    lines = [_shortened(line) for line in translate(message).splitlines()] or ["error"]
+    terminal.say("\n".join([f"cnn: {lines[0]}", *lines[1:_MAX_LINES]]), error=True)
     return code
+
+
+def _shortened(line):
+    """Return a line of an error without its middle where that is very long."""
+    if len(line) <= _MAX_LENGTH:
+        return line
+    return f"{line[: _MAX_LENGTH // 2]} ... {line[-_MAX_LENGTH // 2 :]}"

@@ -4,6 +4,7 @@ Exit codes: 2 usage or config, 3 data, 4 checkpoint, 5 numbers (NaN, Inf, failed
 """
 
 import difflib
+from contextlib import contextmanager
 
 
 class CnnError(Exception):
@@ -44,6 +45,16 @@ class NumericError(CnnError, ArithmeticError):
     """NaN or Inf where a finite number belongs, or a gradient check that failed."""
 
     exit_code = 5
+
+
+@contextmanager
+def during(what):
+    """Note on any exception what was being done, for the last line of defence: "training in runs/a"."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(what)
+        raise
 
 
 def did_you_mean(word, options):

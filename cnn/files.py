@@ -148,6 +148,20 @@ def _same_file(descriptor, path):
     return os.path.samestat(os.fstat(descriptor), there)
 
 
+def user_path(path):
+    """Return a path that somebody typed, its ~ replaced; ConfigError for what can be no path."""
+    try:
+        os.fsencode(path)
+        if "\0" not in os.fspath(path):
+            return Path(path).expanduser()
+        problem = "a path with a NUL character"
+    except UnicodeEncodeError:
+        problem = "a path that cannot be spelled on this system"
+    except RuntimeError as error:  # ~nobody, or ~ without a home
+        problem = f"a path whose ~ leads nowhere ({str(error).rstrip('.').lower()})"
+    raise ConfigError(f"{path!a}: expected a path, found {problem}")
+
+
 def user_cache_folder():
     """Return the folder of the user's caches for this program, or None where the user has none.
 

@@ -3,6 +3,7 @@
 The catalogue holds English templates and what they become, ``"loss {loss}" = "损失 {loss}"``. ``say`` fills a
 template; ``translate`` takes a finished English message apart with the same templates, so that what raises or
 measures something need not know of languages. A message that the catalogue lacks stays English.
+The report's texts are a table of their own: as patterns, short ones such as "of {n}" would match others.
 """
 
 import os
@@ -45,7 +46,7 @@ def speaking(language: str):
 def say(template: str, **values) -> str:
     """Return the template in the current language with its places filled."""
     if current() == "zh":
-        template = _catalogue().get(template, template)
+        template = _catalogue().get(template) or _catalogue("report").get(template, template)
     return _PLACE.sub(lambda place: str(values.get(place[1], place[0])), template)
 
 
@@ -75,9 +76,9 @@ def pad(text: str, columns: int) -> str:
 
 
 @cache
-def _catalogue() -> dict[str, str]:
+def _catalogue(table: str = "messages") -> dict[str, str]:
     file = resources.files("cnn").joinpath("i18n", "zh.toml")
-    return tomllib.loads(file.read_text(encoding="utf-8"))["messages"]
+    return tomllib.loads(file.read_text(encoding="utf-8"))[table]
 
 
 @cache

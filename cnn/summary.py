@@ -88,7 +88,7 @@ class Summary:
     input_shape: tuple
     batch_size: int
     rows: list
-    memory: object  # cnn.fast.memory.Memory: the predicted peak of training, in bytes by what they are for
+    memory: Memory
 
     def _total(self, what):
         """Add up the leaves; a container's row repeats what its layers have."""

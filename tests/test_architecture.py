@@ -16,6 +16,7 @@ FLOORS = {
     "files": 1,
     "language": 1,
     "tensor_file": 1,
+    "terminal": 1,
     "pixels": 0,
     "geometry": 1,
     "registry": 1,

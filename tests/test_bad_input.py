@@ -111,6 +111,56 @@ def test_a_config_that_is_not_text(capsys, place):
     refused(capsys, place, USAGE, "bad.toml: found bytes that are not UTF-8", "train", "bad.toml")
 
 
+def test_a_config_in_utf16_is_said_to_be_so(capsys, place):
+    (place / "bad.toml").write_bytes((place / "tiny.toml").read_text("utf-8").encode("utf-16"))
+    refused(capsys, place, USAGE, "it looks like UTF-16: save it as UTF-8", "train", "bad.toml")
+
+
+def test_a_config_with_a_byte_order_mark_and_a_hidden_name_is_read(capsys, place):
+    (place / ".mine.toml").write_bytes(b"\xef\xbb\xbf" + (place / "tiny.toml").read_bytes())
+    assert tiny.run(capsys, "summary", ".mine.toml")[0] == 0
+    text = (place / "tiny.toml").read_text("utf-8").replace('name = "tiny"', "")
+    (place / ".-.toml").write_text(text, "utf-8")
+    assert tiny.run(capsys, "train", ".-.toml", "--dry-run")[1].startswith("config: ")
+
+
+def test_a_device_as_config_fills_no_memory(capsys, place):
+    refused(capsys, place, USAGE, "/dev/zero: found more than 4,000,000 bytes", "train", "/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "expected"),
+    [
+        (["predict", "runs/tiny", "a\0.png"], USAGE, "found an argument with a NUL character"),
+        (
+            ["train", "tiny.toml", "--set", "data.root=caf\udce9"],
+            USAGE,
+            r"data.root=caf\xe9: found bytes that are",
+        ),
+        (["train", "tiny.toml", "--set", r'data.root="a\u0000b"'], USAGE, "a path with a NUL character"),
+        (["train", "tiny.toml", "--set", "data.root=~nobody-there/x"], USAGE, "a path whose ~ leads nowhere"),
+        (
+            ["summary", "tiny.toml", "--set", "data.root=~nobody-there/x"],
+            USAGE,
+            "a path whose ~ leads nowhere",
+        ),
+        (["explain", "runs/tiny", "--image", "²"], DATA, "²: expected an image file, found no such file"),
+        (["explain", "runs/tiny", "--image", "9" * 5000], DATA, "expected an image file"),
+        (
+            ["explain", "runs/tiny", "--image", "0", "--label", "²"],
+            USAGE,
+            '--label: found "²", expected a class',
+        ),
+        (["explain", "runs/tiny", "--image", "0", "--max-mb", "nan"], USAGE, "--max-mb"),
+        (["sweep", "tiny.toml", "--seeds", "0..99999999999"], USAGE, "at most 10,000 of them"),
+        (["sweep", "tiny.toml", "--seeds", "²"], USAGE, "--seeds: found '²'"),
+        (["predict", "runs/tiny", "\x1b[31m\u202e.png"], DATA, r"\x1b[31m\u202e.png: expected an image file"),
+    ],
+)
+def test_odd_arguments(capsys, place, argv, code, expected):
+    refused(capsys, place, code, expected, *argv)
+
+
 def test_an_empty_config(capsys, place):
     (place / "bad.toml").write_text("")
     refused(capsys, place, USAGE, "data: missing", "train", "bad.toml")

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 import cnn
 from cnn.commands import COMMANDS
+from cnn.errors import during
 
 
 @pytest.fixture(scope="module")
@@ -136,25 +138,33 @@ def test_python_m_cnn_is_the_same_command():
     assert process.stdout == f"cnn {cnn.__version__}\n"
 
 
-def test_a_reader_that_leaves_early_is_no_error():
+def test_a_reader_that_leaves_early_ends_the_program_without_a_word():
     script = "import sys; from cnn.cli import main; sys.exit(main(['train', '--schema']))"
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     errors = process.stderr.read()
     process.stderr.close()
-    assert process.wait(60) == 0
+    assert process.wait(60) == 141
     assert errors == b""
 
 
-def test_an_unexpected_exception_is_reported_as_a_bug(capsys, monkeypatch):
+def test_an_unforeseen_exception_says_what_was_done_and_where_its_traceback_is(capsys, monkeypatch):
     def broken(_):
-        raise ZeroDivisionError("float division by zero")
+        with during("reading a.bin"):
+            raise ZeroDivisionError("float division\x1b[31m by zero")
 
     monkeypatch.setattr("cnn.commands.data.run", broken)
-    code, _, err = tiny.run(capsys, "data", "sample")
-    assert code == 1
-    assert err.startswith("cnn: a bug of cnn, please report it with the output of --debug: ZeroDivisionError")
-    assert len(err.splitlines()) == 1
+    code, _, err = tiny.run(capsys, "data", "sample", "--mode", "L")
+    assert code == 70
+    first, second, third = err.splitlines()
+    assert first == r"cnn: unforeseen ZeroDivisionError: float division\x1b[31m by zero"
+    assert second == "while running cnn data sample --mode L; reading a.bin"
+    path = Path(re.search(r"the traceback is in (\S+\.txt);", third)[1])
+    text = path.read_text("utf-8")
+    path.unlink()
+    assert "Traceback" in text
+    assert "reading a.bin" in text
+    assert f"cnn {cnn.__version__}, Python" in text
 
 
 @pytest.mark.parametrize(

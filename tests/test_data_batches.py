@@ -432,3 +432,18 @@ def test_a_validation_fraction_that_leaves_a_part_empty_is_refused(fraction):
     split = Split(np.zeros((10, 1, 1, 1), np.uint8), np.arange(10))
     with pytest.raises(ConfigError, match="validation: "):
         split_validation(split, fraction, seed=0)
+
+
+@pytest.mark.parametrize(("how", "code"), [("sys.exit(7)", 7), ("raise ValueError", 1), ("break", 0)])
+def test_a_program_that_ends_in_mid_epoch_ends(how, code):
+    script = f"""
+import sys
+import cnn, numpy as np
+from cnn.data import Batches
+
+batches = Batches(np.zeros((50, 1, 4, 4), np.uint8), np.zeros(50), 1, 0.0, 1.0).epoch(0, prefetch=True)
+for x, y in batches:
+    {how}
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=100, check=False)
+    assert process.returncode == code

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cnn.data import folder, load_dataset, read_image
+from cnn.data.image_file import read_with_bits
 from cnn.errors import DataError
 
 
@@ -222,9 +223,9 @@ def reads(monkeypatch):
 
     def counting(path, *args, **kwargs):
         counted.append(path)
-        return read_image(path, *args, **kwargs)
+        return read_with_bits(path, *args, **kwargs)
 
-    monkeypatch.setattr(folder, "read_image", counting)
+    monkeypatch.setattr(folder, "read_with_bits", counting)
     return counted
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cnn import cli
 from cnn.config import resolve
-from cnn.data import Dataset, Split
+from cnn.data import Split
 from cnn.doctor import FAIL, OK, WARN, Finding, Report, data, examine
 from cnn.training import experiment
 
@@ -60,7 +60,7 @@ def with_train(images, train_images=None, labels=None):
 
 def with_test(images, test):
     dataset = images.dataset
-    return dataclasses.replace(images, dataset=Dataset(dataset.name, dataset.classes, dataset.train, test))
+    return dataclasses.replace(images, dataset=dataclasses.replace(dataset, test=test))
 
 
 def built(config):
@@ -322,3 +322,17 @@ def test_a_report_shows_advice_and_fails_with_its_worst_finding():
     assert report.exit_code == 5
     assert "FAIL  b  2  expected 1\n      -> make it 1" in str(report)
     assert report.to_json()["counts"] == {"OK": 1, "WARN": 0, "FAIL": 1}
+
+
+def test_a_set_without_validation_images_is_examined(images):
+    none = dataclasses.replace(images, validation=images.validation.take(slice(0, 0)))
+    leak = next(f for f in data.check(config(), none) if "validation" in f.check)
+    assert leak.verdict == OK
+
+
+def test_a_single_training_image_is_a_finding_and_no_accident(images):
+    one = with_train(images, images.train.images[:1], images.train.labels[:1])
+    finding = next(f for f in data.check(config(), one) if f.check == "labels fit images")
+    assert finding.verdict == WARN
+    assert "1 training image" in finding.measured
+    assert isinstance(examine(config(), one), Report)

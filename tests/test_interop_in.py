@@ -202,6 +202,13 @@ def test_layers_of_imported_networks_have_right_gradients(backend_name, rng):
         ([("Softmax", ["x"], "y", {"axis": 2})], 'node "y" (Softmax): attribute axis: found 2'),
         ([("Relu", ["x"], "y", {"slope": 1})], 'node "y" (Relu): attribute slope'),
         ([("Relu", ["nowhere"], "y", {})], 'node "y" (Relu): input "nowhere"'),
+        (
+            [
+                ("Constant", [], "s", {"value_floats": [1.0, 1.0, 2.0, 2.0]}),
+                ("Resize", ["x", "", "s"], "y", {"mode": "nearest", "nearest_mode": "ceil"}),
+            ],
+            'node "y" (Resize): attribute nearest_mode',
+        ),
         ([("Conv", ["x", "x"], "y", {})], 'node "y" (Conv): input 1'),
     ],
 )

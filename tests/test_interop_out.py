@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from cnn import layers
 from cnn.data import read_image
 from cnn.errors import ConfigError, MissingExtra
 from cnn.interop.card import About
@@ -20,9 +21,6 @@ from cnn.training import experiment
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 from random_networks import random_images, random_network
-
-#: Layers that have no rule yet: exporting them is refused by name.
-NOT_YET = {"ELU", "GroupNorm", "LayerNorm", "PReLU", "Softplus", "Upsample", "ZeroPad2d"}
 
 ABOUT = About(classes=["corner", "row", "column"])
 
@@ -80,6 +78,43 @@ def test_the_written_module_says_the_same_of_random_networks(chunk):
         expected = network.predict(x)
         y = module(torch.from_numpy(x)).detach().numpy()
         assert np.abs(y - expected).max() <= 1e-5 * max(1, np.abs(expected).max()), network
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.ELU(0.7),
+        layers.GroupNorm(2),
+        layers.GroupNorm(4, affine=False),
+        layers.LayerNorm(bias=False),
+        layers.PReLU(4, init=0.3),
+        layers.PReLU(),
+        layers.Softplus(),
+        layers.Upsample(scale_factor=(2, 3)),
+        layers.ZeroPad2d((1, 0, 2, -1)),
+        layers.MaxPool2d(3, stride=2, padding=((1, 0), (0, 1)), ceil_mode=True),
+        layers.MaxPool2d(2, stride=2, dilation=2),
+        layers.Conv2d(3, kernel_size=3, stride=2, padding=((0, 1), (2, 1))),
+    ],
+    ids=repr,
+)
+def test_single_layers_say_the_same_in_onnx_and_torch(layer, tmp_path, rng):
+    torch = pytest.importorskip("torch")
+    from cnn.interop.torch_write import module_source, state_dict
+
+    network = Network([layer])
+    network.build((4, 7, 6), rng=rng)
+    x = random_images(network, rng)
+    expected = network.predict(x)
+    path = write_onnx(network, tmp_path / "f.onnx")
+    assert np.abs(onnx_answer(path, {"input": x}) - expected).max() < 1e-5
+    assert np.abs(Network.from_onnx(path).predict(x) - expected).max() < 1e-5
+    if isinstance(layer, layers.MaxPool2d) and layer.padding != ((0, 0), (0, 0)):
+        with pytest.raises(ConfigError, match="PyTorch pads both sides alike"):
+            module_source(network, About())
+        return
+    module = torch_module(module_source(network, About()), state_dict(network))
+    assert np.abs(module(torch.from_numpy(x)).detach().numpy() - expected).max() < 1e-5
 
 
 def test_an_onnx_file_takes_any_number_of_images_and_keeps_the_names(tmp_path, rng):
@@ -202,5 +237,5 @@ def test_every_layer_has_a_rule_in_every_format():
     from cnn.interop.torch_write import _CALLS
 
     containers = {"Sequential", "Residual", "Concat"}
-    assert set(layer_types()) - containers - NOT_YET <= exported_kinds()
-    assert set(layer_types()) - NOT_YET <= set(_CALLS)
+    assert set(layer_types()) - containers <= exported_kinds()
+    assert set(layer_types()) <= set(_CALLS)

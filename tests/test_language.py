@@ -12,9 +12,7 @@ from cnn.doctor import FAIL, Finding, Report
 from cnn.language import choose, pad, say, speaking, translate, width
 from cnn.training.progress import epoch_line
 
-CATALOGUE = tomllib.loads((Path(language.__file__).parent / "i18n" / "zh.toml").read_text(encoding="utf-8"))[
-    "messages"
-]
+TABLES = tomllib.loads((Path(language.__file__).parent / "i18n" / "zh.toml").read_text(encoding="utf-8"))
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -34,7 +32,7 @@ def test_the_language_is_that_of_the_locale(environ, chosen):
 
 
 def test_every_translation_has_the_places_of_its_original():
-    for english, chinese in CATALOGUE.items():
+    for english, chinese in (pair for table in TABLES.values() for pair in table.items()):
         asked, given = (re.findall(r"\{\w+\}", text) for text in (chinese, english))
         assert len(set(given)) == len(given)
         assert set(asked) <= set(given), english

@@ -155,7 +155,7 @@ def test_windows_that_overlap_add_their_gradients(backend):
 @pytest.mark.parametrize("pool", [MaxPool2d, AvgPool2d])
 def test_a_wrong_window_is_refused(pool):
     kind = pool.__name__
-    with pytest.raises(ConfigError, match=rf"{kind}: padding \(2, 2\) exceeds half of kernel_size \(3, 3\)"):
+    with pytest.raises(ConfigError, match=rf"{kind}: padding 2 exceeds half of kernel_size \(3, 3\)"):
         pool(3, padding=2)
     with pytest.raises(ConfigError, match=f"{kind} kernel_size: expected an integer >= 1"):
         pool(0)

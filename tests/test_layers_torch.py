@@ -129,7 +129,7 @@ def test_a_pool_behind_a_convolution_keeps_its_window(options, rng):
                 [Conv2d(4, 3), ReLU(), MaxPool2d(2, **options), Conv2d(3, 2), Flatten(), Linear(3)]
             )
             network.build((2, 9, 9))
-            for _ in range(3):  # the steps may be made, recorded and replayed
+            for _ in range(3):  # lowered once, run three times
                 network.zero_grad()
                 y = np.asarray(network.forward(x, training=True))
                 dx = np.asarray(network.backward(np.ones_like(y)))

@@ -1,4 +1,4 @@
-"""Prediction is the forward pass in evaluation mode, whatever is folded, packed or replayed on the way."""
+"""Prediction is the forward pass in evaluation mode, whatever is folded or packed on the way."""
 
 import copy
 
@@ -80,7 +80,7 @@ def _forward(network, x):
 def test_prediction_equals_the_reference(name, images):
     for dtype, tolerance in ((np.float64, 1e-11), (np.float32, 1e-4)):
         network = _network(name, dtype)
-        for seed in range(3):  # computed, recorded, replayed
+        for seed in range(3):  # lowered once, run three times
             x = np.random.default_rng(seed).standard_normal((images, 3, 11, 12)).astype(dtype)
             y, expected = network.predict(x), _forward(network, x)
             assert y.dtype == dtype

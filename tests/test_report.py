@@ -8,6 +8,7 @@ import pytest
 
 from cnn import report
 from cnn.data import Split
+from cnn.language import speaking
 from cnn.layers import Conv2d, Flatten, Linear, ReLU
 from cnn.network import Network
 from cnn.report import charts, gradients, pictures
@@ -231,3 +232,41 @@ def test_signs_have_their_colours():
 def test_a_smoothed_training_loss_is_called_so():
     assert "training, smoothed labels" in report.render(story(label_smoothing=0.1))
     assert "smoothed labels" not in report.render(story())
+
+
+NUMBER = re.compile(r"\d[\d,.]*\d|\d")
+
+
+def words_of(html):
+    """What a reader of the page reads or hears, without the layers and the config, which stay as they are."""
+    shown = re.sub(r"<(style|pre)>.*?</\1>", " ", html, flags=re.DOTALL)
+    spoken = re.findall(r'(?:alt|aria-label)="([^"]*)"', shown)
+    return re.sub(r"<[^>]+>", "|", shown) + "|".join(spoken)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"right": 0.5, "result": story().result | {"tta_accuracy": 0.8, "seconds": 9000.0}},
+        {"right": 1.1, "label_smoothing": 0.1},
+        {"history": [], "gradients": []},
+        {"history": history(3, validation=False), "shape": (2, 8, 8)},
+        {"classes": tuple(f"K{k}" for k in range(60)), "count": 300},
+    ],
+    ids=["mistakes", "no mistake", "no epoch", "no validation", "60 classes"],
+)
+def test_a_chinese_report_has_no_english_left_and_the_same_numbers(changes):
+    told = story(**changes)
+    english, chinese = words_of(report.render(told)), words_of(report.render(told, "zh"))
+    assert sorted(NUMBER.findall(chinese)) == sorted(NUMBER.findall(english))
+    kept = {"tiny", "toys", "x", "config", "toml", "Dropout", "Conv2d", "Linear", *told.classes}
+    assert set(re.findall("[A-Za-z][A-Za-z0-9]*", chinese)) <= kept
+
+
+def test_the_report_follows_the_language_of_the_command(tmp_path):
+    with speaking("zh"):
+        report.write(tmp_path / "report.html", story())
+        assert "Confusion matrix" in report.render(story(), "en")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text == report.render(story(), "zh")
+    assert "<html lang=zh-CN>" in text

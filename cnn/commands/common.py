@@ -73,3 +73,8 @@ def load_trained(trained):
         "std": about.std or [1.0] * channels,
     }
     return network, resolve(document, str(trained)), meta
+
+
+def whole_number(text):
+    """Return the number that a text of decimal digits stands for, None for any other text."""
+    return int(text) if text.isdecimal() and len(text) < 16 else None

@@ -1,5 +1,7 @@
 """Fetch, verify and cache a data set ahead of time, and say what it holds."""
 
+from cnn.terminal import say
+
 
 def add_arguments(parser):
     """Describe the command line."""
@@ -23,11 +25,11 @@ def run(args):
     )
     mean, std = normalization(dataset.train.images)
     shape = " x ".join(map(str, dataset.input_shape))
-    print(f"{dataset.name}: images of {shape}, {len(dataset.classes)} classes: {', '.join(dataset.classes)}")
+    say(f"{dataset.name}: images of {shape}, {len(dataset.classes)} classes: {', '.join(dataset.classes)}")
     for part in ("train", "test"):
         counts = np.bincount(getattr(dataset, part).labels, minlength=len(dataset.classes))
-        print(f"{part:5} {counts.sum():,} images, {counts.min():,} to {counts.max():,} a class")
-    print(f"mean  {_numbers(mean)}    std {_numbers(std)}    (training images, 0 to 1)")
+        say(f"{part:5} {counts.sum():,} images, {counts.min():,} to {counts.max():,} a class")
+    say(f"mean  {_numbers(mean)}    std {_numbers(std)}    (training images, 0 to 1)")
 
 
 def _numbers(values):

@@ -2,6 +2,7 @@
 
 from cnn.commands.common import add_set_argument, add_trained_argument
 from cnn.language import translate
+from cnn.terminal import say
 
 
 def add_arguments(parser):
@@ -49,10 +50,10 @@ def run(args):
     with use_backend(config.train.backend), np.errstate(all="ignore"):
         tta = config.tta if args.tta else None
         loss, accuracy, probabilities = experiment.evaluate(network, batches, tta)
-    print(class_table(images.classes, split.labels, probabilities))
+    say(class_table(images.classes, split.labels, probabilities))
     views = ", with test-time augmentation" if args.tta else ""
     line = f"{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}"
-    print(f"\n{translate(line)}")
+    say(f"\n{translate(line)}")
 
 
 def check_split(part, images, config, meta, trained):

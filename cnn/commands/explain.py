@@ -6,8 +6,9 @@ the sum that made it. It needs no network and no server.
 
 from typing import NamedTuple
 
-from cnn.commands.common import add_picture_arguments, add_trained_argument, load_trained
+from cnn.commands.common import add_picture_arguments, add_trained_argument, load_trained, whole_number
 from cnn.language import translate
+from cnn.terminal import say
 
 _MOST_IMAGES = 64  # in a batch: evaluation takes as many at once
 
@@ -47,6 +48,7 @@ def run(args):
     from pathlib import Path
 
     from cnn.errors import ConfigError
+    from cnn.files import write_atomically
 
     out = Path(args.out)
     if out.is_dir() or not out.parent.is_dir():
@@ -56,12 +58,13 @@ def run(args):
         page, guess = explain_batch(args.trained, args.images, args.max_mb, args.training)
     else:
         page, guess = explain(args.trained, args.image, args.label, args.max_mb, args.training, **options)
-    out.write_text(page, encoding="utf-8")
-    print(translate(f"{out}: {len(page.encode()) / 1e6:.2f} MB, {guess}"))
+    payload = page.encode("utf-8", "backslashreplace")
+    write_atomically(out, payload)
+    say(translate(f"{out}: {len(payload) / 1e6:.2f} MB, {guess}"))
     if args.serve:
         from cnn.explain.serve import serve
 
-        serve(page.encode(), lambda address: print(translate(f"{address} (Ctrl-C ends)"), flush=True))
+        serve(payload, lambda address: say(translate(f"{address} (Ctrl-C ends)")))
 
 
 def explain(trained, image, label=None, max_mb=10, training=False, invert=False, center=False, history=False):
@@ -193,15 +196,19 @@ def _read(image: str, config, meta, input_shape, invert, center):
     from cnn.data.picture import read_picture
     from cnn.errors import ConfigError
     from cnn.explain.samples import choose_samples, find_samples
+    from cnn.terminal import printable_name
     from cnn.training import experiment
 
-    if not image.isdigit():
+    number = whole_number(image)
+    if number is None:
         pixels, remarks = read_picture(image, meta["image_shape"], meta["mean"], invert, center)
         tell_remarks(image, remarks, meta["mean"])
-        return _Source(pixels, None, Path(image).name, remarks, find_samples(config, meta, input_shape))
+        return _Source(
+            pixels, None, printable_name(Path(image).name), remarks, find_samples(config, meta, input_shape)
+        )
     if invert or center:
         raise ConfigError("--invert, --center: they are for image files; the test images need neither")
-    dataset, number = experiment.read_dataset(config, own=False), int(image)
+    dataset = experiment.read_dataset(config, own=False)
     test = dataset.test
     if number >= len(test):
         raise ConfigError(f"--image: found {number}, expected 0 to {len(test) - 1} (the test split)")
@@ -229,8 +236,9 @@ def _class_number(label: str, classes) -> int:
 
     if label in classes:
         return list(classes).index(label)
-    if label.isdigit() and int(label) < len(classes):
-        return int(label)
+    number = whole_number(label)
+    if number is not None and number < len(classes):
+        return number
     raise ConfigError(
         f'--label: found "{label}", expected a class name or a number from 0 to {len(classes) - 1}.'
         + did_you_mean(label, classes)

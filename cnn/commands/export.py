@@ -7,6 +7,7 @@ c            one C11 file with weights, forward pass and a main that reads an im
 """
 
 from cnn.commands.common import add_trained_argument, load_trained
+from cnn.terminal import say
 
 
 def add_arguments(parser):
@@ -29,7 +30,7 @@ def run(args):
     network, config, meta = load_trained(args.trained)
     about = describe(network, config, meta, _result(args.trained))
     for path in export(network, about, args.format, args.out, args.with_preprocessing):
-        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+        say(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
 def _result(trained):

@@ -1,6 +1,7 @@
 """Compare every gradient of a config's network with numerical ones, layer by layer; no data set is read."""
 
 from cnn.commands.common import add_config_arguments, read_config
+from cnn.terminal import say
 
 
 def add_arguments(parser):
@@ -21,11 +22,11 @@ def add_arguments(parser):
 def run(args):
     """Check the gradients."""
     import json
-    from pathlib import Path
 
     import numpy as np
 
     from cnn.errors import ConfigError, NumericError
+    from cnn.files import write_atomically
     from cnn.gradcheck import check_network
     from cnn.layers import from_config
     from cnn.network import Network
@@ -52,9 +53,9 @@ def run(args):
         seed=args.seed,
         entries=args.entries,
     )
-    print(report)
+    say(report)
     if args.json:
-        Path(args.json).write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_atomically(args.json, (json.dumps(report.to_json(), indent=1) + "\n").encode())
     if not report.ok:
         wrong = sorted({entry.layer for entry in report.bugs})
         raise NumericError(f"gradient check: {len(report.bugs)} wrong gradients, in layer {', '.join(wrong)}")

@@ -6,6 +6,7 @@ black and centred: a picture that is not is said to be so, and --invert and --ce
 """
 
 from cnn.commands.common import add_picture_arguments, add_trained_argument, load_trained
+from cnn.terminal import say
 
 
 def add_arguments(parser):
@@ -40,7 +41,7 @@ def run(args):
         _, _, probabilities = experiment.evaluate(network, batches)
     rows = [dict(zip(meta["classes"], p.tolist(), strict=True)) for p in probabilities]
     if args.json:
-        print(
+        say(
             json.dumps(
                 [{"image": i, "probabilities": r} for i, r in zip(args.images, rows, strict=True)], indent=2
             )
@@ -49,7 +50,7 @@ def run(args):
     width = max(map(len, args.images))
     for path, row in zip(args.images, rows, strict=True):
         best = sorted(row.items(), key=lambda item: -item[1])[: args.top]
-        print(f"{path:{width}}  " + "  ".join(f"{name} {100 * p:.1f} %" for name, p in best))
+        say(f"{path:{width}}  " + "  ".join(f"{name} {100 * p:.1f} %" for name, p in best))
 
 
 def read_pixels(path, meta, invert=False, center=False):
@@ -63,9 +64,7 @@ def read_pixels(path, meta, invert=False, center=False):
 
 def tell_remarks(path, remarks, mean):
     """Say on stderr where a picture differs from the training images."""
-    import sys
-
     from cnn.data.picture import describe
 
     for remark in remarks:
-        print(f"{path}: {describe(remark, mean)}", file=sys.stderr)
+        say(f"{path}: {describe(remark, mean)}", error=True)

@@ -1,6 +1,7 @@
 """Print layers, output shapes, parameters, multiply-adds and memory of a config; no data set is read."""
 
 from cnn.commands.common import add_config_arguments, read_config
+from cnn.terminal import say
 
 
 def add_arguments(parser):
@@ -21,4 +22,4 @@ def run(args):
     shape, classes = experiment.input_shape(config)
     network = experiment.build_network(config, shape, classes)
     experiment.build_groups(config, network)
-    print(network.summary(batch_size=batch_size))
+    say(network.summary(batch_size=batch_size))

@@ -15,9 +15,11 @@ import statistics
 from pathlib import Path
 from types import NoneType
 
-from cnn.commands.common import add_config_arguments
+from cnn.commands.common import add_config_arguments, whole_number
+from cnn.terminal import say
 
 _CSV = ("n", "failed", "mean", "std", "min", "max", "tta_mean", "tta_std", "val_mean", "val_std", "seconds")
+_MAX_SEEDS = 10_000
 _OPENING, _CLOSING = "[{", "]}"
 
 
@@ -54,12 +56,12 @@ def run(args):
             check(setting, plan[setting, numbers[0]], [folders[setting, seed] for seed in numbers])
         for count, ((setting, seed), config) in enumerate(plan.items(), 1):
             folder = folders[setting, seed]
-            print(f"[{count}/{len(plan)}] {', '.join([*setting, f'seed {seed}'])}: {folder}", flush=True)
+            say(f"[{count}/{len(plan)}] {', '.join([*setting, f'seed {seed}'])}: {folder}")
             try:
                 results[setting].append(train(args, config, folder))
             except NumericError as error:  # a rate that is too high is a result of a sweep, too
                 failed[setting] += 1
-                print(f"failed: {str(error).splitlines()[0]}", flush=True)
+                say(f"failed: {str(error).splitlines()[0]}")
             except (Interrupted, KeyboardInterrupt) as error:
                 signum = getattr(error, "exit_code", 128 + signal.SIGINT) - 128
                 raise Interrupted(
@@ -67,7 +69,7 @@ def run(args):
                     signum,
                 ) from error
             write_tables(out, name, results, failed)
-    print("\n" + (out / "sweep.md").read_text("utf-8"), end="")
+    say("\n" + (out / "sweep.md").read_text("utf-8"), end="")
     return NumericError.exit_code if any(failed.values()) else 0
 
 
@@ -107,7 +109,7 @@ def train(args, config, folder):
     if begun:
         check_same_run(config, load_config(run.config), folder)
         if run.result.exists():
-            print("finished before")
+            say("finished before")
             return read_result(run.result)
     set_threads(args, config)
     trainer = Trainer(config)
@@ -156,12 +158,15 @@ def seeds(text):
     from cnn.errors import ConfigError
 
     first, dots, last = text.partition("..")
-    if dots and first.isdecimal() and last.isdecimal() and int(first) <= int(last):
-        return list(range(int(first), int(last) + 1))
-    parts = text.split(",")
-    if all(part.strip().isdecimal() for part in parts):
-        return [int(part) for part in parts]
-    raise ConfigError(f"--seeds: found {text!r}, expected 0..4, 0,3,7 or one number")
+    ends = whole_number(first), whole_number(last)
+    if dots and None not in ends and 0 <= ends[1] - ends[0] < _MAX_SEEDS:
+        return list(range(ends[0], ends[1] + 1))
+    numbers = [whole_number(part.strip()) for part in text.split(",")]
+    if None not in numbers:
+        return numbers
+    raise ConfigError(
+        f"--seeds: found {text!r}, expected 0..4, 0,3,7 or one number; at most {_MAX_SEEDS:,} of them"
+    )
 
 
 def split_settings(overrides):

@@ -4,6 +4,7 @@ import json
 
 from cnn.commands.common import add_config_arguments, read_config
 from cnn.language import translate
+from cnn.terminal import say
 
 
 def add_arguments(parser):
@@ -22,7 +23,7 @@ def run(args):
     if args.schema:
         from cnn.config import json_schema
 
-        print(json.dumps(json_schema(), indent=2))
+        say(json.dumps(json_schema(), indent=2))
         return
     from cnn.training import run_folder
     from cnn.training.loop import Trainer
@@ -34,8 +35,8 @@ def run(args):
     set_threads(args, config)
     trainer = Trainer(config)
     if args.dry_run:
-        print(translate(trainer.describe()))
-        print(trainer.network.summary(batch_size=config.data.batch_size))
+        say(translate(trainer.describe()))
+        say(trainer.network.summary(batch_size=config.data.batch_size))
         return
     trainer.run = run_folder.create(args.run, config.name)
     trainer.fit()

@@ -16,6 +16,8 @@ from cnn.errors import ConfigError, did_you_mean
 
 _KEY = re.compile(r"([A-Za-z0-9_-]+)((?:\[-?\d+\])*)")
 _MAX_LINES = 3
+_MAX_BYTES = 4_000_000
+_UTF16 = b"\xff\xfe", b"\xfe\xff"
 
 
 def load_config(path, overrides=()):
@@ -32,12 +34,17 @@ def load_config(path, overrides=()):
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode()
+        with open(path, "rb") as file:
+            payload = file.read(_MAX_BYTES + 1)  # a device never ends
+        text = payload.decode("utf-8-sig")  # Notepad and PowerShell begin a file with a byte order mark
     except OSError as error:
         hint = _nearby(path) if isinstance(error, FileNotFoundError) else ""
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}.{hint}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: found bytes that are not UTF-8, expected a TOML file") from error
+        hint = "; it looks like UTF-16: save it as UTF-8" if payload[:2] in _UTF16 else ""
+        raise ConfigError(f"{path}: found bytes that are not UTF-8, expected a TOML file{hint}") from error
+    if len(payload) > _MAX_BYTES:
+        raise ConfigError(f"{path}: found more than {_MAX_BYTES:,} bytes, expected a TOML file")
     return resolve(parse_document(text, path), path, overrides)
 
 
@@ -51,7 +58,8 @@ def parse_document(text, source):
 
 def resolve(document, source, overrides=()):
     """Return the Config that a plain dict stands for; ``source`` names it in errors."""
-    document = {"name": re.sub(r"[^A-Za-z0-9._-]", "_", Path(source).stem), **copy.deepcopy(document)}
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(source).stem).lstrip(".-")  # of .mine.toml: mine
+    document = {"name": name or "config", **copy.deepcopy(document)}
     for override in overrides:
         _override(document, override)
     try:
@@ -117,6 +125,11 @@ def _nearby(path):
 
 def _override(document, text):
     """Set the value that ``key.path[2].name=value`` names, making missing tables on the way."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = "found bytes that are not UTF-8, which no config can hold"
+        raise ConfigError(f"--set {text}: {problem}") from error
     path, equals, value = text.partition("=")
     keys = _keys(path.strip())
     if not equals or keys is None:

@@ -1,6 +1,7 @@
 """Batches in a seeded order, augmented and normalised; ahead in a thread where a core is left for it."""
 
 import queue
+import sys
 import threading
 
 import numpy as np
@@ -196,7 +197,8 @@ def _ahead(iterator, depth):
     """Yield what ``iterator`` yields, prepared by a background thread up to ``depth`` items ahead.
 
     An exception of the iterator is raised here, at its place in the sequence. Closing or dropping
-    this generator stops the thread and waits for it: at most one item is prepared in vain.
+    this generator stops the thread and waits for it: at most one item is prepared in vain. Only while the
+    interpreter ends it does not wait: other threads run no more then, and this one ends with the process.
     """
     items = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -225,7 +227,8 @@ def _ahead(iterator, depth):
             yield item
     finally:
         stopped.set()
-        # A producer waiting for room gets it here, sees the flag after that one put, and ends.
-        while not items.empty():
-            items.get_nowait()
-        thread.join()
+        if not sys.is_finalizing():
+            # A producer waiting for room gets it here, sees the flag after that one put, and ends.
+            while not items.empty():
+                items.get_nowait()
+            thread.join()

@@ -1,13 +1,31 @@
-"""Reads one image file, the same way for training and for ``cnn predict``."""
+"""Where pictures come in: the one place that opens an image file, for training and for every command."""
+
+import os
+import stat
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from cnn.errors import ConfigError, DataError
 from cnn.geometry import pair
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# Pillow guesses the format from the content, whatever the name; only these decoders are ever asked, so that
+# no file starts another program (EPS starts Ghostscript).
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+MAX_PIXELS = 2**26  # of one image file; decoded they take 256 MB
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", "P", "PA")
+_CAMERA_BITS = 12
+_MAX_SAMPLE_VALUE = 281  # a TIFF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def check_options(image_size, mode):
@@ -22,14 +40,24 @@ def default_mode(path):
     return "RGB" if open_image(path).mode in _COLOUR_MODES else "L"
 
 
-def read_image(path, image_size=None, mode="RGB", grey_only=False):
-    """Return an image file as (C, H, W) uint8: C is 1 for ``mode`` "L" and 3 for "RGB".
+def read_image(path, image_size=None, mode="RGB"):
+    """Return an image file as (C, H, W) uint8; see `read_with_bits`."""
+    return read_with_bits(path, image_size, mode)[0]
 
-    The camera's orientation tag is obeyed, transparency dropped, 16-bit grey reduced to its high byte,
-    the first frame taken. ``image_size`` (height, width) resizes, bilinear with antialiasing.
 
-    Raises DataError naming the file: missing, truncated, no image, of floats, or with ``grey_only`` in
-    colour.
+def read_with_bits(path, image_size=None, mode="RGB", grey_only=False, bits=None):
+    """Return (pixels (C, H, W) uint8, bits): C is 1 for ``mode`` "L" and 3 for "RGB".
+
+    The camera's orientation tag is obeyed, transparency dropped, the first frame taken. ``image_size``
+    (height, width) resizes, bilinear with antialiasing.
+
+    Grey values of more than 8 bits keep the 8 highest of the ``bits`` in use: value >> (bits - 8). Left out,
+    they are what a TIFF says (BitsPerSample, MaxSampleValue), and else, as 16-bit files say nothing, 12 where
+    no value reaches 4096, as cameras and microscopes write them, or 16. The bits returned are 0 for grey
+    of 8 bits and for colour, of which 16 bits keep the high byte.
+
+    Raises DataError naming the file: missing, no regular file, truncated, no image, of more than MAX_PIXELS
+    pixels, of floats, or with ``grey_only`` in colour.
     """
     image = open_image(path)
     if grey_only and image.mode in _COLOUR_MODES:
@@ -37,26 +65,92 @@ def read_image(path, image_size=None, mode="RGB", grey_only=False):
         raise DataError(f"{path}: expected a grey image like the first one, found {image.mode}; {hint}")
     if image.mode == "F":
         raise DataError(f"{path}: expected an image of 8 or 16 bits, found floats")
-    if image.mode.startswith("I"):  # 16 bits; older Pillows widen them to 32
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    if "transparency" in image.info:  # a palette's goes by way of RGBA
-        image = image.convert("RGBA")
-    image = image.convert(mode)
-    if image_size is not None and image.size != image_size[::-1]:
-        image = image.resize(image_size[::-1], Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            found = f"values from {values.min()} to {values.max()}"
+            raise DataError(f"{path}: expected an image of 8 or 16 bits (0 to 65535), found {found}")
+        bits = bits or _bits_of(image, values)
+        image = Image.fromarray((values.astype(np.uint32) >> (bits - 8)).clip(0, 255).astype(np.uint8))
+    else:
+        bits = 0
+    try:
+        pixels = _converted(image, mode, image_size)
+    except (ValueError, OSError, MemoryError) as error:
+        raise DataError(
+            f"{path}: expected an image, found one that cannot be made {mode} ({error})"
+        ) from error
+    return (pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)), bits
 
 
 def open_image(path):
-    """Return the Pillow image of a file, turned as its orientation tag says; DataError if it has none."""
+    """Return the Pillow image of a file, decoded and turned as its orientation tag says.
+
+    Raises DataError naming the file: missing, no regular file, no image, damaged, or too large.
+    """
     try:
-        with Image.open(path) as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return image
+        # a pipe must not be waited for; opened by name Pillow maps the file, and then turns TIFFs wrongly
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError as error:
         raise DataError(f"{path}: expected an image file, found no such file") from error
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path}: expected an image file, found none that can be opened ({problem})"
+        ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        kind = "a folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "a pipe or a device"
+        os.close(descriptor)
+        raise DataError(f"{path}: expected an image file, found {kind}")
+    with os.fdopen(descriptor, "rb") as file:
+        return _decoded(file, path)
+
+
+def _decoded(file, path):
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height <= MAX_PIXELS:
+                image.load()
+                return _upright(image)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: expected an image of at most {MAX_PIXELS:,} pixels; {error}") from error
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
-        problem = str(error) or type(error).__name__
+        problem = str(error).replace(repr(file), "this file") or type(error).__name__
         raise DataError(f"{path}: expected an image, found a file that cannot be read ({problem})") from error
+    raise DataError(
+        f"{path}: expected an image of at most {MAX_PIXELS:,} pixels, found {height} x {width}; "
+        "make it smaller first"
+    )
+
+
+def _upright(image):
+    """Turn an image as its orientation tag says; a block of tags that cannot be read says nothing."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # as many kinds as there are ways to damage one
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _bits_of(image, values):
+    tags = getattr(image, "tag_v2", {})
+    for tag in (ExifTags.Base.BitsPerSample, _MAX_SAMPLE_VALUE):
+        stated = np.ravel(tags.get(tag, 0))[0]
+        if tag == _MAX_SAMPLE_VALUE and isinstance(stated, int | np.integer):
+            stated = int(stated).bit_length()
+        if stated in range(9, 16):
+            return int(stated)
+    return _CAMERA_BITS if values.max() < 2**_CAMERA_BITS else 16
+
+
+def _converted(image, mode, image_size):
+    """Return the pixels (H, W) or (H, W, 3) of an image in ``mode``, resized."""
+    if "transparency" in image.info:  # a palette's goes by way of RGBA
+        image = image.convert("RGBA")
+    if image.mode in ("LAB", "HSV"):  # Pillow knows a way to RGB only
+        image = image.convert("RGB")
+    image = image.convert(mode)
+    if image_size is not None and image.size != image_size[::-1]:
+        image = image.resize(image_size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(image)

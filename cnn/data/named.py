@@ -17,6 +17,7 @@ from cnn.data import cache
 from cnn.data.dataset import make_dataset
 from cnn.data.idx import read_idx
 from cnn.errors import ConfigError, DataError, MissingExtra, did_you_mean
+from cnn.files import user_path
 
 DEFAULT_ROOT = Path("data")
 log = logging.getLogger("cnn.data")
@@ -71,7 +72,7 @@ def load_named(name, root, download, into_root=True, split=None):
     Raises ConfigError for a bad ``split``; MissingExtra when torchvision is needed and absent; DataError
     when files are missing (and ``download`` is False or fails) or damaged.
     """
-    root = Path(root).expanduser()
+    root = user_path(root)
     if name == "EMNIST":
         split = "balanced" if split is None else split
         emnist_classes(split)

@@ -1,6 +1,7 @@
 """Is the data what one thinks it is? Labels, duplicates, blank images, normalisation."""
 
 import hashlib
+import math
 
 import numpy as np
 
@@ -104,6 +105,9 @@ def _labels_and_pixels(config, images):
     z = (hits - n q) / sqrt(n q (1 - q)),  q = how often two random labels are equal
     """
     train = images.train
+    if len(train) < 2:
+        measured, expected = f"{len(train)} training image", "at least 2 images, to compare them"
+        return finding("labels fit images", WARN, measured, expected, "one image is no data set")
     order = np.random.default_rng(config.seed).permutation(len(train))[:_SAMPLE]
     known, asked = np.split(order, [2 * len(order) // 3])
     features = _small(train.images[order])
@@ -134,7 +138,7 @@ def _small(images):
 
 def _hashes(split):
     """Return a digest of every image's pixels."""
-    rows = split.images.reshape(len(split), -1)
+    rows = split.images.reshape(len(split), math.prod(split.images.shape[1:]))
     return [hashlib.blake2b(row, digest_size=12).digest() for row in rows]
 
 

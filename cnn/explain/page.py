@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import tomllib
 import zlib
 from html import escape
 from importlib import resources
@@ -12,7 +13,7 @@ import numpy as np
 from cnn.errors import ConfigError
 from cnn.explain.derivations import derivation, loop_source, reference_source
 
-__all__ = ["build_page", "check_size", "texts"]
+__all__ = ["build_page", "check_size", "questions", "texts"]
 
 # In the order in which they build on each other; all share one scope. The engine also runs in a worker.
 ENGINE = (
@@ -45,6 +46,7 @@ SCRIPTS = (
     "view_extras.js",
     "view_pictures.js",
     "glance.js",
+    "view_questions.js",
     "view_header.js",
     "tour_stations.js",
     "view_tour.js",
@@ -81,6 +83,7 @@ def build_page(nodes, title: str, classes, about: dict, samples=None, history=()
         "nodes": specs,
         "derivations": {kind: derivation(kind) for kind in kinds},
         "sources": {kind: reference_source(kind) for kind in kinds},
+        "questions": questions(),
         "loops": {kind: found for kind in kinds if (found := loop_source(kind))},
     }
     if past:
@@ -134,6 +137,12 @@ def texts(language: str) -> dict[str, str]:
     return {
         key: text for name in TEXTS for key, text in json.loads(_asset(f"i18n/{name}{language}.json")).items()
     }
+
+
+def questions() -> list[dict]:
+    """Return the learners' questions, each ``{"en", "zh", "place"}`` and perhaps ``"answer"`` by language."""
+    file = resources.files("cnn.explain").joinpath("questions.toml")
+    return tomllib.loads(file.read_text(encoding="utf-8"))["question"]
 
 
 def _asset(name: str) -> str:

@@ -6,149 +6,7 @@ import numpy as np
 
 from cnn import layers as L
 from cnn.interop.layers import Clip, HardSigmoid, HardSwish, LogSoftmax
-
-_ZEROS = {"weight_init": "zeros", "bias_init": "zeros"}  # drawn numbers would be overwritten
-
-
-def _window(call, kernel, plane):
-    """Return (stride, dilation, padding ((top, bottom), (left, right))) of a node with ``auto_pad``."""
-    stride = tuple(call.attribute("strides", (1, 1)))
-    dilation = tuple(call.attribute("dilations", (1, 1)))
-    pads = list(call.attribute("pads", (0, 0, 0, 0)))
-    given = call.attribute("kernel_shape")
-    if len(kernel) != 2 or any(len(two) != 2 for two in (stride, dilation)) or len(pads) != 4:
-        call.refuse(f"kernel_shape: found {list(kernel)}, expected 2 axes of pixels")
-    if given is not None and tuple(given) != tuple(kernel):
-        call.refuse(f"attribute kernel_shape: found {list(given)}, expected {list(kernel)} as the weight has")
-    if min(*stride, *dilation, *kernel) < 1 or min(pads) < 0:
-        call.refuse(f"found strides {stride}, dilations {dilation}, pads {pads}, expected positive numbers")
-    auto = call.expect("auto_pad", "NOTSET", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "")
-    padding = tuple(zip(pads[:2], pads[2:], strict=True))
-    if auto == "VALID":
-        padding = ((0, 0), (0, 0))
-    if auto.startswith("SAME"):  # as many windows as strides fit: ceil(size / stride)
-        padding = []
-        for size, k, s, d in zip(plane, kernel, stride, dilation, strict=True):
-            total = max(0, (math.ceil(size / s) - 1) * s + d * (k - 1) + 1 - size)
-            less, more = total // 2, total - total // 2
-            padding.append((less, more) if auto == "SAME_UPPER" else (more, less))
-    return stride, dilation, tuple(padding)
-
-
-def _even(padding):
-    """Return (ph, pw) where opposite sides agree, else the padding."""
-    return tuple(a for a, _ in padding) if all(a == b for a, b in padding) else padding
-
-
-def _made(call, kind, *args, **kwargs):
-    """Return a layer; padding that it cannot take goes into a layer of its own in front of it."""
-    made = L.layer_types().get(kind)
-    if made is None:
-        call.refuse(f"{kind} is not offered")
-    return made(*args, **kwargs)
-
-
-def _conv(call):
-    x, weight = call.value(0, axes=(4,)), call.constant(1)
-    if weight.ndim != 4:
-        call.refuse(f"input 1: found a weight of {weight.ndim} axes, expected 4")
-    stride, dilation, padding = _window(call, weight.shape[2:], x.shape[1:])
-    layer = L.Conv2d(
-        weight.shape[0],
-        kernel_size=weight.shape[2:],
-        stride=stride,
-        dilation=dilation,
-        groups=call.attribute("group", 1),
-        bias=call.has(2),
-        **_ZEROS,
-    )
-    layer.padding = padding
-    return call.layer(layer, x, **_weights(call, weight))
-
-
-def _weights(call, weight):
-    weights = {"weight": (weight, 1)}
-    return weights | {"bias": (call.constant(2), 2)} if call.has(2) else weights
-
-
-def _conv_transpose(call):
-    x, weight = call.value(0, axes=(4,)), call.constant(1)
-    if weight.ndim != 4:
-        call.refuse(f"input 1: found a weight of {weight.ndim} axes, expected 4")
-    kernel, group = weight.shape[2:], call.attribute("group", 1)
-    extra = list(call.attribute("output_padding", (0, 0)))
-    wanted = call.attribute("output_shape")
-    auto = call.attribute("auto_pad", "NOTSET")
-    call.expect("auto_pad", "NOTSET", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "")
-    stride, dilation = tuple(call.attribute("strides", (1, 1))), tuple(call.attribute("dilations", (1, 1)))
-    pads, given = list(call.attribute("pads", (0,) * 4)), call.attribute("kernel_shape")
-    if (given is not None and tuple(given) != kernel) or len(stride) != 2 or min(*stride, *dilation) < 1:
-        call.refuse(
-            f"attributes kernel_shape, strides: found {given}, {stride}, expected {kernel} and 2 axes"
-        )
-    if auto.startswith("SAME") or wanted is not None:
-        pads = [0, 0, 0, 0]
-        for k in range(2):
-            size = wanted[-2 + k] if wanted is not None else x.shape[1 + k] * stride[k]
-            full = stride[k] * (x.shape[1 + k] - 1) + extra[k] + (kernel[k] - 1) * dilation[k] + 1
-            total = full - size
-            if total < 0:  # more is asked for than there is
-                extra[k], total = extra[k] - total, 0
-            less, more = total // 2, total - total // 2
-            pads[k], pads[k + 2] = (
-                (more, less) if auto == "SAME_LOWER" or wanted is not None else (less, more)
-            )
-            if auto == "SAME_UPPER":
-                pads[k], pads[k + 2] = less, more
-    begin = []
-    for k in range(2):  # a smaller pad at the end is a larger output_padding
-        begin.append(pads[k])
-        extra[k] += pads[k] - pads[k + 2]
-    if min(extra) < 0 or any(e >= s for e, s in zip(extra, stride, strict=True)):
-        call.refuse(f"attribute pads: found {pads}, expected an output that one padding and stride can give")
-    layer = L.ConvTranspose2d(
-        weight.shape[1] * group,
-        kernel_size=kernel,
-        stride=stride,
-        padding=tuple(begin),
-        output_padding=tuple(extra),
-        groups=group,
-        bias=call.has(2),
-        dilation=dilation,
-        **_ZEROS,
-    )
-    return call.layer(layer, x, **_weights(call, weight))
-
-
-def _is_cut(plane, kernel, stride, dilation, padding):
-    """Whether a window would reach beyond the end of either axis."""
-    sides = zip(plane, kernel, stride, dilation, padding, strict=True)
-    return any((size + sum(p) - d * (k - 1) - 1) % s for size, k, s, d, p in sides)
-
-
-def _pool(call):
-    x = call.value(0, axes=(4,))
-    call.single_output()
-    call.ignore("storage_order")
-    kernel = tuple(call.attribute("kernel_shape", ()))
-    stride, dilation, padding = _window(call, kernel, x.shape[1:])
-    options = {"stride": stride, "padding": _even(padding)}
-    if dilation != (1, 1):
-        options["dilation"] = dilation
-    if call.attribute("ceil_mode", 0) and _is_cut(x.shape[1:], kernel, stride, dilation, padding):
-        options["ceil_mode"] = True
-    if call.op == "AveragePool":
-        options["count_include_pad"] = bool(call.attribute("count_include_pad", 0))
-    kind = "MaxPool2d" if call.op == "MaxPool" else "AvgPool2d"
-    return call.layer(_made(call, kind, kernel, **options), x)
-
-
-def _global(kind):
-    def rule(call):
-        x = call.value(0, axes=(4,))
-        return call.layer(kind(x.shape[1:]), x)
-
-    return rule
+from cnn.interop.onnx_windows import ZEROS, conv, conv_transpose, make, over_plane, pool, weights_of
 
 
 def _mean(call):
@@ -180,7 +38,7 @@ def _gemm(call):
 def _linear(call, x, weight, bias):
     if weight.ndim != 2:
         call.refuse(f"input 1: found a weight of {weight.ndim} axes, expected 2")
-    layer = L.Linear(weight.shape[0], bias=bias is not None, **_ZEROS)
+    layer = L.Linear(weight.shape[0], bias=bias is not None, **ZEROS)
     return call.layer(layer, x, weight=(weight, 1), **({} if bias is None else {"bias": (bias, 2)}))
 
 
@@ -287,21 +145,21 @@ def _pad(call):
     if value != 0 or len(pads) != 8 or any(pads[k] for k in (0, 1, 4, 5)):
         call.refuse(f"pads: found {list(pads)} with the value {value}, expected zeros around the planes")
     _, _, top, left, _, _, bottom, right = map(int, pads)
-    return call.layer(_made(call, "ZeroPad2d", (left, right, top, bottom)), x)
+    return call.layer(make(call, "ZeroPad2d", (left, right, top, bottom)), x)
 
 
 def _resize(call):
     x = call.value(0, axes=(4,))
     call.expect("mode", "nearest", "nearest")
-    call.ignore("cubic_coeff_a", "exclude_outside", "extrapolation_value", "antialias", "nearest_mode")
+    call.ignore("cubic_coeff_a", "exclude_outside", "extrapolation_value", "antialias")
     call.ignore("keep_aspect_ratio_policy")
     mode = call.attribute("coordinate_transformation_mode", "half_pixel")
     if mode not in ("half_pixel", "asymmetric", "pytorch_half_pixel"):
         call.refuse(
             f"attribute coordinate_transformation_mode: found {mode!r}, expected half_pixel or asymmetric"
         )
-    if mode == "asymmetric" and call.attribute("nearest_mode", "round_prefer_floor") != "floor":
-        call.refuse("attribute nearest_mode: expected floor with asymmetric")
+    rounding = ("floor",) if mode == "asymmetric" else ("round_prefer_floor", "round_prefer_ceil")
+    call.expect("nearest_mode", "round_prefer_floor", *rounding)
     at = 1 if call.op == "Upsample" or call.opset < 11 else 2
     if call.attribute("scales") is not None:
         scales = list(call.attribute("scales"))
@@ -312,14 +170,14 @@ def _resize(call):
     if len(scales) != 4 or tuple(scales[:2]) != (1, 1) or any(s != int(s) or s < 1 for s in scales):
         call.refuse(f"scales: found {scales}, expected whole factors of height and width")
     factor = tuple(int(s) for s in scales[2:])
-    return call.layer(_made(call, "Upsample", scale_factor=factor), x)
+    return call.layer(make(call, "Upsample", scale_factor=factor), x)
 
 
 def _prelu(call):
     x, slope = call.value(), call.constant(1)
     if slope.size not in (1, x.shape[0]) or (slope.ndim > 1 and slope.size != slope.shape[-len(x.shape)]):
         call.refuse(f"input 1: found slopes of shape {slope.shape}, expected one or one a channel")
-    return call.layer(_made(call, "PReLU", slope.size), x, weight=(slope.ravel(), 1))
+    return call.layer(make(call, "PReLU", slope.size), x, weight=(slope.ravel(), 1))
 
 
 def _affine(call, scale, shift):
@@ -339,7 +197,7 @@ def _affine(call, scale, shift):
         ):
             call.refuse(f"found a constant of shape {values.shape}, expected one number or one a channel")
         arrays.append(np.broadcast_to(values.ravel(), (channels,)))
-    layer = L.Conv2d(channels, kernel_size=1, groups=channels, **_ZEROS)
+    layer = L.Conv2d(channels, kernel_size=1, groups=channels, **ZEROS)
     return call.layer(layer, x, weight=(arrays[0].reshape(channels, 1, 1, 1), None), bias=(arrays[1], None))
 
 
@@ -392,13 +250,29 @@ def _sum(call):
     return call.join("add", [call.value(k) for k in range(len(call.inputs))])
 
 
+def _group_norm(call):
+    x = call.value()
+    call.expect("stash_type", 1, 1)
+    if call.op == "LayerNormalization":
+        call.single_output()
+        call.expect("axis", -1, 1, -len(x.shape))
+        layer = L.LayerNorm(eps=call.attribute("epsilon", 1e-5), bias=call.has(2))
+    elif call.opset < 21:
+        call.refuse(f"opset {call.opset}, expected 21 or later")
+    else:
+        layer = L.GroupNorm(call.attribute("num_groups", 1), eps=call.attribute("epsilon", 1e-5))
+    return call.layer(layer, x, **weights_of(call, call.constant(1)))
+
+
 RULES = {
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "MaxPool": _pool,
-    "AveragePool": _pool,
-    "GlobalAveragePool": _global(L.AvgPool2d),
-    "GlobalMaxPool": _global(L.MaxPool2d),
+    "GroupNormalization": _group_norm,
+    "LayerNormalization": _group_norm,
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "MaxPool": pool,
+    "AveragePool": pool,
+    "GlobalAveragePool": over_plane(L.AvgPool2d),
+    "GlobalMaxPool": over_plane(L.MaxPool2d),
     "ReduceMean": _mean,
     "Gemm": _gemm,
     "MatMul": lambda call: _linear(call, call.value(0, axes=(2,)), call.constant(1).T, None),
@@ -406,11 +280,11 @@ RULES = {
     "Relu": _layer(lambda call: L.ReLU()),
     "LeakyRelu": _layer(lambda call: L.LeakyReLU(round(call.attribute("alpha", 0.01), 7))),
     "PRelu": _prelu,
-    "Elu": _layer(lambda call: _made(call, "ELU", call.attribute("alpha", 1.0))),
+    "Elu": _layer(lambda call: make(call, "ELU", call.attribute("alpha", 1.0))),
     "Sigmoid": _layer(lambda call: L.Sigmoid()),
     "Tanh": _layer(lambda call: L.Tanh()),
     "Gelu": _layer(lambda call: L.GELU(call.attribute("approximate", "none"))),
-    "Softplus": _layer(lambda call: _made(call, "Softplus")),
+    "Softplus": _layer(lambda call: make(call, "Softplus")),
     "HardSigmoid": _layer(
         lambda call: HardSigmoid(call.attribute("alpha", 0.2), call.attribute("beta", 0.5))
     ),

@@ -210,7 +210,54 @@ def _dropout(graph, step):
     graph.add("Dropout", [*step.inputs, ratio], step.name)
 
 
+def _prelu(graph, step):
+    slope = step.layer.weight.data
+    shape = (len(slope), *[1] * (len(step.shape) - 1)) if len(slope) > 1 else (1,)
+    graph.add("PRelu", [*step.inputs, graph.constant(f"{step.name}.weight", slope.reshape(shape))], step.name)
+
+
+def _softplus(graph, step):
+    if step.layer.beta != 1:
+        raise ConfigError(f"Softplus (layer {step.name}): ONNX has beta=1 only, found {step.layer.beta:g}")
+    graph.add("Softplus", step.inputs, step.name)
+
+
+def _group_norm(graph, step):
+    layer, name = step.layer, step.name
+    groups = step.kind == "GroupNorm"
+    sizes = step.shape[:1] if groups else step.shape
+    arrays = []
+    for what, value in (("weight", np.ones), ("bias", np.zeros)):
+        parameter = getattr(layer, what)
+        values = value(sizes, np.float32) if parameter is None else parameter.data
+        arrays.append(graph.constant(f"{name}.{what}", values))
+    if groups:
+        options = {"num_groups": layer.num_groups}
+        graph.add("GroupNormalization", [*step.inputs, *arrays], name, epsilon=layer.eps, **options)
+    else:
+        graph.add("LayerNormalization", [*step.inputs, *arrays], name, epsilon=layer.eps, axis=1)
+
+
+def _upsample(graph, step):
+    scales = graph.constant(f"{step.name}.scales", np.array([1, 1, *step.layer.scale_factor], np.float32))
+    options = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    graph.add("Resize", [*step.inputs, "", scales], step.name, mode="nearest", **options)
+
+
+def _zero_pad(graph, step):
+    (top, bottom), (left, right) = step.layer.padding
+    pads = np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)
+    graph.add("Pad", [*step.inputs, graph.constant(f"{step.name}.pads", pads)], step.name)
+
+
 _WRITE = {
+    "ELU": _plain("Elu", lambda layer: {"alpha": layer.alpha}),
+    "GroupNorm": _group_norm,
+    "LayerNorm": _group_norm,
+    "PReLU": _prelu,
+    "Softplus": _softplus,
+    "Upsample": _upsample,
+    "ZeroPad2d": _zero_pad,
     "Conv2d": _conv,
     "ConvTranspose2d": _conv,
     "MaxPool2d": _plain("MaxPool", _window),

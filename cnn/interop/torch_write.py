@@ -183,6 +183,8 @@ def _conv(layer):
 
 
 def _pool(layer):
+    if any(begin != end for begin, end in layer.padding):
+        raise ConfigError(f"{layer.label}: PyTorch pads both sides alike, found padding {layer.padding}")
     padding = [f"padding={_begin(layer.padding)}"] if any(map(any, layer.padding)) else []
     options = _optional(layer, ceil_mode=False, count_include_pad=True, dilation=(1, 1))
     return type(layer).__name__, _short(layer.kernel_size), _short(layer.stride), *padding, *options
@@ -203,7 +205,33 @@ def _plain(*arguments):
     return lambda layer: (type(layer).__name__, *(repr(getattr(layer, name)) for name in arguments))
 
 
+def _layer_norm(layer):
+    return (
+        "LayerNorm",
+        str(tuple(layer.input_shape)),
+        *_optional(layer, eps=1e-5, elementwise_affine=True),
+        *([] if layer.bias is not None or not layer.elementwise_affine else ["bias=False"]),
+    )
+
+
+def _zero_pad(layer):
+    (top, bottom), (left, right) = layer.padding
+    return "ZeroPad2d", str((left, right, top, bottom))
+
+
 _CALLS = {
+    "ELU": _plain("alpha"),
+    "GroupNorm": lambda layer: (
+        "GroupNorm",
+        str(layer.num_groups),
+        str(layer.input_shape[0]),
+        *_optional(layer, eps=1e-5, affine=True),
+    ),
+    "LayerNorm": _layer_norm,
+    "PReLU": _plain("num_parameters"),
+    "Softplus": _plain("beta", "threshold"),
+    "Upsample": lambda layer: ("Upsample", f"scale_factor={layer.scale_factor}"),
+    "ZeroPad2d": _zero_pad,
     "Conv2d": _conv,
     "ConvTranspose2d": _conv,
     "MaxPool2d": _pool,

@@ -5,8 +5,8 @@ from cnn.report.page import Story, render
 __all__ = ["Story", "render", "write"]
 
 
-def write(path, story):
-    """Write the report of a ``Story`` to ``path``."""
+def write(path, story, language=None):
+    """Write the report of a ``Story`` to ``path``, in ``language`` as for ``render``."""
     from cnn.files import write_atomically
 
-    write_atomically(path, render(story).encode())
+    write_atomically(path, render(story, language).encode())

@@ -6,9 +6,10 @@ from html import escape
 
 import numpy as np
 
+from cnn.language import current, say, speaking
 from cnn.layers import Conv2d
 from cnn.metrics import confusion_matrix
-from cnn.report import pictures
+from cnn.report import numbers, pictures
 from cnn.report.charts import Line, line_chart
 from cnn.report.gradients import layer_names
 from cnn.report.style import CSS
@@ -17,7 +18,7 @@ _TILES = 24
 _LARGEST_TABLE = 20  # classes
 
 _HEAD = """<!doctype html>
-<html lang=en><head><meta charset=utf-8>
+<html lang={language}><head><meta charset=utf-8>
 <meta name=viewport content="width=device-width,initial-scale=1">
 <meta http-equiv=Content-Security-Policy
  content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
@@ -46,8 +47,13 @@ class Story:
     label_smoothing: float = 0.0
 
 
-def render(story):
-    """Return the HTML text."""
+def render(story, language=None):
+    """Return the HTML text in ``language``, "en" or "zh"; None: in the language of the command that runs."""
+    with speaking(language or current()):
+        return _page(story)
+
+
+def _page(story):
     answers = story.probabilities.argmax(axis=1)
     confusion = confusion_matrix(story.test.labels, answers, len(story.classes))
     sections = [
@@ -58,7 +64,8 @@ def render(story):
         _gradients(story),
         _details(story),
     ]
-    head = _HEAD.format(title=f"{escape(story.name)}: training report", css=CSS)
+    title = say("{name}: training report", name=escape(story.name))
+    head = _HEAD.format(title=title, css=CSS, language="zh-CN" if current() == "zh" else "en")
     return f"{head}{_header(story, confusion)}{''.join(sections)}</main></body></html>\n"
 
 
@@ -67,66 +74,73 @@ def render(story):
 
 def _header(story, confusion):
     r = story.result
-    low, high = _interval(r["test_accuracy"], r["test_images"])
+    low, high = numbers.interval(r["test_accuracy"], r["test_images"])
     speed = story.history[-1]["images_per_second"] if story.history else None
     facts = [
         (
-            "test accuracy",
+            say("test accuracy"),
             f"{100 * r['test_accuracy']:.2f} %",
-            f"95 % interval {_percent(low)} to {_percent(high)}",
+            say("95 % interval {low} to {high}", low=numbers.percent(low), high=numbers.percent(high)),
         ),
         *_augmented(r),
-        ("test loss", f"{r['test_loss']:.4f}", f"{r['test_images']:,} images"),
-        ("weights of epoch", f"{r['epoch']}", f"of {len(story.history)}"),
-        ("parameters", f"{r['parameters']:,}", f"input {' x '.join(map(str, story.network.input_shape))}"),
-        ("training time", _seconds(r["seconds"]), "" if speed is None else f"{speed:,.0f} images/s"),
+        (say("test loss"), f"{r['test_loss']:.4f}", say("{n} images", n=f"{r['test_images']:,}")),
+        (say("weights of epoch"), f"{r['epoch']}", say("of {n}", n=len(story.history))),
+        (
+            say("parameters"),
+            f"{r['parameters']:,}",
+            say("input {shape}", shape=" x ".join(map(str, story.network.input_shape))),
+        ),
+        (
+            say("training time"),
+            numbers.seconds(r["seconds"]),
+            "" if speed is None else say("{n} images/s", n=f"{speed:,.0f}"),
+        ),
     ]
     cells = "".join(f"<div><dt>{k}</dt><dd>{v}<small>{s}</small></dd></div>" for k, v, s in facts)
-    sentences = " ".join(_observations(story, confusion))
+    sentences = ("" if current() == "zh" else " ").join(_observations(story, confusion))
+    trained = say("Trained on {data}, {n} classes.", data=escape(story.dataset), n=len(story.classes))
     return (
-        f"<h1>{escape(story.name)}</h1><p class=soft>Trained on {escape(story.dataset)}, "
-        f"{len(story.classes)} classes.</p><p>{sentences}</p><dl class=facts>{cells}</dl>"
+        f"<h1>{escape(story.name)}</h1><p class=soft>{trained}</p><p>{sentences}</p>"
+        f"<dl class=facts>{cells}</dl>"
     )
 
 
 def _augmented(result):
     """The accuracy over several views of each image, if that was asked for."""
     if result.get("tta_accuracy") is not None:
-        yield "with TTA", f"{100 * result['tta_accuracy']:.2f} %", "test-time augmentation"
+        yield say("with TTA"), f"{100 * result['tta_accuracy']:.2f} %", say("test-time augmentation")
 
 
 def _observations(story, confusion):
     """Return sentences (HTML) about what stands out."""
     wrong = int(confusion.sum() - np.trace(confusion))
-    yield f"{wrong:,} of {confusion.sum():,} test images were answered wrongly."
-    pairs = _pairs(confusion)
+    yield say(
+        "{wrong} of {n} test images were answered wrongly.", wrong=f"{wrong:,}", n=f"{confusion.sum():,}"
+    )
+    pairs = numbers.pairs(confusion)
     if pairs and pairs[0][0] > 1:
         count, label, answer = pairs[0]
         names = escape(story.classes[label]), escape(story.classes[answer])
-        yield f"Most often <b>{names[0]}</b> was taken for <b>{names[1]}</b> ({count} times)."
+        yield say(
+            "Most often <b>{label}</b> was taken for <b>{answer}</b> ({n} times).",
+            label=names[0],
+            answer=names[1],
+            n=count,
+        )
     last = story.history[-1] if story.history else None
     if last and last["val_accuracy"] is not None:
         gap = last["train_accuracy"] - last["val_accuracy"]
         if gap > 0.05:
-            yield (
-                f"At the end it was right on {_percent(last['train_accuracy'])} of the training images but "
-                f"on {_percent(last['val_accuracy'])} of the validation images: it overfits; "
-                "more augmentation, weight decay or dropout would help."
+            yield say(
+                "At the end it was right on {train} of the training images but on {val} of the validation "
+                "images: it overfits; more augmentation, weight decay or dropout would help.",
+                train=numbers.percent(last["train_accuracy"]),
+                val=numbers.percent(last["val_accuracy"]),
             )
         elif last["train_loss"] > 0 and last["val_loss"] > 0 and len(story.history) > 2:
             before = story.history[-3]
             if before["val_loss"] > 1.1 * last["val_loss"]:
-                yield "The validation loss was still falling at the end: more epochs may help."
-
-
-def _interval(share, count):
-    """Return Wilson's 95 % interval of a share of ``count`` images."""
-    z = 1.96
-    middle, width = (
-        share + z * z / (2 * count),
-        z * math.sqrt((share * (1 - share) + z * z / (4 * count)) / count),
-    )
-    return (middle - width) / (1 + z * z / count), (middle + width) / (1 + z * z / count)
+                yield say("The validation loss was still falling at the end: more epochs may help.")
 
 
 # -- sections -------------------------------------------------------------------------------------
@@ -136,9 +150,15 @@ def _section(title, note, *content):
     return f"<section><h2>{title}</h2><p class=soft>{note}</p>{''.join(content)}</section>"
 
 
+def _head(*columns):
+    """Return the head of a table from (title, class) of each column; the class "n" is that of numbers."""
+    cells = (f"<th{kind and f' class={kind}'}>{say(title)}</th>" for title, kind in columns)
+    return f"<tr>{''.join(cells)}</tr>"
+
+
 def _curves(story):
     if not story.history:
-        return _section("Training", "No epoch was trained.")
+        return _section(say("Training"), say("No epoch was trained."))
     history = story.history
 
     def lines(what):
@@ -147,49 +167,65 @@ def _curves(story):
             if story.label_smoothing and (part, what) == ("train", "loss"):
                 label = "training, smoothed labels"  # not to be compared with the validation loss
             if any(y is not None for _, y in points):
-                yield Line(label, points, f"var({color})", dashed=part == "train")
+                yield Line(say(label), points, f"var({color})", dashed=part == "train")
 
     best = story.result["epoch"] if history[-1]["val_accuracy"] is not None else None
     row = next((row for row in history if row["epoch"] == best), None)
     losses = [row[k] for row in history for k in ("train_loss", "val_loss") if row[k] is not None]
     log = min(losses) > 0 and max(losses) > 20 * min(losses)
     charts = [
-        line_chart("Loss", list(lines("loss")), "epoch", _short, log, row and (best, row["val_loss"])),
         line_chart(
-            "Accuracy",
+            say("Loss"),
+            list(lines("loss")),
+            say("epoch"),
+            numbers.short,
+            log,
+            row and (best, row["val_loss"]),
+        ),
+        line_chart(
+            say("Accuracy"),
             list(lines("accuracy")),
-            "epoch",
-            _percent_tick,
+            say("epoch"),
+            numbers.percent_tick,
             False,
             row and (best, row["val_accuracy"]),
         ),
         line_chart(
-            "Learning rate",
-            [Line("lr", [(r["epoch"], r["lr"]) for r in history], "var(--early)")],
-            "epoch",
-            _short,
+            say("Learning rate"),
+            [Line(say("lr"), [(r["epoch"], r["lr"]) for r in history], "var(--early)")],
+            say("epoch"),
+            numbers.short,
         ),
     ]
-    note = "Once an epoch. Training values are averages over the epoch while it ran, with augmentation"
-    note += "; the ring marks the epoch whose weights were kept." if row else "."
+    note = say(
+        "Once an epoch. Training values are averages over the epoch while it ran, with augmentation; "
+        "the ring marks the epoch whose weights were kept."
+        if row
+        else "Once an epoch. Training values are averages over the epoch while it ran, with augmentation."
+    )
     columns = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    head = "".join(f"<th class=n>{c.replace('_', ' ')}</th>" for c in columns)
-    body = "".join(f"<tr>{''.join(f'<td class=n>{_cell(r[c])}</td>' for c in columns)}</tr>" for r in history)
+    head = "".join(f"<th class=n>{say(c.replace('_', ' '))}</th>" for c in columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td class=n>{numbers.cell(r[c])}</td>' for c in columns)}</tr>" for r in history
+    )
     table = f"<div class=scroll><table class=rows><tr>{head}</tr>{body}</table></div>"
-    details = f"<details><summary>The numbers</summary>{table}</details>"
-    return _section("Training", note, f"<div class=charts>{''.join(charts)}</div>", details)
+    details = f"<details><summary>{say('The numbers')}</summary>{table}</details>"
+    return _section(say("Training"), note, f"<div class=charts>{''.join(charts)}</div>", details)
 
 
 def _confusion(story, confusion):
-    classes, note = story.classes, "Each row is a true class, each column an answer, on the test images."
+    classes = story.classes
+    note = say("Each row is a true class, each column an answer, on the test images.")
     if len(classes) <= _LARGEST_TABLE:
         picture = _confusion_table(classes, confusion)
     else:
-        note += " Blue: right; orange: wrong."
-        alt = f"Confusion matrix of {len(classes)} classes; the most frequent mistakes are listed beside it"
+        note += say(" Blue: right; orange: wrong.")
+        alt = say(
+            "Confusion matrix of {n} classes; the most frequent mistakes are listed beside it", n=len(classes)
+        )
         picture = f'<img class=heat alt="{alt}" src="{pictures.confusion_png(confusion)}">'
     return _section(
-        "Confusion matrix",
+        say("Confusion matrix"),
         note,
         f"<div class=wide><div>{picture}</div>",
         _classes(classes, confusion),
@@ -212,33 +248,33 @@ def _confusion_table(classes, confusion):
         rows.append(f'<tr><th scope=row title="{escape(name)}">{escape(name)}</th>{"".join(cells)}</tr>')
     body = f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     table = f"<table class=confusion>{body}</table>"
-    return f'<div class=scroll tabindex=0 role=region aria-label="Confusion matrix">{table}</div>'
+    return f'<div class=scroll tabindex=0 role=region aria-label="{say("Confusion matrix")}">{table}</div>'
 
 
 def _classes(classes, confusion):
     """Return the pairs most often mistaken, and a row for each class."""
     pairs = "".join(
         f"<tr><td>{escape(classes[k])}</td><td>{escape(classes[j])}</td><td class=n>{count}</td></tr>"
-        for count, k, j in _pairs(confusion)[:8]
+        for count, k, j in numbers.pairs(confusion)[:8]
     )
-    head = "<tr><th>is</th><th>taken for</th><th class=n>times</th></tr>"
-    mistaken = (
-        f"<table class=rows><caption>Most frequent mistakes</caption>{head}{pairs}</table>" if pairs else ""
-    )
+    head = _head(("is", ""), ("taken for", ""), ("times", "n"))
+    caption = say("Most frequent mistakes")
+    mistaken = f"<table class=rows><caption>{caption}</caption>{head}{pairs}</table>" if pairs else ""
     rows = []
     for k, name in enumerate(classes):
         total, right, answered = confusion[k].sum(), confusion[k, k], confusion[:, k].sum()
         recall = right / total if total else 0.0
         bar = f'<span class=bar aria-hidden=true><i style="width:{100 * recall:.0f}%"></i></span>'
-        precision = _percent(right / answered) if answered else "-"
+        precision = numbers.percent(right / answered) if answered else "-"
         rows.append(
             f"<tr><td>{escape(name)}</td><td class=n>{total:,}</td>"
-            f"<td class=n>{_percent(recall) if total else '-'}{bar}</td><td class=n>{precision}</td></tr>"
+            f"<td class=n>{numbers.percent(recall) if total else '-'}{bar}</td>"
+            f"<td class=n>{precision}</td></tr>"
         )
-    head = "<tr><th>class</th><th class=n>images</th><th class=n>recall</th><th class=n>precision</th></tr>"
+    head = _head(("class", ""), ("images", "n"), ("recall", "n"), ("precision", "n"))
     table = f"<div class=scroll><table class=rows>{head}{''.join(rows)}</table></div>"
     opened = "open" if len(classes) <= _LARGEST_TABLE else ""
-    return f"<div>{mistaken}<details {opened}><summary>Each class</summary>{table}</details></div>"
+    return f"<div>{mistaken}<details {opened}><summary>{say('Each class')}</summary>{table}</details></div>"
 
 
 def _mistakes(story):
@@ -247,15 +283,24 @@ def _mistakes(story):
     wrong = rows[answers != labels]
     wrong = wrong[np.argsort(p[wrong, labels[wrong]], kind="stable")][:_TILES]
     if not len(wrong):
-        return _section("Worst mistakes", "There is none: every test image was answered rightly.")
+        none = say("There is none: every test image was answered rightly.")
+        return _section(say("Worst mistakes"), none)
     tiles = []
     for i in wrong:
         is_, said = escape(story.classes[labels[i]]), escape(story.classes[answers[i]])
-        caption = f"<b>{is_}</b>, not {said}<br><span>{_percent(p[i, answers[i]])} sure; image {i}</span>"
-        image = f'<img alt="test image {i}" src="{pictures.image_png(story.test.images[i])}">'
+        caption = say(
+            "<b>{label}</b>, not {answer}<br><span>{p} sure; image {i}</span>",
+            label=is_,
+            answer=said,
+            p=numbers.percent(p[i, answers[i]]),
+            i=i,
+        )
+        image = f'<img alt="{say("test image {i}", i=i)}" src="{pictures.image_png(story.test.images[i])}">'
         tiles.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
-    note = "The test images whose true class was given the smallest probability. Bold: what the label says."
-    return _section("Worst mistakes", note, f"<div class=sheet>{''.join(tiles)}</div>")
+    note = say(
+        "The test images whose true class was given the smallest probability. Bold: what the label says."
+    )
+    return _section(say("Worst mistakes"), note, f"<div class=sheet>{''.join(tiles)}</div>")
 
 
 def _filters(story):
@@ -267,18 +312,25 @@ def _filters(story):
     name, layer = first
     weight = layer.weight.data
     k, c, kh, kw = weight.shape
-    colours = (
-        "A filter is a picture: grey is 0."
-        if c == 3
-        else "Blue weights are negative, orange ones positive."
-        + (" Shown: the strongest channel." if c > 1 else "")
-    )
+    if c == 3:
+        colours = say("A filter is a picture: grey is 0.")
+    else:
+        colours = say("Blue weights are negative, orange ones positive.")
+        colours += say(" Shown: the strongest channel.") if c > 1 else ""
     images = "".join(
-        f'<img alt="filter {i}" src="{url}">' for i, url in enumerate(pictures.filter_pngs(weight))
+        f'<img alt="{say("filter {i}", i=i)}" src="{url}">'
+        for i, url in enumerate(pictures.filter_pngs(weight))
     )
-    shown = f", the first {min(k, 64)} of {k}" if k > 64 else f", all {k}"
-    note = f"Layer {escape(name)}, {kh} x {kw} pixels{shown}. {colours}"
-    return _section("First-layer filters", note, f"<div class=filters>{images}</div>")
+    shown = say("the first {few} of {n}", few=64, n=k) if k > 64 else say("all {n}", n=k)
+    note = say(
+        "Layer {name}, {h} x {w} pixels, {shown}. {colours}",
+        name=escape(name),
+        h=kh,
+        w=kw,
+        shown=shown,
+        colours=colours,
+    )
+    return _section(say("First-layer filters"), note, f"<div class=filters>{images}</div>")
 
 
 def _gradients(story):
@@ -290,8 +342,10 @@ def _gradients(story):
         depth = round(100 * i / max(1, len(names) - 1))
         points = [(row[0], row[1 + i]) for row in story.gradients]
         lines.append(Line(name, points, f"color-mix(in oklch,var(--late) {depth}%,var(--early))"))
-    chart = line_chart("Norm of the gradient of each layer", lines, "epoch", _power, log=True)
-    note = (
+    chart = line_chart(
+        say("Norm of the gradient of each layer"), lines, say("epoch"), numbers.power, log=True
+    )
+    note = say(
         "The length of each layer's gradient at sampled steps, from the first layer (violet) to the last "
         "(amber). Lines that drift far apart mean a gradient that vanishes or explodes on its way back."
     )
@@ -299,62 +353,24 @@ def _gradients(story):
     rows = []
     for i, name in enumerate(names, start=1):
         start, end = (
-            _middle([row[i] for row in part]) for part in (story.gradients[:few], story.gradients[-few:])
+            numbers.middle([row[i] for row in part])
+            for part in (story.gradients[:few], story.gradients[-few:])
         )
         rows.append(
-            f"<tr><td>{escape(name)}</td><td class=n>{_power(start)}</td><td class=n>{_power(end)}</td></tr>"
+            f"<tr><td>{escape(name)}</td><td class=n>{numbers.power(start)}</td>"
+            f"<td class=n>{numbers.power(end)}</td></tr>"
         )
-    head = "<tr><th>layer</th><th class=n>at the start</th><th class=n>at the end</th></tr>"
-    caption = "<caption>Median norm over the first and the last fifth of the run</caption>"
+    head = _head(("layer", ""), ("at the start", "n"), ("at the end", "n"))
+    caption = f"<caption>{say('Median norm over the first and the last fifth of the run')}</caption>"
     table = f"<div class=scroll><table class=rows>{caption}{head}{''.join(rows)}</table></div>"
-    return _section("Gradients", note, f'<div class="two noisy">{chart}{table}</div>')
+    return _section(say("Gradients"), note, f'<div class="two noisy">{chart}{table}</div>')
 
 
 def _details(story):
     summary = escape(str(story.network.summary()))
     return _section(
-        "The experiment",
-        "What was trained; config.toml beside this file trains it again.",
-        f"<details><summary>Layers</summary><pre>{summary}</pre></details>",
-        f"<details><summary>Config</summary><pre>{escape(story.config_toml)}</pre></details>",
+        say("The experiment"),
+        say("What was trained; config.toml beside this file trains it again."),
+        f"<details><summary>{say('Layers')}</summary><pre>{summary}</pre></details>",
+        f"<details><summary>{say('Config')}</summary><pre>{escape(story.config_toml)}</pre></details>",
     )
-
-
-# -- numbers --------------------------------------------------------------------------------------
-
-
-def _pairs(confusion):
-    """Return (count, label, answer) of the mistakes, the most frequent first."""
-    off = np.argwhere((confusion > 0) & ~np.eye(len(confusion), dtype=bool))
-    return sorted(((int(confusion[k, j]), int(k), int(j)) for k, j in off), key=lambda t: (-t[0], t[1:]))
-
-
-def _percent(share):
-    return f"{100 * share:.1f} %"
-
-
-def _percent_tick(share):
-    return f"{100 * share:.6g} %"
-
-
-def _short(value):
-    return f"{value:.4g}"
-
-
-def _power(value):
-    return f"{value:g}" if 1e-3 <= value < 1e4 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-
-
-def _middle(values):
-    """Return the median, to three digits."""
-    return float(f"{float(np.median(values)):.3g}")
-
-
-def _cell(value):
-    return "" if value is None else f"{value:.4g}"
-
-
-def _seconds(seconds):
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

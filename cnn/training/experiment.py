@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -15,12 +14,11 @@ from cnn.data import (
     augment,
     load_dataset,
     normalization,
-    read_image,
     split_validation,
 )
-from cnn.data.image_file import EXTENSIONS, default_mode
+from cnn.data.folder import folder_shape
 from cnn.data.named import emnist_classes
-from cnn.errors import CheckpointError, ConfigError, DataError, NumericError, did_you_mean
+from cnn.errors import CheckpointError, ConfigError, NumericError, did_you_mean
 from cnn.layers import BatchNorm1d, BatchNorm2d, SoftmaxCrossEntropy, from_config
 from cnn.network import Network
 from cnn.optimizers import make_optimizer
@@ -85,7 +83,8 @@ def input_shape(config):
     """
     name = config.data.dataset
     if name == "folder":
-        shape, classes = _folder_shape(config.data)
+        data = config.data
+        shape, classes = folder_shape(data.root, data.image_size, data.mode)
     elif name == "EMNIST":
         shape, classes = _GREY, len(emnist_classes(config.data.split))
     elif name in _SHAPES:
@@ -95,18 +94,6 @@ def input_shape(config):
             f'data.dataset: found "{name}", expected one of {", ".join(NAMES)}.{did_you_mean(name, NAMES)}'
         )
     return augment.output_shape(augment.from_config(config.data.augment), shape), classes
-
-
-def _folder_shape(data):
-    """Return ((C, H, W), classes) from the class folders and the first image file."""
-    train = Path(data.root).expanduser() / "train"
-    folders = sorted(p for p in train.glob("*") if p.is_dir() and not p.name.startswith("."))
-    files = (p for folder in folders for p in sorted(folder.iterdir()) if p.suffix.lower() in EXTENSIONS)
-    first = next(files, None)
-    if first is None:
-        raise DataError(f"{train}: expected a folder for each class with its images, found none")
-    size = (data.image_size, data.image_size) if isinstance(data.image_size, int) else data.image_size
-    return read_image(first, size, data.mode or default_mode(first)).shape, len(folders)
 
 
 def training_batches(config, images):

@@ -12,6 +12,7 @@ epoch.
 
 import json
 import math
+import signal
 import time
 from contextlib import closing
 from itertools import islice
@@ -92,8 +93,8 @@ class Trainer:
     def fit(self):
         """Train from where ``progress`` stands to the end; return the result (also in result.json).
 
-        Raises NumericError when a number is no longer finite, Interrupted after SIGINT or SIGTERM and when
-        the reader of stdout has left, ConfigError when another process trains in the folder.
+        Raises NumericError when a number is no longer finite; Interrupted after SIGINT, SIGTERM or SIGHUP
+        and when the reader of the output has left; ConfigError when another process trains in the folder.
         """
         with self.run.locked():
             if not self._restored and self.run.last.exists():
@@ -114,7 +115,8 @@ class Trainer:
             Interruption() as interruption,
         ):
             if self.progress.epoch < self.epochs:
-                self._warm_up()
+                with interruption.at_once(self._before_first_step):
+                    self._warm_up()
             if self.progress.epoch == self.progress.step == 0:
                 self._snapshots.take(0, self.network, self.run.snapshots)
             with self._bar() as images:
@@ -342,8 +344,9 @@ class Trainer:
         self._saved_at = time.perf_counter()
 
     def _stop_if_asked(self, interruption):
+        """After a signal, or when nobody reads the output any more: save and raise Interrupted."""
         signum = interruption.signum or (_READER_LEFT if self.run.reader_left else None)
-        if not signum:
+        if signum is None:
             return
         self._save_last()
         self._draw()
@@ -353,10 +356,17 @@ class Trainer:
             f"{why} in epoch {p.epoch + 1}, step {p.step} of {self._steps_of_epoch()}, and saved; "
             f"continue with: cnn train --resume --run {self.run.path}"
         )
-        self.run.log(
-            "stopped by a signal" if interruption.signum else "stopped: the reader of the output left"
-        )
+        self.run.log(f"stopped by {signal.Signals(signum).name}, and saved")
         raise Interrupted(message, signum)
+
+    def _before_first_step(self, signum):
+        """Return the error after a signal while the kernels are compiled: there is nothing to save."""
+        self.run.log(f"stopped by {signal.Signals(signum).name} before the first step")
+        return Interrupted(
+            "interrupted before the first step; nothing is lost; start with: "
+            f"cnn train --resume --run {self.run.path}",
+            signum,
+        )
 
     # -- words -----------------------------------------------------------------------------------
 

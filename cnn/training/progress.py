@@ -1,13 +1,13 @@
 """Where a training run stands, and how it says so: a bar on a terminal, a line an epoch."""
 
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from tqdm import tqdm
 from typing_extensions import TypedDict
+
+from cnn import terminal
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -60,11 +60,9 @@ class Progress:
 
 def bar(total, done):
     """Return a bar over the images of a whole run, so that its rate is images/s; off without a terminal."""
-    return tqdm(
+    return terminal.bar(
         total=total,
         initial=done,
-        disable=not sys.stderr.isatty(),
-        file=sys.stderr,
         unit=" images",
         unit_scale=True,
         dynamic_ncols=True,

@@ -1,16 +1,14 @@
 """The folder of one run: which files it has, and how they are written so that a crash cannot spoil them."""
 
 import csv
-import sys
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cnn.errors import CheckpointError, ConfigError
 from cnn.files import is_temporary, locked, remove_temporaries, write_atomically
 from cnn.language import translate
+from cnn.terminal import ReaderLeft, say
 
 COLUMNS = (
     "epoch",
@@ -30,6 +28,7 @@ class RunFolder:
 
     def __init__(self, path):
         self.path = Path(path)
+        self.reader_left = False
         self.config = self.path / "config.toml"
         self.metrics = self.path / "metrics.csv"
         self.log_file = self.path / "log.txt"
@@ -71,12 +70,10 @@ class RunFolder:
                 file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
         except OSError as error:
             raise CheckpointError(f"{self.log_file}: cannot be written: {error.strerror or error}") from error
-        if not self.reader_left:
-            try:
-                tqdm.write(translate(line), file=sys.stdout)  # a progress bar stays below it
-                sys.stdout.flush()
-            except BrokenPipeError:
-                self.reader_left = True
+        try:
+            say(translate(line))
+        except ReaderLeft:
+            self.reader_left = True
 
     def write_metrics(self, history):
         """Write metrics.csv: one row an epoch, the columns of COLUMNS."""

@@ -43,9 +43,9 @@ function showView() {
   forgetMaps();
 }
 
-// #/network, #/network/3/y/0,4,6, #/loss, #/train, #/experiments, #/pictures; #tour=softmax
+// #/network, #/network/3/y/0,4,6, #/loss, #/train, #/experiments, #/pictures; #tour=softmax, #step-Conv2d-3
 function viewOf(hash) {
-  const view = hash.startsWith("#tour") ? "tour" : hash.split("/")[1];
+  const step = stepOf(hash), view = step ? (step.node === lossNode ? "loss" : "network") : hash.startsWith("#tour") ? "tour" : hash.split("/")[1];
   return Object.hasOwn(views, view ?? "") && hasView(view) ? view : "network";
 }
 
@@ -66,7 +66,9 @@ function route() {
   const found = wanted === "network" && rest.length ? cellFromKey(rest.join("/")) : null;
   if (found) showCell(found);
   else delete document.documentElement.dataset.inspecting;
-  lightView(found);
+  const step = stepOf(location.hash);
+  if (step) showStep(step);
+  lightView(found ?? (step && step.node !== lossNode ? cell(step.node, "dy", 0) : null));
   arrived();
 }
 

@@ -23,11 +23,13 @@ function formulaOf(step, node) {
 
 const animations = { "conv-dx": () => convAnimation("dx"), "conv-dweight": () => convAnimation("dweight") };
 
+// [place in the derivation, step] of what is shown of a layer.
+const shownSteps = (node) => [...(manifest.derivations[node.kind] ?? []).entries()].filter(([, step]) => step.needs !== "bias" || hasBias(node));
+
 function renderDerivation(node) {
-  const steps = manifest.derivations[node.kind].filter((step) => step.needs !== "bias" || hasBias(node));
   return h("div", { class: "derivation" },
     h("h4", {}, t("derivation.title")),
-    h("ol", { class: "steps" }, steps.map((step, k) => h("li", { id: `step-${node.kind}-${k}` },
+    h("ol", { class: "steps" }, shownSteps(node).map(([k, step]) => h("li", { id: `step-${node.kind}-${k}` },
       step.title ? h("h5", {}, step.title[app.language]) : null,
       proseElement(step[app.language]), mathElement(formulaOf(step, node)),
       step.anim ? animations[step.anim]() : null))),

@@ -13,6 +13,7 @@ function renderHeader() {
         h("a", { class: "button main", id: "begin", href: "#tour=pixel" }, t("page.begin", { n: stations().length })),
         samples ? h("a", { class: "button", href: "#/train" }, t("page.train")) : null)),
     h("div", { id: "summary" }, renderSummary()),
+    renderQuestions(),
     h("p", { id: "banner", class: "banner", role: "status" }));
 }
 
