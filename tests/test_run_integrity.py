@@ -463,13 +463,24 @@ def test_training_ends_saved_when_the_reader_leaves(place):
     assert process.wait(120) == 141, process.stderr.read()
     process.stderr.close()
     assert checkpoint.load("piped/last.safetensors")[1]["epoch"] >= 1
-    assert "the reader of the output left" in Path("piped/log.txt").read_text()
+    assert "stopped by SIGPIPE, and saved" in Path("piped/log.txt").read_text()
 
 
 def test_a_missing_mnist_file_is_named_at_once(place, capsys):
     sets = ("--set", "data.dataset=MNIST", "--set", "data.root=nowhere")
-    expected = "MNIST: expected nowhere/MNIST/raw/train-images-idx3-ubyte, found no such file"
+    expected = (
+        "MNIST: expected nowhere/MNIST/raw/train-images-idx3-ubyte, found no such file; "
+        "`cnn data MNIST --root nowhere` downloads it"
+    )
     refused(capsys, DATA, expected, "train", "tiny.toml", *sets)
+    assert not Path("nowhere").exists()
+
+
+def test_a_trainer_without_a_run_folder_takes_steps(place):
+    trainer = Trainer(load_config("tiny.toml"))
+    before = trainer.network.data.copy()
+    trainer._step(*next(iter(trainer.batches.epoch(0, as_pixels=True))))
+    assert not np.array_equal(trainer.network.data, before)
 
 
 def test_the_format_refuses_what_is_cut(tmp_path):

@@ -182,7 +182,8 @@ class Trainer:
         self._record_gradients()
         self.optimizer.step()
         self.average.step(number + 1)
-        self._snapshots.take(number + 1, self.network, self.run.snapshots)
+        if self.run is not None:  # a step without a run folder is for measuring
+            self._snapshots.take(number + 1, self.network, self.run.snapshots)
         p.step += 1
         p.seen += len(labels)
         p.loss_sum += loss * len(labels)
@@ -345,7 +346,8 @@ class Trainer:
 
     def _stop_if_asked(self, interruption):
         """After a signal, or when nobody reads the output any more: save and raise Interrupted."""
-        signum = interruption.signum or (_READER_LEFT if self.run.reader_left else None)
+        reader_left = self.run is not None and self.run.reader_left
+        signum = interruption.signum or (_READER_LEFT if reader_left else None)
         if signum is None:
             return
         self._save_last()
