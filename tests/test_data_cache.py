@@ -191,3 +191,47 @@ IMAGES, LABELS = np.zeros((4, 1, 5, 5), np.uint8), np.array([0, 1, 1, 0])
 def test_inconsistent_arrays_are_refused(train, test, message):
     with pytest.raises(DataError, match=message):
         make_dataset("x", ("a", "b"), train or (IMAGES, LABELS), test or (IMAGES, LABELS), "here")
+
+
+# -- a source that changed ---------------------------------------------------------
+
+
+def replace_keeping_size_and_time(path, content):
+    before = path.stat()
+    assert len(content) == before.st_size
+    path.with_suffix(".new").write_bytes(content)
+    os.utime(path.with_suffix(".new"), ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.with_suffix(".new").rename(path)
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_a_source_replaced_by_one_of_equal_size_and_time_is_noticed(root, name):
+    first = load_dataset("MNIST", root)
+    path = root / "MNIST" / "raw" / name
+    content = bytearray(path.read_bytes())
+    content[-1] = (content[-1] + 1) % 10
+    replace_keeping_size_and_time(path, bytes(content))
+    second = load_dataset("MNIST", root)
+    part = "train" if name.startswith("train") else "test"
+    assert second.digests[part] != first.digests[part]
+    assert second.digest != first.digest
+
+
+def test_a_copy_of_a_source_needs_no_new_cache(root, tmp_path):
+    load_dataset("MNIST", root)
+    shutil.copytree(root, tmp_path / "copy")
+    before = cache_file(tmp_path / "copy").stat()
+    load_dataset("MNIST", tmp_path / "copy")
+    assert cache_file(tmp_path / "copy").stat() == before
+
+
+def test_every_changed_byte_of_a_cache_is_noticed(root):
+    first = load_dataset("MNIST", root)
+    whole = cache_file(root).read_bytes()
+    for place in {*range(0, 1500, 7), *range(1500, len(whole), 997)}:
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 4
+        cache_file(root).write_bytes(spoilt)
+        with pytest.raises(DataError):
+            cache.read("MNIST", cache_file(root))
+    assert_same(load_dataset("MNIST", root), first)

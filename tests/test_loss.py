@@ -185,7 +185,7 @@ def test_a_failed_forward_leaves_no_old_gradient_behind():
         ({"label_smoothing": float("nan")}, "label_smoothing: expected .* of at least 0 and at most 1"),
         ({"reduction": "none"}, 'reduction: expected "mean" or "sum", found \'none\''),
         ({"class_weight": [1.0, -1.0]}, r"class_weight: .* numbers of at least 0, found \[1.0, -1.0\]"),
-        ({"class_weight": [1.0, float("nan")]}, r"class_weight: .* numbers of at least 0, found \[1.0, nan\]"),
+        ({"class_weight": [1.0, float("nan")]}, r"class_weight: .* of at least 0, found \[1.0, nan\]"),
         ({"class_weight": [[1.0], [1.0]]}, r"class_weight: .* numbers of at least 0, found \[\[1"),
     ],
 )

@@ -82,7 +82,7 @@ def load_named(name, root, download, into_root=True, split=None):
         dataset = cache.find(name, file_name, root)
         if dataset is not None:
             return dataset
-        _download(name, root, download and into_root, split, files)
+        _download(name, root, download if into_root else False, split, files)
 
     def build():
         if name in _OTHER_FILES:

@@ -140,7 +140,9 @@ class Trainer:
             begin = shown_at = self._told_at = time.perf_counter()
             for x, labels in islice(batches, max(0, steps - p.step)):
                 loss = self._step(x, labels)
-                self._snapshots.take(p.epoch * len(self.batches) + p.step, self.network, self.run.snapshots)
+                if self.run is not None:  # without a run folder epochs are for measuring
+                    number = p.epoch * len(self.batches) + p.step
+                    self._snapshots.take(number, self.network, self.run.snapshots)
                 now = time.perf_counter()
                 p.epoch_seconds, begin = p.epoch_seconds + now - begin, now
                 if now - shown_at > _SHOW_SECONDS or p.step == steps:
@@ -345,7 +347,8 @@ class Trainer:
 
     def _stop_if_asked(self, interruption):
         """After a signal, or when nobody reads the output any more: save and raise Interrupted."""
-        signum = interruption.signum or (_READER_LEFT if self.run.reader_left else None)
+        reader_left = self.run is not None and self.run.reader_left
+        signum = interruption.signum or (_READER_LEFT if reader_left else None)
         if signum is None:
             return
         self._save_last()
