@@ -138,7 +138,7 @@ def test_a_checked_function_keeps_its_signature_and_names_the_argument():
 def test_annotations_in_words():
     assert words(int | tuple[int, int]) == "an integer or 2 integers"
     assert words(Fraction) == "a finite number of at least 0 and below 1"
-    assert words(list[Rate] | None) == "a list of numbers"
+    assert words(list[Rate] | None) == "a list of numbers above 0"
 
 
 def test_a_registry_finds_functions_and_leaves_out_what_is_supplied():

@@ -123,11 +123,11 @@ EVERY_LAYER = [
     {"type": "ELU", "alpha": 0.7},
     {"type": "GroupNorm", "num_groups": 3},
     {"type": "PReLU", "num_parameters": 6},
-    {"type": "ZeroPad2d", "padding": [1, -1, 0, 1]},
     {"type": "LayerNorm"},
     {"type": "MaxPool2d", "kernel_size": 2, "stride": 2, "dilation": 2, "ceil_mode": True},
     {"type": "Upsample", "scale_factor": 2},
     {"type": "Softplus"},
+    {"type": "ZeroPad2d", "padding": [1, -1, 0, 1]},  # behind the pool: equal zeros would tie
     {"type": "AvgPool2d", "kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
     {
         "type": "Concat",
