@@ -148,7 +148,7 @@ def test_options_of_a_schedule_are_listed():
         ({"type": "cosine", "min_lr": "0"}, "min_lr"),
         ({"type": "step"}, "either milestones or step_size"),
         ({"type": "step", "milestones": [1], "step_size": 2}, "either milestones or step_size"),
-        ({"type": "step", "milestones": 3}, "milestones: expected a list of numbers, found 3"),
+        ({"type": "step", "milestones": 3}, "milestones: expected a list of numbers above 0, found 3"),
         ({"type": "step", "step_size": 0}, "step_size"),
         ({"type": "step", "step_size": 1, "gamma": -1}, "gamma"),
         ({"type": "one_cycle", "peak": 1.5}, "peak"),
