@@ -5,7 +5,12 @@ as they were; then it is normalised as in training. Digits for a network trained
 black and centred: a picture that is not is said to be so, and --invert and --center make it so.
 """
 
-from cnn.commands.common import add_picture_arguments, add_trained_argument, load_trained
+from cnn.commands.common import (
+    add_picture_arguments,
+    add_precision_argument,
+    add_trained_argument,
+    load_trained,
+)
 from cnn.terminal import say
 
 
@@ -17,6 +22,7 @@ def add_arguments(parser):
         "--top", type=int, default=3, metavar="K", help="classes to show for each (default: 3)"
     )
     add_picture_arguments(parser)
+    add_precision_argument(parser)
     parser.add_argument("--json", action="store_true", help="print all probabilities as JSON")
 
 
@@ -34,6 +40,7 @@ def run(args):
     if args.top < 1:
         raise ConfigError(f"--top: found {args.top}, expected at least 1")
     network, config, meta = load_trained(args.trained)
+    network.precision = args.precision or config.train.precision
     pixels = np.stack([read_pixels(path, meta, args.invert, args.center) for path in args.images])
     split = Split(pixels, np.zeros(len(pixels), np.int64))
     batches = experiment.evaluation_batches(config, split, meta["mean"], meta["std"])

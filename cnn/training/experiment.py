@@ -126,7 +126,7 @@ def build_network(config, input_shape, classes=None):
     Raises ConfigError when a layer does not fit its input, and when the last layer does not give one
     number a class (``classes``: how many, None to leave that open).
     """
-    network = Network(from_config(layer_specs(config)))
+    network = Network(from_config(layer_specs(config)), precision=config.train.precision)
     output = network.build(input_shape, rng=np.random.default_rng(config.seed))
     if len(output) != 1:
         raise ConfigError(

@@ -10,7 +10,9 @@ the 6x6 points, done by the same micro-kernels as the direct form. d-input is fo
 degrees, d-weight is in ``winograd_weight.py``. Some tiles are transformed and multiplied together, as many as
 stay in the cache. Pixels outside of the image are read from a row of zeros, those of the result not stored:
 edges need no copy of the code. Planes of 7 or 15 are cut into tiles of 4 and 3 outputs. The transforms lose
-about three bits: float32 only, relative error below 2e-5.
+about three bits: float32 only, relative error below 2e-5. With products in bfloat16 (``Form.pairs``) U and V
+are rounded, the points are others (``winograd_matrices.ROOTS``), and the relative error is 1e-2; sums stay
+float32.
 
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
@@ -24,6 +26,7 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.microkernels import Ends, memory_fence
 from cnn.fast.conv.routines import PixelProducts, pixel_products
+from cnn.fast.conv.winograd_pairs import input_tile_pairs
 from cnn.fast.conv.winograd_tiles import (
     PIXEL,
     SIZE,
@@ -31,59 +34,31 @@ from cnn.fast.conv.winograd_tiles import (
     Points,
     TileSource,
     input_tile,
-    output_tile,
-    transform_weights,
+    matrices_for,
+    tile_to_image,
 )
+from cnn.fast.conv.winograd_u import Weights, pair_weights_task, weights_task
+from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
 from cnn.fast.machine.owner import aligned_zeros
-from cnn.fast.machine.simd import blocks, width
-from cnn.fast.machine.tables import Table, bits, call_with, from_bits, pointer, reader, records, size_of
-
-# --- Weights: (out, in, 3, 3) to U[36][sliver][channel][mr] ----------------------------------
+from cnn.fast.machine.simd import blocks
+from cnn.fast.machine.tables import Table, bits, call_with, from_bits, reader, records, size_of
 
 
-class Weights(NamedTuple):
-    """The transform of all weights; steps of the weight in numbers, of u in bytes."""
+class Form(NamedTuple):
+    """What arrays hold and what is multiplied."""
 
-    weight: int  # address
-    u: int  # address
-    scratch: int  # address
-    scratch_bytes: int  # of one thread: the nine numbers of a sliver of weights, ordered as in u
-    mr: int
-    out_channels: int
-    channels: int
-    out_step: int
-    channel_step: int
-    turned: int  # by 180 degrees
-    u_sliver: int
-    u_point: int
+    x_size: int = SIZE  # bytes of a number of what is read: 4 for float32, 2 for bfloat16
+    y_size: int = SIZE  # the same of what is written
+    pairs: bool = False  # products of pairs of bfloat16, not of float32
+
+    @property
+    def operand(self):
+        """Bytes of a number that is multiplied."""
+        return bf16.SIZE if self.pairs else SIZE
 
 
-weights_of = reader(Weights)
-
-
-@cache
-def _weights_task():
-    lanes = width(SIZE)
-
-    @task
-    def weights(index, thread, params):
-        """U = G w G^T of one sliver of output channels."""
-        p = weights_of(params)
-        source = pointer(p.weight + index * p.mr * p.out_step * 4, 4)
-        inside = min(p.mr, p.out_channels - index * p.mr)
-        scratch = p.scratch + thread * p.scratch_bytes
-        nine, count = pointer(scratch, 4), (p.channels * p.mr + lanes - 1) // lanes
-        for c in range(p.channels):
-            for k in range(p.mr):
-                at = c * p.channel_step + k * p.out_step
-                for t in range(9):
-                    value = source[at + (8 - t if p.turned else t)] if k < inside else np.float32(0)
-                    nine[t * count * lanes + c * p.mr + k] = value
-        transform_weights(scratch, count * lanes * 4, p.u + index * p.u_sliver, p.u_point, count)
-
-    return weights
-
+FLOAT32 = Form()
 
 # --- Tiles ----------------------------------------------------------------------------------------
 
@@ -164,6 +139,7 @@ class Forward(NamedTuple):
     no_floor: int  # bits of minus infinity
     zeros: int  # address of zeros
     channels: int
+    vectors: int  # of a transformed pixel: channels, or pairs of them
     out_channels: int
     height: int  # pixels of x
     width: int
@@ -187,19 +163,29 @@ class Forward(NamedTuple):
 forward_of = reader(Forward)
 
 
-@helper
-def _transform_inputs(p, tiles, v):
-    """V = B^T x B of all channels of a range of tiles."""
-    plane = p.height * p.width * PIXEL
-    for t in range(tiles.count):
-        block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
-        tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
-        source = TileSource(
-            p.x + block * p.channels * plane, plane, p.width * PIXEL, tile.top - p.above, tile.left - p.left,
-            p.height, p.width, p.zeros,
-        )  # fmt: skip
-        target = Points(v + t * p.channels * PIXEL, PIXEL, p.v_point)
-        input_tile(0, source, target, p.channels, tiles.down)
+@cache
+def _transform_inputs(form):
+    """The helper for V = B^T x B of all channels of a range of tiles."""
+    pixel, pairs = LANES * form.x_size, form.pairs
+    pairs_tile = input_tile_pairs(form.x_size) if pairs else None
+
+    @helper
+    def transform(p, tiles, v):
+        plane = p.height * p.width * pixel
+        for t in range(tiles.count):
+            block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
+            tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
+            source = TileSource(
+                p.x + block * p.channels * plane, plane, p.width * pixel, tile.top - p.above,
+                tile.left - p.left, p.height, p.width, p.zeros,
+            )  # fmt: skip
+            target = Points(v + t * p.vectors * PIXEL, PIXEL, p.v_point)
+            if pairs:
+                pairs_tile(source, target, p.vectors, tiles.down)
+            else:
+                input_tile(0, source, target, p.vectors, tiles.down)
+
+    return transform
 
 
 @helper
@@ -214,41 +200,50 @@ def _multiply(p, tiles, v, m, k):
                 p.products,
                 PixelProducts(
                     ends=Ends(v + xi * p.v_point, u, p.zeros, m + xi * p.m_point), floor=p.no_floor,
-                    pixels=tiles.count, vectors_pixel=p.channels * PIXEL, out_pixel=p.chunk * PIXEL,
-                    channels=p.channels, slivers=count, last=p.chunk, scalars_sliver=p.u_sliver, out_k=PIXEL,
+                    pixels=tiles.count, vectors_pixel=p.vectors * PIXEL, out_pixel=p.chunk * PIXEL,
+                    channels=p.vectors, slivers=count, last=p.chunk, scalars_sliver=p.u_sliver, out_k=PIXEL,
                 ),
             )  # fmt: skip
 
 
-@helper
-def _transform_outputs(p, tiles, m, k):
-    """y = max(floor, bias + A^T M A) for a chunk of k."""
-    floor, plane = np.float32(from_bits(p.floor)), p.out_height * p.out_width * PIXEL
-    for t in range(tiles.count):
-        block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
-        tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
-        corner = (tile.top * p.out_width + tile.left) * PIXEL
-        patch = Patch(
-            p.y + (block * p.out_channels + k) * plane + corner, plane, p.out_width * PIXEL, tile.rows,
-            tile.columns,
-        )  # fmt: skip
-        source = Points(m + t * p.chunk * PIXEL, PIXEL, p.m_point)
-        count = min(p.chunk, p.out_channels - k)
-        output_tile(source, p.bias + k * SIZE, floor, patch, count, tiles.across)
+@cache
+def _transform_outputs(form, nontemporal):
+    """The helper for y = max(floor, bias + A^T M A) for a chunk of k."""
+    pixel = LANES * form.y_size
+    output_tile = tile_to_image(SIZE, nontemporal, matrices_for(form.operand), form.y_size)
+
+    @helper
+    def transform(p, tiles, m, k):
+        floor, plane = np.float32(from_bits(p.floor)), p.out_height * p.out_width * pixel
+        for t in range(tiles.count):
+            block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
+            tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
+            corner = (tile.top * p.out_width + tile.left) * pixel
+            patch = Patch(
+                p.y + (block * p.out_channels + k) * plane + corner, plane, p.out_width * pixel, tile.rows,
+                tile.columns,
+            )  # fmt: skip
+            source = Points(m + t * p.chunk * PIXEL, PIXEL, p.m_point)
+            count = min(p.chunk, p.out_channels - k)
+            output_tile(source, p.bias + k * SIZE, floor, patch, count, tiles.across)
+
+    return transform
 
 
 @cache
-def _forward_task():
+def _forward_task(form, nontemporal):
+    transform_inputs, transform_outputs = _transform_inputs(form), _transform_outputs(form, nontemporal)
+
     @task
     def forward(index, thread, params):
         p = forward_of(params)
         tiles = tile_range_of(p.ranges + index * TILE_RANGE_RECORD)
         v = p.scratch + thread * p.scratch_bytes
         m = v + 36 * p.v_point
-        _transform_inputs(p, tiles, v)
+        transform_inputs(p, tiles, v)
         for k in range(0, p.out_channels, p.chunk):
             _multiply(p, tiles, v, m, k)
-            _transform_outputs(p, tiles, m, k)
+            transform_outputs(p, tiles, m, k)
         memory_fence()
 
     return forward
@@ -269,35 +264,39 @@ CHUNK = 64  # output channels whose products wait in the L2 cache to be transfor
 class ForwardPlan:
     """The tables and the memory of one geometry of forward or d-input; ``run`` fills in the addresses."""
 
-    def __init__(self, x_shape, out_shape, above, left):
+    def __init__(self, x_shape, out_shape, above, left, form=FLOAT32):
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
         mr, nr = next(block for block in blocks(SIZE)[0] if block[0] <= out_channels)
+        vectors = channels // 2 if form.pairs else channels
         count = -(-out_channels // mr)
         chunk = -(-count // max(1, round(out_channels / CHUNK))) * mr
         ranges, tiles = self._records = tile_tables(images, out_shape[2:], tiles_at_once(channels, nr), nr)
         self._tasks = len(ranges)
         most, threads = int(ranges[:, TileRange._fields.index("count")].max()), scratch_threads()
-        v_point, m_point = odd_lines(channels * most), odd_lines(chunk * most)
+        v_point, m_point = odd_lines(vectors * most), odd_lines(chunk * most)
         scratch_bytes = 36 * (v_point + m_point)
         self._scratch = workspace("scratch", threads * scratch_bytes)
-        u_sliver = -(-channels * mr // LANES) * PIXEL
+        u_sliver = -(-vectors * mr // LANES) * PIXEL
         u_point = odd_lines(count * u_sliver // PIXEL)
         self._u = workspace("weights", 36 * u_point)
         self._zeros = aligned_zeros((max((out_channels + mr) * SIZE, 6 * PIXEL),), np.uint8)
         self._table = Table(
             Forward(
                 x=0, u=self._u.ctypes.data, bias=0, y=0, floor=0, no_floor=bits(-np.inf),
-                zeros=self._zeros.ctypes.data, channels=channels, out_channels=out_channels,
+                zeros=self._zeros.ctypes.data, channels=channels, vectors=vectors, out_channels=out_channels,
                 height=x_shape[2], width=x_shape[3], above=above, left=left, out_height=out_shape[2],
                 out_width=out_shape[3], ranges=ranges.ctypes.data, tiles=tiles.ctypes.data,
                 scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunk=chunk,
                 u_sliver=u_sliver, u_point=u_point, v_point=v_point, m_point=m_point, mr=mr,
-                products=pixel_products(mr, nr, SIZE),
+                products=pixel_products(mr, nr, form.operand),
             )
         )  # fmt: skip
-        nine_bytes = 9 * (u_sliver + PIXEL)
+        nine_bytes = 9 * (-(-channels * mr // LANES) + 1) * PIXEL
         self._nine = aligned_zeros((threads * nine_bytes,), np.uint8)
         self._slivers = count
+        self._weights_task = pair_weights_task() if form.pairs else weights_task()
+        # rows of bfloat16 begin at a cache line, as these stores want it, only if all tiles are four wide
+        self._forward_task = _forward_task(form, form.y_size == SIZE or out_shape[3] % 4 == 0)
         self._weights = Table(
             Weights(
                 weight=0, u=self._u.ctypes.data, scratch=self._nine.ctypes.data, scratch_bytes=nine_bytes,
@@ -312,11 +311,11 @@ class ForwardPlan:
             weight=address(weight), out_step=9 if turned else weight.shape[1] * 9,
             channel_step=weight.shape[1] * 9 if turned else 9, turned=turned,
         )  # fmt: skip
-        launch(_weights_task(), self._slivers, self._weights.array)
+        launch(self._weights_task, self._slivers, self._weights.array)
         self._table.set(
             x=x.address, y=out.address, bias=address(self._zeros if bias is None else bias), floor=bits(floor)
         )
-        launch(_forward_task(), self._tasks, self._table.array)
+        launch(self._forward_task, self._tasks, self._table.array)
 
 
 def tiles_at_once(channels, nr):
@@ -329,17 +328,20 @@ def tiles_at_once(channels, nr):
 
 
 @plans
-def forward_plan(x_shape, out_shape, above, left):
+def forward_plan(x_shape, out_shape, above, left, form=FLOAT32):
     """The plan of a forward or d-input pass with ``above`` rows and ``left`` columns of padding."""
-    return ForwardPlan(x_shape, out_shape, above, left)
+    return ForwardPlan(x_shape, out_shape, above, left, form)
 
 
-def forward(x, weight, bias, out, padding, floor=-np.inf):
-    """out = max(floor, weight * x + bias) for a 3x3 weight, stride 1, float32."""
-    forward_plan(x.shape, out.shape, padding[0][0], padding[1][0]).run(x, weight, bias, out, floor)
+def forward(x, weight, bias, out, padding, floor=-np.inf, pairs=False):
+    """out = max(floor, weight * x + bias) for a 3x3 weight, stride 1; ``pairs``: products in bfloat16."""
+    form = Form(x.itemsize, out.itemsize, pairs)
+    plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0], form)
+    plan.run(x, weight, bias, out, floor)
 
 
-def backward_input(dy, weight, dx, padding):
+def backward_input(dy, weight, dx, padding, pairs=False):
     """dx: the window turned by 180 degrees runs over dy."""
-    plan = forward_plan(dy.shape, dx.shape, 2 - padding[0][0], 2 - padding[1][0])
+    form = Form(dy.itemsize, dx.itemsize, pairs)
+    plan = forward_plan(dy.shape, dx.shape, 2 - padding[0][0], 2 - padding[1][0], form)
     plan.run(dy, weight, None, dx, turned=True)
