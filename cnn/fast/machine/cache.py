@@ -140,7 +140,7 @@ class _File(IndexDataCacheFile):
     def _load_index(self):
         try:
             version, stamp, overloads = pickle.loads(_unsealed(Path(self._index_path).read_bytes()))
-        except OSError:
+        except (OSError, ImportError, AttributeError):  # of another Numba, whose types this one lacks
             return {}
         return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
 
