@@ -32,7 +32,7 @@ class Header(Record):
 
     config: dict[str, Any]
     layers: list[dict[str, Any]] = Field(min_length=1)
-    classes: list[str]  # empty where nobody has named them
+    classes: list[str]  # empty in a file of Network.save that names none; a run has them
     image_shape: list[Size] = Field(min_length=1, max_length=3)  # (F,) for features
     input_shape: list[Size] = Field(min_length=1, max_length=3)
     mean: list[float]
@@ -52,6 +52,8 @@ class Header(Record):
                 raise ValueError(
                     f"{name}: found {found} numbers, expected {self.image_shape[0]}, one a channel"
                 )
+        if self.config and not self.classes:
+            raise ValueError("classes: found none, expected at least 1 of them")
         if len(self.image_shape) != len(self.input_shape):
             found = f"found {self.image_shape}, expected as many sizes as input_shape {self.input_shape}"
             raise ValueError(f"image_shape: {found}")
