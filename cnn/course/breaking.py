@@ -173,9 +173,12 @@ def _trained(copy):
     done = _run(copy, "-m", "cnn.course.recording", "config.toml", "losses.json")
     if done.returncode or not (copy / "losses.json").is_file():
         raise RuntimeError(f"training a copy failed:\n{done.stderr[-2000:]}")
-    lines = (copy / "run" / "metrics.csv").read_text(encoding="utf-8").splitlines()
-    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
-    return json.loads((copy / "losses.json").read_text(encoding="utf-8"))["losses"], rows
+    losses = json.loads((copy / "losses.json").read_text(encoding="utf-8"))
+    metrics = copy / "run" / "metrics.csv"
+    if not metrics.is_file():  # not one epoch came to its end
+        return losses, []
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    return losses, [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
 
 
 def _could_not(done):
