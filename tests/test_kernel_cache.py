@@ -186,6 +186,16 @@ def test_a_changed_kernel_is_compiled_anew(tmp_path):
     assert small(tmp_path, path=tmp_path, NUMBA_CACHE_DIR=str(tmp_path))["y"] == [[0, 0, 0], [0, 0, 0]]
 
 
+def test_versions_of_numba_do_not_share_a_folder(monkeypatch):
+    from cnn.fast.machine import cache
+
+    mine = cache.source_hash()
+    monkeypatch.setattr(cache.numba, "__version__", "0.61.0")
+    other = cache.source_hash()
+    monkeypatch.setattr(cache.llvmlite, "__version__", "0.44.0")
+    assert len({mine, other, cache.source_hash()}) == 3
+
+
 def test_a_folder_that_cannot_be_written_compiles_and_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     for _ in range(2):

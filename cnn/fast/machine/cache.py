@@ -1,11 +1,11 @@
 """Where compiled kernels are kept between runs, and how many had to be compiled in this one.
 
-Numba's own cache looks at the file of a function only and misses changes in what it calls. Here every kernel
-is filed under a hash of all sources of ``cnn.fast``, so that no stale machine code can ever run; what is
-compiled from other files is not kept at all. Each file begins with a checksum: one that is damaged counts as
-missing. The names of the data files are unique: processes that compile the same kernel at the same time (MPI
-ranks, test workers) never write one file, the worst they can do is compile twice. Compare Numba issues 4807
-and 10128.
+Numba's own cache looks at the file of a function only and misses changes in what it calls. Here every
+kernel is filed under a hash of all sources of ``cnn.fast`` and of the versions of Numba and llvmlite, so
+that no stale machine code can ever run; what is compiled from other files is not kept at all. Each file
+begins with a checksum: one that is damaged counts as missing. The names of the data files are unique:
+processes that compile the same kernel at the same time (MPI ranks, test workers) never write one file, the
+worst they can do is compile twice. Compare Numba issues 4807 and 10128.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from numba.core.caching import (
     NullCache,
     _CacheLocator,
 )
+from numba.np.ufunc.parallel import _launch_threads
 
 from cnn.files import user_cache_folder
 
@@ -45,8 +46,11 @@ def when_compiling(callback):
 
 
 def source_hash():
-    """Hash of all sources that compiled kernels depend on."""
-    digest = hashlib.sha256()
+    """Hash of all that compiled kernels depend on: the sources, and the versions of Numba and llvmlite.
+
+    Two environments of one user may have different ones, and neither can read what the other has pickled.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted(_WING.rglob("*.py")):
         digest.update(str(path.relative_to(_WING)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -130,10 +134,6 @@ def _unsealed(content):
 class _File(IndexDataCacheFile):
     """Numba's files, each behind a checksum; what cannot be read counts as missing."""
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self._version = f"{numba.__version__} {llvmlite.__version__}"
-
     def _data_name(self, number):
         return self._data_name_pattern.format(number=number).replace(".nbc", f".{uuid.uuid4().hex[:12]}.nbc")
 
@@ -191,10 +191,12 @@ class KernelCache(FunctionCache):
         found = super().load_overload(sig, target_context)
         if found is None:
             _announce()
-        else:
+        elif hasattr(found.library, "_reload_init"):  # since Numba 0.63
             # What is compiled around a loaded parallel kernel must start the threads as well when it is
             # loaded itself; Numba forgets this.
             found.library._reload_init.update(found.reload_init or ())
+        else:  # no library knows whether a parallel kernel is inside of it
+            _launch_threads()
         return found
 
     def save_overload(self, sig, data):
