@@ -1,11 +1,12 @@
 """Where compiled kernels are kept between runs, and how many had to be compiled in this one.
 
-Numba's own cache looks at the file of a function only and misses changes in what it calls. Here every
-kernel is filed under a hash of all sources of ``cnn.fast`` and of the versions of Numba and llvmlite, so
-that no stale machine code can ever run; what is compiled from other files is not kept at all. Each file
-begins with a checksum: one that is damaged counts as missing. The names of the data files are unique:
-processes that compile the same kernel at the same time (MPI ranks, test workers) never write one file, the
-worst they can do is compile twice. Compare Numba issues 4807 and 10128.
+Numba's own cache looks at the file of a function only and misses changes in what it calls. Here every kernel
+is filed under a hash of all sources of ``cnn.fast`` and of the versions of Python, Numba and LLVM, so that no
+stale machine code can ever run and two environments do not overwrite each other's; what is compiled from
+other files is not kept at all. Each file begins with a checksum: one that is damaged counts as
+missing. The names of the data files are unique: processes that compile the same kernel at the same time (MPI
+ranks, test workers) never write one file, the worst they can do is compile twice. Compare Numba issues 4807
+and 10128.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -46,11 +48,8 @@ def when_compiling(callback):
 
 
 def source_hash():
-    """Hash of all that compiled kernels depend on: the sources, and the versions of Numba and llvmlite.
-
-    Two environments of one user may have different ones, and neither can read what the other has pickled.
-    """
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    """Hash of all that compiled kernels depend on: the sources and what compiles them."""
+    digest = hashlib.sha256(f"{sys.version} {numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted(_WING.rglob("*.py")):
         digest.update(str(path.relative_to(_WING)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -124,11 +123,14 @@ def _sealed(payload):
 
 
 def _unsealed(content):
-    """The payload of ``_sealed``; OSError when it is damaged."""
+    """What was pickled into the payload of ``_sealed``; OSError where it is damaged or not for this Numba."""
     seal, payload = content[:32], content[32:]
     if hashlib.sha256(payload).digest() != seal:
         raise OSError("damaged")
-    return payload
+    try:
+        return pickle.loads(payload)
+    except Exception as error:  # written by a Numba that calls itself the same but names its types otherwise
+        raise OSError(f"of another Numba: {error}") from error
 
 
 class _File(IndexDataCacheFile):
@@ -139,18 +141,18 @@ class _File(IndexDataCacheFile):
 
     def _load_index(self):
         try:
-            version, stamp, overloads = pickle.loads(_unsealed(Path(self._index_path).read_bytes()))
+            stamp, overloads = _unsealed(Path(self._index_path).read_bytes())
         except OSError:
             return {}
-        return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+        return overloads if stamp == self._source_stamp else {}
 
     def _save_index(self, overloads):
-        payload = self._dump((self._version, self._source_stamp, overloads))
+        payload = self._dump((self._source_stamp, overloads))
         with self._open_for_write(self._index_path) as file:
             file.write(_sealed(payload))
 
     def _load_data(self, name):  # the caller takes an OSError as: not there
-        return pickle.loads(_unsealed(Path(self._data_path(name)).read_bytes()))
+        return _unsealed(Path(self._data_path(name)).read_bytes())
 
     def _save_data(self, name, data):
         with self._open_for_write(self._data_path(name)) as file:
