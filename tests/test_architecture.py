@@ -40,6 +40,8 @@ FLOORS = {
     "course": 15,
     "interop": 14,
     "model": 15,
+    "classifier": 16,
+    "notebook": 0,
     "commands": 16,
     "cli": 17,
     "__main__": 18,
