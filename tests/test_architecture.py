@@ -39,6 +39,7 @@ FLOORS = {
     "doctor": 15,
     "course": 15,
     "interop": 14,
+    "inference": 15,
     "commands": 16,
     "cli": 17,
     "__main__": 18,
@@ -53,6 +54,7 @@ RESTRICTED = {
     "PIL": ("data", "explain", "report"),
     "scipy": (),
     "numba": ("fast", "backend"),
+    "pyarrow": ("inference",),
 }
 
 
