@@ -266,7 +266,10 @@ def test_rows_of_different_networks_or_files_are_never_mixed(trained, here, caps
         code, _, err = predict(capsys, trained, *argv, "--out", "a.csv")
         assert (code, message in err) == (2, True), err
     # blocks of other files are left alone: a run that was stopped too early, of files that came and went
-    assert predict(capsys, trained, folder / "column", "--out", "a.csv", "--shard", "2/3")[0] == 0
+    assert (
+        predict(capsys, trained, folder / "column", folder / "row", "--out", "a.csv", "--shard", "2/3")[0]
+        == 0
+    )
     assert predict(capsys, trained, folder, "--out", "a.csv")[0] == 0
     assert predict(capsys, trained, folder, "--out", "whole.csv")[0] == 0
     assert (here / "a.csv").read_bytes() == (here / "whole.csv").read_bytes()

@@ -63,7 +63,7 @@ def read_with_bits(path, image_size=None, mode="RGB", grey_only=False, bits=None
 
 
 def pixels_of(image, path, image_size=None, mode="RGB", grey_only=False, bits=None):
-    """Return what `read_with_bits` does for an image that `open_image` gave; ``path`` names it in errors."""
+    """Return what `read_with_bits` does, of a Pillow image; ``path`` names it in errors."""
     if grey_only and image.mode in _COLOUR_MODES:
         hint = 'mode = "RGB" or "L" settles it'
         raise DataError(f"{path}: expected a grey image like the first one, found {image.mode}; {hint}")

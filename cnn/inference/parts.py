@@ -85,15 +85,18 @@ class Parts:
         chosen = [blocks.get(key) for key in enumerate(self._digests)]
         if None in chosen:
             return None
+        totals = None
         try:
             with locked(self.folder):
-                return self._assemble(chosen) if self._plan_path.exists() else self.finished()
-        except ConfigError:
+                if self._plan_path.exists():
+                    totals = self._assemble(chosen)
+        except ConfigError:  # another process has the lock
             return None
         except OSError as error:
-            if not self._plan_path.exists():
-                return self.finished()
-            raise CheckpointError(f"{self.out}: cannot be written: {error.strerror or error}") from error
+            if self._plan_path.exists():
+                problem = error.strerror or error
+                raise CheckpointError(f"{self.out}: cannot be written: {problem}") from error
+        return totals or self.finished()
 
     def finished(self):
         """Return {"images", "unread"} of the finished table; ConfigError where it is of other paths."""
