@@ -66,6 +66,13 @@ class Global(nn.Module):
         return self.reduce(x, (2, 3))
 
 
+class Hardsigmoid(nn.Module):
+    """y = min(max(x/6 + 1/2, 0), 1); nn.Hardsigmoid rounds the 1/6 of its gradient to float32, always."""
+
+    def forward(self, x):
+        return F.relu6(x + 3) / 6
+
+
 class Scale(nn.Module):
     """y = factor * x."""
 
@@ -163,7 +170,7 @@ _MAKE = {
     "ZeroPad2d": lambda layer: nn.ZeroPad2d((*layer.padding[1], *layer.padding[0])),
     "ReLU6": lambda layer: nn.ReLU6(),
     "Hardtanh": lambda layer: nn.Hardtanh(layer.min_val, layer.max_val),
-    "Hardsigmoid": lambda layer: nn.Hardsigmoid(),
+    "Hardsigmoid": lambda layer: Hardsigmoid(),
     "Hardswish": lambda layer: nn.Hardswish(),
     "LogSoftmax": lambda layer: nn.LogSoftmax(1),
     "LocalResponseNorm": lambda layer: nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k),
