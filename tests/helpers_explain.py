@@ -1,6 +1,10 @@
 """A network with every kind of layer, its numbers by another route, and a browser to read the page in."""
 
+import base64
+import json
+import re
 import shutil
+import zlib
 from importlib import resources
 from pathlib import Path
 
@@ -166,6 +170,17 @@ def some_cells(expected, count, rng):
             float(values.flat[index]),
             float(np.abs(values).max()),
         )
+
+
+def lines_of(page):
+    """Return the page's text before its data, the lines of the data, and the text after them."""
+    return re.fullmatch(r'(.*id="data">\n)([^<]+)(\n</script>.*)', page, re.S).groups()
+
+
+def manifest(page):
+    """Return the manifest of a page: its text, or the file it is in."""
+    line = lines_of(page if isinstance(page, str) else page.read_text(encoding="utf-8"))[1].split("\n")[0]
+    return json.loads(zlib.decompress(base64.b64decode(line)))
 
 
 # -- the browser -----------------------------------------------------------------------------------
