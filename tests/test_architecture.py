@@ -39,6 +39,7 @@ FLOORS = {
     "doctor": 15,
     "course": 15,
     "interop": 14,
+    "inference": 15,
     "model": 15,
     "classifier": 16,
     "notebook": 0,
@@ -56,6 +57,7 @@ RESTRICTED = {
     "PIL": ("data", "explain", "model", "report"),
     "scipy": (),
     "numba": ("fast", "backend"),
+    "pyarrow": ("inference",),
 }
 
 
