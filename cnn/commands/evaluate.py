@@ -27,7 +27,7 @@ def run(args):
     from cnn.training import experiment
 
     network, config, meta = experiment.load_trained(args.trained, args.set)
-    network.precision = args.precision or config.train.precision
+    network.precision = args.precision or network.precision
     if args.tta and config.tta is None:
         raise ConfigError(
             "--tta: the config has no [tta] section, which says what to average over; "

@@ -1,8 +1,9 @@
 """Where compiled kernels are kept between runs, and how many had to be compiled in this one.
 
 Numba's own cache looks at the file of a function only and misses changes in what it calls. Here every kernel
-is filed under a hash of all sources of ``cnn.fast``, so that no stale machine code can ever run; what is
-compiled from other files is not kept at all. Each file begins with a checksum: one that is damaged counts as
+is filed under a hash of all sources of ``cnn.fast`` and of the versions of Python, Numba and LLVM, so that no
+stale machine code can ever run and two environments do not overwrite each other's; what is compiled from
+other files is not kept at all. Each file begins with a checksum: one that is damaged counts as
 missing. The names of the data files are unique: processes that compile the same kernel at the same time (MPI
 ranks, test workers) never write one file, the worst they can do is compile twice. Compare Numba issues 4807
 and 10128.
@@ -13,6 +14,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -27,6 +29,7 @@ from numba.core.caching import (
     NullCache,
     _CacheLocator,
 )
+from numba.np.ufunc.parallel import _launch_threads
 
 from cnn.files import user_cache_folder
 
@@ -45,8 +48,8 @@ def when_compiling(callback):
 
 
 def source_hash():
-    """Hash of all sources that compiled kernels depend on."""
-    digest = hashlib.sha256()
+    """Hash of all that compiled kernels depend on: the sources and what compiles them."""
+    digest = hashlib.sha256(f"{sys.version} {numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted(_WING.rglob("*.py")):
         digest.update(str(path.relative_to(_WING)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -120,37 +123,36 @@ def _sealed(payload):
 
 
 def _unsealed(content):
-    """The payload of ``_sealed``; OSError when it is damaged."""
+    """What was pickled into the payload of ``_sealed``; OSError where it is damaged or not for this Numba."""
     seal, payload = content[:32], content[32:]
     if hashlib.sha256(payload).digest() != seal:
         raise OSError("damaged")
-    return payload
+    try:
+        return pickle.loads(payload)
+    except Exception as error:  # written by a Numba that calls itself the same but names its types otherwise
+        raise OSError(f"of another Numba: {error}") from error
 
 
 class _File(IndexDataCacheFile):
     """Numba's files, each behind a checksum; what cannot be read counts as missing."""
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self._version = f"{numba.__version__} {llvmlite.__version__}"
 
     def _data_name(self, number):
         return self._data_name_pattern.format(number=number).replace(".nbc", f".{uuid.uuid4().hex[:12]}.nbc")
 
     def _load_index(self):
         try:
-            version, stamp, overloads = pickle.loads(_unsealed(Path(self._index_path).read_bytes()))
+            stamp, overloads = _unsealed(Path(self._index_path).read_bytes())
         except OSError:
             return {}
-        return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+        return overloads if stamp == self._source_stamp else {}
 
     def _save_index(self, overloads):
-        payload = self._dump((self._version, self._source_stamp, overloads))
+        payload = self._dump((self._source_stamp, overloads))
         with self._open_for_write(self._index_path) as file:
             file.write(_sealed(payload))
 
     def _load_data(self, name):  # the caller takes an OSError as: not there
-        return pickle.loads(_unsealed(Path(self._data_path(name)).read_bytes()))
+        return _unsealed(Path(self._data_path(name)).read_bytes())
 
     def _save_data(self, name, data):
         with self._open_for_write(self._data_path(name)) as file:
@@ -191,10 +193,12 @@ class KernelCache(FunctionCache):
         found = super().load_overload(sig, target_context)
         if found is None:
             _announce()
-        else:
+        elif hasattr(found.library, "_reload_init"):  # since Numba 0.63
             # What is compiled around a loaded parallel kernel must start the threads as well when it is
             # loaded itself; Numba forgets this.
             found.library._reload_init.update(found.reload_init or ())
+        else:  # no library knows whether a parallel kernel is inside of it
+            _launch_threads()
         return found
 
     def save_overload(self, sig, data):

@@ -315,6 +315,18 @@ def power_of_two(typingctx, a):
     return a(a), emit
 
 
+@intrinsic
+def exponent(typingctx, a):
+    """floor(log2(a)) of normal positive numbers in float32: read from the exponent bits."""
+
+    def emit(context, builder, signature, arguments):
+        whole = ir.VectorType(_I32, LANES)
+        bits = builder.lshr(builder.bitcast(arguments[0], whole), ir.Constant(whole, [23] * LANES))
+        return builder.sitofp(builder.sub(bits, ir.Constant(whole, [127] * LANES)), _llvm(types.float32))
+
+    return a(a), emit
+
+
 def _compare(name, predicate, doc, unordered=False):
     def typed(typingctx, a, b):
         _, bring = _numbers_to(a, b)
