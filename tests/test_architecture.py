@@ -37,6 +37,7 @@ FLOORS = {
     "training": 13,
     "explain": 14,
     "doctor": 15,
+    "course": 15,
     "interop": 14,
     "commands": 16,
     "cli": 17,

@@ -14,5 +14,6 @@ COMMANDS = {
     "summary": "layers, shapes, parameters, multiply-adds and memory of a config",
     "doctor": "examine a config before training: data, initial loss, learning rate, gradients",
     "gradcheck": "compare every gradient of a config with numerical ones",
+    "exercise": "exercises that mark themselves, from softmax to a residual block",
     "data": "fetch and verify a data set ahead of time",
 }
