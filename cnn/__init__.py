@@ -11,12 +11,16 @@ __all__ = [
     "Network",
     "__version__",
     "current_backend",
+    "load",
     "set_backend",
     "set_threads",
     "use_backend",
 ]
 
-_LATER = {"Callback": "cnn.training.callbacks"}  # imported when they are asked for: they bring pydantic
+_LATER = {  # imported when they are asked for: they bring pydantic and more
+    "Callback": "cnn.training.callbacks",
+    "load": "cnn.model",
+}
 
 
 def __getattr__(name):

@@ -39,6 +39,7 @@ FLOORS = {
     "doctor": 15,
     "course": 15,
     "interop": 14,
+    "model": 15,
     "commands": 16,
     "cli": 17,
     "__main__": 18,
@@ -50,7 +51,7 @@ RESTRICTED = {
     "torchvision": ("data",),
     "matplotlib": ("training",),
     "pydantic": ("config", "training"),
-    "PIL": ("data", "explain", "report"),
+    "PIL": ("data", "explain", "model", "report"),
     "scipy": (),
     "numba": ("fast", "backend"),
 }

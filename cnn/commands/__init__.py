@@ -15,5 +15,6 @@ COMMANDS = {
     "doctor": "examine a config before training: data, initial loss, learning rate, gradients",
     "gradcheck": "compare every gradient of a config with numerical ones",
     "exercise": "exercises that mark themselves, from softmax to a residual block",
+    "break": "a classic bug, planted in a copy of cnn: find out which",
     "data": "fetch and verify a data set ahead of time",
 }

@@ -264,14 +264,25 @@ def evaluate(network, batches, tta=None):
     return float(losses.mean()), accuracy, exponentials / total[:, None]
 
 
+def untrained(dataset, augment=()):
+    """Return the document of the config of a network that came without one."""
+    return {
+        "data": {"dataset": dataset, "augment": list(augment)},
+        "model": {"layers": [{"type": "Flatten"}]},  # a config needs one; the network is the file's
+        "optimizer": {"type": "SGD", "lr": 0.01},
+        "train": {"epochs": 1},
+    }
+
+
 def load_trained(run_or_checkpoint, overrides=()):
     """Return (network, config, meta) of a run folder or a checkpoint; ``overrides`` change its config."""
     from cnn.config import resolve
 
     network, meta = checkpoint.load_network(run_or_checkpoint)
     path = checkpoint.find(run_or_checkpoint)
+    document = meta["config"] or untrained("none")
     try:
-        resolve(meta["config"], path)
+        resolve(document, path)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    return network, resolve(meta["config"], path, overrides), meta
+    return network, resolve(document, path, overrides), meta

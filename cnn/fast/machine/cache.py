@@ -29,6 +29,7 @@ from numba.core.caching import (
     NullCache,
     _CacheLocator,
 )
+from numba.np.ufunc.parallel import _launch_threads
 
 from cnn.files import user_cache_folder
 
@@ -192,10 +193,12 @@ class KernelCache(FunctionCache):
         found = super().load_overload(sig, target_context)
         if found is None:
             _announce()
-        else:
+        elif hasattr(found.library, "_reload_init"):  # since Numba 0.63
             # What is compiled around a loaded parallel kernel must start the threads as well when it is
             # loaded itself; Numba forgets this.
             found.library._reload_init.update(found.reload_init or ())
+        else:  # no library knows whether a parallel kernel is inside of it
+            _launch_threads()
         return found
 
     def save_overload(self, sig, data):
