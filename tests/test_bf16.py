@@ -77,7 +77,7 @@ def test_kernels_round_as_numpy_does():
 
 # -- Winograd's form --------------------------------------------------------------------------------------
 
-# images, channels in, channels out, h, w, padding
+# images, channels in, channels out, h, w, padding, taps where not 3
 GEOMETRIES = {
     "one tile": (1, 16, 16, 4, 4, 1),
     "even": (16, 32, 48, 8, 8, 1),
@@ -86,19 +86,23 @@ GEOMETRIES = {
     "full padding": (16, 70, 20, 5, 13, 2),
     "many tiles": (33, 64, 66, 16, 16, 1),
     "sums of a pair at a time": (17, 150, 260, 9, 5, 1),
+    "five taps": (18, 16, 24, 8, 12, 2, 5),
+    "five taps, narrow tiles": (5, 20, 18, 9, 7, 0, 5),
 }
 
 
-def _problem(n, c, k, h, w, padding):
+def _problem(n, c, k, h, w, padding, taps=3):
     rng = np.random.default_rng(0)
     x = twin.rounded(rng.standard_normal((n, c, h, w)))
-    weight = (rng.standard_normal((k, c, 3, 3)) / np.sqrt(9 * c)).astype(np.float32)
-    dy = twin.rounded(rng.standard_normal((n, k, h + 2 * padding - 2, w + 2 * padding - 2)))
+    weight = (rng.standard_normal((k, c, taps, taps)) / np.sqrt(taps**2 * c)).astype(np.float32)
+    size = h + 2 * padding + 1 - taps, w + 2 * padding + 1 - taps
+    dy = twin.rounded(rng.standard_normal((n, k, *size)))
     return x, weight, rng.standard_normal(k).astype(np.float32), dy
 
 
-def _tiles(size):
-    return [(start, count) for start, count, _ in winograd._axis_tiles(size)]
+def _tiles(size, taps):
+    """The tiles of a plane along its two axes."""
+    return [[tile[:2] for tile in winograd._axis_tiles(n, winograd.outputs_of(taps))] for n in size]
 
 
 @needs_bf16
@@ -106,18 +110,19 @@ def _tiles(size):
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_winograd_agrees_with_the_twin_that_rounds_at_the_same_points(name, stored):
     geometry = GEOMETRIES[name]
-    (x, weight, bias, dy), p = _problem(*geometry), geometry[-1]
+    (x, weight, bias, dy), p = _problem(*geometry), geometry[5]
     border, out, size = ((p, p), (p, p)), dy.shape[2:], x.shape[2:]
     bring, dtype = (as_blocked, np.float32) if stored == "float32" else (_narrow, BFLOAT16)
     y, dx, dweight = empty(dy.shape, dtype), empty(x.shape, dtype), np.zeros_like(weight)
     winograd.forward(bring(x), weight, bias, y, border, 0.0, pairs=True)
     winograd.backward_input(bring(dy), weight, dx, border, pairs=True)
     winograd_weight.backward_weight(bring(dy), bring(x), dweight, border, pairs=True)
-    wanted = twin.winograd_forward(x, weight, _tiles(out[0]), _tiles(out[1]), p, p)
-    wanted = np.maximum(wanted + bias[:, None, None], 0)
+    taps = weight.shape[2]
+    tiles, back = _tiles(out, taps), taps - 1 - p
+    wanted = np.maximum(twin.winograd_forward(x, weight, *tiles, p, p) + bias[:, None, None], 0)
     turned = weight.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
-    wanted_dx = twin.winograd_forward(dy, turned, _tiles(size[0]), _tiles(size[1]), 2 - p, 2 - p)
-    wanted_dweight = twin.winograd_backward_weight(dy, x, _tiles(out[0]), _tiles(out[1]), p, p)
+    wanted_dx = twin.winograd_forward(dy, turned, *_tiles(size, taps), back, back)
+    wanted_dweight = twin.winograd_backward_weight(dy, x, taps, *tiles, p, p)
     if stored == "bfloat16":
         wanted, wanted_dx = twin.rounded(wanted), twin.rounded(wanted_dx)
     # a number within float32's error of a tie may be rounded the other way: few do
@@ -130,7 +135,7 @@ def test_winograd_agrees_with_the_twin_that_rounds_at_the_same_points(name, stor
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_winograd_is_near_the_convolution(name):
     geometry = GEOMETRIES[name]
-    (x, weight, bias, dy), p = _problem(*geometry), geometry[-1]
+    (x, weight, bias, dy), p = _problem(*geometry), geometry[5]
     arguments = (1, 1), ((p, p), (p, p)), (1, 1), 1
     y, dx, dweight = empty(dy.shape, BFLOAT16), empty(x.shape, BFLOAT16), np.zeros_like(weight)
     winograd.forward(_narrow(x), weight, bias, y, arguments[1], pairs=True)

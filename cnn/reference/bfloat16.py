@@ -1,4 +1,4 @@
-"""Rounding to bfloat16, and Winograd's convolution F(4x4, 3x3) with what it multiplies rounded, in NumPy.
+"""Rounding to bfloat16, and Winograd's convolution with what it multiplies rounded, in NumPy.
 
 The kernels for ``precision="bf16"`` round at these points and nowhere else. Here the transforms are made from
 their points by Toom and Cook's interpolation: with p over the points, N(x) = product of (x - p), and
@@ -24,15 +24,15 @@ def rounded(x):
     return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), nearest)
 
 
-def matrices(points=POINTS):
-    """Return (A^T (4, 6), G (6, 3), B^T (6, 6)) of F(4, 3) for five points and infinity, in float64."""
-    outputs, inputs, weights = np.zeros((4, 6)), np.zeros((6, 6)), np.zeros((6, 3))
+def matrices(taps, points=POINTS):
+    """Return (A^T (7 - taps, 6), G (6, taps), B^T (6, 6)) for five points and infinity, in float64."""
+    outputs, inputs, weights = np.zeros((7 - taps, 6)), np.zeros((6, 6)), np.zeros((6, taps))
     for row, p in enumerate(points):
         others = polynomial.polyfromroots([q for q in points if q != p])
-        outputs[:, row] = p ** np.arange(4.0)
-        weights[row] = p ** np.arange(3.0) / polynomial.polyval(p, others)
+        outputs[:, row] = p ** np.arange(7.0 - taps)
+        weights[row] = p ** np.arange(float(taps)) / polynomial.polyval(p, others)
         inputs[row, :5] = others
-    outputs[3, 5] = weights[5, 2] = 1
+    outputs[-1, 5] = weights[5, -1] = 1
     inputs[5] = polynomial.polyfromroots(points)
     return outputs, weights, inputs
 
@@ -46,12 +46,12 @@ def _windows(x, rows, columns, above, left, size):
 
 
 def winograd_forward(x, weight, rows, columns, above, left):
-    """Return the convolution (N, K, H, W) of x (N, C, ., .) with weight (K, C, 3, 3), stride 1.
+    """Return the convolution (N, K, H, W) of x (N, C, ., .) with weight (K, C, taps, taps), stride 1.
 
     ``rows`` and ``columns`` are the tiles of the output along each axis, (start, outputs), and ``above`` and
     ``left`` the padding before x.
     """
-    a, g, b = matrices()
+    a, g, b = matrices(weight.shape[-1])
     v = rounded(b @ _windows(x, rows, columns, above, left, 6) @ b.T).astype(np.float64)
     u = rounded(g @ weight.astype(np.float64) @ g.T).astype(np.float64)
     tiles = a @ np.einsum("kcij,tsncij->tsnkij", u, v) @ a.T
@@ -62,11 +62,11 @@ def winograd_forward(x, weight, rows, columns, above, left):
     return y
 
 
-def winograd_backward_weight(dy, x, rows, columns, above, left):
-    """Return the gradient (K, C, 3, 3) by the weight; arguments as in ``winograd_forward``."""
-    a, g, b = matrices()
+def winograd_backward_weight(dy, x, taps, rows, columns, above, left):
+    """Return the gradient (K, C, taps, taps) by the weight; arguments as in ``winograd_forward``."""
+    a, g, b = matrices(taps)
     v = rounded(b @ _windows(x, rows, columns, above, left, 6) @ b.T).astype(np.float64)
-    windows = _windows(dy, rows, columns, 0, 0, 4)
+    windows = _windows(dy, rows, columns, 0, 0, 7 - taps)
     for line, (_, height) in zip(windows, rows, strict=True):
         line[..., height:, :] = 0
         for tile, (_, width) in zip(line, columns, strict=True):

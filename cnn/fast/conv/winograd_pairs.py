@@ -72,22 +72,28 @@ def input_tile_pairs(size):
     return to_tile
 
 
-@intrinsic
-def transform_weight_pairs(typing_context, source, source_step, target, target_step, count):
-    """36 times eight pairs of G w G^T from 9 vectors w, for ``count`` pairs of channels.
+@cache
+def transform_weight_pairs(taps):
+    """The intrinsic for kernels of ``taps`` by ``taps``."""
 
-    A vector is eight output channels of the even channel, then the same of the odd one.
-    """
+    @intrinsic
+    def transform(typing_context, source, source_step, target, target_step, count):
+        """36 times eight pairs of G w G^T from the vectors w, for ``count`` pairs of channels.
 
-    def generate(context, builder, signature, arguments):
-        source, source_step, target, target_step, count = arguments
-        v = bf16.Narrow(builder)
-        with v.loop(count, (source, PIXEL), (target, PIXEL // 2)) as (s, t):
-            result = both_ways(
-                v, ROOTS.weight, lambda i, j: v.load(v.at(s, v.times(source_step, 3 * i + j))), 3
-            )
-            for i, value in enumerate(value for row in result for value in row):
-                v.store(v.halves_paired(value), v.at(t, v.times(target_step, i)))
-        return context.get_dummy_value()
+        A vector is eight output channels of the even channel, then the same of the odd one.
+        """
 
-    return types.void(*[types.int64] * 5), generate
+        def generate(context, builder, signature, arguments):
+            source, source_step, target, target_step, count = arguments
+            v = bf16.Narrow(builder)
+            with v.loop(count, (source, PIXEL), (target, PIXEL // 2)) as (s, t):
+                result = both_ways(
+                    v, ROOTS.weight, lambda i, j: v.load(v.at(s, v.times(source_step, taps * i + j))), taps
+                )
+                for i, value in enumerate(value for row in result for value in row):
+                    v.store(v.halves_paired(value), v.at(t, v.times(target_step, i)))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), generate
+
+    return transform

@@ -60,8 +60,8 @@ class Patch(NamedTuple):
     image: int  # address of the first pixel of the first channel
     plane: int  # bytes from one channel to the next
     row: int  # bytes
-    rows: int  # pixels inside of the image, 1 to 4
-    columns: int  # pixels inside of the image, 1 to 4
+    rows: int  # pixels inside of the image, at least 1
+    columns: int  # pixels inside of the image, at least 1
 
 
 def prefetch_next(v, starts, columns, first, plane, pixel):
@@ -151,9 +151,11 @@ def image_to_tile(transform, count, choices, size=SIZE, point_size=SIZE):
     return to_tile
 
 
-def vectors(builder, *sizes):
+def vectors(builder, *sizes, ordered=False):
     """What writes arithmetic on float32 for arrays whose numbers have these sizes."""
-    return bf16.Narrow(builder) if bf16.SIZE in sizes else Vectors(builder, types.float32)
+    if bf16.SIZE in sizes:
+        return bf16.Narrow(builder)
+    return Vectors(builder, types.float32, ordered=ordered)
 
 
 PAIRS = (0, 5), (1, 2), (3, 4)  # rows of points that are computed from the same sums
@@ -162,11 +164,11 @@ input_tile = image_to_tile(INTEGERS.input, 6, (range(6),))
 
 
 @cache
-def tile_pair(of_gradient, size=SIZE, point_size=SIZE):
-    """The intrinsic that transforms a tile of dy or of x and keeps one of PAIRS of rows of points."""
+def tile_pair(outputs, size=SIZE, point_size=SIZE):
+    """The intrinsic that transforms a tile of dy with so many outputs, or of x for 0, and keeps one of PAIRS."""
     matrices = matrices_for(point_size)
-    if of_gradient:
-        return image_to_tile(matrices.gradient, 4, PAIRS, size, point_size)
+    if outputs:
+        return image_to_tile(matrices.gradient, outputs, PAIRS, size, point_size)
     return image_to_tile(matrices.input, 6, PAIRS, size, point_size)
 
 
@@ -178,23 +180,24 @@ def matrices_for(point_size):
 def _write_pixels(v, form, values):
     """Write the code of the transform back; ``values``: the arguments of the intrinsic, records unpacked.
 
-    ``form``: (transform, bytes of a bias, bytes of a number of the image, whether by non-temporal stores).
+    ``form``: (Matrices, outputs, bytes of a bias, bytes of a number of the image, whether stores are
+    non-temporal).
     """
-    builder, (transform, bias_bytes, size, nontemporal) = v.builder, form
+    builder, (matrices, outputs, bias_bytes, size, nontemporal) = v.builder, form
     (tile, channel, point), bias, floor, (image, plane, row_bytes, rows, columns), channels, across = values
     parts, pixel = [part * v.bytes for part in range(LANES // v.lanes)], LANES * size
     lowest = v.splat(floor)
-    half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 24 * len(parts)))
+    half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 6 * outputs * len(parts)))
     half = builder.ptrtoint(half, INT64)
     # A pixel outside goes where the last one inside follows: stored from right to left, it is overwritten.
-    beyond = [builder.icmp_signed(">=", ir.Constant(INT64, j), columns) for j in range(4)]
+    beyond = [builder.icmp_signed(">=", ir.Constant(INT64, j), columns) for j in range(outputs)]
     edge = v.times(v.at(columns, -1), pixel)
-    place = [builder.select(beyond[j], edge, ir.Constant(INT64, j * pixel)) for j in range(4)]
+    place = [builder.select(beyond[j], edge, ir.Constant(INT64, j * pixel)) for j in range(outputs)]
     with v.loop(channels, (tile, channel), (image, plane), (bias, bias_bytes)) as (here, to, b):
         with v.loop(across, (here, point), (half, PIXEL)) as (one, other):
             for part in parts:
                 column = [v.load(v.at(one, v.times(point, 6 * i), part)) for i in range(6)]
-                for i, value in enumerate(transform(v, column)):
+                for i, value in enumerate(matrices.output(v, column, outputs)):
                     v.store(value, v.at(other, i * 6 * PIXEL + part))
         if bias_bytes == PIXEL:
             shifts = [v.load(v.at(b, part)) for part in parts]
@@ -203,49 +206,51 @@ def _write_pixels(v, form, values):
         with v.loop(rows, (half, 6 * PIXEL), (to, row_bytes)) as (one, other):
             for part, shift in zip(parts, shifts, strict=True):
                 row = [v.load(v.at(one, j * PIXEL + part)) for j in range(6)]
-                result = [v.max(v.add(value, shift), lowest) for value in transform(v, row)]
+                result = [v.max(v.add(y, shift), lowest) for y in matrices.output(v, row, outputs)]
                 put = v.store_nontemporal if nontemporal else v.store
                 if size == bf16.SIZE:
-                    _write_narrow(v, result, other, place, builder.not_(beyond[3]), put)
+                    _write_narrow(v, result, other, place, builder.not_(beyond[-1]), put)
                     continue
-                for j in (3, 2, 1, 0):
+                for j in reversed(range(outputs)):
                     put(result[j], v.at(other, place[j], part))
 
 
 def _write_narrow(v, row, to, place, whole, put):
-    """Write the stores of a row of four pixels in bfloat16: two pixels, 64 bytes, at a time if all count."""
+    """Write the stores of a row of pixels in bfloat16: two pixels, 64 bytes, at a time if all count."""
     with v.builder.if_else(whole) as (then, otherwise):
         with then:
-            for j in (0, 2):
+            for j in range(0, len(row), 2):
                 put(v.side_by_side(row[j], row[j + 1]), v.at(to, j * LANES * bf16.SIZE))
         with otherwise:
-            for j in (3, 2, 1, 0):
+            for j in reversed(range(len(row))):
                 v.store_narrow(row[j], v.at(to, place[j]))
 
 
 @cache
-def tile_to_image(bias_bytes, nontemporal=False, matrices=INTEGERS, size=SIZE):
+def tile_to_image(outputs, bias_bytes, nontemporal=False, size=SIZE, point_size=SIZE):
     """The intrinsic that transforms tiles back; a bias for all lanes, or of a whole pixel: one a lane.
+
+    ``outputs``: of a tile, down and across; ``size``: bytes of a number of the image; ``point_size``: of the
+    numbers that were multiplied.
 
     ``nontemporal``: by non-temporal stores, for an array that is read when all of it is there. What is
     overwritten need not be fetched, and the caches stay with the tiles: a training step of ResNet-20 takes
-    15 % less. ``size``: bytes of a number of the image; in bfloat16, non-temporal stores want rows of a
-    multiple of four pixels.
+    15 % less. In bfloat16 they want rows of whole tiles.
     """
-    form = matrices.output, bias_bytes, size, nontemporal
+    form = matrices_for(point_size), outputs, bias_bytes, size, nontemporal
 
     @intrinsic
     def to_image(typing_context, source, bias, floor, patch, channels, columns):
         """image = max(floor, bias + A^T tile A) for ``channels`` channels: Points to Patch.
 
-        The last of the ``columns`` of points of a narrow tile is missing: only the fourth pixel needs it.
+        The last of the ``columns`` of points of a narrow tile is missing: only the last pixel needs it.
         """
 
         def generate(context, builder, signature, arguments):
             source, bias, floor, patch, channels, columns = arguments
             source, patch = (cgutils.unpack_tuple(builder, record) for record in (source, patch))
             values = source, bias, floor, patch, channels, columns
-            _write_pixels(vectors(builder, size), form, values)
+            _write_pixels(vectors(builder, size, ordered=True), form, values)  # winograd_pool adds the same
             return context.get_dummy_value()
 
         i = types.int64
@@ -254,37 +259,43 @@ def tile_to_image(bias_bytes, nontemporal=False, matrices=INTEGERS, size=SIZE):
     return to_image
 
 
-output_tile_of_channels = tile_to_image(PIXEL)
+output_tile_of_channels = tile_to_image(4, PIXEL)
 
 
-@intrinsic
-def transform_weights(typing_context, source, source_step, target, target_step, count):
-    """36 vectors G w G^T from 9 vectors w, ``count`` times along neighbouring numbers."""
+def _weights_to_points(taps):
+    """The intrinsic for kernels of ``taps`` by ``taps``."""
 
-    def generate(context, builder, signature, arguments):
-        source, source_step, target, target_step, count = arguments
-        v = Vectors(builder, types.float32)
-        with v.loop(count, (source, v.bytes), (target, v.bytes)) as (s, t):
-            result = both_ways(
-                v,
-                INTEGERS.weight,
-                lambda i, j: v.load(v.at(s, builder.mul(source_step, ir.Constant(INT64, 3 * i + j)))),
-                3,
-            )
-            for i, value in enumerate(value for row in result for value in row):
-                v.store(value, v.at(t, builder.mul(target_step, ir.Constant(INT64, i))))
-        return context.get_dummy_value()
+    @intrinsic
+    def transform_weights(typing_context, source, source_step, target, target_step, count):
+        """36 vectors G w G^T from the vectors w, ``count`` times along neighbouring numbers."""
 
-    return types.void(*[types.int64] * 5), generate
+        def generate(context, builder, signature, arguments):
+            source, source_step, target, target_step, count = arguments
+            v = Vectors(builder, types.float32)
+            with v.loop(count, (source, v.bytes), (target, v.bytes)) as (s, t):
+                result = both_ways(
+                    v,
+                    INTEGERS.weight,
+                    lambda i, j: v.load(v.at(s, builder.mul(source_step, ir.Constant(INT64, taps * i + j)))),
+                    taps,
+                )
+                for i, value in enumerate(value for row in result for value in row):
+                    v.store(value, v.at(t, builder.mul(target_step, ir.Constant(INT64, i))))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), generate
+
+    return transform_weights
 
 
 @cache
-def gradient_of_weights(matrices):
-    """The intrinsic that transforms sums back to the gradient of the weights."""
+def gradient_of_weights(taps, point_size=SIZE):
+    """The intrinsic that transforms sums back to the gradient of kernels of ``taps`` by ``taps``."""
+    matrices = matrices_for(point_size)
 
     @intrinsic
     def back(typing_context, source, source_step, parts, part_step, target, target_step, count):
-        """9 vectors G^T s G from 36 vectors s, each the sum of ``parts``, ``count`` times along numbers."""
+        """The vectors G^T s G from 36 vectors s, each the sum of ``parts``, ``count`` times along numbers."""
 
         def generate(context, builder, signature, arguments):
             source, source_step, parts, part_step, target, target_step, count = arguments
@@ -297,7 +308,12 @@ def gradient_of_weights(matrices):
                     for i, register in enumerate(sums):
                         value = v.load(v.at(here, builder.mul(source_step, ir.Constant(INT64, i))))
                         builder.store(v.add(builder.load(register), value), register)
-                result = both_ways(v, matrices.weight_gradient, lambda i, j: builder.load(sums[6 * i + j]), 6)
+                result = both_ways(
+                    v,
+                    lambda v, s: matrices.weight_gradient(v, s, taps),
+                    lambda i, j: builder.load(sums[6 * i + j]),
+                    6,
+                )
                 for i, value in enumerate(value for row in result for value in row):
                     v.store(value, v.at(t, builder.mul(target_step, ir.Constant(INT64, i))))
             return context.get_dummy_value()
@@ -305,3 +321,6 @@ def gradient_of_weights(matrices):
         return types.void(*[types.int64] * 7), generate
 
     return back
+
+
+transform_weights = {taps: _weights_to_points(taps) for taps in (3, 5)}

@@ -25,6 +25,7 @@ from cnn.fast.conv.winograd import (
     Form,
     TileRange,
     odd_lines,
+    outputs_of,
     tile_of,
     tile_range_of,
     tile_tables,
@@ -35,7 +36,6 @@ from cnn.fast.conv.winograd_tiles import (
     Points,
     TileSource,
     gradient_of_weights,
-    matrices_for,
     tile_pair,
 )
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
@@ -80,9 +80,9 @@ transform_pair_of = reader(TransformPair)
 
 
 @cache
-def _transform(of_gradient, size, point_size):
-    """Address of the routine for TransformPair: A dy A^T or B^T x B."""
-    to_tile, pixel, point_pixel = tile_pair(of_gradient, size, point_size), LANES * size, LANES * point_size
+def _transform(outputs, size, point_size):
+    """Address of the routine for TransformPair: A dy A^T of tiles of so many outputs, or B^T x B for 0."""
+    to_points, pixel, point_pixel = tile_pair(outputs, size, point_size), LANES * size, LANES * point_size
 
     @task
     def transform(record):
@@ -98,7 +98,7 @@ def _transform(of_gradient, size, point_size):
             image = p.array + (block * x.channels + p.first) * plane
             source = TileSource(image, plane, x.width * pixel, top, left, bottom, right, x.zeros)
             target = Points(p.out.tile + t * point_pixel, p.out.channel, p.out.point)
-            to_tile(p.pair, source, target, p.channels, p.keep)
+            to_points(p.pair, source, target, p.channels, p.keep)
 
     return transform.address
 
@@ -214,7 +214,8 @@ class Add(NamedTuple):
 
     sums: int  # address
     dweight: int  # address
-    scratch: int  # address: nine rows of sums for each thread
+    scratch: int  # address: a row of sums for each tap, for each thread
+    window: int  # taps
     channels: int  # of the right operand
     chunk: int  # channels of the left operand
     chunks: int
@@ -229,21 +230,21 @@ add_of = reader(Add)
 
 
 @cache
-def _add_task(operand):
-    lanes, back = width(SIZE), gradient_of_weights(matrices_for(operand))
+def _add_task(taps, point_size):
+    lanes, transform = width(SIZE), gradient_of_weights(taps, point_size)
 
     @task
     def add(index, thread, params):
         """One channel of the left operand."""
         p = add_of(params)
-        nine = p.scratch + thread * 9 * p.sums_row
+        rows = p.scratch + thread * p.window * p.sums_row
         source = p.sums + index // p.chunk * 36 * p.sums_point + index % p.chunk * p.sums_row
         part = p.chunks * 36 * p.sums_point
         vectors = p.sums_row // (4 * lanes)
-        back(source, p.sums_point, p.parts, part, nine, p.sums_row, vectors)
-        weight, total = pointer(p.dweight + index * p.left_step * 4, 4), pointer(nine, 4)
+        transform(source, p.sums_point, p.parts, part, rows, p.sums_row, vectors)
+        weight, total = pointer(p.dweight + index * p.left_step * 4, 4), pointer(rows, 4)
         for c in range(p.channels):
-            for t in range(9):
+            for t in range(p.window):
                 weight[c * p.right_step + t] += total[t * p.sums_row // 4 + c]
 
     return add
@@ -262,15 +263,14 @@ def dy_is_left(out_channels, channels):
 class WeightPlan:
     """The tables and the memory of one geometry; ``run`` fills in the addresses of arrays."""
 
-    def __init__(self, x_shape, out_shape, above, left, form=FLOAT32):
-        pixel = LANES * form.operand
+    def __init__(self, x_shape, out_shape, above, left, taps, form=FLOAT32):
+        window, outputs, pixel = taps * taps, outputs_of(taps), LANES * form.operand
+        self._add_task = _add_task(taps, form.operand)
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
         self._zeros = aligned_zeros((6 * PIXEL,), np.uint8)
         zeros = self._zeros.ctypes.data
-        self._dy_left = dy_is_left(out_channels, channels)
-        transforms = (
-            _transform(True, form.y_size, form.operand), _transform(False, form.x_size, form.operand)
-        )  # fmt: skip
+        self._dy_left, operand = dy_is_left(out_channels, channels), form.operand
+        transforms = _transform(outputs, form.y_size, operand), _transform(0, form.x_size, operand)
         one, other = self._order(
             Operand(out_channels, *out_shape[2:], 0, 0, True, zeros, transforms[0]),
             Operand(channels, *x_shape[2:], above, left, False, zeros, transforms[1]),
@@ -281,7 +281,8 @@ class WeightPlan:
         chunks = -(-one.channels // chunk)
         columns = -(-other.channels // LANES) * LANES
         fitting = TILE_BYTES // (12 * (chunk + columns) * pixel)
-        ranges, tiles = self._records = tile_tables(images, out_shape[2:], min(16, max(4, fitting)))
+        most = min(16, max(4, fitting))
+        ranges, tiles = self._records = tile_tables(images, out_shape[2:], most, 1, outputs)
         most = int(ranges[:, TileRange._fields.index("count")].max())
         sums_row = columns * SIZE
         sums_point = odd_lines(chunk * sums_row // PIXEL)
@@ -302,17 +303,16 @@ class WeightPlan:
                 scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunks=chunks, chunk=chunk,
                 parts=parts, splits=self.splits, left_point=left_point, right_point=right_point,
                 pixel=pixel, channel=most * pixel, sums_row=sums_row, sums_point=sums_point, mr=mr,
-                products=panel_products(mr, form.operand), transpose=transpose_pixels(form.operand),
+                products=panel_products(mr, operand), transpose=transpose_pixels(operand),
             )
         )  # fmt: skip
-        self._nine, self._rows = aligned_zeros((threads * 9 * sums_row,), np.uint8), one.channels
-        left_step, right_step = self._order(channels * 9, 9)
-        self._add_task = _add_task(form.operand)
+        self._windows, self._rows = aligned_zeros((threads * window * sums_row,), np.uint8), one.channels
+        left_step, right_step = self._order(channels * window, window)
         self._add = Table(
             Add(
-                sums=self._sums.ctypes.data, dweight=0, scratch=self._nine.ctypes.data,
-                channels=other.channels, chunk=chunk, chunks=chunks, parts=parts, sums_row=sums_row,
-                sums_point=sums_point, left_step=left_step, right_step=right_step,
+                sums=self._sums.ctypes.data, dweight=0, scratch=self._windows.ctypes.data,
+                window=window, channels=other.channels, chunk=chunk, chunks=chunks, parts=parts,
+                sums_row=sums_row, sums_point=sums_point, left_step=left_step, right_step=right_step,
             )
         )  # fmt: skip
 
@@ -330,12 +330,12 @@ class WeightPlan:
 
 
 @plans
-def weight_plan(x_shape, out_shape, above, left, form=FLOAT32):
+def weight_plan(x_shape, out_shape, above, left, taps, form=FLOAT32):
     """The plan of a d-weight pass; ``form.y_size`` is that of dy."""
-    return WeightPlan(x_shape, out_shape, above, left, form)
+    return WeightPlan(x_shape, out_shape, above, left, taps, form)
 
 
 def backward_weight(dy, x, dweight, padding, pairs=False):
     """dweight += the sum over images and tiles; ``pairs``: products in bfloat16."""
-    form = Form(x.itemsize, dy.itemsize, pairs)
-    weight_plan(x.shape, dy.shape, padding[0][0], padding[1][0], form).run(dy, x, dweight)
+    ends, form = (padding[0][0], padding[1][0]), Form(x.itemsize, dy.itemsize, pairs)
+    weight_plan(x.shape, dy.shape, *ends, dweight.shape[2], form).run(dy, x, dweight)
