@@ -30,6 +30,7 @@ class RunFolder:
         self.path = Path(path)
         self.reader_left = False
         self.config = self.path / "config.toml"
+        self.parts = self.path / "split.csv"
         self.metrics = self.path / "metrics.csv"
         self.log_file = self.path / "log.txt"
         self.last = self.path / "last.safetensors"
