@@ -57,7 +57,7 @@ RESTRICTED = {
     "PIL": ("data", "explain", "model", "report"),
     "scipy": (),
     "numba": ("fast", "backend"),
-    "pyarrow": ("inference",),
+    "pyarrow": ("data", "inference"),
 }
 
 

@@ -256,8 +256,11 @@ def test_evaluating_another_split_is_refused(place, capsys):
 def test_images_of_the_run_that_are_gone_or_changed_are_said_to_be(place, capsys):
     shutil.copy("images/train/row/00.png", "images/train/row/01.png")
     refused(capsys, DATA, "images of the run have changed", "evaluate", "run", "--split", "validation")
+    assert tiny.run(capsys, "evaluate", "run")[0] == 0  # the test images are as they were
     Path("images/train/row/01.png").unlink()
-    refused(capsys, DATA, "1 of the 150 images of the run are gone", "evaluate", "run")
+    refused(capsys, DATA, "1 of 48 images of the run are gone", "evaluate", "run", "--split", "train")
+    Path("images/test/row/01.png").unlink()
+    refused(capsys, DATA, "images of the run are gone", "evaluate", "run")
 
 
 def test_evaluate_writes_nothing_where_a_checkpoint_points(place, capsys):

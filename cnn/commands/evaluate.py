@@ -71,7 +71,8 @@ def part_of_run(part, images, config, meta, trained):
     drawn = [(c.seed, c.data.validation) for c in (config, began)]
     if digests == images.dataset.digests and drawn[0] == drawn[1]:
         return splits[part]
-    found = parts.as_in_training(part, images.dataset, path.parent / parts.NAME, digests)
+    listed = path.parent / parts.NAME
+    found = parts.as_in_training(part, images.dataset, listed, digests) if digests else None
     if found is not None:
         return found
     if part != "test":

@@ -10,7 +10,7 @@ from cnn.errors import CheckpointError, ConfigError
 from cnn.files import is_temporary, locked, remove_temporaries, write_atomically
 from cnn.language import translate
 from cnn.terminal import ReaderLeft, say
-from cnn.training import plots, resume
+from cnn.training import parts, plots, resume
 from cnn.training.finish import finish
 from cnn.training.interruption import Interrupted
 
@@ -70,9 +70,10 @@ class RunFolder:
         """Whether there is a checkpoint from which a run can go on."""
         return self.last.exists()
 
-    def begin(self, config):
-        """Write config.toml."""
+    def begin(self, config, images):
+        """Write config.toml, and split.csv where the images have names."""
         write_atomically(self.config, to_toml(config).encode())
+        parts.write(self.parts, images)
 
     def save_last(self, trainer):
         """Write last.safetensors; see ``cnn.training.resume``."""
