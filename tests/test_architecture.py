@@ -52,7 +52,7 @@ FLOORS = {
 RESTRICTED = {
     "torch": (),
     "torchvision": ("data",),
-    "matplotlib": ("training",),
+    "matplotlib": (),
     "pydantic": ("config", "training"),
     "PIL": ("data", "explain", "model", "report"),
     "scipy": (),

@@ -9,8 +9,9 @@ from cnn.config import to_toml
 from cnn.errors import CheckpointError, ConfigError
 from cnn.files import is_temporary, locked, remove_temporaries, write_atomically
 from cnn.language import translate
+from cnn.report import plots
 from cnn.terminal import ReaderLeft, say
-from cnn.training import parts, plots, resume
+from cnn.training import parts, resume
 from cnn.training.finish import finish
 from cnn.training.interruption import Interrupted
 
