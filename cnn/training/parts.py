@@ -21,7 +21,7 @@ def write(path, images):
     """Write the parts of ``images`` into the file ``path``; nothing where the images have no names."""
     if images.train.names is None:
         return
-    roles = {name: "validation" for name in images.validation.names}
+    roles = dict.fromkeys(images.validation.names, "validation")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["file", "part"])
@@ -68,7 +68,9 @@ def _splits(dataset):
 
 def _together(dataset):
     splits = [split for split, _ in _splits(dataset)]
-    return Split(*(np.concatenate([getattr(s, name) for s in splits]) for name in ("images", "labels", "names")))
+    return Split(
+        *(np.concatenate([getattr(s, name) for s in splits]) for name in ("images", "labels", "names"))
+    )
 
 
 def _read(path):
