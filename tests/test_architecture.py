@@ -52,12 +52,12 @@ FLOORS = {
 RESTRICTED = {
     "torch": (),
     "torchvision": ("data",),
-    "matplotlib": ("training",),
+    "matplotlib": (),
     "pydantic": ("config", "training"),
     "PIL": ("data", "explain", "model", "report"),
     "scipy": (),
     "numba": ("fast", "backend"),
-    "pyarrow": ("inference",),
+    "pyarrow": ("data", "inference"),
 }
 
 
