@@ -217,10 +217,8 @@ def _multiply(p, tiles, v, m, k):
 @cache
 def _transform_outputs(outputs, form, nontemporal):
     """The helper for y = max(floor, bias + A^T M A) for a chunk of k."""
-    to_image, pixel = (
-        tile_to_image(outputs, SIZE, nontemporal, form.y_size, form.operand),
-        LANES * form.y_size,
-    )
+    to_image = tile_to_image(outputs, SIZE, nontemporal, form.y_size, form.operand)
+    pixel = LANES * form.y_size
 
     @helper
     def transform_outputs(p, tiles, m, k):

@@ -165,7 +165,7 @@ input_tile = image_to_tile(INTEGERS.input, 6, (range(6),))
 
 @cache
 def tile_pair(outputs, size=SIZE, point_size=SIZE):
-    """The intrinsic that transforms a tile of dy with so many outputs, or of x for 0, and keeps one of PAIRS."""
+    """The intrinsic that transforms a tile of dy, of so many outputs, or of x (0), and keeps one of PAIRS."""
     matrices = matrices_for(point_size)
     if outputs:
         return image_to_tile(matrices.gradient, outputs, PAIRS, size, point_size)
