@@ -40,6 +40,7 @@ FLOORS = {
     "course": 15,
     "interop": 14,
     "inference": 15,
+    "tuning": 15,
     "model": 15,
     "commands": 16,
     "cli": 17,
@@ -56,6 +57,7 @@ RESTRICTED = {
     "scipy": (),
     "numba": ("fast", "backend"),
     "pyarrow": ("inference",),
+    "optuna": ("tuning",),
 }
 
 
