@@ -42,6 +42,8 @@ FLOORS = {
     "inference": 15,
     "tuning": 15,
     "model": 15,
+    "classifier": 16,
+    "notebook": 0,
     "commands": 16,
     "cli": 17,
     "__main__": 18,
