@@ -9,7 +9,7 @@ from cnn.files import write_atomically
 from cnn.report.charts import Line, line_chart
 from cnn.report.style import CSS
 
-_WIDTH, _HEIGHT, _TOP, _BOTTOM, _SIDE = 1000, 360, 40, 30, 60
+_WIDTH, _HEIGHT, _TOP, _BOTTOM, _SIDE = 1000, 380, 54, 24, 80
 
 
 def write(study, folder, config):
@@ -94,7 +94,7 @@ def _page(config, ranked, rows, keys, metric, importances):
         note = "One line a trial, the better the stronger; the best in green, pruned ones dashed."
         parts.append(
             f"<section><h2>Parallel coordinates</h2>{picture}<p class=soft>{note}</p></section>"
-            f"<section><h2>Course</h2><div class=charts>{_course(rows, metric)}</div></section>"
+            f"<section><h2>Course</h2><div style='max-width:520px'>{_course(rows, metric)}</div></section>"
         )
     header = "".join(f"<th>{escape(c)}</th>" for c in ["trial", "state", _title(metric), *keys, "epochs"])
     body = "".join(
@@ -113,7 +113,7 @@ def _page(config, ranked, rows, keys, metric, importances):
 
 def _importance(importances):
     if not importances:
-        return "<p class=soft>Too few finished trials to say.</p>"
+        return "<p class=soft>Too few finished trials that differ.</p>"
     height, parts = 26, []
     for k, (key, share) in enumerate(importances.items()):
         y = k * height
@@ -141,12 +141,12 @@ def _parallel(rows, space, metric):
     gap = (_WIDTH - 2 * _SIDE) / max(1, len(axes) - 1)
     parts = []
     for k, (name, _) in enumerate(axes):
-        x, anchor = _SIDE + k * gap, "middle"
+        x = _SIDE + k * gap
         parts.append(
             f"<line class=axis x1={x:.1f} x2={x:.1f} y1={_TOP} y2={_HEIGHT - _BOTTOM} />"
-            f"<text x={x:.1f} y={18 if k % 2 == 0 else 32} text-anchor={anchor}>{escape(name)}</text>"
-            f"<text x={x + 5:.1f} y={_TOP + 10}>{escape(ends[k][1])}</text>"
-            f"<text x={x + 5:.1f} y={_HEIGHT - _BOTTOM - 3}>{escape(ends[k][0])}</text>"
+            f"<text x={x:.1f} y={14 if k % 2 == 0 else 30} text-anchor=middle>{escape(name)}</text>"
+            f"<text x={x:.1f} y={_TOP - 6} text-anchor=middle>{escape(ends[k][1])}</text>"
+            f"<text x={x:.1f} y={_HEIGHT - 8} text-anchor=middle>{escape(ends[k][0])}</text>"
         )
     better = 1 if metric == "val_accuracy" else -1
     order = sorted(rows, key=lambda row: better * row[metric])
