@@ -53,13 +53,13 @@ FLOORS = {
 RESTRICTED = {
     "torch": (),
     "torchvision": ("data",),
-    "matplotlib": ("training",),
+    "matplotlib": (),
     "pydantic": ("config", "training"),
     "PIL": ("data", "explain", "model", "report"),
     "scipy": (),
     "numba": ("fast", "backend"),
-    "pyarrow": ("inference",),
     "optuna": ("tuning",),
+    "pyarrow": ("data", "inference"),
 }
 
 

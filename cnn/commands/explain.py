@@ -201,7 +201,9 @@ def _read(image: str, config, meta, input_shape, invert, center):
 
     number = whole_number(image)
     if number is None:
-        pixels, remarks = read_picture(image, meta["image_shape"], meta["mean"], invert, center)
+        pixels, remarks = read_picture(
+            image, meta["image_shape"], meta["mean"], invert, center, config.data.fit
+        )
         tell_remarks(image, remarks, meta["mean"])
         return _Source(
             pixels, None, printable_name(Path(image).name), remarks, find_samples(config, meta, input_shape)

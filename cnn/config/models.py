@@ -25,23 +25,35 @@ class Data(Section):
     """Which images, and how they become batches."""
 
     dataset: str = Field(
-        min_length=1, description='"sample", a torchvision name such as "MNIST", or "folder"'
+        min_length=1,
+        description='"sample", a torchvision name such as "MNIST", or of your own images '
+        '"folder" (also for a CSV file), "npz", "idx" or "parquet"',
     )
     root: str = Field("data", min_length=1, description="folder of the data set, relative to the current one")
     batch_size: Count = 64
     drop_last: bool = Field(False, description="leave out an epoch's last batch where it is smaller")
-    validation: Fraction = Field(0.1, description="share of the training images kept for validation")
+    validation: Fraction = Field(
+        0.1, description="share of the training images kept for validation, unless they have a part val"
+    )
     image_size: Count | tuple[Count, Count] | None = Field(
         None, description='"folder" only: pixels, or [height, width], to which all images are resized'
     )
     mode: Literal["L", "RGB"] | None = Field(None, description='"folder" only: grey or colour')
+    fit: Literal["stretch", "crop", "pad"] = Field(
+        "stretch", description='"folder" only: how images of other shapes get image_size'
+    )
+    test: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="share of each class held out where your images have no test part; default 0.2"
+    )
+    skip_unreadable: bool = Field(False, description='"folder" only: leave out files that cannot be read')
     split: str | None = Field(None, description='"EMNIST" only: balanced, letters, digits ...')
     augment: list[Spec] = Field([], description="random changes of the training images, in this order")
     mixup: NotNegative = Field(0.0, description="alpha of mixup, for example 0.2; 0 mixes nothing")
 
     def options(self):
         """Return what ``load_dataset`` takes beside the name and the root."""
-        return self.model_dump(include={"image_size", "mode", "split"}, exclude_none=True)
+        names = {"image_size", "mode", "split", "fit", "test", "skip_unreadable"}
+        return self.model_dump(include=names, exclude_defaults=True)
 
 
 class Model(Section):

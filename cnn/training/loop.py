@@ -97,7 +97,7 @@ class Trainer:
             if not self._restored and self.run.has_state():
                 raise ConfigError(f"{self.run.path}: holds a run already; restore() continues it")
             self._restored = True  # what lies there from now on is this run's
-            self.run.begin(self.config)
+            self.run.begin(self.config, self.images)
             return self._fit()
 
     def _fit(self):
