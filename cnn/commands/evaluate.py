@@ -1,6 +1,6 @@
 """Print loss, accuracy and a per-class table of a trained network."""
 
-from cnn.commands.common import add_set_argument, add_trained_argument
+from cnn.commands.common import add_precision_argument, add_set_argument, add_trained_argument
 from cnn.language import translate
 from cnn.terminal import say
 
@@ -14,6 +14,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--tta", action="store_true", help="average over the views that the config's [tta] describes"
     )
+    add_precision_argument(parser)
     add_set_argument(parser)
 
 
@@ -26,6 +27,7 @@ def run(args):
     from cnn.training import experiment
 
     network, config, meta = experiment.load_trained(args.trained, args.set)
+    network.precision = args.precision or network.precision
     if args.tta and config.tta is None:
         raise ConfigError(
             "--tta: the config has no [tta] section, which says what to average over; "

@@ -107,6 +107,9 @@ class Train(Section):
     backend: Literal["numba", "reference"] = "numba"
     threads: Count | None = Field(None, description="default: all cores; the results do not depend on it")
     winograd: bool = Field(True, description="numba: 3x3 convolutions with fewer multiplications, float32")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="numba: bf16 stores activations and multiplies in bfloat16; sums are float32"
+    )
     checkpoint_every: Count = Field(1, description="epochs between two checkpoints")
     checkpoint_minutes: Rate = Field(5.0, description="a long epoch is saved this often as well")
     snapshots: Annotated[int, Field(ge=0, le=64)] | None = Field(
@@ -139,6 +142,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self):
+        if self.train.precision != "float32" and self.train.backend == "reference":
+            raise ValueError(
+                f'train.precision: found "{self.train.precision}", expected "float32" with '
+                'train.backend = "reference", which has no other'
+            )
         warmup, epochs = self.schedule.warmup_epochs, self.train.epochs
         if warmup and warmup >= epochs:
             raise ValueError(

@@ -314,4 +314,5 @@ def leave(x, target):
     if type(x) is Lanes:
         few.leave(x, target)
     elif type(x) is not Plain:
+        x = blocked.as_blocked(x)
         layout.unpack(x.buffer, x.address, target)

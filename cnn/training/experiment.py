@@ -133,7 +133,8 @@ def build_network(config, input_shape, classes=None, network=None):
     when a layer does not fit its input, and when the last layer does not give one number a class
     (``classes``: how many, None to leave that open).
     """
-    network = Network(from_config(layer_specs(config))) if network is None else network
+    if network is None:
+        network = Network(from_config(layer_specs(config)), precision=config.train.precision)
     output = network.build(input_shape, rng=np.random.default_rng(config.seed))
     if len(output) != 1:
         raise ConfigError(
@@ -292,4 +293,6 @@ def load_trained(run_or_checkpoint, overrides=()):
         resolve(document, path)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    return network, resolve(document, path, overrides), meta
+    config = resolve(document, path, overrides)
+    network.precision = config.train.precision
+    return network, config, meta
