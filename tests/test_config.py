@@ -283,5 +283,6 @@ def test_the_json_schema_knows_every_section_layer_and_argument():
         "train",
         "start",
         "tta",
+        "sweep",
     }
     assert schema["additionalProperties"] is False

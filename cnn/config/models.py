@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
 from cnn.config import sections
 from cnn.config.sections import Section
+from cnn.config.sweep import Sweep
 from cnn.errors import ConfigError, did_you_mean
 from cnn.layers import LOSSES, Parameter
 from cnn.optimizers import AVERAGES, OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
@@ -155,6 +156,7 @@ class Config(Section):
     train: Train = Train()
     start: Start | None = Field(None, description="fine-tuning; `cnn train --from` sets start.weights")
     tta: Tta | None = Field(None, description="for the test and `cnn evaluate --tta`")
+    sweep: Sweep | None = Field(None, description="for `cnn sweep`: searched with Optuna (extra sweep)")
 
     @model_validator(mode="after")
     def _fits_together(self):
@@ -175,8 +177,8 @@ class Config(Section):
         return self
 
     def plain(self):
-        """Return the whole config as dicts and lists, the keys without a value left out."""
-        sections = self.model_dump(mode="json", exclude_none=True)
+        """Return what a run depends on as dicts and lists, the keys without a value left out: no [sweep]."""
+        sections = self.model_dump(mode="json", exclude_none=True, exclude={"sweep"})
         if not self.model.blocks:
             del sections["model"]["blocks"]
         if not self.optimizer.groups:
