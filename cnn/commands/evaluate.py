@@ -49,7 +49,9 @@ def run(args):
         )
     with use_backend(config.train.backend), np.errstate(all="ignore"):
         tta = config.tta if args.tta else None
-        loss, accuracy, probabilities = experiment.evaluate(network, batches, tta)
+        loss, accuracy, probabilities = experiment.evaluate(
+            network, batches, tta, experiment.build_loss(config, len(meta["classes"]))
+        )
     say(class_table(images.classes, split.labels, probabilities))
     views = ", with test-time augmentation" if args.tta else ""
     line = f"{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}"
