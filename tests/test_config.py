@@ -282,5 +282,6 @@ def test_the_json_schema_knows_every_section_layer_and_argument():
         "average",
         "train",
         "tta",
+        "sweep",
     }
     assert schema["additionalProperties"] is False

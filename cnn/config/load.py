@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cnn.config import specs
 from cnn.config.models import Config, expand_blocks
 from cnn.config.report import describe, key_path, show
+from cnn.config.sweep import with_flat_space
 from cnn.errors import ConfigError, did_you_mean
 from cnn.files import shipped
 
@@ -62,6 +63,7 @@ def resolve(document, source, overrides=()):
     document = {"name": name or "config", **copy.deepcopy(document)}
     for override in overrides:
         _override(document, override)
+    document = with_flat_space(document)
     try:
         # JSON mode is strict about types but lets an array stand for a tuple, as TOML has no tuples
         config = Config.model_validate_json(json.dumps(document, default=str))

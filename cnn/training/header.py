@@ -25,6 +25,7 @@ class DataDigest(Record):
 
     train: str
     test: str
+    validation: str | None = None
 
 
 class Header(Record):

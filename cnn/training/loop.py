@@ -78,11 +78,12 @@ class Trainer:
     def describe(self):
         """Return a line that says what is trained on what."""
         data, train = self.images, self.config.train
+        backend = train.backend if train.precision == "float32" else f"{train.backend} {train.precision}"
         return (
             f"{self.config.name}: {self.network.data.size:,} parameters; {data.dataset.name}: "
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.dataset.test):,} "
             f"test images of {'x'.join(map(str, self.batches.image_shape))}; {train.epochs} epochs of "
-            f"{len(self.batches)} steps, seed {self.config.seed}, {train.backend}, {get_threads()} threads"
+            f"{len(self.batches)} steps, seed {self.config.seed}, {backend}, {get_threads()} threads"
         )
 
     # -- the loop --------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ class Trainer:
             if not self._restored and self.run.has_state():
                 raise ConfigError(f"{self.run.path}: holds a run already; restore() continues it")
             self._restored = True  # what lies there from now on is this run's
-            self.run.begin(self.config)
+            self.run.begin(self.config, self.images)
             return self._fit()
 
     def _fit(self):

@@ -168,8 +168,8 @@ def _check_data(trainer, saved):
     for name in ("classes", "input_shape", "image_shape"):
         if list(getattr(saved, name)) != now[name]:
             raise CheckpointError(where % f"{name} of the data")
-    for part, what in (("train", "training"), ("test", "test")):
-        if saved.data is None or getattr(saved.data, part) != now["data"][part]:
+    for part, what in (("train", "training"), ("test", "test"), ("validation", "validation")):
+        if saved.data is None or getattr(saved.data, part) != now["data"].get(part):
             raise CheckpointError(where % f"the {what} images, or the labels or classes of them,")
     for name in ("mean", "std"):
         if getattr(saved, name) != now[name]:
