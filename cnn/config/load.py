@@ -33,6 +33,11 @@ def load_config(path, overrides=()):
 
     Raises ConfigError, at most three lines, each ``FILE: key path: found VALUE, expected ...``.
     """
+    return resolve(read_document(path), path, overrides)
+
+
+def read_document(path):
+    """Return the plain dict of a TOML file, unchecked; ConfigError where it cannot be read."""
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -46,7 +51,7 @@ def load_config(path, overrides=()):
         raise ConfigError(f"{path}: found bytes that are not UTF-8, expected a TOML file{hint}") from error
     if len(payload) > _MAX_BYTES:
         raise ConfigError(f"{path}: found more than {_MAX_BYTES:,} bytes, expected a TOML file")
-    return resolve(parse_document(text, path), path, overrides)
+    return parse_document(text, path)
 
 
 def parse_document(text, source):
