@@ -31,7 +31,7 @@ from cnn.training.warm_up import warm_up
 
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
 _SHOW_SECONDS = 0.1  # between moves of the bar, which would take 3 % of each step of a small network
-_STATUS_SECONDS = 30  # without a terminal, a long epoch says this often that it lives
+_STATUS_SECONDS = 30  # between progress lines of a long epoch where there is no terminal
 
 
 class Trainer:
@@ -174,7 +174,7 @@ class Trainer:
         stops.stop_if_asked(self, interruption)
 
     def _show(self, images, loss, now):
-        """Move the bar on; without a terminal, say now and then that a long epoch lives."""
+        """Move the bar on; without a terminal, write a progress line now and then."""
         p = self.progress
         running = p.running(loss, self.optimizer.lr)
         images.set_postfix_str(running, refresh=False)
