@@ -103,7 +103,9 @@ class SoftmaxCrossEntropy(Loss):
         """Return the loss, a Python float."""
         self._cache = None
         logits, targets = _pixels_as_rows(logits, targets)
-        shape, logits = logits.shape, _as_float(logits.reshape(-1, logits.shape[-1]), "SoftmaxCrossEntropy")
+        shape = logits.shape
+        logits = logits.reshape(-1, shape[-1]) if len(shape) > 2 else logits
+        logits = _as_float(logits, "SoftmaxCrossEntropy")
         counted = None
         if targets.dtype.kind in "iu" and targets.shape == logits.shape[:1]:
             counted = targets != self.ignore_index
@@ -205,6 +207,11 @@ def _pixels_as_rows(logits, targets):
     planes = (logits.shape[0], *logits.shape[2:])
     if targets.shape not in (planes, logits.shape):
         expected = f"expected targets of shape {planes} or {logits.shape}"
+        if targets.ndim == 1:  # labels of whole images
+            raise ShapeError(
+                f"SoftmaxCrossEntropy: expected an input with axes (N, C), found shape {logits.shape}; or, a "
+                f"class for each pixel, {expected}"
+            )
         raise ShapeError(f"SoftmaxCrossEntropy: {expected}, found {targets.shape}")
     rows = targets.shape == logits.shape
     targets = np.moveaxis(targets, 1, -1).reshape(-1, logits.shape[1]) if rows else targets.ravel()
