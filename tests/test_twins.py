@@ -356,6 +356,15 @@ def blacken_squares(ops, draw, window):
     return [images]
 
 
+def recolor_images(ops, draw, window):
+    images, _ = _images(draw, window)
+    n, c = images.shape[:2]
+    out = np.full_like(images, 77)
+    # eighths are exact in either order of summing
+    ops.recolor_images(images, draw.rng.integers(-12, 13, (n, c, c + 1)) / 8 * ([1] * c + [100]), out)
+    return [out]
+
+
 def resample_images(ops, draw, window):
     images, _ = _images(draw, window)
     matrices, found = np.eye(2, 3) + 0.4 * draw.rng.standard_normal((len(images), 2, 3)), []
@@ -472,6 +481,7 @@ CASES = {
     "cut_windows": cut_windows,
     "flip_images": flip_images,
     "blacken_squares": blacken_squares,
+    "recolor_images": recolor_images,
     "resample_images": resample_images,
     "squared_norm": squared_norm,
     "sgd_update": sgd_update,
