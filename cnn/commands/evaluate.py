@@ -4,7 +4,7 @@ recall = right / images of the class; precision = right / images that were given
 harmonic mean of both; "mean" is that over the classes, so that a rare class counts as much as a frequent one.
 """
 
-from cnn.commands.common import add_set_argument, add_trained_argument
+from cnn.commands.common import add_precision_argument, add_set_argument, add_trained_argument
 from cnn.language import translate
 from cnn.terminal import say
 
@@ -28,6 +28,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--suspects", type=int, default=10, metavar="N", help="likely wrong labels to list (default: 10)"
     )
+    add_precision_argument(parser)
     add_set_argument(parser)
 
 
@@ -40,6 +41,7 @@ def run(args):
     from cnn.training import experiment
 
     network, config, meta = experiment.load_trained(args.trained, args.set)
+    network.precision = args.precision or network.precision
     if args.tta and config.tta is None:
         raise ConfigError(
             "--tta: the config has no [tta] section, which says what to average over; "

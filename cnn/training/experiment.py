@@ -27,6 +27,7 @@ from cnn.optimizers.averaging import make_average
 from cnn.optimizers.groups import Groups
 from cnn.optimizers.schedules import make_schedule
 from cnn.training import checkpoint
+from cnn.training.callbacks import EarlyStopping, TopCheckpoints
 from cnn.training.tta import averaged_logits
 from cnn.training.whitening import whiten, whitened_layers
 
@@ -133,7 +134,8 @@ def build_network(config, input_shape, classes=None, network=None):
     when a layer does not fit its input, and when the last layer does not give one number a class
     (``classes``: how many, None to leave that open).
     """
-    network = Network(from_config(layer_specs(config))) if network is None else network
+    if network is None:
+        network = Network(from_config(layer_specs(config)), precision=config.train.precision)
     output = network.build(input_shape, rng=np.random.default_rng(config.seed))
     if len(output) != 1:
         raise ConfigError(
@@ -150,7 +152,8 @@ def check_parameters(config):
     """Raise what ``build_groups`` and ``whiten_network`` would, before a data set is read."""
     if not config.optimizer.groups and "whitening" not in str(config.model):
         return
-    network = build_network(config, *input_shape(config))
+    shape, classes = input_shape(config)
+    network = build_network(config, shape, classes if config.start is None else None)
     build_groups(config, network)
     whitened_layers(network)
 
@@ -204,9 +207,12 @@ def build_loss(config, classes):
     )
 
 
-def build_groups(config, network):
-    """Return the Groups of a config, after telling every parameter of a built network what they ask."""
-    return Groups(network, [group.model_dump(exclude_none=True) for group in config.optimizer.groups])
+def build_groups(config, network, first=()):
+    """Return the Groups of a config, after telling every parameter of a built network what they ask.
+
+    ``first`` are groups that go before those of the config.
+    """
+    return Groups(network, [group.model_dump(exclude_none=True) for group in config.optimizer.groups], first)
 
 
 def build_optimizer(config, network):
@@ -232,6 +238,12 @@ def build_schedule(config, steps_per_epoch):
         warmup_steps=round(schedule.warmup_epochs * steps_per_epoch),
         **schedule.options(),
     )
+
+
+def own_callbacks(config):
+    """Return the callbacks that the config asks for."""
+    patience, top = config.train.patience, config.train.keep_top
+    return [*([EarlyStopping(patience)] if patience else []), *([TopCheckpoints(top)] if top else [])]
 
 
 def build_average(config, network, steps_per_epoch):
@@ -292,4 +304,6 @@ def load_trained(run_or_checkpoint, overrides=()):
         resolve(document, path)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    return network, resolve(document, path, overrides), meta
+    config = resolve(document, path, overrides)
+    network.precision = config.train.precision
+    return network, config, meta

@@ -45,6 +45,7 @@ class RunFolder:
         self.gradients = self.path / "gradients.csv"
         self.report = self.path / "report.html"
         self.snapshots = self.path / "snapshots"
+        self.top = self.path / "top"
         self.reader_left = False  # nobody reads stdout any more, as after `cnn train | head`
         self._locked = False
 
@@ -82,7 +83,11 @@ class RunFolder:
 
     def save_best(self, trainer, score):
         """Write best.safetensors; see ``cnn.training.resume``."""
-        resume.save_best(trainer, score)
+        resume.save_weights(trainer, self.best, score)
+
+    def save_weights(self, trainer, path, score):
+        """Write the weights alone to any file; see ``cnn.training.resume``."""
+        resume.save_weights(trainer, path, score)
 
     def draw(self, trainer):
         """Draw curves.png."""
