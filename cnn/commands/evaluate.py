@@ -65,10 +65,10 @@ def run(args):
         tta = config.tta if args.tta else None
         loss, accuracy, probabilities = experiment.evaluate(network, batches, tta)
     say(class_table(images.classes, split.labels, probabilities))
+    _tell_more(images.classes, split, probabilities, args.suspects)
     views = ", with test-time augmentation" if args.tta else ""
     line = f"{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}"
     say(f"\n{translate(line)}")
-    _tell_more(images.classes, split, probabilities, args.suspects)
     _write_files(args, images.classes, split, probabilities, {"loss": loss, "accuracy": accuracy})
 
 
@@ -132,7 +132,7 @@ def _tell_more(classes, split, probabilities, suspects):
     from cnn.metrics import likely_mislabelled, top_k_accuracy
 
     if len(classes) > 5:
-        say(translate(f"top-5 accuracy {100 * top_k_accuracy(split.labels, probabilities, 5):.2f} %"))
+        say("\n" + translate(f"top-5 accuracy {100 * top_k_accuracy(split.labels, probabilities, 5):.2f} %"))
     found, answers = likely_mislabelled(split.labels, probabilities)
     if not len(found) or suspects < 1:
         return

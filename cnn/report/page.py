@@ -273,7 +273,7 @@ def _classes(classes, confusion):
             f"<td class=n>{precision}</td>"
             f"<td class=n>{numbers.percent(f1[k]) if total + answered else '-'}</td></tr>"
         )
-    head = _head(("class", ""), ("images", "n"), ("recall", "n"), ("precision", "n"), ("F1", "n"))
+    head = _head(("class", ""), ("images", "n"), ("recall", "n"), ("precision", "n"), ("F-score", "n"))
     table = f"<div class=scroll><table class=rows>{head}{''.join(rows)}</table></div>"
     opened = "open" if len(classes) <= _LARGEST_TABLE else ""
     return f"<div>{mistaken}<details {opened}><summary>{say('Each class')}</summary>{table}</details></div>"
