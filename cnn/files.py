@@ -31,6 +31,17 @@ def write_atomically(path, payload):
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def write_new(path, payload):
+    """Write bytes into a file that is not there yet; ConfigError where it is, or cannot be written."""
+    try:
+        with open(path, "xb") as file:
+            file.write(payload)
+    except FileExistsError as error:
+        raise ConfigError(f"{path}: found a file, expected none; choose another name or remove it") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def replace_atomically(path, parts):
     """Like ``write_atomically`` for an iterable of parts; an OSError is passed on as it is."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -89,12 +100,13 @@ def locked(folder):
     """While this holds, no other process can hold it for the same folder; it ends with the process.
 
     The lock is the kernel's, on the open file ``.lock``, which says who holds it; what a killed process left
-    of it locks nothing. Raises ConfigError at once when another process holds it.
+    of it locks nothing. Yields False where the file system knows no locks. Raises ConfigError at once when
+    another process holds it.
     """
     path = Path(folder) / _LOCK
     descriptor = _lock(path)
     try:
-        yield
+        yield descriptor is not None
     finally:
         if descriptor is not None:
             with suppress(OSError):  # removed before it is released, so that no one can lock what is removed

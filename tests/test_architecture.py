@@ -40,6 +40,7 @@ FLOORS = {
     "course": 15,
     "interop": 14,
     "inference": 15,
+    "tuning": 15,
     "model": 15,
     "classifier": 16,
     "notebook": 0,
@@ -57,6 +58,7 @@ RESTRICTED = {
     "PIL": ("data", "explain", "model", "report"),
     "scipy": (),
     "numba": ("fast", "backend"),
+    "optuna": ("tuning",),
     "pyarrow": ("data", "inference"),
 }
 

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
 from cnn.config import sections
 from cnn.config.sections import Section
+from cnn.config.sweep import Sweep
 from cnn.errors import ConfigError, did_you_mean
 from cnn.layers import LOSSES, Parameter
 from cnn.optimizers import AVERAGES, OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
@@ -111,8 +112,25 @@ class Train(Section):
     )
     checkpoint_every: Count = Field(1, description="epochs between two checkpoints")
     checkpoint_minutes: Rate = Field(5.0, description="a long epoch is saved this often as well")
+    patience: Count | None = Field(
+        None, description="end early after so many epochs without a better one on the validation images"
+    )
+    keep_top: Annotated[int, Field(ge=0, le=100)] = Field(
+        0, description="checkpoints of the so many best epochs, in the folder top/ of the run"
+    )
     snapshots: Annotated[int, Field(ge=0, le=64)] | None = Field(
         None, description="weights kept for `cnn explain --history`; default: 8 of a small network, else none"
+    )
+
+
+class Start(Section):
+    """Fine-tuning: weights to start from, by name and shape, and how what was taken over learns."""
+
+    weights: str = Field(min_length=1, description="a run folder, checkpoint, file of Network.save or .onnx")
+    freeze: bool = Field(False, description="what was taken over stays as it is; only the head learns")
+    thaw_epoch: NotNegative | None = Field(None, description="with freeze: all learns from this epoch on")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="the rate of each layer is so much of that of the next one: 0.8, the head's being 1"
     )
 
 
@@ -131,12 +149,14 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: Data
     model: Model
-    loss: sections.of(LOSSES, only="SoftmaxCrossEntropy") = Field({}, validate_default=True)
+    loss: sections.of(LOSSES, default="SoftmaxCrossEntropy") = Field({}, validate_default=True)
     optimizer: sections.of(OPTIMIZERS, Optimizer)
     schedule: sections.of(SCHEDULES, Schedule) = Field({"type": "constant"}, validate_default=True)
     average: sections.of(AVERAGES) = Field({"type": "none"}, validate_default=True)
     train: Train = Train()
+    start: Start | None = Field(None, description="fine-tuning; `cnn train --from` sets start.weights")
     tta: Tta | None = Field(None, description="for the test and `cnn evaluate --tta`")
+    sweep: Sweep | None = Field(None, description="for `cnn sweep`: searched with Optuna (extra sweep)")
 
     @model_validator(mode="after")
     def _fits_together(self):
@@ -151,11 +171,14 @@ class Config(Section):
                 f"schedule.warmup_epochs: found {warmup:g}, expected less than train.epochs = {epochs}"
             )
         make_schedule(self.schedule.type, self.optimizer.lr, total_steps=1, **self.schedule.options())
+        if (self.train.patience or self.schedule.type == "plateau") and not self.data.validation:
+            what = "train.patience" if self.train.patience else 'schedule.type = "plateau"'
+            raise ValueError(f"data.validation: found 0, expected more: {what} judges by validation images")
         return self
 
     def plain(self):
-        """Return the whole config as dicts and lists, the keys without a value left out."""
-        sections = self.model_dump(mode="json", exclude_none=True)
+        """Return what a run depends on as dicts and lists, the keys without a value left out: no [sweep]."""
+        sections = self.model_dump(mode="json", exclude_none=True, exclude={"sweep"})
         if not self.model.blocks:
             del sections["model"]["blocks"]
         if not self.optimizer.groups:

@@ -10,7 +10,7 @@ from cnn.errors import CheckpointError, ConfigError
 from cnn.files import is_temporary, locked, remove_temporaries, write_atomically
 from cnn.language import translate
 from cnn.report import plots
-from cnn.terminal import ReaderLeft, say
+from cnn.terminal import ReaderLeft, is_quiet, say
 from cnn.training import parts, resume
 from cnn.training.finish import finish
 from cnn.training.interruption import Interrupted
@@ -45,6 +45,7 @@ class RunFolder:
         self.gradients = self.path / "gradients.csv"
         self.report = self.path / "report.html"
         self.snapshots = self.path / "snapshots"
+        self.top = self.path / "top"
         self.reader_left = False  # nobody reads stdout any more, as after `cnn train | head`
         self._locked = False
 
@@ -82,7 +83,11 @@ class RunFolder:
 
     def save_best(self, trainer, score):
         """Write best.safetensors; see ``cnn.training.resume``."""
-        resume.save_best(trainer, score)
+        resume.save_weights(trainer, self.best, score)
+
+    def save_weights(self, trainer, path, score):
+        """Write the weights alone to any file; see ``cnn.training.resume``."""
+        resume.save_weights(trainer, path, score)
 
     def draw(self, trainer):
         """Draw curves.png."""
@@ -98,9 +103,10 @@ class RunFolder:
         """Return what ends the training after a signal."""
         return Interrupted(message, signum)
 
-    def log(self, line):
+    def log(self, line, result=False):
         """Append a line to log.txt, in English, with the time, and print it in the language of the command.
 
+        Only the ``result`` is printed where no progress is wanted.
         Where the reader of stdout has left, ``reader_left`` says so. Raises CheckpointError when log.txt
         cannot be written.
         """
@@ -110,7 +116,8 @@ class RunFolder:
         except OSError as error:
             raise CheckpointError(f"{self.log_file}: cannot be written: {error.strerror or error}") from error
         try:
-            say(translate(line))
+            if result or not is_quiet():
+                say(translate(line))
         except ReaderLeft:
             self.reader_left = True
 
