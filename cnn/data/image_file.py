@@ -1,10 +1,12 @@
-"""Where pictures come in: the one place that opens an image file, for training and for every command."""
+"""Where pictures come in: the one place that opens an image file, for training and for every command.
+
+Pillow is imported where it is used: who reads no image file needs none, as in a browser.
+"""
 
 import os
 import stat
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from cnn.errors import ConfigError, DataError
 from cnn.geometry import pair
@@ -17,14 +19,14 @@ MAX_PIXELS = 2**26  # of one image file; decoded they take 256 MB
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", "P", "PA")
 _CAMERA_BITS = 12
 _MAX_SAMPLE_VALUE = 281  # a TIFF tag
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURNS = {  # names of Image.Transpose
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
 }
 
 
@@ -64,6 +66,8 @@ def read_with_bits(path, image_size=None, mode="RGB", grey_only=False, bits=None
 
 def pixels_of(image, path, image_size=None, mode="RGB", grey_only=False, bits=None):
     """Return what `read_with_bits` does, of a Pillow image; ``path`` names it in errors."""
+    from PIL import Image
+
     if grey_only and image.mode in _COLOUR_MODES:
         hint = 'mode = "RGB" or "L" settles it'
         raise DataError(f"{path}: expected a grey image like the first one, found {image.mode}; {hint}")
@@ -111,6 +115,8 @@ def open_image(path):
 
 
 def _decoded(file, path):
+    from PIL import Image
+
     try:
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
@@ -130,14 +136,18 @@ def _decoded(file, path):
 
 def _upright(image):
     """Turn an image as its orientation tag says; a block of tags that cannot be read says nothing."""
+    from PIL import ExifTags, Image
+
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # as many kinds as there are ways to damage one
         return image
-    return image if turn is None else image.transpose(turn)
+    return image if turn is None else image.transpose(Image.Transpose[turn])
 
 
 def _bits_of(image, values):
+    from PIL import ExifTags
+
     tags = getattr(image, "tag_v2", {})
     for tag in (ExifTags.Base.BitsPerSample, _MAX_SAMPLE_VALUE):
         stated = np.ravel(tags.get(tag, 0))[0]
@@ -150,6 +160,8 @@ def _bits_of(image, values):
 
 def _converted(image, mode, image_size):
     """Return the pixels (H, W) or (H, W, 3) of an image in ``mode``, resized."""
+    from PIL import Image
+
     if "transparency" in image.info:  # a palette's goes by way of RGBA
         image = image.convert("RGBA")
     if image.mode in ("LAB", "HSV"):  # Pillow knows a way to RGB only
