@@ -7,7 +7,7 @@ import numpy as np
 
 import cnn
 from cnn.course.runner import judge_here
-from cnn.data import load_dataset
+from cnn.data.sample import load_sample
 from cnn.gradcheck import check_network
 from cnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
 from cnn.optimizers import SGD
@@ -45,7 +45,7 @@ def origin():
 
 def checked():
     """Return what the gradient check of a LeNet counts."""
-    digits = load_dataset("sample").train
+    digits = load_sample().train
     report = check_network(
         lenet(np.float64), digits.images[:3] / 255, digits.labels[:3], backends=("reference",), entries=2
     )
@@ -54,7 +54,7 @@ def checked():
 
 def trained():
     """Return (losses, the weights' sums and norms) of twenty steps in float64."""
-    digits, network = load_dataset("sample").train, lenet(np.float64)
+    digits, network = load_sample().train, lenet(np.float64)
     loss, optimizer = SoftmaxCrossEntropy(), SGD(network.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for step in range(20):

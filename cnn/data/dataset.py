@@ -7,30 +7,47 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn.data.streams import seeded_generator
+from cnn.data.thumbnail import thumbnail
 from cnn.errors import ConfigError, DataError
+from cnn.notebook import html_table
 from cnn.tensor_file import sha256
 
+_SHOWN = 6  # images of each class in a notebook
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """Images and their labels: ``images`` (N, C, H, W) uint8, ``labels`` (N,) int64."""
+    """Images and their labels: ``images`` (N, C, H, W) uint8, ``labels`` (N,) int64.
+
+    ``names`` (N,) are those of the files, where the images have any.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    names: np.ndarray | None = None
 
     def __len__(self):
         return len(self.labels)
 
+    def __repr__(self):
+        return f"Split({len(self):,} images of {'x'.join(map(str, self.images.shape[1:]))})"
+
     def take(self, indices):
         """Return a Split with copies of the chosen images, in the order of ``indices``."""
-        return Split(self.images[indices], self.labels[indices])
+        names = None if self.names is None else self.names[indices]
+        return Split(self.images[indices], self.labels[indices], names)
+
+    def name(self, index):
+        """Return what an image is called: its file's name, or "image 7"."""
+        return f"image {index}" if self.names is None else str(self.names[index])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A named classification data set; label k means ``classes[k]``.
 
     ``digests`` has the SHA-256 of each part, "train" and "test": class names, labels and pixels.
+    ``validation`` is None unless the data set comes with such a part.
     """
 
     name: str
@@ -38,6 +55,21 @@ class Dataset:
     train: Split
     test: Split
     digests: dict[str, str]
+    validation: Split | None = None
+
+    def __repr__(self):
+        shape = "x".join(map(str, self.input_shape))
+        counts = f"{len(self.train):,} training, {len(self.test):,} test images of {shape}"
+        return f"Dataset({self.name!r}: {counts}, {len(self.classes)} classes)"
+
+    def _repr_html_(self):
+        sets = [np.bincount(split.labels, minlength=len(self.classes)) for split in (self.train, self.test)]
+        firsts = [np.flatnonzero(self.train.labels == k)[:_SHOWN] for k in range(len(self.classes))]
+        rows = [
+            (name, int(train), int(test), "".join(thumbnail(self.train.images[i]) for i in some))
+            for name, train, test, some in zip(self.classes, *sets, firsts, strict=True)
+        ]
+        return html_table(("class", "training", "test", "first images"), rows, repr(self))
 
     @property
     def digest(self):
@@ -50,8 +82,8 @@ class Dataset:
         return self.train.images.shape[1:]
 
 
-def make_dataset(name, classes, train, test, source, hashes=None):
-    """Return a Dataset from two pairs (images, labels) after checking them.
+def make_dataset(name, classes, train, test, source, hashes=None, validation=None):
+    """Return a Dataset from tuples (images, labels) or (images, labels, names) after checking them.
 
     ``hashes`` may hold the SHA-256 of the arrays where they are known, by names such as "train_images".
 
@@ -60,29 +92,34 @@ def make_dataset(name, classes, train, test, source, hashes=None):
 
     Raises DataError naming ``source`` (a path, as a rule), what was expected and what was found.
     """
+    parts = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
     splits = {
-        part: _checked_split(images, labels, len(classes), f"{source}, {part} part")
-        for part, (images, labels) in {"train": train, "test": test}.items()
+        part: _checked_split(arrays, len(classes), f"{source}, {part} part") for part, arrays in parts.items()
     }
     shapes = {part: split.images.shape[1:] for part, split in splits.items()}
-    if shapes["train"] != shapes["test"]:
-        raise DataError(
-            f"{source}: expected training and test images of one shape (C, H, W), "
-            f"found {shapes['train']} and {shapes['test']}"
-        )
+    for part, shape in shapes.items():
+        if shape != shapes["train"]:
+            what = "test" if part == "test" else part
+            raise DataError(
+                f"{source}: expected training and {what} images of one shape (C, H, W), "
+                f"found {shapes['train']} and {shape}"
+            )
     classes = tuple(str(c) for c in classes)
-    digests = {part: _digest(part, split, classes, hashes or {}) for part, split in splits.items()}
-    return Dataset(name, classes, splits["train"], splits["test"], digests)
+    digests = {part: digest(part, split, classes, hashes) for part, split in splits.items()}
+    return Dataset(name, classes, splits["train"], splits["test"], digests, splits.get("validation"))
 
 
-def _digest(part, split, classes, hashes):
+def digest(part, split, classes, hashes=None):
+    """Return the SHA-256 of a part: class names, labels and pixels; ``hashes`` as for ``make_dataset``."""
+    hashes = hashes or {}
     arrays = {"images": split.images, "labels": split.labels}
     known = {key: hashes.get(f"{part}_{key}") or sha256(array) for key, array in arrays.items()}
     record = {"classes": classes, "shape": split.images.shape, **known}
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _checked_split(images, labels, num_classes, where):
+def _checked_split(arrays, num_classes, where):
+    images, labels, *names = arrays
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(
@@ -104,14 +141,16 @@ def _checked_split(images, labels, num_classes, where):
             f"{where}: expected labels 0 to {num_classes - 1}, "
             f"found {labels[wrong[0]]} at index {wrong[0]} ({wrong.size} out of range)"
         )
-    return Split(np.ascontiguousarray(images), np.ascontiguousarray(labels, dtype=np.int64))
+    names = None if not names or names[0] is None else np.asarray(names[0], object)
+    return Split(np.ascontiguousarray(images), np.ascontiguousarray(labels, dtype=np.int64), names)
 
 
-def split_validation(split, fraction, seed):
+def split_validation(split, fraction, seed, stratified=False):
     """Return (train, validation): ``round(fraction * N)`` images drawn at random go to validation.
 
-    The draw depends on ``seed`` and N alone and is not stratified. Both parts keep the order of
-    ``split``. ``fraction=0`` gives ``split`` itself and an empty validation part.
+    The draw depends on ``seed`` and N alone; ``stratified`` draws from each class by itself, so that each
+    keeps its share. Both parts keep the order of ``split``. ``fraction=0`` gives ``split`` itself and an
+    empty validation part.
 
     Raises ConfigError unless 0 <= fraction < 1 and both parts get an image (fraction > 0).
     """
@@ -125,9 +164,22 @@ def split_validation(split, fraction, seed):
             f"validation: {fraction} of {total} images would put {count} into validation "
             f"and leave {total - count} to train on; both need at least one"
         )
+    order = seeded_generator(seed, "validation").permutation(total)
     held_out = np.zeros(total, bool)
-    held_out[seeded_generator(seed, "validation").permutation(total)[:count]] = True
+    held_out[_of_each_class(order, split.labels, fraction, count) if stratified else order[:count]] = True
     return split.take(~held_out), split.take(held_out)
+
+
+def _of_each_class(order, labels, fraction, count):
+    """Return ``count`` of the indices in ``order``, the same share of every class.
+
+    The k-th of the n images of a class stands at (k + 1/2) / n; those with the smallest places are taken.
+    """
+    places = np.empty(len(order))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels[order] == label)
+        places[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(places, kind="stable")[:count]]
 
 
 def normalization(images):
@@ -136,10 +188,16 @@ def normalization(images):
         mean[c] = average over n, h, w of images[n, c, h, w] / 255      std likewise, population form
 
     Exact: computed in float64 from the histogram of the 256 pixel values. A channel that is constant
-    has std 1, so that it normalises to zero instead of dividing by it.
+    has std 1, so that it normalises to zero instead of dividing by it. Of floats mean and std are in their
+    own units, computed in float64.
 
-    Shapes: images (N, C, H, W) uint8, N >= 1; mean and std (C,) float64.
+    Shapes: images (N, C, H, W) uint8 or floats (N, C, ...), N >= 1; mean and std (C,) float64.
     """
+    if images.dtype.kind == "f":
+        values = np.moveaxis(images, 1, 0).reshape(images.shape[1], -1).astype(np.float64)
+        # a constant's mean may be a rounding away from it, and its deviation so small a number
+        constant = values.min(axis=1) == values.max(axis=1)
+        return values.mean(axis=1), np.where(constant, 1.0, values.std(axis=1))
     counts = np.zeros((images.shape[1], 256), np.int64)
     for start in range(0, len(images), 1000):  # bincount widens to int64; blocks keep that small
         for channel, count in enumerate(counts):

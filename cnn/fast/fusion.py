@@ -137,6 +137,7 @@ class NormActivation(Step):
 
     def forward(self, x, training):
         layer, x = self._norm, self._norm._receive(array(x))
+        training = layer.in_training(training)
         mean, rstd = layer.statistics(x, training)
         self.kept = x, mean, rstd, training
         return norm.batch_norm_forward(x, mean, rstd, *layer.affine_arrays(), *self._kind)
@@ -174,6 +175,7 @@ class SumReLU(Step):
             self.kept = y, None
             return y
         layer, x = self._norm, self._norm._receive(x)
+        training = layer.in_training(training)
         mean, rstd = layer.statistics(x, training)
         y = norm.batch_norm_forward(x, mean, rstd, *layer.affine_arrays(), activation.RELU, 0.0, other)
         self.kept = y, (x, mean, rstd, training)
@@ -262,7 +264,9 @@ class Weighted(Step):
             raise NotForFew
         shape = folded.weight.shape
         out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
-        quick = conv.suits_winograd(x.dtype, shape, out_size, stride, dilation, groups)
+        quick = shape[2:] == (3, 3) and conv.suits_winograd(
+            x.dtype, shape, out_size, stride, dilation, groups
+        )
         if quick and few_winograd.tiles_of(len(x.data), out_size) >= few_winograd.FEWEST:
             packed = folded.packed(few_winograd.pack, folded.weight)
             return few_winograd.convolve(x, packed, bias, k, out_size, padding, relu)

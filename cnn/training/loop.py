@@ -18,13 +18,11 @@ from itertools import islice
 import numpy as np
 
 from cnn.backend import get_threads, set_winograd, use_backend
-from cnn.config import to_toml
 from cnn.errors import ConfigError, NumericError
-from cnn.files import write_atomically
 from cnn.report import gradients
-from cnn.training import experiment, finite, plots, resume, stops
+from cnn.training import experiment, finite, resume, stops
 from cnn.training.callbacks import Callbacks
-from cnn.training.finish import finish
+from cnn.training.fine_tuning import Start, with_head
 from cnn.training.interruption import Interrupted, Interruption
 from cnn.training.progress import Progress, bar, epoch_line
 from cnn.training.snapshots import Snapshots
@@ -33,7 +31,7 @@ from cnn.training.warm_up import warm_up
 
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
 _SHOW_SECONDS = 0.1  # between moves of the bar, which would take 3 % of each step of a small network
-_STATUS_SECONDS = 30  # without a terminal, a long epoch says this often that it lives
+_STATUS_SECONDS = 30  # between progress lines of a long epoch where there is no terminal
 
 
 class Trainer:
@@ -42,25 +40,38 @@ class Trainer:
     Parameters
     ----------
     config : Config
-    run : RunFolder or None
+    run : RunFolder, InMemory or None
         None builds and checks everything but can write nothing (``--dry-run``).
     callbacks : sequence of cnn.Callback
         Told how it goes; see ``cnn.training.callbacks``.
+    images : cnn.training.experiment.Images, optional
+        Instead of those of config.data.
+    network : Network, optional
+        Instead of that of config.model; not built, or built for these images: what is built keeps its values.
 
     Raises ConfigError, ShapeError or DataError when the parts do not fit; nothing has been written then.
     """
 
-    def __init__(self, config, run=None, callbacks=()):
+    def __init__(self, config, run=None, callbacks=(), images=None, network=None):
         self.config, self.run, self._restored = config, run, False
-        self.callbacks, self._stopping = Callbacks(callbacks), None
-        experiment.check_parameters(config)
-        self.images = experiment.load_images(config)
+        self.callbacks, self._stopping = Callbacks([*experiment.own_callbacks(config), *callbacks]), None
+        if images is None:
+            experiment.check_parameters(config)
+        self.images = experiment.load_images(config) if images is None else images
+        self.start = Start(config.start, run) if config.start is not None else None
+        if self.start is not None:
+            self.images = self.start.normalized(self.images)
+            config = self.config = with_head(config, len(self.images.classes))
         self.batches = experiment.training_batches(config, self.images)
-        self.network = experiment.build_network(config, self.batches.image_shape, len(self.images.classes))
+        classes = len(self.images.classes)
+        self.network = experiment.build_network(config, self.batches.image_shape, classes, network)
         if config.tta is not None:
             check_reach(config.tta.translate, *self.batches.image_shape[1:])
         experiment.whiten_network(config, self.network, self.images)
-        self.groups = experiment.build_groups(config, self.network)
+        if self.start is not None:
+            self.start.apply(self.network)
+        first = [] if self.start is None else self.start.groups(self.network)
+        self.groups = experiment.build_groups(config, self.network, first)
         self.loss = experiment.build_loss(config, len(self.images.classes))
         self.optimizer = experiment.build_optimizer(config, self.network)
         self.schedule = experiment.build_schedule(config, len(self.batches))
@@ -75,11 +86,12 @@ class Trainer:
     def describe(self):
         """Return a line that says what is trained on what."""
         data, train = self.images, self.config.train
+        backend = train.backend if train.precision == "float32" else f"{train.backend} {train.precision}"
         return (
             f"{self.config.name}: {self.network.data.size:,} parameters; {data.dataset.name}: "
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.dataset.test):,} "
             f"test images of {'x'.join(map(str, self.batches.image_shape))}; {train.epochs} epochs of "
-            f"{len(self.batches)} steps, seed {self.config.seed}, {train.backend}, {get_threads()} threads"
+            f"{len(self.batches)} steps, seed {self.config.seed}, {backend}, {get_threads()} threads"
         )
 
     # -- the loop --------------------------------------------------------------------------------
@@ -91,14 +103,16 @@ class Trainer:
         and when the reader of the output has left; ConfigError when another process trains in the folder.
         """
         with self.run.locked():
-            if not self._restored and self.run.last.exists():
+            if not self._restored and self.run.has_state():
                 raise ConfigError(f"{self.run.path}: holds a run already; restore() continues it")
             self._restored = True  # what lies there from now on is this run's
-            write_atomically(self.run.config, to_toml(self.config).encode())
+            self.run.begin(self.config, self.images)
             return self._fit()
 
     def _fit(self):
         self.run.log(self.describe())
+        if self.start is not None and self.start.line:
+            self.run.log(f"starts with {self.start.line}")
         self.run.write_metrics(self.history)  # a resume drops the rows after its checkpoint
         self._saved_at = self._drawn_at = time.perf_counter()
         set_winograd(self.config.train.winograd)
@@ -113,6 +127,7 @@ class Trainer:
                     warm_up(self)
             if self.progress.epoch == self.progress.step == 0:
                 self._snapshots.take(0, self.network, self.run.snapshots)
+            self._tell_losses()
             self.callbacks.tell("on_fit_begin", self)
             with self._bar() as images:
                 while self.progress.epoch < self.epochs and self._stopping is None:
@@ -122,9 +137,9 @@ class Trainer:
             if self._stopping is not None:
                 self.run.log(f"stopped after epoch {self.progress.epoch}: {self._stopping}")
             if self.progress.best is None:
-                resume.save_best(self, None)
+                self.run.save_best(self, None)
             self.draw()
-            result = finish(self)
+            result = self.run.finish(self)
             self.callbacks.tell("on_fit_end", self, result)
         if self.run.reader_left:
             message = f"the reader of the output has left; the run is finished, see {self.run.path}"
@@ -159,7 +174,7 @@ class Trainer:
         stops.stop_if_asked(self, interruption)
 
     def _show(self, images, loss, now):
-        """Move the bar on; without a terminal, say now and then that a long epoch lives."""
+        """Move the bar on; without a terminal, write a progress line now and then."""
         p = self.progress
         running = p.running(loss, self.optimizer.lr)
         images.set_postfix_str(running, refresh=False)
@@ -178,6 +193,8 @@ class Trainer:
         number = p.epoch * len(self.batches) + p.step
         self.optimizer.lr = self.schedule(number)
         self.groups.at(number / len(self.batches))
+        if self.start is not None:
+            self.start.at(number / len(self.batches))
         logits = np.asarray(self.network.forward(x, training=True))
         loss = self.loss.forward(logits, labels)
         if not math.isfinite(loss):
@@ -220,6 +237,7 @@ class Trainer:
             "seconds": round(p.seconds, 3),
         }
         self.history.append(row)
+        self._tell_losses()
         cut = None
         if p.step < len(self.batches):
             cut = {"step": p.step, "loss_sum": p.loss_sum, "correct": p.correct, "seen": p.seen}
@@ -235,12 +253,16 @@ class Trainer:
         ends = p.epoch == self.epochs or self._stopping is not None
         due = ends or p.epoch % self.config.train.checkpoint_every == 0
         # a best without a last would be a run that cannot go on
-        if due or (is_best and not self.run.last.exists()):
+        if due or (is_best and not self.run.has_state()):
             self.save_last()
         if is_best:
-            resume.save_best(self, p.best)
+            self.run.save_best(self, p.best)
         if time.perf_counter() - self._drawn_at > _CURVES_SECONDS:
             self.draw()
+
+    def _tell_losses(self):
+        """Tell the schedule how the validation went; all but "plateau" leave that alone."""
+        self.schedule.losses[:] = [row["val_loss"] for row in self.history if row["val_loss"] is not None]
 
     def _validate(self):
         split = self.images.validation
@@ -272,7 +294,7 @@ class Trainer:
 
     def save_last(self):
         """Write last.safetensors now."""
-        resume.save_last(self)
+        self.run.save_last(self)
         self._saved_at = time.perf_counter()
 
     # -- words -----------------------------------------------------------------------------------
@@ -285,11 +307,9 @@ class Trainer:
         p, an_epoch = self.progress, self.batches.images_per_epoch
         last = self.total_steps - (self.epochs - 1) * len(self.batches)  # steps of the last epoch
         total = (self.epochs - 1) * an_epoch + min(last * self.batches.batch_size, an_epoch)
-        return bar(max(0, total), p.epoch * an_epoch + p.seen)
+        return bar(max(0, total), p.epoch * an_epoch + p.seen, self.run.shows_progress)
 
     def draw(self):
         """Draw curves.png."""
-        if self.history:
-            best = self.progress.best if len(self.images.validation) else None
-            plots.curves(self.run.curves, self.history, self.config.name, best and best["epoch"])
+        self.run.draw(self)
         self._drawn_at = time.perf_counter()

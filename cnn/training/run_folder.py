@@ -5,10 +5,15 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from cnn.config import to_toml
 from cnn.errors import CheckpointError, ConfigError
 from cnn.files import is_temporary, locked, remove_temporaries, write_atomically
 from cnn.language import translate
+from cnn.report import plots
 from cnn.terminal import ReaderLeft, say
+from cnn.training import parts, resume
+from cnn.training.finish import finish
+from cnn.training.interruption import Interrupted
 
 COLUMNS = (
     "epoch",
@@ -30,6 +35,7 @@ class RunFolder:
         self.path = Path(path)
         self.reader_left = False
         self.config = self.path / "config.toml"
+        self.parts = self.path / "split.csv"
         self.metrics = self.path / "metrics.csv"
         self.log_file = self.path / "log.txt"
         self.last = self.path / "last.safetensors"
@@ -39,8 +45,11 @@ class RunFolder:
         self.gradients = self.path / "gradients.csv"
         self.report = self.path / "report.html"
         self.snapshots = self.path / "snapshots"
+        self.top = self.path / "top"
         self.reader_left = False  # nobody reads stdout any more, as after `cnn train | head`
         self._locked = False
+
+    shows_progress = None  # on a terminal and in a notebook
 
     @contextmanager
     def locked(self):
@@ -58,6 +67,41 @@ class RunFolder:
                 yield
             finally:
                 self._locked = False
+
+    def has_state(self):
+        """Whether there is a checkpoint from which a run can go on."""
+        return self.last.exists()
+
+    def begin(self, config, images):
+        """Write config.toml, and split.csv where the images have names."""
+        write_atomically(self.config, to_toml(config).encode())
+        parts.write(self.parts, images)
+
+    def save_last(self, trainer):
+        """Write last.safetensors; see ``cnn.training.resume``."""
+        resume.save_last(trainer)
+
+    def save_best(self, trainer, score):
+        """Write best.safetensors; see ``cnn.training.resume``."""
+        resume.save_weights(trainer, self.best, score)
+
+    def save_weights(self, trainer, path, score):
+        """Write the weights alone to any file; see ``cnn.training.resume``."""
+        resume.save_weights(trainer, path, score)
+
+    def draw(self, trainer):
+        """Draw curves.png."""
+        if trainer.history:
+            best = trainer.progress.best if len(trainer.images.validation) else None
+            plots.curves(self.curves, trainer.history, trainer.config.name, best and best["epoch"])
+
+    def finish(self, trainer):
+        """Judge the best weights; write and return the result; see ``cnn.training.finish``."""
+        return finish(trainer)
+
+    def interrupted(self, message, signum):
+        """Return what ends the training after a signal."""
+        return Interrupted(message, signum)
 
     def log(self, line):
         """Append a line to log.txt, in English, with the time, and print it in the language of the command.
