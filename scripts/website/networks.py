@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 import numpy as np
+from cnn.training.plots import lines
 
 from cnn import Network, set_threads
 from cnn.commands.explain import explain
@@ -20,7 +21,6 @@ from cnn.optimizers import SGD
 from cnn.training import experiment, run_folder
 from cnn.training.loop import Trainer
 from cnn.training.lr_find import find_learning_rate
-from cnn.training.plots import lines
 from website.shell import Page
 
 _STATIONS = [key.split(".")[1] for key in texts("en") if key.startswith("tour.") and key.endswith(".title")]

@@ -116,7 +116,7 @@ def _output(output):
     if output.output_type == "stream":
         text = output.text if output.name == "stdout" else ""
     elif "text/html" in output.get("data", {}):
-        return f'<div class="output">{output.data["text/html"]}</div>'
+        return f'<div class="output" tabindex="0">{output.data["text/html"]}</div>'
     else:
         text = output.get("data", {}).get("text/plain", "")
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
