@@ -27,7 +27,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         from website.build import build
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name.split(".")[0] in ("cnn", "website"):
+            raise
         missing = f"{error.name}: not installed; python -m pip install '.[site]' brings what the site needs"
         print(missing, file=sys.stderr)
         return 3

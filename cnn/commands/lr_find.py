@@ -27,20 +27,13 @@ def run(args):
     from cnn.commands.train import set_threads
     from cnn.files import write_atomically
     from cnn.training.loop import Trainer
-    from cnn.training.lr_find import find_learning_rate
-    from cnn.training.plots import lines
+    from cnn.training.lr_find import draw, find_learning_rate
 
     config = read_config(args)
     set_threads(args, config)
     curve = find_learning_rate(Trainer(config), args.low, args.high, args.steps)
     say(_table(curve))
-    top = 1.5 * float(curve.losses[0])
-    series = {"loss": (curve.rates, curve.losses), "smoothed": (curve.rates, curve.smoothed)}
-    title = f"{config.name}: loss over the learning rate"
-    if curve.suggestion is not None:
-        title += f"; it falls fastest at {curve.suggestion:.2g}"
-        series["suggestion"] = ([curve.suggestion] * 2, [0, top])
-    lines(args.out, series, title, "learning rate", "training loss", xscale="log", ylim=(0, top))
+    draw(args.out, curve, config.name)
     if args.json:
         write_atomically(args.json, (json.dumps(curve.to_json(), indent=1) + "\n").encode())
     say()

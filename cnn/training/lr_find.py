@@ -17,6 +17,7 @@ from itertools import islice
 import numpy as np
 
 from cnn.errors import ConfigError
+from cnn.report.plots import lines
 
 _BETA = 0.9  # of the smoothed curve, which is for the eye and finds the bottom
 _REACH = math.log10(2)  # decades to either side that a slope is fitted over
@@ -88,6 +89,15 @@ def analyse(rates, losses):
     if not fell or not (falling < 0).any():
         return Curve(rates, losses, smoothed, slopes, None)
     return Curve(rates, losses, smoothed, slopes, float(rates[np.nanargmin(falling)]))
+
+
+def draw(path, curve, title=""):
+    """Draw losses, smoothed losses and the suggestion over log10(lr) into the PNG file ``path``."""
+    x, top = np.log10(curve.rates), 1.5 * float(curve.losses[0])
+    series = {"loss": (x, curve.losses), "smoothed": (x, curve.smoothed)}
+    if curve.suggestion is not None:
+        series[f"suggested: {curve.suggestion:.2g}"] = ([math.log10(curve.suggestion)] * 2, [0.0, top])
+    lines(path, series, title, "log10 of the learning rate", "training loss", ylim=(0, top))
 
 
 def smooth(losses):

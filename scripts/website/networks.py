@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from html import escape
 
 import numpy as np
-from cnn.training.plots import lines
 
 from cnn import Network, set_threads
 from cnn.commands.explain import explain
@@ -20,7 +19,7 @@ from cnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEnt
 from cnn.optimizers import SGD
 from cnn.training import experiment, run_folder
 from cnn.training.loop import Trainer
-from cnn.training.lr_find import find_learning_rate
+from cnn.training.lr_find import draw, find_learning_rate
 from website.shell import Page
 
 _STATIONS = [key.split(".")[1] for key in texts("en") if key.startswith("tour.") and key.endswith(".title")]
@@ -80,11 +79,7 @@ def _draw_range_test(root, path):
     """Draw the curve of the chapter on the learning rate."""
     config = load_config(root / "configs" / "sample.toml")
     curve = find_learning_rate(Trainer(config), steps=150)
-    top = 1.5 * float(curve.losses[0])
-    series = {"loss": (curve.rates, curve.losses), "smoothed": (curve.rates, curve.smoothed)}
-    if curve.suggestion is not None:
-        series["suggestion"] = ([curve.suggestion] * 2, [0, top])
-    lines(path, series, "", "learning rate", "training loss", xscale="log", ylim=(0, top))
+    draw(path, curve)
 
 
 def _accuracy(network, config, meta):
