@@ -57,6 +57,8 @@ _WORDS = {
         "loops": "As plain loops",
         "numpy": "In NumPy",
         "more": "More derivations",
+        "training": "Training",
+        "rate": "The learning rate, and how to read its curve",
     },
     "zh": {
         "title": "推导",
@@ -65,6 +67,8 @@ _WORDS = {
         "loops": "写成普通循环",
         "numpy": "NumPy 写法",
         "more": "其他推导",
+        "training": "训练",
+        "rate": "学习率，以及怎样读它的曲线",
     },
 }
 
@@ -93,6 +97,9 @@ def pages(language):
     for part, names in order():
         items = "".join(f'<li><a href="{kind}.html">{_tile(kind, language)}</a></li>' for kind in names)
         parts.append(f'<h2>{part[language]}</h2><ul class="tiles">{items}</ul>')
+    rate = f'{pictures.rate()}<strong>{words["rate"]}</strong><span class="kind">cnn lr-find</span>'
+    tile = f'<ul class="tiles"><li><a href="../learning-rate.html">{rate}</a></li></ul>'
+    parts.append(f"<h2>{words['training']}</h2>{tile}")
     body = f'<h1>{words["title"]}</h1><p class="lead">{words["lead"]}</p>{"".join(parts)}'
     yield Page("chapters/index", language, words["title"], f'<article class="prose index">{body}</article>')
     flat = [kind for _, names in order() for kind in names]

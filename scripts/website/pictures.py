@@ -114,6 +114,12 @@ def thumbnail(kind):
     return drawing(None) if drawing else _svg(120, 80, "", None)
 
 
+def rate():
+    """Return a sketch of the loss over a growing learning rate."""
+    curve = '<path class="axis" d="M10 100H250"/><path class="line" d="M10 30C100 30 120 34 150 70S190 92 200 80S214 40 218 8"/>'
+    return _svg(260, 110, curve, None)
+
+
 def _draw(kind):
     name = _KINDS.get(kind)
     if name:
