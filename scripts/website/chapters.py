@@ -155,8 +155,8 @@ def _ways(before, after, language):
     words, links = WORDS[language], []
     for kind, word in ((before, "previous"), (after, "next")):
         if kind:
-            links.append(f'<a href="{kind}.html">{words[word]}: {name_of(kind, language)}</a>')
-    return f'<nav class="ways" aria-label="{words["next"]}">{"".join(links)}</nav>'
+            links.append(f'<a href="{kind}.html">{words[word]}{name_of(kind, language)}</a>')
+    return f'<nav class="ways" aria-label="{words["next"].rstrip(": ：")}">{"".join(links)}</nav>'
 
 
 def style():

@@ -83,8 +83,8 @@ def _ways(names, titles, k, language):
     for step, word in ((-1, "previous"), (1, "next")):
         if 0 <= k + step < len(names):
             other = names[k + step]
-            links.append(f'<a href="{other}.html">{words[word]}: {escape(titles[other])}</a>')
-    return f'<nav class="ways" aria-label="{words["next"]}">{"".join(links)}</nav>'
+            links.append(f'<a href="{other}.html">{words[word]}{escape(titles[other])}</a>')
+    return f'<nav class="ways" aria-label="{words["next"].rstrip(": ：")}">{"".join(links)}</nav>'
 
 
 def _text(cell, language):

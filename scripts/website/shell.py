@@ -28,16 +28,16 @@ WORDS = {
         "menu": "Pages",
         "foot": "cnn: convolutional networks from scratch. MIT licence. Nothing on these pages is fetched from elsewhere.",
         "twin": "中文",
-        "previous": "Before",
-        "next": "Next",
+        "previous": "Before: ",
+        "next": "Next: ",
     },
     "zh": {
         "skip": "跳到正文",
         "menu": "页面",
         "foot": "cnn：从零实现的卷积网络。MIT 许可证。这些页面不从别处加载任何东西。",
         "twin": "English",
-        "previous": "上一篇",
-        "next": "下一篇",
+        "previous": "上一篇：",
+        "next": "下一篇：",
     },
 }
 

@@ -56,8 +56,8 @@ function show() {
     row.classList.toggle("best", k === best);
     bar.style.width = `${100 * p[k]}%`;
     row.querySelector(".p").textContent = p[k] < 0.0005 ? "0" : p[k].toFixed(3);
-    back.textContent = state.truth === null ? "" : minus((g > 0 ? "+" : "") + (Math.abs(g) < 0.0005 ? "0" : g.toFixed(3)));
-    back.className = `back ${g < 0 ? "neg" : "pos"}`;
+    back.textContent = state.truth === null ? "" : Math.abs(g) < 0.0005 ? "0" : minus((g > 0 ? "+" : "") + g.toFixed(3));
+    back.className = `back ${Math.abs(g) < 0.0005 ? "" : g < 0 ? "neg" : "pos"}`;
   });
   for (const button of root.querySelectorAll(".digit")) button.setAttribute("aria-pressed", String(Number(button.dataset.digit) === state.truth));
   byId("step").disabled = state.truth === null;
