@@ -114,9 +114,7 @@ def test_statistics_of_the_batch_are_refused_in_one_line():
 # -- processes -----------------------------------------------------------------------------------
 
 EPOCHS, STEPS = 3, 6
-MPIEXEC = shutil.which(
-    "mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-)
+MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which("mpiexec")
 PROGRAM = """
 import os, signal, sys
 from cnn.cli import main
