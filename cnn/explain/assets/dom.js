@@ -70,3 +70,11 @@ const cellTitle = (c) => (tensorOf(c.node, c.tensor).data.length === 1 && c.node
 
 // Probabilities and the loss carry no sign.
 const neverNegative = (c) => c.node === lossNode && /^(y|p|target)$/.test(c.tensor);
+
+// A probability that is not 1 does not read as 1, however few digits there are: −ln 1 would be 0.
+function probability(value, digits = 4) {
+  const nearly = value < 1 && Number(value.toPrecision(digits)) === 1;
+  return number(value, nearly ? Math.min(15, Math.ceil(-Math.log10(1 - value)) + 1) : digits);
+}
+
+const numberText = (c, value, digits = 4) => (!neverNegative(c) ? signed(value, digits) : c.tensor === "p" ? probability(value, digits) : number(value, digits));

@@ -71,14 +71,16 @@ function* backwardSteps(values, { logit = null, truth = {} } = {}) {
   return { dys, grads };
 }
 
-// Which side of each kink (ReLU gate, pool winner) a run is on; the number of places where two runs differ.
-function kinksBetween(a, b) {
+// Which side of each kink (ReLU gate, pool winner) a run is on; the number of places where two runs differ. Yields after
+// each layer.
+function* kinksBetween(a, b) {
   let crossed = 0;
   for (const node of nodes) {
     const choices = layerKinds[node.kind]?.choices;
     if (!choices || node.inputs.every((k) => a[k] === b[k])) continue;
     const left = choices(node, node.inputs.map((k) => a[k])), right = choices(node, node.inputs.map((k) => b[k]));
     for (let k = 0; k < left.length; k++) if (left[k] !== right[k]) crossed++;
+    yield null;
   }
   return crossed;
 }

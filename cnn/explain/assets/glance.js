@@ -90,7 +90,7 @@ function renderGlance() {
           return h("li", { class: k === live.label ? "truth" : null }, h("span", { class: "name" }, className(k)), h("span", { class: "track", "aria-hidden": "true" }, fill), numberButton(cell(lossNode, "p", k), 3));
         })),
         h("p", { class: "glance-loss" }, "L = ", numberButton(cell(lossNode, "y", 0)),
-          isBatch ? h("span", { class: "fine" }, ` ${t("batch.mean", { n: batchSize })}`) : live.smoothing ? null : h("span", { class: "fine" }, ` = −ln ${number(p[live.label], 4)}`)))),
+          isBatch ? h("span", { class: "fine" }, ` ${t("batch.mean", { n: batchSize })}`) : live.smoothing || p[live.label] === 1 ? null : h("span", { class: "fine" }, ` = −ln ${probability(p[live.label])}`)))),
     h("p", { class: "loop", "aria-label": t("loop.label") }, ["forward", "loss", "backward", "update"].flatMap((phase, k) => [k ? h("span", { class: "loop-arrow", "aria-hidden": "true" }, "→") : null, step(phase)]),
       h("span", { class: "loop-arrow again", "aria-hidden": "true" }, "↺")));
 }

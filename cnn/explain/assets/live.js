@@ -51,11 +51,17 @@ function computeLive() {
   lossNode.tensors.p = fixed(lossNode.tensors.p, softmaxOf(values[lossNode.inputs[0]]).p);
 }
 
-// Changes the state and shows it. focus: id of the control to return to.
+// Changes the state and shows it. focus: id of the control to return to. Where a pass would be felt, the page first says
+// that it computes.
 function setLive(changes, focus = null) {
   Object.assign(live, changes);
-  computeLive();
-  refreshPage(focus);
+  const show = () => {
+    computeLive();
+    refreshPage(focus);
+  };
+  if (networkWork < feltWork) return show();
+  byId("summary").append(h("p", { class: "ribbon", role: "status" }, t("lab.computing")));
+  requestAnimationFrame(() => setTimeout(show));
 }
 
 function restoreStored(focus = null) {

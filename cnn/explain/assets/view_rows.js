@@ -114,7 +114,7 @@ function mapFigure(node, tensor, spread = false) {
 
 // A number that opens its own explanation.
 function numberButton(c, digits = 4) {
-  const value = valueAt(c), text = neverNegative(c) ? number(value, digits) : signed(value, digits);
+  const value = valueAt(c), text = numberText(c, value, digits);
   return h("a", {
     class: `num ${neverNegative(c) ? "" : signClass(value)}`, href: `#/network/${cellKey(c)}`, "data-value": String(value),
     "aria-label": `${cellTitle(c)}, ${nodeTitle(c.node)} = ${text}`,
