@@ -45,7 +45,7 @@ function runGently(work, done, alive = () => true) {
 
 // Multiplications of one pass of one image: above this a pass would be felt, and views say that they compute.
 const feltWork = 4e6;
-const workOf = (node) => (node.stored.weight && !node.kind.startsWith("Batch") ? sizeOf(node.stored.weight.shape) * (node.shape.length === 3 ? sizeOf((node.kind === "ConvTranspose2d" ? node.inShapes[0] : node.shape).slice(1)) : 1) : 0);
+const workOf = (node) => (node.stored.weight && !isNorm(node) ? sizeOf(node.stored.weight.shape) * (node.shape.length === 3 ? sizeOf((node.kind === "ConvTranspose2d" ? node.inShapes[0] : node.shape).slice(1)) : 1) : 0);
 const networkWork = nodes.reduce((sum, node) => sum + workOf(node), 0);
 
 const lossOf = (values) => values[lossNode.id][0];

@@ -120,12 +120,13 @@ const samples = manifest.samples ? openSamples(manifest.samples) : null;
 function randomParameters(seed) {
   const random = seededRandom(seed);
   return nodes.map((node) => Object.fromEntries([...node.parameters, ...node.buffers].map((name) => {
-    const { shape, data } = node.tensors[name], batch = node.kind.startsWith("Batch");
-    if (name === "weight" && !batch) {
+    const { shape, data } = node.tensors[name];
+    if (name === "weight" && node.kind === "PReLU") return [name, new Float64Array(data.length).fill(0.25)];
+    if (name === "weight" && !isNorm(node)) {
       const bound = Math.sqrt(6 / sizeOf(shape.slice(1)));
       return [name, Float64Array.from(data, () => bound * (2 * random() - 1))];
     }
-    return [name, new Float64Array(data.length).fill((batch && name === "weight") || name === "running_var" ? 1 : 0)];
+    return [name, new Float64Array(data.length).fill(name === "weight" || name === "running_var" ? 1 : 0)];
   })));
 }
 
