@@ -8,6 +8,7 @@ from cnn.network import Network
 __version__ = "0.1.0"
 __all__ = [
     "Callback",
+    "Classifier",
     "Network",
     "__version__",
     "current_backend",
@@ -19,6 +20,7 @@ __all__ = [
 
 _LATER = {  # imported when they are asked for: they bring pydantic and more
     "Callback": "cnn.training.callbacks",
+    "Classifier": "cnn.classifier",
     "load": "cnn.model",
 }
 

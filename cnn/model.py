@@ -19,11 +19,12 @@ from cnn.data.arrays import as_pixels, channels_first, fitted, of_pillow, to_num
 from cnn.data.image_file import EXTENSIONS
 from cnn.data.picture import read_picture
 from cnn.errors import ConfigError, DataError
+from cnn.notebook import html_table
 from cnn.training import experiment
 
 __all__ = ["Model", "Predictions", "load", "load_trained"]
 
-_SHOWN = 10  # rows of a repr
+_SHOWN, _ROWS = 10, 100  # rows of a repr, and in a notebook
 
 
 def load(trained):
@@ -157,6 +158,12 @@ class Model:
             raise DataError(f"{self.name}: expected arrays of shape {shape}, found {array.shape[1:]}")
         return array.astype(np.float32)
 
+    def __getstate__(self):  # the classes of a config are made at run time, so it is copied as its plain dict
+        return {**vars(self), "config": self.config.plain()}
+
+    def __setstate__(self, state):
+        vars(self).update(state, config=resolve(state["config"], state["name"]))
+
     def __repr__(self):
         shape, more = "x".join(map(str, self.image_shape)), " ..." if len(self.classes) > 5 else ""
         return f"Model({self.name!r}: {shape} -> {', '.join(self.classes[:5])}{more})"
@@ -198,6 +205,15 @@ class Predictions:
 
     def __len__(self):
         return len(self.probabilities)
+
+    def _repr_html_(self):
+        header = ("image", *(f"{place}." for place in range(1, 1 + min(3, len(self.classes)))))
+        rows = [
+            (name, *(f"{c} {100 * p:.1f} %" for c, p in best))
+            for name, best in zip(self.names[:_ROWS], self.top()[:_ROWS], strict=True)
+        ]
+        shown = f"{len(rows):,} of " if len(rows) < len(self) else ""
+        return html_table(header, rows, f"{shown}{len(self):,} images")
 
     def __repr__(self):
         rows = zip(self.names[:_SHOWN], self.top()[:_SHOWN], strict=True)

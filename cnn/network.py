@@ -1,6 +1,7 @@
 """A network: a list of layers, walked forwards and backwards, with all parameters in one buffer."""
 
 import importlib
+from html import escape
 
 import numpy as np
 
@@ -221,6 +222,9 @@ class Network:
         if not self.body.built:
             raise RuntimeError("Network: summary needs build(input_shape) first")
         return summarize(self, batch_size)
+
+    def _repr_html_(self):
+        return self.summary()._repr_html_() if self.body.built else f"<pre>{escape(repr(self))}</pre>"
 
     def __repr__(self):
         return f"Network([{self.body._describe()}])"

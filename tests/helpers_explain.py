@@ -14,6 +14,7 @@ import pytest
 import cnn
 from cnn import layers
 from cnn.explain import build_page, collect
+from cnn.reference import multiply_backward
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
 SHAPE = (2, 12, 12)
@@ -38,6 +39,16 @@ def everything():
                 [layers.AvgPool2d(3, stride=1, padding=1), layers.Conv2d(3, 1), layers.Sigmoid()],
                 [],
             ]
+        ),
+        layers.Graph(
+            [
+                [layers.Conv2d(5, 1), layers.Hardswish()],
+                [layers.AvgPool2d(6), layers.Conv2d(5, 1), layers.Hardsigmoid()],
+                [layers.ReLU6()],
+                [layers.Hardtanh(-0.5, 0.75)],
+            ],
+            [(0,), (1,), (1, 2), (3, 1)],
+            ["", "", "mul", "add"],
         ),
         layers.ConvTranspose2d(4, 3, stride=2, padding=1),
         layers.GELU(),
@@ -124,7 +135,7 @@ def expected_numbers(nodes):
 def recompute(nodes, network, chained=False):
     """Return the same for a float64 network, y, dy and p of all images: (N, ...).
 
-    ``chained``: each layer reads what the layer before it made here, from the pixels on, and not what is stored.
+    ``chained``: each layer reads what the layer before it made here, from the pixels on, not what is stored.
     """
 
     def stored(node, name):
@@ -143,6 +154,8 @@ def recompute(nodes, network, chained=False):
                 )
             elif node.kind in ("Add", "Concat"):
                 found[node.id, "y"] = sum(xs) if node.kind == "Add" else np.concatenate(xs, axis=1)
+            elif node.kind == "Mul":
+                found[node.id, "y"] = xs[0] * xs[1]
             elif "mask" in node.stored:
                 found[node.id, "y"] = xs[0] * stored(node, "mask")
             else:
@@ -158,6 +171,9 @@ def recompute(nodes, network, chained=False):
                 elif node.kind == "Concat":
                     sizes = [nodes[k].stored["y"].shape[0] for k in node.inputs]
                     dxs = np.split(dy, np.cumsum(sizes)[:-1], axis=1)
+                elif node.kind == "Mul":
+                    xs = [found[k, "y"] if chained and k else stored(nodes[k], "y") for k in node.inputs]
+                    dxs = [multiply_backward(dy, xs[1 - k], xs[k].shape) for k in range(2)]
                 elif "mask" in node.stored:
                     dxs = [dy * stored(node, "mask")]
                 else:

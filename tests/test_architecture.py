@@ -39,7 +39,10 @@ FLOORS = {
     "doctor": 15,
     "course": 15,
     "interop": 14,
+    "inference": 15,
     "model": 15,
+    "classifier": 16,
+    "notebook": 0,
     "commands": 16,
     "cli": 17,
     "__main__": 18,
@@ -54,6 +57,7 @@ RESTRICTED = {
     "PIL": ("data", "explain", "model", "report"),
     "scipy": (),
     "numba": ("fast", "backend"),
+    "pyarrow": ("inference",),
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cnn.data.image_file import pixels_of
-from cnn.errors import DataError
+from cnn.errors import ArgumentError, DataError
 
 _MOST_CHANNELS = 4  # grey, grey and alpha, RGB, RGBA
 
@@ -20,7 +20,7 @@ _MOST_CHANNELS = 4  # grey, grey and alpha, RGB, RGBA
 def to_numpy(x):
     """Return ``x`` as a NumPy array: a tensor's values, a data frame's, a list's.
 
-    Raises DataError for what has no numbers of one shape.
+    Raises DataError for what has no numbers of one shape, ArgumentError for objects that are no numbers.
     """
     if hasattr(x, "detach"):  # a tensor of PyTorch, on whatever device and with a gradient or not
         x = x.detach().cpu()
@@ -33,8 +33,12 @@ def to_numpy(x):
     if array.dtype == object:
         try:
             array = array.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"expected numbers, found objects ({error})") from error
+        except TypeError as error:
+            raise ArgumentError(f"expected numbers, found objects: {error}") from error
+        except ValueError as error:
+            raise DataError(f"expected numbers, found objects: {error}") from error
+    if array.dtype.kind == "c":
+        raise DataError(f"Complex data not supported: expected real numbers, found {array.dtype}")
     if array.dtype.kind not in "buif":
         raise DataError(f"expected numbers, found an array of {array.dtype}")
     return array

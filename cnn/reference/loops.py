@@ -121,7 +121,8 @@ def max_pool2d_forward(x, kernel_size, stride, padding, dilation=(1, 1)):
     """Return (y, where): the largest number of each window and its pixel (a, b); the first of equals."""
     (N, C, H, W), (kh, kw), (sh, sw), (dh, dw) = x.shape, kernel_size, stride, dilation
     (top, bottom), (left, right) = padding
-    OH, OW = (H + top + bottom - dh * (kh - 1) - 1) // sh + 1, (W + left + right - dw * (kw - 1) - 1) // sw + 1
+    OH = (H + top + bottom - dh * (kh - 1) - 1) // sh + 1
+    OW = (W + left + right - dw * (kw - 1) - 1) // sw + 1
     y = np.full((N, C, OH, OW), -np.inf, x.dtype)
     where = np.full((N, C, OH, OW, 2), -1)
     for n in range(N):  # image

@@ -120,13 +120,14 @@ def evaluation_batches(config, split, mean, std):
     return Batches(split.images, split.labels, batch_size, mean, std, augment=changes)
 
 
-def build_network(config, input_shape, classes=None):
+def build_network(config, input_shape, classes=None, network=None):
     """Return the built network of a config, its weights drawn from the config's seed.
 
-    Raises ConfigError when a layer does not fit its input, and when the last layer does not give one
-    number a class (``classes``: how many, None to leave that open).
+    ``network`` stands in for the config's layers; what is built of it keeps its values. Raises ConfigError
+    when a layer does not fit its input, and when the last layer does not give one number a class
+    (``classes``: how many, None to leave that open).
     """
-    network = Network(from_config(layer_specs(config)))
+    network = Network(from_config(layer_specs(config))) if network is None else network
     output = network.build(input_shape, rng=np.random.default_rng(config.seed))
     if len(output) != 1:
         raise ConfigError(

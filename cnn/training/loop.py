@@ -18,13 +18,10 @@ from itertools import islice
 import numpy as np
 
 from cnn.backend import get_threads, set_winograd, use_backend
-from cnn.config import to_toml
 from cnn.errors import ConfigError, NumericError
-from cnn.files import write_atomically
 from cnn.report import gradients
-from cnn.training import experiment, finite, plots, resume, stops
+from cnn.training import experiment, finite, resume, stops
 from cnn.training.callbacks import Callbacks
-from cnn.training.finish import finish
 from cnn.training.interruption import Interrupted, Interruption
 from cnn.training.progress import Progress, bar, epoch_line
 from cnn.training.snapshots import Snapshots
@@ -42,21 +39,27 @@ class Trainer:
     Parameters
     ----------
     config : Config
-    run : RunFolder or None
+    run : RunFolder, InMemory or None
         None builds and checks everything but can write nothing (``--dry-run``).
     callbacks : sequence of cnn.Callback
         Told how it goes; see ``cnn.training.callbacks``.
+    images : cnn.training.experiment.Images, optional
+        Instead of those of config.data.
+    network : Network, optional
+        Instead of that of config.model; not built, or built for these images: what is built keeps its values.
 
     Raises ConfigError, ShapeError or DataError when the parts do not fit; nothing has been written then.
     """
 
-    def __init__(self, config, run=None, callbacks=()):
+    def __init__(self, config, run=None, callbacks=(), images=None, network=None):
         self.config, self.run, self._restored = config, run, False
         self.callbacks, self._stopping = Callbacks(callbacks), None
-        experiment.check_parameters(config)
-        self.images = experiment.load_images(config)
+        if images is None:
+            experiment.check_parameters(config)
+        self.images = experiment.load_images(config) if images is None else images
         self.batches = experiment.training_batches(config, self.images)
-        self.network = experiment.build_network(config, self.batches.image_shape, len(self.images.classes))
+        classes = len(self.images.classes)
+        self.network = experiment.build_network(config, self.batches.image_shape, classes, network)
         if config.tta is not None:
             check_reach(config.tta.translate, *self.batches.image_shape[1:])
         experiment.whiten_network(config, self.network, self.images)
@@ -91,10 +94,10 @@ class Trainer:
         and when the reader of the output has left; ConfigError when another process trains in the folder.
         """
         with self.run.locked():
-            if not self._restored and self.run.last.exists():
+            if not self._restored and self.run.has_state():
                 raise ConfigError(f"{self.run.path}: holds a run already; restore() continues it")
             self._restored = True  # what lies there from now on is this run's
-            write_atomically(self.run.config, to_toml(self.config).encode())
+            self.run.begin(self.config)
             return self._fit()
 
     def _fit(self):
@@ -122,9 +125,9 @@ class Trainer:
             if self._stopping is not None:
                 self.run.log(f"stopped after epoch {self.progress.epoch}: {self._stopping}")
             if self.progress.best is None:
-                resume.save_best(self, None)
+                self.run.save_best(self, None)
             self.draw()
-            result = finish(self)
+            result = self.run.finish(self)
             self.callbacks.tell("on_fit_end", self, result)
         if self.run.reader_left:
             message = f"the reader of the output has left; the run is finished, see {self.run.path}"
@@ -235,10 +238,10 @@ class Trainer:
         ends = p.epoch == self.epochs or self._stopping is not None
         due = ends or p.epoch % self.config.train.checkpoint_every == 0
         # a best without a last would be a run that cannot go on
-        if due or (is_best and not self.run.last.exists()):
+        if due or (is_best and not self.run.has_state()):
             self.save_last()
         if is_best:
-            resume.save_best(self, p.best)
+            self.run.save_best(self, p.best)
         if time.perf_counter() - self._drawn_at > _CURVES_SECONDS:
             self.draw()
 
@@ -272,7 +275,7 @@ class Trainer:
 
     def save_last(self):
         """Write last.safetensors now."""
-        resume.save_last(self)
+        self.run.save_last(self)
         self._saved_at = time.perf_counter()
 
     # -- words -----------------------------------------------------------------------------------
@@ -285,11 +288,9 @@ class Trainer:
         p, an_epoch = self.progress, self.batches.images_per_epoch
         last = self.total_steps - (self.epochs - 1) * len(self.batches)  # steps of the last epoch
         total = (self.epochs - 1) * an_epoch + min(last * self.batches.batch_size, an_epoch)
-        return bar(max(0, total), p.epoch * an_epoch + p.seen)
+        return bar(max(0, total), p.epoch * an_epoch + p.seen, self.run.shows_progress)
 
     def draw(self):
         """Draw curves.png."""
-        if self.history:
-            best = self.progress.best if len(self.images.validation) else None
-            plots.curves(self.run.curves, self.history, self.config.name, best and best["epoch"])
+        self.run.draw(self)
         self._drawn_at = time.perf_counter()

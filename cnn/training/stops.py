@@ -6,7 +6,6 @@ import numpy as np
 
 from cnn.errors import NumericError
 from cnn.training import finite
-from cnn.training.interruption import Interrupted
 
 READER_LEFT = 13  # SIGPIPE, which Windows does not name
 
@@ -26,13 +25,13 @@ def stop_if_asked(trainer, interruption):
         f"continue with: cnn train --resume --run {trainer.run.path}"
     )
     trainer.run.log(f"stopped by {signal.Signals(signum).name}, and saved")
-    raise Interrupted(message, signum)
+    raise trainer.run.interrupted(message, signum)
 
 
 def before_first_step(trainer, signum):
     """Return the error after a signal while the kernels are compiled: there is nothing to save."""
     trainer.run.log(f"stopped by {signal.Signals(signum).name} before the first step")
-    return Interrupted(
+    return trainer.run.interrupted(
         "interrupted before the first step; nothing is lost; start with: "
         f"cnn train --resume --run {trainer.run.path}",
         signum,
@@ -53,7 +52,7 @@ def loss_error(trainer, loss, x, labels):
 def numeric_error(trainer, what, advice=None, step=False):
     """Return the NumericError that ends the run, after a line in the log; ``step``: before its update."""
     p, kept = trainer.progress, "no checkpoint yet"
-    if trainer.run.last.exists():
+    if trainer.run.has_state():
         kept = "last.safetensors keeps the state of the last checkpoint"
     advice = advice or "lower optimizer.lr, add schedule.warmup_epochs or set optimizer.clip_norm = 1.0"
     place = (
