@@ -281,9 +281,10 @@ const softmaxRules = {
   },
   dx(node, index) {
     const [C] = node.shape, each = sizeOf(node.shape) / C, q = index % each;
-    const own = outputAt(node, index);
+    const column = softmaxOf(Float64Array.from({ length: C }, (_, c) => inputAt(node, c * each + q).value)).p;
+    const own = { ...outputAt(node, index), value: column[Math.floor(index / each)] };
     const terms = Array.from({ length: C }, (_, c) => {
-      const k = c * each + q, y = outputAt(node, k).value;
+      const k = c * each + q, y = column[c];
       return product(gradAt(node, k), constant(k === index ? "S·(1 − S)" : "−S·S′", own.value * ((k === index ? 1 : 0) - y)));
     });
     return sumOf("dx", terms, { steps: [own] });
