@@ -16,7 +16,8 @@ from cnn import terminal
 from cnn.backend import check_environment
 from cnn.commands import COMMANDS
 from cnn.errors import CnnError, ConfigError, did_you_mean
-from cnn.language import LANGUAGES, choose, speaking, translate
+from cnn.helptext import localise
+from cnn.language import LANGUAGES, choose, pad, phrase, speaking, translate
 
 _MAX_LINES = 3
 _MAX_LENGTH = 380  # of a line of an error
@@ -86,6 +87,7 @@ def _run(argv):
         "--language", choices=LANGUAGES, help="of the messages, English or Chinese (default: the locale's)"
     )
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    localise(parser)
     args, unknown = parser.parse_known_args(rest)
     if unknown:
         options = [option for action in parser._actions for option in action.option_strings]
@@ -108,16 +110,16 @@ class _Parser(argparse.ArgumentParser):
 
 def _overview():
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()]
+    lines = [f"  {pad(name, width)}  {phrase(summary)}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: cnn COMMAND ...",
+            phrase("usage: cnn COMMAND ..."),
             "",
-            "Convolutional networks from scratch. `cnn train` trains the bundled sample in seconds.",
+            phrase("Convolutional networks from scratch. `cnn train` trains the bundled sample in seconds."),
             "",
             *lines,
             "",
-            "cnn COMMAND --help explains a command; cnn --version prints the version.",
+            phrase("cnn COMMAND --help explains a command; cnn --version prints the version."),
         ]
     )
 

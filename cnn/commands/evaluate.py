@@ -1,7 +1,7 @@
 """Print loss, accuracy and a per-class table of a trained network."""
 
 from cnn.commands.common import add_set_argument, add_trained_argument
-from cnn.language import translate
+from cnn.language import pad, phrase, translate, width
 from cnn.terminal import say
 
 
@@ -86,16 +86,22 @@ def class_table(classes, labels, probabilities):
     from cnn.metrics import confusion_matrix
 
     confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
-    width = max(5, *(len(name) for name in classes))
-    lines = [f"{'class':{width}}  images   right  recall  precision  most often mistaken for"]
+    heads = ("class", "images", "right", "recall", "precision", "most often mistaken for")
+    heads = [phrase(head) for head in heads]
+    first = max(5, *(width(name) for name in (*classes, heads[0])))
+    columns = [max(width(head), least) for head, least in zip(heads[1:5], (6, 6, 6, 9), strict=True)]
+
+    def line(name, cells, last):
+        cells = [" " * (room - width(cell)) + cell for cell, room in zip(cells, columns, strict=True)]
+        return "  ".join([pad(name, first), *cells, last]).rstrip()
+
+    lines = [line(heads[0], heads[1:5], heads[5])]
     for k, name in enumerate(classes):
         total, right, answered = confusion[k].sum(), confusion[k, k], confusion[:, k].sum()
         wrong = np.where(np.arange(len(classes)) == k, 0, confusion[k])
         mistaken = f"{classes[wrong.argmax()]} ({wrong.max()})" if wrong.max() else ""
         recall, precision = _percent(right, total), _percent(right, answered)
-        lines.append(
-            f"{name:{width}}  {total:6}  {right:6}  {recall:>6}  {precision:>9}  {mistaken}".rstrip()
-        )
+        lines.append(line(name, (str(total), str(right), recall, precision), mistaken))
     return "\n".join(lines)
 
 

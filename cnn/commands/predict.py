@@ -11,6 +11,7 @@ black and centred: a picture that is not is said to be so, and --invert and --ce
 """
 
 from cnn.commands.common import add_picture_arguments, add_trained_argument, load_trained
+from cnn.language import translate
 from cnn.terminal import say
 
 
@@ -98,4 +99,4 @@ def tell_remarks(path, remarks, mean):
     from cnn.data.picture import describe
 
     for remark in remarks:
-        say(f"{path}: {describe(remark, mean)}", error=True)
+        say(f"{path}: {translate(describe(remark, mean))}", error=True)

@@ -1,7 +1,7 @@
 // The whole network in one picture: image, layers, loss; the arrows forward and backward; the update of the weights.
 // It is lit where the reader is: glanceAt(phase, node). phase: forward, loss, backward, update or all.
 
-const glance = { phase: "forward", node: null };
+const glance = { phase: "forward", node: null, room: 0 };
 
 const blockKind = (node) => (node.parameters.length ? "weighted" : "plain");
 
@@ -75,8 +75,9 @@ function renderGlance() {
     lightBlocks(holder);
   };
   holder.draw = draw;
+  holder.room = glance.room; // until it is measured, that of the last time
   new ResizeObserver(([{ contentRect }]) => {
-    holder.room = contentRect.width;
+    glance.room = holder.room = contentRect.width;
     draw();
   }).observe(holder);
   const step = (phase) => h("span", { class: `loop-step ${phase}` }, t(`loop.${phase}`));

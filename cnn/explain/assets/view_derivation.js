@@ -51,8 +51,6 @@ function fillDerivation(holder) {
 
 const fillDerivations = () => [...unfilled.keys()].forEach(fillDerivation);
 
-addEventListener("beforeprint", fillDerivations);
-
 function renderDerivation(node) {
   return h("div", { class: "derivation" },
     h("h4", {}, t("derivation.title")),
