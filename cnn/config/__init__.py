@@ -4,6 +4,7 @@ from cnn.config.load import (
     bundled_config,
     load_config,
     parse_document,
+    read_document,
     resolve,
     to_toml,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "json_schema",
     "load_config",
     "parse_document",
+    "read_document",
     "resolve",
     "to_toml",
 ]

@@ -65,6 +65,7 @@ _REFERENCE = {
     "ZeroPad2d": ("resize.pad2d_forward", "resize.pad2d_backward"),
     "Dropout": ("elementwise.dropout_forward", "elementwise.dropout_backward"),
     "Flatten": ("elementwise.flatten", "elementwise.unflatten"),
+    "Unflatten": ("elementwise.unflatten", "elementwise.flatten"),
     "Scale": ("elementwise.scale",),
     "Add": ("elementwise.add",),
     "Mul": ("elementwise.multiply", "elementwise.multiply_backward"),
