@@ -39,7 +39,8 @@ def finish(trainer):
     run.log(
         f"test accuracy {100 * accuracy:.2f} %{views}, loss {loss:.4f}, "
         f"on {len(images.dataset.test):,} images, "
-        f"weights of epoch {meta.epoch} ({why}); trained for {p.seconds:.1f} s; see {run.path}"
+        f"weights of epoch {meta.epoch} ({why}); trained for {p.seconds:.1f} s; see {run.path}",
+        result=True,
     )
     _report(trainer, result, probabilities)
     return result
