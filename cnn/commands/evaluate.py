@@ -63,7 +63,9 @@ def run(args):
         )
     with use_backend(config.train.backend), np.errstate(all="ignore"):
         tta = config.tta if args.tta else None
-        loss, accuracy, probabilities = experiment.evaluate(network, batches, tta)
+        loss, accuracy, probabilities = experiment.evaluate(
+            network, batches, tta, experiment.build_loss(config, len(meta["classes"]))
+        )
     say(class_table(images.classes, split.labels, probabilities))
     _tell_more(images.classes, split, probabilities, args.suspects)
     views = ", with test-time augmentation" if args.tta else ""

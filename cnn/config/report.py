@@ -107,7 +107,9 @@ def _without_tag(location, document):
     path, node = [], document
     for part in location:
         if isinstance(node, dict):
-            if part not in node and node.get("type") == part:
+            # a section that leaves out its type has the default one; names of classes are capitalised
+            stated = node.get("type", part if str(part)[:1].isupper() else None)
+            if part not in node and stated == part:
                 continue
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
@@ -136,7 +138,7 @@ def _tags(location, model):
 
 def _tag(cls):
     field = cls.model_fields.get("type")
-    return get_args(field.annotation)[0] if field else None
+    return next(iter(get_args(field.annotation)), None) if field else None
 
 
 def models_of(annotation):

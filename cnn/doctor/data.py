@@ -44,7 +44,7 @@ def check(config, images):
 def _classes(config, images):
     """Names that are numbers belong in numerical order; class weights belong to the rare classes."""
     names, counts = images.classes, np.bincount(images.train.labels, minlength=len(images.classes))
-    weights = config.loss.class_weight
+    weights = getattr(config.loss, "class_weight", None)
     if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
         wrong = next(k for k, name in enumerate(names) if name != sorted(names, key=int)[k])
         return finding(
