@@ -26,9 +26,11 @@ class JsonLines(Callback):
     """
 
     def on_epoch_end(self, trainer, row):
+        """Write what the history holds."""
         self._write(trainer, trainer.history)
 
     def on_fit_end(self, trainer, result):
+        """Add the result."""
         self._write(trainer, [*trainer.history, {"result": result}])
 
     def _write(self, trainer, records):
