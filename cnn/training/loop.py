@@ -118,7 +118,7 @@ class Trainer:
                 with interruption.at_once(self._before_first_step):
                     self._warm_up()
             if self.progress.epoch == self.progress.step == 0:
-                self._snapshots.take(0, self.network, self.run.snapshots)
+                self._take_snapshot(0)
             with self._bar() as images:
                 while self.progress.epoch < self.epochs:
                     self._train_epoch(images, interruption)
@@ -141,8 +141,7 @@ class Trainer:
             for x, labels in islice(batches, max(0, steps - p.step)):
                 loss = self._step(x, labels)
                 if self.run is not None:  # without a run folder epochs are for measuring
-                    number = p.epoch * len(self.batches) + p.step
-                    self._snapshots.take(number, self.network, self.run.snapshots)
+                    self._take_snapshot(p.epoch * len(self.batches) + p.step)
                 now = time.perf_counter()
                 p.epoch_seconds, begin = p.epoch_seconds + now - begin, now
                 if now - shown_at > _SHOW_SECONDS or p.step == steps:
@@ -184,6 +183,9 @@ class Trainer:
             raise self.numeric_error(found, step=True)
         self._record_gradients()
         self.optimizer.step()
+        # finite gradients can overflow in the update: that ends the run before anything is saved
+        if not math.isfinite(np.add.reduce(self.network.data)) and (found := finite.state(self.network)):
+            raise self.numeric_error(f"after the update {found}", step=True)
         self.average.step(number + 1)
         p.step += 1
         p.seen += len(labels)
@@ -243,7 +245,8 @@ class Trainer:
         try:
             return experiment.evaluate(self.network, batches)[:2]
         except NumericError as error:
-            raise self.numeric_error(f"end of the epoch: {error}") from error
+            found = finite.state(self.network)
+            raise self.numeric_error(f"validation: {error}" + (f": {found}" if found else "")) from error
 
     def _is_best(self, row):
         """Higher validation accuracy wins, then lower loss; without validation images the last epoch wins."""
@@ -344,6 +347,12 @@ class Trainer:
     def _save_last(self):
         resume.save_last(self)
         self._saved_at = time.perf_counter()
+
+    def _take_snapshot(self, number):
+        if number in self._snapshots.steps:
+            if found := finite.state(self.network):
+                raise self.numeric_error(found)
+            self._snapshots.take(number, self.network, self.run.snapshots)
 
     def _stop_if_asked(self, interruption):
         """After a signal, or when nobody reads the output any more: save and raise Interrupted."""

@@ -1,9 +1,10 @@
 """Where compiled kernels are kept between runs, and how many had to be compiled in this one.
 
 Numba's own cache looks at the file of a function only and misses changes in what it calls. Here every kernel
-is filed under a hash of all sources of ``cnn.fast``, so that no stale machine code can ever run; what is
-compiled from other files is not kept at all. Each file begins with a checksum: one that is damaged counts as
-missing. The names of the data files are unique: processes that compile the same kernel at the same time (MPI
+is filed under a hash of all sources of ``cnn.fast`` and of the versions of Python, NumPy, Numba and llvmlite,
+so that no stale machine code can ever run; what is compiled from other files is not kept at all. Each file
+begins with a checksum: one that is damaged, or cannot be unpickled, counts as missing.
+The names of the data files are unique: processes that compile the same kernel at the same time (MPI
 ranks, test workers) never write one file, the worst they can do is compile twice. Compare Numba issues 4807
 and 10128.
 """
@@ -13,12 +14,14 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import time
 import uuid
 from pathlib import Path
 
 import llvmlite
 import numba
+import numpy as np
 from numba.core import config
 from numba.core.caching import (
     CompileResultCacheImpl,
@@ -45,8 +48,9 @@ def when_compiling(callback):
 
 
 def source_hash():
-    """Hash of all sources that compiled kernels depend on."""
-    digest = hashlib.sha256()
+    """Hash of all sources that compiled kernels depend on, and of the versions of what compiles them."""
+    versions = sys.version, np.__version__, numba.__version__, llvmlite.__version__
+    digest = hashlib.sha256("\0".join(versions).encode())
     for path in sorted(_WING.rglob("*.py")):
         digest.update(str(path.relative_to(_WING)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -119,12 +123,16 @@ def _sealed(payload):
     return hashlib.sha256(payload).digest() + payload
 
 
-def _unsealed(content):
-    """The payload of ``_sealed``; OSError when it is damaged."""
+def _unsealed(path):
+    """The object in a file that was written through ``_sealed``; OSError when there is none that is whole."""
+    content = Path(path).read_bytes()
     seal, payload = content[:32], content[32:]
     if hashlib.sha256(payload).digest() != seal:
-        raise OSError("damaged")
-    return payload
+        raise OSError(f"{path} is damaged")
+    try:
+        return pickle.loads(payload)
+    except Exception as error:  # whole, but of a library that is another one now
+        raise OSError(f"{path} cannot be unpickled") from error
 
 
 class _File(IndexDataCacheFile):
@@ -139,7 +147,7 @@ class _File(IndexDataCacheFile):
 
     def _load_index(self):
         try:
-            version, stamp, overloads = pickle.loads(_unsealed(Path(self._index_path).read_bytes()))
+            version, stamp, overloads = _unsealed(self._index_path)
         except OSError:
             return {}
         return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
@@ -150,7 +158,7 @@ class _File(IndexDataCacheFile):
             file.write(_sealed(payload))
 
     def _load_data(self, name):  # the caller takes an OSError as: not there
-        return pickle.loads(_unsealed(Path(self._data_path(name)).read_bytes()))
+        return _unsealed(self._data_path(name))
 
     def _save_data(self, name, data):
         with self._open_for_write(self._data_path(name)) as file:
