@@ -147,6 +147,8 @@ def test_sizes_are_compared_before_anything_is_allocated(place, capsys):
         ("layers", {}),
         ("layers", [[]]),
         ("layers", [{"type": "Sequential", "layers": 3}]),
+        ("layers", [{"type": "antigravity:Layer"}]),
+        ("layers", [{"type": "../.."}]),
         ("layers", [{"block": "a", "repeat": 10**9}]),
         ("epoch", "3"),
         ("epoch", -1),
@@ -183,6 +185,26 @@ def test_a_hostile_progress_record_is_refused_in_one_line(place, capsys, record)
         record = {**meta["progress"], **record}
     change("run/last.safetensors", lambda _: None, progress=record)
     refused(capsys, CHECKPOINT, "run/last.safetensors: ", *resume())
+
+
+@pytest.mark.parametrize("where", [("model", "layers"), ("data", "augment")])
+@pytest.mark.parametrize("name", ["antigravity:Layer", "a.b", "../..", ":", "."])
+def test_a_strangers_config_imports_nothing(place, capsys, where, name):
+    _, meta = checkpoint.load("run/last.safetensors")
+    meta["config"][where[0]][where[1]][0] = {"type": name}
+    for file in ("best", "last"):
+        change(f"run/{file}.safetensors", lambda _: None, config=meta["config"])
+    for argv in (("evaluate", "run"), ("predict", "run", "images/test/row/00.png"), resume()):
+        refused(capsys, CHECKPOINT, f'{".".join(where)}[0].type: found "{name}"', *argv)
+    assert "antigravity" not in sys.modules
+
+
+def test_a_hostile_snapshot_is_refused_in_one_line(place, capsys):
+    snapshot = max(Path("run/snapshots").iterdir())
+    for meta in ({}, {"step": "1"}, {"step": -1}, {"step": 1, "more": 2}):
+        checkpoint.save(snapshot, checkpoint.load(snapshot)[0], meta)
+        argv = ("explain", "run", "--image", "0", "--history")
+        refused(capsys, CHECKPOINT, f"{snapshot}: the header: ", *argv)
 
 
 def test_a_billion_layers_are_refused_at_once(place, capsys):
@@ -276,6 +298,28 @@ def test_the_weights_never_take_a_gradient_that_is_not_finite(place, value, numb
         trainer.fit()
     np.testing.assert_array_equal(trainer.network.data, calls[-1])
     assert all(np.isfinite(a).all() for a in checkpoint.load(trainer.run.last)[0].values())
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_an_update_that_overflows_ends_the_run_in_its_step(place, backend):
+    (place / "nan").mkdir()
+    sets = [f"train.backend={backend}", "train.snapshots=9"]
+    trainer = Trainer(load_config("tiny.toml", sets), run_folder.RunFolder(place / "nan"))
+    trainer.schedule = lambda number: 1e3 if number == 4 else 0.1
+    backward = trainer.network.backward
+
+    def enormous(dy, **options):
+        backward(dy, **options)
+        if trainer.optimizer.lr > 1:
+            trainer.network.grad[:] = 3e38
+
+    trainer.network.backward = enormous
+    trainer._warm_up = lambda: None
+    with pytest.raises(NumericError, match=r"epoch 2, step 2 of 3: after the update \d\.\w+ holds (NaN|Inf)"):
+        trainer.fit()
+    files = list(trainer.run.path.rglob("*.safetensors"))
+    assert len(files) > 3
+    assert all(np.isfinite(a).all() for path in files for a in checkpoint.load(path)[0].values())
 
 
 @pytest.mark.parametrize("lr", ["1e37", "1e39"])

@@ -66,7 +66,7 @@ def check_split(part, images, config, meta, trained):
     from cnn.errors import DataError
     from cnn.training import checkpoint
 
-    began = resolve(meta["config"], checkpoint.find(trained))
+    began = resolve(meta["config"], checkpoint.find(trained), foreign=True)
     drawn = [(c.seed, c.data.validation) for c in (config, began)]
     digest = (meta.get("data") or {}).get("train")
     if digest != images.dataset.digests["train"] or drawn[0] != drawn[1]:

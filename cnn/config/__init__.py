@@ -3,6 +3,7 @@
 from cnn.config.load import (
     bundled_config,
     load_config,
+    naming_file,
     parse_document,
     resolve,
     to_toml,
@@ -18,6 +19,7 @@ __all__ = [
     "expand_blocks",
     "json_schema",
     "load_config",
+    "naming_file",
     "parse_document",
     "resolve",
     "to_toml",

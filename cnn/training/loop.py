@@ -28,7 +28,7 @@ from cnn.backend import (
     use_backend,
     when_compiling,
 )
-from cnn.config import to_toml
+from cnn.config import naming_file, to_toml
 from cnn.errors import ConfigError, NumericError
 from cnn.files import write_atomically
 from cnn.report import gradients
@@ -64,7 +64,8 @@ class Trainer:
         self.batches = experiment.training_batches(config, self.images)
         self.network = experiment.build_network(config, self.batches.image_shape, len(self.images.classes))
         if config.tta is not None:
-            check_reach(config.tta.translate, *self.batches.image_shape[1:])
+            with naming_file(config, "tta.translate"):
+                check_reach(config.tta.translate, *self.batches.image_shape[1:])
         experiment.whiten_network(config, self.network, self.images)
         self.groups = experiment.build_groups(config, self.network)
         self.loss = experiment.build_loss(config, len(self.images.classes))

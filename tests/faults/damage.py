@@ -50,10 +50,16 @@ def _checkpoints(rng, kind, spoil):
 
 def _refused(path, whole, spoilt, argv):
     """The command must refuse the file with exit 4 and change nothing."""
+    unread = argv[0] == "evaluate" and path.name == "last.safetensors"  # the optimizer's part
+    expected = command(*argv).out if unread else None
     path.write_bytes(spoilt)
     before = contents(_RUN)
     try:
-        answer = command(*argv).checked({4})
+        answer = command(*argv).checked({0, 4} if unread else {4})
+        if answer.code == 0:
+            if answer.out != expected:
+                raise Fault(f"WRONG, without a word: {answer.out}")
+            return HARMLESS
         if path.name not in answer.err:
             raise Fault(f"does not name {path.name}: {answer.err}")
         if contents(_RUN) != before:

@@ -13,7 +13,9 @@ from faults.trial import HARMLESS, NOTICED, Fault, Trial, child, shell
 def two(rng):
     """Start two of the same kind at the same moment, or a moment apart."""
     place.write(train=30)
-    place.trained("begun", epochs=1)
+    begun = place.trained("begun", epochs=1)
+    shutil.copytree(begun, "longer")
+    child(*_longer("longer")).wait(60).checked({0})
     place.trained("whole", epochs=4)
     number = 0
     while True:
@@ -37,16 +39,19 @@ def _both(first, second, wait, codes, seconds=60):
     return sorted(answer.code for answer in answers)
 
 
-def _resumes(wait, second=()):
+def _longer(run):
+    return "train", "--resume", "--run", run, "--set", "train.epochs=4"
+
+
+def _resumes(wait):
     shutil.rmtree("run", ignore_errors=True)
     shutil.copytree("begun", "run")
-    argv = ("train", "--resume", "--run", "run", "--set", "train.epochs=4")
-    codes = _both(argv, (*argv, *second), wait, {0, 2})
+    codes = _both(_longer("run"), _longer("run"), wait, {0, 2})
     rows = [row["epoch"] for row in csv.DictReader(Path("run/metrics.csv").read_text().splitlines())]
     logged = Path("run/log.txt").read_text().count(" epoch 3/4 ")
     if rows != ["1", "2", "3", "4"] or logged != 1:
         raise Fault(f"both trained: epochs {rows}, the third logged {logged} times")
-    _same_run(Path("whole"), Path("run"))
+    _same_run(Path("longer"), Path("run"))
     return NOTICED if codes == [0, 2] else HARMLESS
 
 
