@@ -21,6 +21,12 @@ class ArgumentError(ConfigError, TypeError):
     """A constructor received an argument that it does not take."""
 
 
+class UnknownName(ConfigError, KeyError):
+    """A network has no layer or parameter of this name."""
+
+    __str__ = Exception.__str__  # KeyError's shows the repr
+
+
 class ShapeError(ConfigError):
     """A layer received an array or an input shape that it cannot take."""
 

@@ -1,9 +1,10 @@
-"""Where bytes go out: files written whole or not at all, one writer a folder, the user's cache folder."""
+"""Files: written whole or not at all, one writer a folder, the user's cache, and what comes with cnn."""
 
 import os
 import re
 import sys
 from contextlib import contextmanager, suppress
+from importlib import resources
 from pathlib import Path
 
 from cnn.errors import CheckpointError, ConfigError
@@ -146,6 +147,20 @@ def _same_file(descriptor, path):
     except FileNotFoundError:
         return False
     return os.path.samestat(os.fstat(descriptor), there)
+
+
+def shipped(name):
+    """Return the path of a file that comes with cnn: "configs/sample.toml", "data/sample_digits.npz".
+
+    A wheel carries both folders inside of the package, in cnn/shipped; in a checkout they lie beside it.
+    Raises ConfigError where the file is in neither place.
+    """
+    package = Path(str(resources.files("cnn")))
+    places = [package / "shipped" / name, package.parent / name]
+    for path in places:
+        if path.is_file():
+            return path
+    raise ConfigError(f"{places[0]}: expected a file that comes with cnn, found none; reinstall cnn")
 
 
 def user_path(path):

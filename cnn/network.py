@@ -1,12 +1,13 @@
 """A network: a list of layers, walked forwards and backwards, with all parameters in one buffer."""
 
 import importlib
+from html import escape
 
 import numpy as np
 
 from cnn import backend
 from cnn.backend import current_backend
-from cnn.errors import CheckpointError, ConfigError, ShapeError, did_you_mean
+from cnn.errors import CheckpointError, ConfigError, ShapeError, UnknownName, did_you_mean
 from cnn.layers import Layer, Sequential, flatten
 from cnn.layers.watch import Watch
 from cnn.pixels import Pixels
@@ -41,10 +42,49 @@ class Network:
         """Return the built network of an ONNX file; see ``cnn.interop.onnx_read.read_onnx``."""
         return importlib.import_module("cnn.interop.onnx_read").read_onnx(file)[0]
 
+    @classmethod
+    def load(cls, file):
+        """Return the built network of a file of ``save``, of a checkpoint or of a run folder.
+
+        Raises CheckpointError when it cannot be read; nothing in it is run.
+        """
+        return importlib.import_module("cnn.training.checkpoint").load_network(file)[0]
+
+    def save(self, file, classes=None):
+        """Write layers, parameters and buffers of a built network to a safetensors file, whole or not at all.
+
+        ``classes`` may name what the outputs stand for. ``Network.load`` and ``cnn.load`` read the file.
+        Raises ConfigError for a layer whose arguments no file can hold, CheckpointError when the file cannot
+        be written.
+        """
+        importlib.import_module("cnn.training.checkpoint").save_network(file, self, classes)
+
     @property
     def layers(self):
         """The layers, as they were written."""
         return self.body.layers
+
+    def __len__(self):
+        return len(self.layers)
+
+    def __iter__(self):
+        return iter(self.layers)
+
+    def __getitem__(self, name):
+        """Return the layer of a name or a number, "3.body.0" or 3, or the Parameter of one, "3.weight".
+
+        Raises UnknownName, a KeyError, for another name, IndexError for another number.
+        """
+        if isinstance(name, (int, np.integer)):
+            return self.layers[name]
+        layers = dict(self.walk())
+        if name in layers:
+            return layers[name]
+        parameters = dict(self.named_parameters())
+        if name in parameters:
+            return parameters[name]
+        hint = did_you_mean(name, [*parameters, *layers]) or f" There are {', '.join(layers)[:200]}."
+        raise UnknownName(f'the network has no layer or parameter "{name}".{hint}')
 
     @property
     def input_shape(self):
@@ -119,6 +159,12 @@ class Network:
         """Return all parameters, in the order of the layers."""
         return self.body.parameters()
 
+    def named_parameters(self):
+        """Iterate over (name, Parameter), the name like "0.weight", in the order of ``parameters()``."""
+        for place, layer in self.walk():
+            if not layer.children():
+                yield from ((f"{place}.{p.name}", p) for p in layer.parameters())
+
     @property
     def data(self):
         """All parameters as one array: what ``parameters()`` returns are views of it."""
@@ -176,6 +222,9 @@ class Network:
         if not self.body.built:
             raise RuntimeError("Network: summary needs build(input_shape) first")
         return summarize(self, batch_size)
+
+    def _repr_html_(self):
+        return self.summary()._repr_html_() if self.body.built else f"<pre>{escape(repr(self))}</pre>"
 
     def __repr__(self):
         return f"Network([{self.body._describe()}])"

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from html import escape
 
 from cnn import backend
 from cnn.layers import Sequential
+from cnn.notebook import html_table
 
 PROGRAM = 160 << 20  # bytes, measured: LeNet-5, whose own arrays are small, on Linux with CPython 3.11
 
@@ -114,8 +116,27 @@ class Summary:
         """Bytes of all outputs of the batch, which training keeps for backward."""
         return sum(row.activation_bytes for row in self.rows)
 
+    _HEADER = ("layer", "type", "output", "parameters", "MACs", "activations")
+
+    def _repr_html_(self):
+        title, body, total = self._table()
+        return html_table(self._HEADER, [*body, total], title) + f"<p>{escape(str(self.memory))}</p>"
+
     def __str__(self):
-        header = ("layer", "type", "output", "parameters", "MACs", "activations")
+        title, body, total = self._table()
+        header = self._HEADER
+        widths = [max(len(line[i]) for line in (header, *body, total)) for i in range(len(header))]
+
+        def line(cells):
+            left = [cell.ljust(width) for cell, width in zip(cells[:3], widths[:3], strict=True)]
+            right = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
+            return "  ".join(left + right).rstrip()
+
+        rule = "-" * len(line(header))
+        return "\n".join([title, line(header), rule, *map(line, body), rule, line(total), str(self.memory)])
+
+    def _table(self):
+        """Return (title, rows, last row), all cells as text."""
         body = [
             (
                 row.name,
@@ -128,16 +149,8 @@ class Summary:
             for row in self.rows
         ]
         total = ("total", "", "", _parameters(self), f"{self.macs:,}", _bytes(self.activation_bytes))
-        widths = [max(len(line[i]) for line in (header, *body, total)) for i in range(len(header))]
-
-        def line(cells):
-            left = [cell.ljust(width) for cell, width in zip(cells[:3], widths[:3], strict=True)]
-            right = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
-            return "  ".join(left + right).rstrip()
-
-        rule = "-" * len(line(header))
         title = f"input {' x '.join(map(str, self.input_shape))}, batch of {self.batch_size}"
-        return "\n".join([title, line(header), rule, *map(line, body), rule, line(total), str(self.memory)])
+        return title, body, total
 
 
 def _parameters(row):

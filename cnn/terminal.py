@@ -62,11 +62,24 @@ def say(text="", end="\n", error=False):
 
 
 def bar(show=None, **options):
-    """Return a tqdm bar on stderr; ``show=None`` shows it on a terminal only."""
+    """Return a tqdm bar on stderr; ``show=None`` shows it on a terminal, and in a notebook as its own."""
+    if show is not False and in_notebook():
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where the notebook has no widgets, tqdm.auto writes text
+            from tqdm.auto import tqdm
+        return tqdm(**options)
     from tqdm import tqdm
 
     show = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty() if show is None else show
     return tqdm(disable=not show, file=_Tolerant(), **options)
+
+
+def in_notebook():
+    """Whether this runs in a Jupyter kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 @contextmanager

@@ -34,6 +34,27 @@ class Concat(nn.Module):
         return torch.cat([branch(x) for branch in self.branches], 1)
 
 
+class Graph(nn.Module):
+    """Paths that each take the joined results of any before them."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.paths = nn.ModuleList(map(_sequential, layer.paths))
+        self.inputs, self.joins = layer.inputs, layer.joins
+
+    def forward(self, x):
+        values = [x]
+        for path, read, join in zip(self.paths, self.inputs, self.joins, strict=True):
+            parts = [values[i] for i in read]
+            if join == "concat":
+                parts = [torch.cat(parts, 1)]
+            while len(parts) > 1:
+                second = parts.pop(1)
+                parts[0] = parts[0] * second if join == "mul" else parts[0] + second
+            values.append(path(parts[0]))
+        return values[-1]
+
+
 class Global(nn.Module):
     """The mean or the maximum of each plane: (N, C, H, W) becomes (N, C)."""
 
@@ -43,6 +64,13 @@ class Global(nn.Module):
 
     def forward(self, x):
         return self.reduce(x, (2, 3))
+
+
+class Hardsigmoid(nn.Module):
+    """y = min(max(x/6 + 1/2, 0), 1); nn.Hardsigmoid rounds the 1/6 of its gradient to float32, always."""
+
+    def forward(self, x):
+        return F.relu6(x + 3) / 6
 
 
 class Scale(nn.Module):
@@ -140,9 +168,16 @@ _MAKE = {
     "LayerNorm": _layer_norm,
     "Upsample": lambda layer: nn.Upsample(scale_factor=layer.scale_factor),
     "ZeroPad2d": lambda layer: nn.ZeroPad2d((*layer.padding[1], *layer.padding[0])),
+    "ReLU6": lambda layer: nn.ReLU6(),
+    "Hardtanh": lambda layer: nn.Hardtanh(layer.min_val, layer.max_val),
+    "Hardsigmoid": lambda layer: Hardsigmoid(),
+    "Hardswish": lambda layer: nn.Hardswish(),
+    "LogSoftmax": lambda layer: nn.LogSoftmax(1),
+    "LocalResponseNorm": lambda layer: nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k),
     "Sequential": _sequential,
     "Residual": lambda layer: Residual(_sequential(layer.body), _sequential(layer.shortcut)),
     "Concat": lambda layer: Concat(map(_sequential, layer.branches)),
+    "Graph": Graph,
 }
 
 

@@ -1,6 +1,7 @@
 """Fixtures of the whole suite, and the seed of the random geometries in the header of every run."""
 
 import helpers
+import helpers_explain
 import numpy as np
 import pytest
 
@@ -22,3 +23,25 @@ def backend(request):
 def rng():
     """A generator with a fixed seed, for tests that need any numbers rather than new ones."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser without a network."""
+    yield from helpers_explain.launch()
+
+
+@pytest.fixture
+def read(browser):
+    """Open pages; at the end, nothing may have been requested or complained about."""
+    readers = []
+
+    def opened(file, *args, **kwargs):
+        readers.append(helpers_explain.Reader(browser, file, *args, **kwargs))
+        return readers[-1]
+
+    yield opened
+    for reader in readers:
+        assert not reader.complaints
+        assert len(reader.outside()) == 1  # the page itself
+        reader.close()

@@ -1,6 +1,10 @@
 """A network with every kind of layer, its numbers by another route, and a browser to read the page in."""
 
+import base64
+import json
+import re
 import shutil
+import zlib
 from importlib import resources
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import pytest
 import cnn
 from cnn import layers
 from cnn.explain import build_page, collect
+from cnn.reference import multiply_backward
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
 SHAPE = (2, 12, 12)
@@ -34,6 +39,16 @@ def everything():
                 [layers.AvgPool2d(3, stride=1, padding=1), layers.Conv2d(3, 1), layers.Sigmoid()],
                 [],
             ]
+        ),
+        layers.Graph(
+            [
+                [layers.Conv2d(5, 1), layers.Hardswish()],
+                [layers.AvgPool2d(6), layers.Conv2d(5, 1), layers.Hardsigmoid()],
+                [layers.ReLU6()],
+                [layers.Hardtanh(-0.5, 0.75)],
+            ],
+            [(0,), (1,), (1, 2), (3, 1)],
+            ["", "", "mul", "add"],
         ),
         layers.ConvTranspose2d(4, 3, stride=2, padding=1),
         layers.GELU(),
@@ -116,6 +131,10 @@ def expected_numbers(nodes):
             elif node.kind == "Add":
                 found[node.id, "y"] = sum(xs)[0]
                 dxs = [node.stored["dy"].astype(np.float64)[None]] * len(xs)
+            elif node.kind == "Mul":
+                found[node.id, "y"] = (xs[0] * xs[1])[0]
+                dy = node.stored["dy"].astype(np.float64)[None]
+                dxs = [multiply_backward(dy, xs[1 - k], xs[k].shape) for k in range(2)]
             elif node.kind == "Concat":
                 found[node.id, "y"] = np.concatenate(xs, axis=1)[0]
                 cuts = np.cumsum([x.shape[1] for x in xs])[:-1]
@@ -151,6 +170,17 @@ def some_cells(expected, count, rng):
             float(values.flat[index]),
             float(np.abs(values).max()),
         )
+
+
+def lines_of(page):
+    """Return the page's text before its data, the lines of the data, and the text after them."""
+    return re.fullmatch(r'(.*id="data">\n)([^<]+)(\n</script>.*)', page, re.S).groups()
+
+
+def manifest(page):
+    """Return the manifest of a page: its text, or the file it is in."""
+    line = lines_of(page if isinstance(page, str) else page.read_text(encoding="utf-8"))[1].split("\n")[0]
+    return json.loads(zlib.decompress(base64.b64decode(line)))
 
 
 # -- the browser -----------------------------------------------------------------------------------

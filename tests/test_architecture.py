@@ -37,7 +37,12 @@ FLOORS = {
     "training": 13,
     "explain": 14,
     "doctor": 15,
+    "course": 15,
     "interop": 14,
+    "inference": 15,
+    "model": 15,
+    "classifier": 16,
+    "notebook": 0,
     "commands": 16,
     "cli": 17,
     "__main__": 18,
@@ -49,9 +54,10 @@ RESTRICTED = {
     "torchvision": ("data",),
     "matplotlib": ("training",),
     "pydantic": ("config", "training"),
-    "PIL": ("data", "explain", "report"),
+    "PIL": ("data", "explain", "model", "report"),
     "scipy": (),
     "numba": ("fast", "backend"),
+    "pyarrow": ("inference",),
 }
 
 

@@ -353,7 +353,7 @@ def test_a_class_that_only_the_test_images_have(capsys, place):
     refused(capsys, place, DATA, "test/void", "train", "tiny.toml")
 
 
-@pytest.mark.parametrize("image", ["nothing.png", "tiny.toml", "images"])
+@pytest.mark.parametrize("image", ["nothing.png", "tiny.toml", "no*.png"])
 def test_predicting_what_is_no_image(capsys, place, image):
     refused(capsys, place, DATA, f"{image}: expected an image", "predict", "runs/tiny", image)
 

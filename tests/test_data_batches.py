@@ -364,7 +364,8 @@ def _turns_during(call):
         ({"seed": -1}, ConfigError, "seed: expected an integer >= 0, found -1"),
         ({"seed": 0.5}, ConfigError, "seed"),
         ({"augment": (RandomCrop(20),)}, ConfigError, "larger than the padded image"),
-        ({"images": np.zeros((53, 3, 8, 7))}, DataError, "expected uint8 images .*found float64"),
+        ({"images": np.zeros((53, 3, 8, 7), int)}, DataError, "expected uint8 images .*found int64"),
+        ({"images": np.zeros((53, 3, 8, 7)), "augment": (RandomCrop(4),)}, ConfigError, "found float64"),
         ({"images": np.zeros((53, 8, 7), np.uint8)}, DataError, "expected uint8 images"),
         ({"images": np.zeros((0, 3, 8, 7), np.uint8), "labels": []}, DataError, "N >= 1"),
         ({"labels": np.zeros(52, int)}, DataError, r"expected 53 labels, found shape \(52,\)"),
@@ -447,3 +448,19 @@ for x, y in batches:
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=100, check=False)
     assert process.returncode == code
+
+
+@pytest.mark.parametrize("shape", [(20, 3), (20, 3, 5, 4)])
+def test_floats_are_standardised_as_they_are(rng, shape):
+    numbers = rng.normal(5, 3, shape)
+    numbers[:, 1] = 0.1  # a constant
+    mean, std = normalization(numbers)
+    batches = Batches(numbers, np.arange(20), 8, mean, std, dtype=np.float64)
+    x = np.concatenate([x for x, _ in batches.epoch(0)])
+    axes = (0, *range(2, len(shape)))
+    np.testing.assert_allclose(x.mean(axis=axes), 0, atol=1e-12)
+    np.testing.assert_allclose(x.std(axis=axes), [1, 0, 1], atol=1e-12)
+    shuffled = Batches(numbers, np.arange(20), 8, mean, std, shuffle=True, dtype=np.float64)
+    for epoch in (0, 1):
+        for got, labels in shuffled.epoch(epoch, as_pixels=True, prefetch=True):
+            np.testing.assert_array_equal(got, x[labels])

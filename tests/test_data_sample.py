@@ -2,12 +2,11 @@
 
 import hashlib
 import shutil
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cnn import files
 from cnn.data import load_dataset, sample
 from cnn.errors import DataError
 
@@ -38,19 +37,14 @@ def test_the_sample_works_from_any_folder(tmp_path, monkeypatch):
 
 
 def test_the_sample_is_found_where_a_wheel_puts_it(tmp_path, monkeypatch):
-    shutil.copy(sample.sample_path(), tmp_path / sample.FILE_NAME)
-
-    class File(type(Path())):
-        def locate(self):
-            return tmp_path / self.name
-
-    installation = types.SimpleNamespace(files=[File("cnn/cli.py"), File(f"share/cnn/{sample.FILE_NAME}")])
-    monkeypatch.setattr(sample, "__file__", str(tmp_path / "lib" / "cnn" / "data" / "sample.py"))
-    monkeypatch.setattr(sample.importlib.metadata, "distributions", lambda name: [installation])
-    assert sample.sample_path() == (tmp_path / sample.FILE_NAME).resolve()
+    wheel = tmp_path / "cnn" / "shipped" / "data"
+    wheel.mkdir(parents=True)
+    shutil.copy(sample.sample_path(), wheel)
+    monkeypatch.setattr(files.resources, "files", lambda package: tmp_path / package)
+    assert sample.sample_path() == wheel / sample.FILE_NAME
     assert len(load_dataset("sample").test) == 1000
-    monkeypatch.setattr(sample.importlib.metadata, "distributions", lambda name: [])
-    with pytest.raises(DataError, match=r"sample_digits.npz is missing.*reinstall"):
+    (wheel / sample.FILE_NAME).unlink()
+    with pytest.raises(DataError, match=r"sample_digits.npz: expected a file .* found none; reinstall cnn"):
         load_dataset("sample")
 
 

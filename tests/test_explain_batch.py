@@ -36,11 +36,6 @@ def make_nodes(training=True, backend="reference"):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    yield from h.launch()
-
-
-@pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("batch") / "page.html"
     labels = [int(label) for label in make_batch()[1]]

@@ -2,11 +2,11 @@
 
 import base64
 import json
-import re
 import threading
 import urllib.error
 import urllib.request
 
+import helpers_explain as h
 import pytest
 import tiny
 from PIL import Image
@@ -24,17 +24,12 @@ def trained(tmp_path_factory):
     return root / "run"
 
 
-def manifest(path):
-    text = path.read_text(encoding="utf-8")
-    return json.loads(re.search(r'id="manifest">(.*?)</script>', text, re.S).group(1))
-
-
 def test_an_image_of_the_test_split_becomes_a_page(trained, tmp_path, capsys):
     out = tmp_path / "page.html"
     code, printed, _ = tiny.run(capsys, "explain", trained, "--image", 12, "--out", out)
     assert code == 0
     assert str(out) in printed
-    page = manifest(out)
+    page = h.manifest(out)
     assert page["title"] == "tiny"
     assert page["classes"] == ["column", "corner", "row"]
     assert page["about"]["label"] == 1  # ten of each class, in order
@@ -58,7 +53,7 @@ def test_the_page_shows_what_predict_says(trained, tmp_path, capsys):
 def test_targets_are_one_hot_whatever_the_run_smoothed(trained, tmp_path, capsys):
     out = tmp_path / "page.html"
     assert tiny.run(capsys, "explain", trained, "--image", 0, "--out", out)[0] == 0
-    about = manifest(out)["about"]
+    about = h.manifest(out)["about"]
     assert about["smoothing"] == 0.05  # a switch on the page
     assert about["known"] is True
     assert about["training"] is False
@@ -67,7 +62,7 @@ def test_targets_are_one_hot_whatever_the_run_smoothed(trained, tmp_path, capsys
 def test_a_page_brings_training_images_of_every_class_along(trained, tmp_path, capsys):
     out = tmp_path / "page.html"
     assert tiny.run(capsys, "explain", trained, "--image", 0, "--out", out)[0] == 0
-    samples = manifest(out)["samples"]
+    samples = h.manifest(out)["samples"]
     assert len(base64.b64decode(samples["pixels"])) == len(samples["labels"]) * 64
     assert sorted(set(samples["labels"][:3])) == [0, 1, 2]
 
@@ -82,8 +77,8 @@ def test_a_picture_unlike_the_training_images_is_said_to_be_so(trained, tmp_path
     assert code == 0
     assert f"{tmp_path / 'white.png'}: is almost of one colour" in errors
     if command == "explain":
-        assert manifest(tmp_path / "page.html")["about"]["remarks"] == ["blank"]
-        assert manifest(tmp_path / "page.html")["about"]["known"] is False
+        assert h.manifest(tmp_path / "page.html")["about"]["remarks"] == ["blank"]
+        assert h.manifest(tmp_path / "page.html")["about"]["known"] is False
 
 
 def test_invert_and_center_are_for_files(trained, capsys):
@@ -96,14 +91,14 @@ def test_invert_and_center_are_for_files(trained, capsys):
 def test_a_label_is_a_name_or_a_number(trained, tmp_path, capsys, label):
     out = tmp_path / "page.html"
     assert tiny.run(capsys, "explain", trained, "--image", 0, "--label", label, "--out", out)[0] == 0
-    assert manifest(out)["about"]["label"] == 2
+    assert h.manifest(out)["about"]["label"] == 2
 
 
 def test_a_file_of_another_size_and_mode_is_brought_to_the_network_s(trained, tmp_path, capsys):
     Image.new("RGB", (31, 20), (200, 30, 90)).save(tmp_path / "photo.png")
     out = tmp_path / "page.html"
     assert tiny.run(capsys, "explain", trained, "--image", tmp_path / "photo.png", "--out", out)[0] == 0
-    assert manifest(out)["nodes"][0]["shape"] == [1, 8, 8]
+    assert h.manifest(out)["nodes"][0]["shape"] == [1, 8, 8]
 
 
 @pytest.mark.parametrize(

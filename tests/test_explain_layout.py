@@ -9,11 +9,6 @@ from cnn import layers
 
 
 @pytest.fixture(scope="module")
-def browser():
-    yield from h.launch()
-
-
-@pytest.fixture(scope="module")
 def file(tmp_path_factory):
     return small.write_page(tmp_path_factory.mktemp("layout") / "page.html")
 

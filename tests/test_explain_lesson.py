@@ -5,11 +5,6 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def browser():
-    yield from h.launch()
-
-
-@pytest.fixture(scope="module")
 def nodes():
     return h.make_nodes()
 
@@ -19,22 +14,6 @@ def file(nodes, tmp_path_factory):
     path = tmp_path_factory.mktemp("explain") / "page.html"
     path.write_text(h.make_page(nodes), encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def read(browser):
-    """Open pages; at the end, nothing may have been requested or complained about."""
-    readers = []
-
-    def opened(file, *args, **kwargs):
-        readers.append(h.Reader(browser, file, *args, **kwargs))
-        return readers[-1]
-
-    yield opened
-    for reader in readers:
-        assert not reader.complaints
-        assert len(reader.outside()) == 1  # the page itself
-        reader.close()
 
 
 @pytest.mark.parametrize(("picture", "products", "total"), [("dx", 18, 14), ("dweight", 9, 12)])

@@ -15,11 +15,6 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").s
 
 
 @pytest.fixture(scope="module")
-def browser():
-    yield from h.launch()
-
-
-@pytest.fixture(scope="module")
 def file(tmp_path_factory):
     network = cnn.Network(
         [layers.Conv2d(4, 3, bias=False), layers.BatchNorm2d(), layers.ReLU(), layers.MaxPool2d(2),

@@ -11,27 +11,6 @@ from cnn.explain.page import texts
 
 
 @pytest.fixture(scope="module")
-def browser():
-    yield from h.launch()
-
-
-@pytest.fixture
-def read(browser):
-    """Open pages; at the end, nothing may have been requested or complained about."""
-    readers = []
-
-    def opened(file, *args, **kwargs):
-        readers.append(h.Reader(browser, file, *args, **kwargs))
-        return readers[-1]
-
-    yield opened
-    for reader in readers:
-        assert not reader.complaints
-        assert len(reader.outside()) == 1
-        reader.close()
-
-
-@pytest.fixture(scope="module")
 def file(tmp_path_factory):
     return small.write_page(tmp_path_factory.mktemp("live") / "page.html")
 

@@ -23,7 +23,9 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 from random_networks import random_images, random_network
 
 #: Layers that have no rule yet: exporting them is refused by name.
-NOT_YET = {"ELU", "GroupNorm", "LayerNorm", "PReLU", "Softplus", "Upsample", "ZeroPad2d"}
+NOT_YET = {"ELU", "GroupNorm", "LayerNorm", "PReLU", "Softplus", "Upsample", "ZeroPad2d"} | {
+    "ReLU6", "Hardtanh", "Hardsigmoid", "Hardswish", "LogSoftmax", "LocalResponseNorm",
+}  # fmt: skip
 
 COMPILER = shutil.which("gcc") or shutil.which("cc")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
@@ -132,4 +134,4 @@ def test_any_class_name_and_card_is_valid_c(tmp_path, rng):
 
 
 def test_every_layer_has_c_code():
-    assert set(layer_types()) - {"Sequential", "Residual", "Concat"} - NOT_YET <= exported_kinds()
+    assert set(layer_types()) - {"Sequential", "Residual", "Concat", "Graph"} - NOT_YET <= exported_kinds()

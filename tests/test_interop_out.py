@@ -92,11 +92,23 @@ def test_the_written_module_says_the_same_of_random_networks(chunk):
         layers.Softplus(),
         layers.Upsample(scale_factor=(2, 3)),
         layers.ZeroPad2d((1, 0, 2, -1)),
+        layers.ReLU6(),
+        layers.Hardtanh(-0.5, 0.8),
+        layers.Hardtanh(-0.5, float("inf")),
+        layers.Hardsigmoid(),
+        layers.Hardswish(),
+        layers.LogSoftmax(),
+        layers.LocalResponseNorm(3, 0.5),
+        layers.Graph(
+            [[layers.Conv2d(4, 3, padding=1)], [layers.AvgPool2d((7, 6)), layers.Sigmoid()], [], [], []],
+            [(0,), (1,), (1, 2), (3, 0, 1), (4, 1, 4)],
+            ["", "", "mul", "add", "concat"],
+        ),
         layers.MaxPool2d(3, stride=2, padding=((1, 0), (0, 1)), ceil_mode=True),
         layers.MaxPool2d(2, stride=2, dilation=2),
         layers.Conv2d(3, kernel_size=3, stride=2, padding=((0, 1), (2, 1))),
     ],
-    ids=repr,
+    ids=lambda layer: repr(layer)[:40],
 )
 def test_single_layers_say_the_same_in_onnx_and_torch(layer, tmp_path, rng):
     torch = pytest.importorskip("torch")
@@ -236,6 +248,6 @@ def test_every_layer_has_a_rule_in_every_format():
     from cnn.interop.onnx_write import exported_kinds
     from cnn.interop.torch_write import _CALLS
 
-    containers = {"Sequential", "Residual", "Concat"}
+    containers = {"Sequential", "Residual", "Concat", "Graph"}
     assert set(layer_types()) - containers <= exported_kinds()
     assert set(layer_types()) <= set(_CALLS)

@@ -1,5 +1,6 @@
 """Compiled kernels are kept: what one process compiled, the next one only loads."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -130,7 +131,12 @@ def replaced(content):
     return b"something else altogether, longer than a checksum"
 
 
-@pytest.mark.parametrize("damage", [emptied, halved, flipped, replaced])
+def of_another_numba(content):
+    payload = b"cnumba.core.types.gone\nInteger\n."  # a pickle that names a module which is not here
+    return hashlib.sha256(payload).digest() + payload
+
+
+@pytest.mark.parametrize("damage", [emptied, halved, flipped, replaced, of_another_numba])
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 def test_a_damaged_cache_is_compiled_again_without_a_word(tmp_path, suffix, damage):
     small(tmp_path, NUMBA_CACHE_DIR=str(tmp_path))
@@ -206,6 +212,13 @@ def test_a_changed_kernel_is_compiled_anew(tmp_path):
         text.replace("v.load(x, i) + v.load(y, i)", "v.load(x, i) - v.load(y, i)"), encoding="utf-8"
     )
     assert small(tmp_path, path=tmp_path, NUMBA_CACHE_DIR=str(tmp_path))["y"] == [[0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("module", [cache.numba, cache.llvmlite])
+def test_another_numba_has_a_folder_of_its_own(module, monkeypatch):
+    assert cache.source_hash() == cache.SOURCE_HASH
+    monkeypatch.setattr(module, "__version__", "0.1")
+    assert cache.source_hash() != cache.SOURCE_HASH
 
 
 def test_a_folder_that_cannot_be_written_compiles_and_says_so(tmp_path):

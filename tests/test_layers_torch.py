@@ -10,13 +10,22 @@ from cnn.layers import (
     AvgPool2d,
     Conv2d,
     Flatten,
+    Graph,
     GroupNorm,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
     LayerNorm,
     Linear,
+    LocalResponseNorm,
+    LogSoftmax,
     MaxPool2d,
     PReLU,
     ReLU,
+    ReLU6,
+    Sigmoid,
     Softplus,
+    Tanh,
     Upsample,
     ZeroPad2d,
 )
@@ -28,6 +37,27 @@ nn = torch.nn
 def padded(sides, module, value=0.0):
     """Return a module behind asymmetric padding (left, right, top, bottom)."""
     return nn.Sequential(nn.ConstantPad2d(sides, value), module)
+
+
+class ThreeLines(nn.Module):
+    """Hardsigmoid; nn.Hardsigmoid rounds the 1/6 of its gradient to float32, in float64 as well."""
+
+    def forward(self, x):
+        return nn.functional.relu6(x + 3) / 6
+
+
+class Gated(nn.Module):
+    """A convolution gated by its means (squeeze and excitation), added and joined in several ways."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x):
+        a = self.conv(x)
+        gated = a * torch.sigmoid(a.mean((2, 3), keepdim=True))
+        d = torch.tanh(x + gated + a)
+        return torch.cat([d, a, d], 1)
 
 
 #: name -> (ours, PyTorch's, input shape)
@@ -58,6 +88,36 @@ CASES = {
     ),
     "ZeroPad2d": (lambda: ZeroPad2d((1, 2, 0, 3)), lambda: nn.ZeroPad2d((1, 2, 0, 3)), (4, 5, 3)),
     "ZeroPad2d cuts": (lambda: ZeroPad2d(-1), lambda: nn.ZeroPad2d(-1), (4, 5, 3)),
+    "ReLU6": (ReLU6, nn.ReLU6, (3, 4, 5)),
+    "Hardtanh": (lambda: Hardtanh(-0.5, 0.8), lambda: nn.Hardtanh(-0.5, 0.8), (3, 4, 5)),
+    "Hardtanh of one side": (
+        lambda: Hardtanh(-0.5, float("inf")),
+        lambda: nn.Hardtanh(-0.5, float("inf")),
+        (9,),
+    ),
+    "Hardsigmoid": (Hardsigmoid, ThreeLines, (3, 4, 5)),
+    "Hardswish": (Hardswish, nn.Hardswish, (3, 4, 5)),
+    "LogSoftmax": (LogSoftmax, lambda: nn.LogSoftmax(1), (7,)),
+    "LogSoftmax of planes": (LogSoftmax, lambda: nn.LogSoftmax(1), (7, 3, 4)),
+    "LocalResponseNorm": (
+        lambda: LocalResponseNorm(5, 0.5),
+        lambda: nn.LocalResponseNorm(5, 0.5),
+        (7, 3, 4),
+    ),
+    "LocalResponseNorm even": (
+        lambda: LocalResponseNorm(4, 0.3, 0.6, 2.0),
+        lambda: nn.LocalResponseNorm(4, 0.3, 0.6, 2.0),
+        (7, 3, 4),
+    ),
+    "Graph": (
+        lambda: Graph(
+            [[Conv2d(3, 3, padding=1)], [AvgPool2d((4, 5)), Sigmoid()], [], [Tanh()], []],
+            [(0,), (1,), (1, 2), (0, 3, 1), (4, 1, 4)],
+            ["", "", "mul", "add", "concat"],
+        ),
+        lambda: Gated(nn.Conv2d(3, 3, 3, padding=1)),
+        (3, 4, 5),
+    ),
     "MaxPool2d dilated": (
         lambda: MaxPool2d(3, 2, 1, dilation=2, ceil_mode=True),
         lambda: nn.MaxPool2d(3, 2, 1, 2, ceil_mode=True),
@@ -105,7 +165,7 @@ def test_a_layer_computes_what_pytorchs_does(name, backend, rng):
         p.data = rng.standard_normal(p.shape)
         with torch.no_grad():
             q[...] = torch.tensor(p.data)
-    x = rng.standard_normal((3, *shape))
+    x = 4 * rng.standard_normal((3, *shape))
     t = torch.tensor(x, requires_grad=True)
     expected = twin(t)
     y = np.asarray(layer.forward(x, training=True))

@@ -3,9 +3,7 @@
 README, "A new layer", is this file.
 """
 
-import json
-import re
-
+import helpers_explain as h
 import numpy as np
 import pytest
 import tiny
@@ -169,7 +167,7 @@ def test_the_page_shows_it_as_values_only_and_says_so(trained, tmp_path, capsys)
     out = tmp_path / "page.html"
     code, _, error = tiny.run(capsys, "explain", trained[1], "--image", 3, "--out", out)
     assert code == 0, error
-    page = json.loads(re.search(r'id="manifest">(.*?)</script>', out.read_text("utf-8"), re.S)[1])
+    page = h.manifest(out)
     swirls = [node for node in page["nodes"] if node["kind"] == "Swirl"]
     assert len(swirls) == 2
     for node in swirls:

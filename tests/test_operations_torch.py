@@ -40,6 +40,8 @@ ACTIVATIONS = {
     ],
     "hardsigmoid": [((), F.hardsigmoid)],
     "hardswish": [((), F.hardswish)],
+    "relu6": [((), F.relu6)],
+    "hardtanh": [((-0.5, 0.8), lambda x: F.hardtanh(x, -0.5, 0.8))],
 }
 
 

@@ -177,3 +177,15 @@ def test_another_seed_gives_another_network(workplace, capsys, tmp_path):
     )
     a, b = (checkpoint.load(run / "best.safetensors")[0] for run in (workplace / "whole", tmp_path / "a"))
     assert not np.array_equal(a["network/0.weight"], b["network/0.weight"])
+
+
+def test_resume_with_another_model_names_the_layer_and_the_argument(workplace, capsys):
+    for override, line in {
+        "model.layers[0].out_channels=8": "model.layers[0].out_channels: found 8, expected 4",
+        "model.layers[5].p=0.2": "model.layers[5].p: found 0.2, expected 0.1",
+        "data.augment=[]": "data.augment, entries: found 0, expected 2",
+    }.items():
+        code, _, err = tiny.run(capsys, "train", "--resume", "--run", workplace / "whole", "--set", override)
+        assert code == 2
+        assert f"--resume: {line} as the run began" in err
+        assert len(err) < 200

@@ -279,7 +279,7 @@ def test_evaluate_writes_nothing_where_a_checkpoint_points(place, capsys):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("number", [0, -1])
 @pytest.mark.parametrize("backend", ["reference", "numba"])
-def test_the_weights_never_take_a_gradient_that_is_not_finite(place, value, number, backend):
+def test_the_weights_never_take_a_gradient_that_is_not_finite(place, monkeypatch, value, number, backend):
     (place / "nan").mkdir()
     trainer = Trainer(
         load_config("tiny.toml", [f"train.backend={backend}"]), run_folder.RunFolder(place / "nan")
@@ -292,7 +292,7 @@ def test_the_weights_never_take_a_gradient_that_is_not_finite(place, value, numb
         if len(calls) == 4:
             trainer.network.grad[number] = value
 
-    trainer._warm_up = lambda: None
+    monkeypatch.setattr("cnn.training.loop.warm_up", lambda trainer: None)
     trainer.network.backward = planted
     with pytest.raises(NumericError, match=r"epoch 2, step 1 of 3: the gradient of \d\.\w+ holds (NaN|Inf)"):
         trainer.fit()

@@ -128,10 +128,24 @@ EVERY_LAYER = [
     {"type": "Upsample", "scale_factor": 2},
     {"type": "Softplus"},
     {"type": "ZeroPad2d", "padding": [1, -1, 0, 1]},  # behind the pool: equal zeros would tie
+    {"type": "Hardswish"},
+    {"type": "LocalResponseNorm", "size": 3, "alpha": 0.2},
+    {"type": "Hardtanh", "min_val": -2.0, "max_val": 3.0},
     {"type": "AvgPool2d", "kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
     {
         "type": "Concat",
         "branches": [[conv(padding=1)], [], [{"type": "Sequential", "layers": [conv(padding=1)]}]],
+    },
+    {
+        "type": "Graph",
+        "paths": [
+            [conv(padding=1)],
+            [{"type": "AvgPool2d", "kernel_size": [11, 9]}, {"type": "Hardsigmoid"}],
+            [],
+            [],
+        ],
+        "inputs": [[0], [1], [1, 2], [3, 1, 0]],
+        "joins": ["", "", "mul", "concat"],
     },
     {"type": "Residual", "body": [{"type": "GELU"}], "shortcut": [{"type": "Sigmoid"}]},
     {"type": "MaxPool2d", "kernel_size": 2, "padding": 1},
@@ -159,7 +173,8 @@ def test_every_layer_has_a_twin(rows, precision):
 
 def test_every_layer_has_been_tried():
     named = {spec["type"] for spec in EVERY_LAYER} | {"Sequential", "ReLU", "Flatten", "BatchNorm2d"}
-    assert set(layer_types()) <= named | {"Softmax", "Sigmoid"} | {"GlobalAvgPool2d", "GlobalMaxPool2d"}
+    alike = {"Softmax", "LogSoftmax", "Sigmoid", "ReLU6", "Hardsigmoid"}
+    assert set(layer_types()) <= named | alike | {"GlobalAvgPool2d", "GlobalMaxPool2d"}
 
 
 @pytest.mark.parametrize("change", ["lr", "momentum"])

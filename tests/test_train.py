@@ -17,6 +17,7 @@ from cnn.data import Batches
 from cnn.errors import NumericError
 from cnn.training import checkpoint, experiment, run_folder
 from cnn.training.loop import Trainer
+from cnn.training.warm_up import warm_up
 
 COLUMNS = "epoch,step,lr,train_loss,train_accuracy,val_loss,val_accuracy,images_per_second,seconds"
 
@@ -190,7 +191,7 @@ def test_the_training_columns_are_averages_over_the_images(workplace, tmp_path, 
 def test_warming_up_changes_nothing(workplace, tmp_path):
     run = trainer(workplace, tmp_path, "train.backend=numba", "optimizer={type='AdamW', weight_decay=0.1}")
     before = {k: v.copy() for k, v in {**run.network.state(), **run.optimizer.state()}.items()}
-    run._warm_up()
+    warm_up(run)
     after = {**run.network.state(), **run.optimizer.state()}
     assert all(np.array_equal(before[name], after[name]) for name in before)
     assert not run.network.grad.any()
@@ -198,11 +199,11 @@ def test_warming_up_changes_nothing(workplace, tmp_path):
 
 def test_broken_weights_are_never_saved(workplace, tmp_path):
     run = trainer(workplace, tmp_path)
-    run._save_last()
+    run.save_last()
     good = run.run.last.read_bytes()
     run.network.data[3] = np.nan
     with pytest.raises(NumericError, match=r"network/0\.weight holds NaN in 1 of 36"):
-        run._save_last()
+        run.save_last()
     assert run.run.last.read_bytes() == good
 
 
@@ -212,7 +213,7 @@ def test_a_long_epoch_is_saved_by_the_minute(workplace, tmp_path, monkeypatch):
     )
     clock, saved = [time.perf_counter()], []
     monkeypatch.setattr("cnn.training.loop.time.perf_counter", lambda: clock[0])
-    step, save = run._step, run._save_last
+    step, save = run._step, run.save_last
 
     def slow_step(x, labels):
         clock[0] += 25
@@ -223,7 +224,7 @@ def test_a_long_epoch_is_saved_by_the_minute(workplace, tmp_path, monkeypatch):
         save()
 
     monkeypatch.setattr(run, "_step", slow_step)
-    monkeypatch.setattr(run, "_save_last", noting_save)
+    monkeypatch.setattr(run, "save_last", noting_save)
     run.fit()
     assert saved == [3, 6, 0]  # after 75 s, after 150 s, at the end of the epoch
 

@@ -234,6 +234,15 @@ def _prelu(ops, draw, window):
     return found
 
 
+def _multiply(ops, draw, window):
+    (n, c, h, w), found = window[0], []
+    for shape in ((n, c, h, w), (n, c, 1, 1), (n, 1, h, w), (n, 1, 1, w), (n, c, h, 1)):
+        a, b, dy = draw(n, c, h, w), draw(*shape), draw(n, c, h, w)
+        found += [ops.multiply(a, b), ops.multiply(b, a)]
+        found += [ops.multiply_backward(dy, b, a.shape), ops.multiply_backward(dy, a, b.shape)]
+    return [*found, ops.multiply(draw(n, c), draw(n, c))]
+
+
 def _upsample(ops, draw, window):
     (n, c, h, w), scale = window[0], window[2]
     dy = draw(n, c, h * scale[0], w * scale[1])
@@ -437,6 +446,15 @@ CASES = {
     **_both("softplus", activation("softplus", arguments=((1.0, 20.0), (-0.7, 1.0), (3.0, 2.5)))),
     **_both("hardsigmoid", activation("hardsigmoid")),
     **_both("hardswish", activation("hardswish")),
+    **_both("relu6", activation("relu6")),
+    **_both("hardtanh", activation("hardtanh", arguments=((-0.5, 0.8), (-np.inf, 1.0)))),
+    **_both("log_softmax", activation("log_softmax", of_output=True)),
+    **_both(
+        "local_response_norm",
+        activation("local_response_norm", arguments=((3, 0.5, 0.75, 0.7), (4, 0.3, 0.6, 2.0))),
+    ),
+    "multiply": _multiply,
+    "multiply_backward": _multiply,
     **_both("prelu", _prelu),
     **_both("softmax", activation("softmax", of_output=True)),
     **_both("group_norm", _group_norm),

@@ -14,5 +14,7 @@ COMMANDS = {
     "summary": "layers, shapes, parameters, multiply-adds and memory of a config",
     "doctor": "examine a config before training: data, initial loss, learning rate, gradients",
     "gradcheck": "compare every gradient of a config with numerical ones",
+    "exercise": "exercises that mark themselves, from softmax to a residual block",
+    "break": "a classic bug, planted in a copy of cnn: find out which",
     "data": "fetch and verify a data set ahead of time",
 }

@@ -45,34 +45,10 @@ def read_config(args, default=None):
 
 
 def load_trained(trained):
-    """Return (network, config, meta) of a run folder, a checkpoint or an ONNX file.
+    """Return (network, config, meta) of a run folder, a checkpoint or an ONNX file."""
+    from cnn.model import load_trained
 
-    Of an ONNX file the config has defaults; classes, mean and std come from its metadata where `cnn export`
-    wrote them, else they are numbers, 0 and 1.
-    """
-    from cnn.training import experiment
-
-    if not str(trained).endswith(".onnx"):
-        return experiment.load_trained(trained)
-    from cnn.config import resolve
-    from cnn.interop.onnx_read import read_onnx
-
-    network, about, _ = read_onnx(trained)
-    channels = about.image_shape[0]
-    crop = [{"type": "CenterCrop", "size": list(about.crop)}] if about.crop else []
-    document = {
-        "data": {"dataset": "onnx", "augment": crop},
-        "model": {"layers": [{"type": "Flatten"}]},  # a config needs one; the network is the file's
-        "optimizer": {"type": "SGD", "lr": 0.01},
-        "train": {"epochs": 1},
-    }
-    meta = {
-        "classes": about.classes or [str(k) for k in range(network.output_shape[0])],
-        "image_shape": list(about.image_shape),
-        "mean": about.mean or [0.0] * channels,
-        "std": about.std or [1.0] * channels,
-    }
-    return network, resolve(document, str(trained)), meta
+    return load_trained(trained)
 
 
 def whole_number(text):

@@ -1,8 +1,13 @@
-"""Print class probabilities for image files.
+"""Print class probabilities for image files, or write them into a table.
+
+An IMAGE is an image file, a folder with image files at any depth, or a pattern in quotes ('photos/**/*.jpg').
 
 Each image is resized to the size of the training images (the whole image, bilinear) and made grey or RGB
 as they were; then it is normalised as in training. Digits for a network trained on MNIST must be white on
 black and centred: a picture that is not is said to be so, and --invert and --center make it so.
+
+--out takes any number of files in constant memory. Killed and started again, the same command goes on. With
+--shard K/P, or started by mpiexec, processes share the work: the one that ends last puts the table together.
 """
 
 from cnn.commands.common import add_picture_arguments, add_trained_argument, load_trained
@@ -12,54 +17,80 @@ from cnn.terminal import say
 def add_arguments(parser):
     """Describe the command line."""
     add_trained_argument(parser)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files of any size and mode")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders, patterns")
+    parser.add_argument("--list", metavar="FILE", help="a file with one path a line, - for standard input")
     parser.add_argument(
-        "--top", type=int, default=3, metavar="K", help="classes to show for each (default: 3)"
+        "--top", type=int, metavar="K", help="classes to show for each (default: 3; in a table all)"
     )
     add_picture_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print all probabilities as JSON")
+    parser.add_argument("--out", metavar="FILE", help="write a table: .csv, or .parquet (extra parquet)")
+    parser.add_argument("--shard", metavar="K/P", help="with --out: do the K-th of P shares")
 
 
 def run(args):
     """Predict."""
+    from cnn.errors import ConfigError
+    from cnn.inference.inputs import image_files, is_one_file
+    from cnn.inference.stream import Predictor
+
+    if args.top is not None and args.top < 1:
+        raise ConfigError(f"--top: found {args.top}, expected at least 1")
+    if not args.images and args.list is None:
+        raise ConfigError("cnn predict: the following arguments are required: IMAGE, or --list")
+    if args.shard is not None and args.out is None:
+        raise ConfigError("--shard: expected --out as well, where the shares come together")
+    predictor = Predictor(*load_trained(args.trained), args.invert, args.center)
+    paths = image_files(args.images, args.list)
+    if args.out is not None:
+        return _write_table(args, predictor, paths)
+    known = all(map(is_one_file, args.images)) and args.list is None
+    _print(_answers(predictor, paths), predictor.meta, args, max(map(len, args.images)) if known else 0)
+    return 0
+
+
+def _write_table(args, predictor, paths):
+    from cnn.backend import get_threads, set_threads
+    from cnn.errors import DataError
+    from cnn.files import user_path
+    from cnn.inference.run import predict_table
+    from cnn.inference.shards import parse_shard, shard_of_rank
+
+    *shard, local = (*parse_shard(args.shard), 1) if args.shard else shard_of_rank()
+    if local > 1 and args.threads is None:
+        set_threads(max(1, get_threads() // local))
+    complete = predict_table(predictor, paths, user_path(args.out), args.top, shard)
+    return 0 if complete else DataError.exit_code
+
+
+def _answers(predictor, paths):
+    """Yield the predictions of a stream of paths; DataError for the first that cannot be read."""
+    import itertools
+
+    from cnn.errors import DataError
+
+    paths = iter(paths)
+    batches = iter(lambda: list(itertools.islice(paths, predictor.batch_size)), [])
+    for prediction in itertools.chain.from_iterable(predictor.stream(batches)):
+        if prediction.error:
+            raise DataError(prediction.error)
+        tell_remarks(prediction.image, prediction.remarks, predictor.meta["mean"])
+        yield prediction
+
+
+def _print(predictions, meta, args, width):
     import json
 
-    import numpy as np
-
-    from cnn.backend import use_backend
-    from cnn.data import Split
-    from cnn.errors import ConfigError
-    from cnn.training import experiment
-
-    if args.top < 1:
-        raise ConfigError(f"--top: found {args.top}, expected at least 1")
-    network, config, meta = load_trained(args.trained)
-    pixels = np.stack([read_pixels(path, meta, args.invert, args.center) for path in args.images])
-    split = Split(pixels, np.zeros(len(pixels), np.int64))
-    batches = experiment.evaluation_batches(config, split, meta["mean"], meta["std"])
-    with use_backend(config.train.backend), np.errstate(all="ignore"):
-        _, _, probabilities = experiment.evaluate(network, batches)
-    rows = [dict(zip(meta["classes"], p.tolist(), strict=True)) for p in probabilities]
+    for number, (image, p, _, _) in enumerate(predictions):
+        row = dict(zip(meta["classes"], p.tolist(), strict=True))
+        if args.json:
+            entry = json.dumps({"image": image, "probabilities": row}, indent=2).replace("\n", "\n  ")
+            say(("[\n  " if number == 0 else ",\n  ") + entry, end="")
+            continue
+        best = sorted(row.items(), key=lambda item: -item[1])[: args.top or 3]
+        say(f"{image:{width}}  " + "  ".join(f"{name} {100 * p:.1f} %" for name, p in best))
     if args.json:
-        say(
-            json.dumps(
-                [{"image": i, "probabilities": r} for i, r in zip(args.images, rows, strict=True)], indent=2
-            )
-        )
-        return
-    width = max(map(len, args.images))
-    for path, row in zip(args.images, rows, strict=True):
-        best = sorted(row.items(), key=lambda item: -item[1])[: args.top]
-        say(f"{path:{width}}  " + "  ".join(f"{name} {100 * p:.1f} %" for name, p in best))
-
-
-def read_pixels(path, meta, invert=False, center=False):
-    """Return an image file as (C, H, W) uint8 of the shape that the network was trained on."""
-    from cnn.data.picture import read_picture
-
-    pixels, remarks = read_picture(path, meta["image_shape"], meta["mean"], invert, center)
-    tell_remarks(path, remarks, meta["mean"])
-    return pixels
+        say("\n]")
 
 
 def tell_remarks(path, remarks, mean):

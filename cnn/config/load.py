@@ -1,7 +1,6 @@
 """From a TOML file and ``--set`` overrides to a checked Config, and back to TOML."""
 
 import copy
-import importlib.metadata
 import json
 import re
 import tomllib
@@ -14,6 +13,7 @@ from cnn.config import specs
 from cnn.config.models import Config, Origin, expand_blocks
 from cnn.config.report import describe, key_path, show
 from cnn.errors import ConfigError, did_you_mean
+from cnn.files import shipped
 from cnn.registry import nothing_imported
 
 _KEY = re.compile(r"([A-Za-z0-9_-]+)((?:\[-?\d+\])*)")
@@ -113,19 +113,8 @@ def to_toml(config):
 
 
 def bundled_config(name="sample.toml"):
-    """Return the path of a shipped config: in configs/ of a checkout, else where the wheel put it."""
-    checkout = Path(__file__).resolve().parents[2] / "configs" / name
-    if checkout.is_file():
-        return checkout
-    try:
-        files = importlib.metadata.files("cnn") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    installed = (Path(f.locate()).resolve() for f in files if f.parts[-2:] == ("configs", name))
-    for path in installed:
-        if path.is_file():
-            return path
-    raise ConfigError(f"{checkout}: the bundled config is missing; reinstall cnn")
+    """Return the path of a config that comes with cnn."""
+    return shipped(f"configs/{name}")
 
 
 def _lines(source, overrides, errors):

@@ -30,11 +30,11 @@ class Batches:
 
     Parameters
     ----------
-    images : (N, C, H, W) uint8
+    images : (N, C, H, W) uint8; or floats (N, C, ...), which are normalised as they are, and not augmented
     labels : (N,) integers
     batch_size : int
     mean, std : (C,) or float
-        In units of 0..1 pixel values, from `cnn.data.normalization` of the training part.
+        In units of 0..1 pixel values, or of the floats; from `cnn.data.normalization` of the training part.
     augment : sequence of `cnn.data.augment.Augmentation`
     seed : int
     shuffle : bool
@@ -68,7 +68,12 @@ class Batches:
         classes=None,
         dtype=np.float32,
     ):
-        if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
+        self._numbers = None
+        if images.dtype.kind == "f" and images.ndim >= 2 and len(images):
+            self._numbers = _normalized(images, mean, std, dtype)
+            if augment:
+                raise ConfigError(f"augment: expected uint8 images to change, found {images.dtype} numbers")
+        elif images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
             found = f"{images.dtype} {images.shape}"
             raise DataError(f"Batches: expected uint8 images (N, C, H, W), N >= 1, found {found}")
         if np.shape(labels) != (len(images),):
@@ -79,9 +84,10 @@ class Batches:
             raise ConfigError(
                 f"batch_size: {batch_size} with drop_last leaves no batch of {len(images)} images"
             )
-        self._images = np.ascontiguousarray(images)
+        self._images = np.ascontiguousarray(images) if self._numbers is None else self._numbers
         self._labels = np.ascontiguousarray(labels, dtype=np.int64)
-        self._table = _normalization_table(mean, std, images.shape[1], dtype)
+        if self._numbers is None:
+            self._table = _normalization_table(mean, std, images.shape[1], dtype)
         self.batch_size, self.drop_last = int(batch_size), drop_last
         self.augment, self.seed, self.shuffle = tuple(augment), seed, shuffle
         self.mixup, self._classes = _mixup(mixup, classes, self._labels), classes
@@ -147,6 +153,8 @@ class Batches:
 
     def _images_of(self, indices, epoch, group, as_pixels):
         """Return the images of a group of batches, augmented: Pixels or their numbers."""
+        if self._numbers is not None:
+            return self._numbers[indices]
         images, rows = self._images, indices
         if self.augment:
             first, *others = self.augment
@@ -167,6 +175,12 @@ class Batches:
                 f"augment: expected uint8 images {shape}, as output_shape of the augmentations says, "
                 f"found {images.dtype} {images.shape} after {', '.join(map(repr, self.augment))}"
             )
+
+
+def _normalized(numbers, mean, std, dtype):
+    """Return (x - mean) / std of each channel."""
+    shape = (-1, *[1] * (numbers.ndim - 2))
+    return ((numbers - np.reshape(mean, shape)) / np.reshape(std, shape)).astype(dtype)
 
 
 def _mixup(alpha, classes, labels):

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn.data.streams import seeded_generator
+from cnn.data.thumbnail import thumbnail
 from cnn.errors import ConfigError, DataError
+from cnn.notebook import html_table
 from cnn.tensor_file import sha256
 
+_SHOWN = 6  # images of each class in a notebook
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Images and their labels: ``images`` (N, C, H, W) uint8, ``labels`` (N,) int64."""
 
@@ -21,12 +25,15 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
+    def __repr__(self):
+        return f"Split({len(self):,} images of {'x'.join(map(str, self.images.shape[1:]))})"
+
     def take(self, indices):
         """Return a Split with copies of the chosen images, in the order of ``indices``."""
         return Split(self.images[indices], self.labels[indices])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A named classification data set; label k means ``classes[k]``.
 
@@ -38,6 +45,20 @@ class Dataset:
     train: Split
     test: Split
     digests: dict[str, str]
+
+    def __repr__(self):
+        shape = "x".join(map(str, self.input_shape))
+        counts = f"{len(self.train):,} training, {len(self.test):,} test images of {shape}"
+        return f"Dataset({self.name!r}: {counts}, {len(self.classes)} classes)"
+
+    def _repr_html_(self):
+        sets = [np.bincount(split.labels, minlength=len(self.classes)) for split in (self.train, self.test)]
+        firsts = [np.flatnonzero(self.train.labels == k)[:_SHOWN] for k in range(len(self.classes))]
+        rows = [
+            (name, int(train), int(test), "".join(thumbnail(self.train.images[i]) for i in some))
+            for name, train, test, some in zip(self.classes, *sets, firsts, strict=True)
+        ]
+        return html_table(("class", "training", "test", "first images"), rows, repr(self))
 
     @property
     def digest(self):
@@ -136,10 +157,16 @@ def normalization(images):
         mean[c] = average over n, h, w of images[n, c, h, w] / 255      std likewise, population form
 
     Exact: computed in float64 from the histogram of the 256 pixel values. A channel that is constant
-    has std 1, so that it normalises to zero instead of dividing by it.
+    has std 1, so that it normalises to zero instead of dividing by it. Of floats mean and std are in their
+    own units, computed in float64.
 
-    Shapes: images (N, C, H, W) uint8, N >= 1; mean and std (C,) float64.
+    Shapes: images (N, C, H, W) uint8 or floats (N, C, ...), N >= 1; mean and std (C,) float64.
     """
+    if images.dtype.kind == "f":
+        values = np.moveaxis(images, 1, 0).reshape(images.shape[1], -1).astype(np.float64)
+        # a constant's mean may be a rounding away from it, and its deviation so small a number
+        constant = values.min(axis=1) == values.max(axis=1)
+        return values.mean(axis=1), np.where(constant, 1.0, values.std(axis=1))
     counts = np.zeros((images.shape[1], 256), np.int64)
     for start in range(0, len(images), 1000):  # bincount widens to int64; blocks keep that small
         for channel, count in enumerate(counts):

@@ -59,7 +59,11 @@ def read_with_bits(path, image_size=None, mode="RGB", grey_only=False, bits=None
     Raises DataError naming the file: missing, no regular file, truncated, no image, of more than MAX_PIXELS
     pixels, of floats, or with ``grey_only`` in colour.
     """
-    image = open_image(path)
+    return pixels_of(open_image(path), path, image_size, mode, grey_only, bits)
+
+
+def pixels_of(image, path, image_size=None, mode="RGB", grey_only=False, bits=None):
+    """Return what `read_with_bits` does, of a Pillow image; ``path`` names it in errors."""
     if grey_only and image.mode in _COLOUR_MODES:
         hint = 'mode = "RGB" or "L" settles it'
         raise DataError(f"{path}: expected a grey image like the first one, found {image.mode}; {hint}")

@@ -6,7 +6,7 @@ Networks for digits learn white ink on black, centred; photographs of handwritin
 import numpy as np
 from PIL import Image, ImageOps
 
-from cnn.data.image_file import open_image, read_image
+from cnn.data.image_file import open_image, pixels_of
 from cnn.errors import ConfigError
 
 __all__ = ["REMARKS", "read_picture"]
@@ -42,13 +42,14 @@ def read_picture(path, image_shape, mean, invert=False, center=False):
     if channels not in (1, 3):
         raise ConfigError(f"the network takes images of {channels} channels, expected 1 (grey) or 3 (RGB)")
     mode = "L" if channels == 1 else "RGB"
-    see_through = _is_transparent(path)
+    source = open_image(path)
+    see_through = _is_transparent(source)
     if not (invert or center):
-        pixels = read_image(path, (height, width), mode)
+        pixels = pixels_of(source, path, (height, width), mode)[0]
     else:
-        image = Image.fromarray(_pixels_last(read_image(path, mode=mode)))
+        image = Image.fromarray(_pixels_last(pixels_of(source, path, mode=mode)[0]))
         if see_through:
-            image = _on_white(path, mode)
+            image = _on_white(source, mode)
         if invert:
             image = ImageOps.invert(image)
         image = _centered(image, (width, height)) if center else image
@@ -122,15 +123,14 @@ def _centered(image, size):
     return whole
 
 
-def _is_transparent(path):
-    image = open_image(path)
+def _is_transparent(image):
     if "A" not in image.getbands() and "transparency" not in image.info:
         return False
     return bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 128)
 
 
-def _on_white(path, mode):
-    image = open_image(path).convert("RGBA")
+def _on_white(image, mode):
+    image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(mode)
 
 

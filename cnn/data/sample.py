@@ -1,40 +1,24 @@
 """The bundled sample: 5,000 real MNIST digits, so that the first command works offline."""
 
-import importlib.metadata
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from cnn.data.dataset import make_dataset
-from cnn.errors import DataError
+from cnn.errors import ConfigError, DataError
+from cnn.files import shipped
 
 FILE_NAME = "sample_digits.npz"
 TRAIN_PER_CLASS, TEST_PER_CLASS = 400, 100
 
 
 def sample_path():
-    """Return where the sample lies: in data/ of a checkout, else where the wheel was installed to.
-
-    Raises DataError when it is in neither place.
-    """
-    checkout = Path(__file__).resolve().parents[2] / "data" / FILE_NAME
-    if checkout.is_file():
-        return checkout
-    installed = _installed_path()
-    if installed is None:
-        raise DataError(f"sample: {FILE_NAME} is missing, expected {checkout}; reinstall cnn")
-    return installed
-
-
-def _installed_path():
-    for installation in importlib.metadata.distributions(name="cnn"):
-        for file in installation.files or ():
-            path = Path(file.locate())
-            if file.name == FILE_NAME and path.is_file():
-                return path.resolve()
-    return None
+    """Return where the sample lies; DataError where it is missing."""
+    try:
+        return shipped(f"data/{FILE_NAME}")
+    except ConfigError as error:
+        raise DataError(f"sample: {error}") from error
 
 
 def load_sample():

@@ -1,7 +1,7 @@
 """Runs a network on one image with the product's own kernels and keeps every number of the way.
 
 The result is a list of nodes, from the image to the loss. Containers are dissolved: the layers inside a
-Residual or Concat become nodes of their own, followed by an Add or Concat node that joins the branches.
+Residual, Concat or Graph become nodes of their own, followed by an Add, Concat or Mul node that joins them.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,10 @@ from cnn.explain.derivations import kinds
 __all__ = ["Node", "collect"]
 
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "count_include_pad")
-_SETTINGS = ("negative_slope", "approximate", "factor", "eps", "momentum", "p", "alpha", "beta", "threshold")
+_SETTINGS = (
+    "negative_slope", "approximate", "factor", "eps", "momentum", "p", "alpha", "beta", "threshold",
+    "min_val", "max_val",
+)  # fmt: skip
 _PLAIN = {"dilation": (1, 1), "ceil_mode": False}  # pools with other values are not computed by the page
 
 
@@ -152,7 +155,26 @@ class _Tape:
                 sizes = [value.shape[1] for value, _ in ends]
                 inputs = [at for _, at in ends]
                 return y, self._add(layer.name, "Concat", inputs, y, lambda dy: operations().split(dy, sizes))
+            case layers.Graph:
+                return self._graph(layer, x, source)
         return self._leaf(layer, x, source)
+
+    def _graph(self, layer, x, source):
+        ends = [(x, source)]
+        for k, (path, read) in enumerate(zip(layer.paths, layer.inputs, strict=True)):
+            values, inputs = [ends[i][0] for i in read], [ends[i][1] for i in read]
+            y, at = values[0], inputs[0]
+            if layer.joins[k]:
+                y = layer.join(operations(), k, values)
+                kept = layer.factors(k, values)
+
+                def back(dy, k=k, kept=kept):
+                    return layer.fork(operations(), k, dy, kept)
+
+                kind = {"add": "Add", "concat": "Concat", "mul": "Mul"}[layer.joins[k]]
+                at = self._add(f"{layer.name}.joins.{k}", kind, inputs, y, back)
+            ends.append(self.run(path.layers, y, at))
+        return ends[-1]
 
     def _leaf(self, layer, x, source):
         kind, values_only = _kind(layer)
@@ -168,7 +190,8 @@ class _Tape:
         node.values_only = values_only
         for name in (*_GEOMETRY, *_SETTINGS):
             if hasattr(layer, name):
-                node.attributes[name] = getattr(layer, name)
+                value = getattr(layer, name)
+                node.attributes[name] = None if value in (float("inf"), -float("inf")) else value
         if drops:
             node.keep("mask", np.asarray(layer.backward(np.ones(x.shape, np.float32))))
             for name, value in state.items():

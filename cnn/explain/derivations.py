@@ -51,6 +51,10 @@ _REFERENCE = {
     "GELU": ("activation.gelu_forward", "activation.gelu_backward"),
     "ELU": ("activation.elu_forward", "activation.elu_backward"),
     "Softplus": ("softplus.softplus_forward", "softplus.softplus_backward"),
+    "ReLU6": ("activation.relu6_forward", "activation.relu6_backward"),
+    "Hardtanh": ("activation.hardtanh_forward", "activation.hardtanh_backward"),
+    "Hardsigmoid": ("activation.hardsigmoid_forward", "activation.hardsigmoid_backward"),
+    "Hardswish": ("activation.hardswish_forward", "activation.hardswish_backward"),
     "Softmax": ("softmax.softmax_forward", "softmax.softmax_backward"),
     "BatchNorm2d": _BATCH_NORM,
     "BatchNorm1d": _BATCH_NORM,
@@ -58,6 +62,7 @@ _REFERENCE = {
     "Flatten": ("elementwise.flatten", "elementwise.unflatten"),
     "Scale": ("elementwise.scale",),
     "Add": ("elementwise.add",),
+    "Mul": ("elementwise.multiply", "elementwise.multiply_backward"),
     "Concat": ("elementwise.concat", "elementwise.split"),
     "Loss": ("loss.softmax_cross_entropy_forward", "loss.softmax_cross_entropy_backward"),
 }

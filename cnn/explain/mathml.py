@@ -28,7 +28,7 @@ _OPERATORS = {
     "dots": "…",
 }
 _NAMES = ("exp", "log", "tanh", "erf")
-_LIMITS = {"sum": "<mo>∑</mo>", "max": "<mo>max</mo>", "argmax": "<mo>argmax</mo>"}
+_LIMITS = {"sum": "<mo>∑</mo>", "max": "<mo>max</mo>", "min": "<mo>min</mo>", "argmax": "<mo>argmax</mo>"}
 _SPACES = {"\\,": 0.17, "\\;": 0.3, "quad": 1.2}  # em
 _ACCENTS = {"hat": "^", "bar": "¯"}
 

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import tomllib
-import zlib
 from html import escape
 from importlib import resources
 
@@ -12,10 +11,13 @@ import numpy as np
 
 from cnn.errors import ConfigError
 from cnn.explain.derivations import derivation, loop_source, reference_source
+from cnn.explain.packing import deflated, pack_numbers
 
 __all__ = ["build_page", "check_size", "questions", "texts"]
 
-# In the order in which they build on each other; all share one scope. The engine also runs in a worker.
+# In the order in which they build on each other; all share one scope. The engine also runs in a worker; the
+# program starts when the loader has unpacked the data.
+LOADER = ("load.js",)
 ENGINE = (
     "shapes.js",
     "engine_rows.js",
@@ -74,13 +76,14 @@ def build_page(nodes, title: str, classes, about: dict, samples=None, history=()
     samples : (images (n, C, H, W) uint8, labels) to train on in the page, or None.
     history : (step, state of the network) of earlier weights, in order.
     """
-    specs, past, blob = _pack(nodes, history)
+    specs, past, sizes, blocks = pack_numbers(nodes, history)
     kinds = dict.fromkeys(node.kind for node in nodes if node.kind != "Input" and not node.values_only)
     manifest = {
         "title": title,
         "classes": [str(name) for name in classes],
         "about": about,
         "nodes": specs,
+        "sizes": sizes,
         "derivations": {kind: derivation(kind) for kind in kinds},
         "sources": {kind: reference_source(kind) for kind in kinds},
         "questions": questions(),
@@ -95,20 +98,19 @@ def build_page(nodes, title: str, classes, about: dict, samples=None, history=()
             "labels": [int(label) for label in labels],
         }
     style = "".join(_asset(name) for name in STYLES)
-    engine, script = ('"use strict";\n' + "\n".join(map(_asset, names)) for names in (ENGINE, SCRIPTS))
+    scripts = {"load": LOADER, "engine": ENGINE, "program": SCRIPTS}
+    scripts = {key: '"use strict";\n' + "\n".join(map(_asset, names)) for key, names in scripts.items()}
+    allowed = " ".join(f"'{_hash(script)}'" for script in scripts.values())
     policy = (
-        f"default-src 'none'; script-src '{_hash(engine)}' '{_hash(script)}'; worker-src blob:; "
+        f"default-src 'none'; script-src {allowed}; worker-src blob:; "
         f"style-src '{_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
     )
     values = {
         "policy": escape(policy),
         "title": escape(title),
         "style": style,
-        "engine": engine,
-        "script": script,
-        "manifest": _json(manifest),
-        "texts": _json({language: texts(language) for language in LANGUAGES}),
-        "blob": base64.b64encode(blob).decode("ascii"),
+        **scripts,
+        "data": "\n".join([deflated(manifest), *(deflated(texts(one)) for one in LANGUAGES), *blocks]),
     }
     before, *parts = _asset("page.html").split("{{")
     pieces = [before]
@@ -124,11 +126,9 @@ def check_size(page: str, limit_mb: float, nodes) -> None:
     if size <= limit_mb:
         return
     weights = sum(node.stored[name].size for node in nodes for name in node.parameters)
-    share = 2 * weights * 4 * 4 / 3 / 1e6
     raise ConfigError(
-        f"explain: the page would have {size:.1f} MB, expected at most {limit_mb:g}; {share:.1f} MB "
-        f"of it are {weights:,} weights and their gradients. "
-        f"Pass --max-mb {int(size) + 1}, or explain a smaller network."
+        f"explain: the page would have {size:.1f} MB, expected at most {limit_mb:g}; it carries {weights:,} "
+        f"weights and their gradients. Pass --max-mb {int(size) + 1}, or explain a smaller network."
     )
 
 
@@ -151,56 +151,3 @@ def _asset(name: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-
-
-def _json(value) -> str:
-    """JSON that cannot leave its ``<script>`` element, whatever the names in it are."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _pack(nodes, history):
-    """Return the JSON form of nodes and history, and all their numbers as one block of little-endian float32.
-
-    Equal arrays (a Flatten's input and output) are stored once.
-    """
-    blob, places, specs, past = bytearray(), {}, [], []
-
-    def put(array):
-        data = np.ascontiguousarray(array, dtype="<f4").tobytes()
-        offset = places.setdefault(data, len(blob) // 4)
-        if offset * 4 == len(blob):
-            blob.extend(data)
-        return {
-            "shape": list(array.shape),
-            "offset": offset,
-            "size": int(array.size),
-            "crc": zlib.crc32(data),
-        }
-
-    for node in nodes:
-        specs.append(
-            {
-                "id": node.id,
-                "name": node.name,
-                "kind": node.kind,
-                "inputs": node.inputs,
-                "shape": list(node.stored["y"].shape),
-                "attrs": node.attributes,
-                "stored": {name: put(array) for name, array in node.stored.items()},
-                "parameters": node.parameters,
-                "buffers": node.buffers,
-                "values_only": node.values_only,
-            }
-        )
-        if len(node.batch) > 1:
-            specs[-1]["batch"] = [{name: put(array) for name, array in own.items()} for own in node.batch]
-    for step, state in history:
-        arrays = [
-            {name: put(state[f"{node.name}.{name}"]) for name in (*node.parameters, *node.buffers)}
-            for node in nodes
-        ]
-        past.append({"step": step, "nodes": arrays})
-    return specs, past, bytes(blob)

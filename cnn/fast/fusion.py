@@ -262,7 +262,9 @@ class Weighted(Step):
             raise NotForFew
         shape = folded.weight.shape
         out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
-        quick = conv.suits_winograd(x.dtype, shape, out_size, stride, dilation, groups)
+        quick = shape[2:] == (3, 3) and conv.suits_winograd(
+            x.dtype, shape, out_size, stride, dilation, groups
+        )
         if quick and few_winograd.tiles_of(len(x.data), out_size) >= few_winograd.FEWEST:
             packed = folded.packed(few_winograd.pack, folded.weight)
             return few_winograd.convolve(x, packed, bias, k, out_size, padding, relu)

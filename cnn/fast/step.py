@@ -166,6 +166,61 @@ class Branches(Step):
         return total
 
 
+class Graph(Step):
+    """A container whose paths read the results of any before them; it says how they are joined."""
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context, parts)
+        (self._layer,) = layers
+        reads = self._layer.inputs
+        self._last = {i: k for k, read in enumerate(reads) for i in read}  # the path that reads a value last
+        self._predicts = context.folding is not None
+
+    def forward(self, x, training):
+        layer, values, factors = self._layer, [x], []
+        del x
+        for k, part in enumerate(self.parts):
+            read = layer.inputs[k]
+            y = values[read[0]]
+            if layer.joins[k]:
+                ends = [array(values[i]) for i in read]
+                y = layer.join(operations(), k, ends)
+                factors.append(() if self._predicts else layer.factors(k, ends))
+                del ends
+            else:
+                factors.append(())
+            for i in read:
+                if self._last[i] == k:
+                    values[i] = None  # its memory serves what follows
+            for step in part:
+                y = step.forward(y, training)
+            values.append(y)
+            del y
+        self.kept = tuple(factors)
+        return values[-1]
+
+    def backward(self, dy, input_gradient, over):
+        layer, factors = self._layer, list(self.kept)
+        if self.consume:
+            self.kept = None
+        arrived = [None] * len(self.parts) + [dy]
+        for k in range(len(self.parts) - 1, -1, -1):
+            read = layer.inputs[k]
+            wanted = input_gradient or any(read)
+            dv = walk_back(self.parts[k], arrived.pop(), wanted, self.consume)
+            if not wanted:
+                continue
+            pieces = layer.fork(operations(), k, array(dv), factors.pop(k)) if layer.joins[k] else [dv]
+            del dv
+            for i in reversed(read):
+                piece = pieces.pop()
+                if not i and not input_gradient:
+                    continue
+                both = arrived[i] is not None
+                arrived[i] = operations().add(array(arrived[i]), array(piece)) if both else piece
+        return arrived[0]
+
+
 def walk_back(part, dy, input_gradient, consume, over=False):
     """Lower the way back through a list of steps; return dx, or None unless ``input_gradient``.
 

@@ -15,9 +15,10 @@ left out. What a layer may be fused as stands in its class (``pure``, ``role``; 
 """
 
 from cnn.fast import fusion
-from cnn.fast.step import Branches, Outside, Single, fact
+from cnn.fast.step import Branches, Graph, Outside, Single, fact
 
-_CONTAINERS = ("sum", "branches")
+_CONTAINERS = ("sum", "branches", "graph")
+_BRANCHING = {"sum": Branches, "branches": Branches, "graph": Graph}
 _NOTHING = "no step"
 
 
@@ -31,7 +32,8 @@ def plan(layers, context):
         if make is None:
             make = Single if _pure(rest[0]) else Outside
         taken, rest = rest[:count], rest[count:]
-        parts = [plan(path.layers, context) for path in taken[0].paths()] if roles[0] in _CONTAINERS else []
+        paths = [path for _, path in taken[0].children()] if roles[0] in _CONTAINERS else []
+        parts = [plan(path.layers, context) for path in paths]
         if make is not _NOTHING:
             steps.append(make(taken, context, parts))
     return steps
@@ -61,8 +63,8 @@ def _training_step(roles, layers):
     """Return (what makes the step, how many layers it takes), or (None, 1)."""
     if roles[0] == "sum" and roles[1:2] == ["relu"]:
         return fusion.SumReLU, 2
-    if roles[0] in _CONTAINERS:
-        return Branches, 1
+    if roles[0] in _BRANCHING:
+        return _BRANCHING[roles[0]], 1
     if roles[0] == "normalisation" and _pure(layers[0]) and roles[1:2] in (["relu"], ["activation"]):
         return fusion.NormActivation, 2
     for kind in (fusion.ConvReLUPool, fusion.ConvReLU, fusion.LinearReLU):
@@ -83,4 +85,4 @@ def _prediction_step(roles, layers):
         return fusion.Normalise, 1 + (roles[1:2] in (["relu"], ["activation"]))
     if roles[0] == "sum":
         return fusion.Add, 1 + (roles[1:2] == ["relu"])
-    return (Branches, 1) if roles[0] == "branches" else (None, 1)
+    return _BRANCHING.get(roles[0]), 1

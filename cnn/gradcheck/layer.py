@@ -1,6 +1,7 @@
 """Compares every gradient of one layer with differences of its forward."""
 
 import math
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -65,16 +66,27 @@ def check_layer(
     check = _Check(frozen, np.array(x, np.float64, order="C"), rng, labels, backend)
     check.entries, check.directions, check.step = entries, directions, step
     tensors = [(f"{prefix}{p.name}", p) for prefix, leaf in _leaves(layer) for p in leaf.parameters()]
-    before = get_threads()
     try:
-        set_threads(threads)
-        with use_backend(backend):
+        with use_backend(backend), _threads(threads if backend == "numba" else None):
             return check.run(tensors)
     finally:
-        set_threads(before)
         frozen.restore()
         for p, data, grad in kept:
             p.data, p.grad = data, grad
+
+
+@contextmanager
+def _threads(count):
+    """Let kernels use ``count`` threads inside of the block; None where no kernel is run."""
+    if count is None:
+        yield
+        return
+    before = get_threads()
+    set_threads(count)
+    try:
+        yield
+    finally:
+        set_threads(before)
 
 
 def _leaves(layer, prefix=""):

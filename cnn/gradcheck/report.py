@@ -1,6 +1,9 @@
 """What a gradient check found, for a person and for a program."""
 
 from dataclasses import asdict, dataclass
+from html import escape
+
+from cnn.notebook import html_table
 
 OK, KINK, ROUNDING, BUG = "OK", "KINK", "ROUNDING", "BUG"
 CLASSES = (OK, ROUNDING, KINK, BUG)  # from harmless to wrong
@@ -73,23 +76,34 @@ class Report:
         rows = [{key: plain(value) for key, value in row.items()} for row in rows]
         return {"ok": self.ok, "counts": self.counts(), "entries": rows}
 
-    def __str__(self):
+    def _table(self):
+        """Return (header, rows): a row for each tensor of a layer, a column for each backend."""
         groups = {}
         for entry in self.entries:
             groups.setdefault((entry.layer, entry.type, entry.tensor, entry.mode), []).append(entry)
         backends = list(dict.fromkeys(entry.backend for entry in self.entries))
         header = ("layer", "type", "tensor", "mode", *backends)
         rows = [(*key, *(_cell(group, backend) for backend in backends)) for key, group in groups.items()]
+        return header, rows
+
+    def _verdict(self):
+        counts = self.counts()
+        total = ", ".join(f"{counts[kind]} {kind}" for kind in CLASSES if counts[kind])
+        return f"{'passed' if self.ok else 'FAILED'}: {total}"
+
+    def _repr_html_(self):
+        findings = escape("\n".join(self._findings()))
+        return html_table(*self._table(), self._verdict()) + (f"<pre>{findings}</pre>" if findings else "")
+
+    def __str__(self):
+        header, rows = self._table()
         widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in (header, *rows)
         ]
         lines.insert(1, "-" * max(map(len, lines)))
-        counts = self.counts()
-        total = ", ".join(f"{counts[kind]} {kind}" for kind in CLASSES if counts[kind])
-        verdict = "passed" if self.ok else "FAILED"
-        return "\n".join([*lines, "", *self._findings(), *_LEGEND.splitlines(), "", f"{verdict}: {total}"])
+        return "\n".join([*lines, "", *self._findings(), *_LEGEND.splitlines(), "", self._verdict()])
 
     def _findings(self):
         """Return a paragraph about each wrong tensor."""

@@ -274,7 +274,8 @@ def _batch_norm(w):
 
 def _add(w):
     w.use("Add")
-    return [f"add({w.x[0]}, {w.x[1]}, {w.y}, {w.count});"]
+    calls = [f"add({w.x[0]}, {w.x[1]}, {w.y}, {w.count});"]
+    return calls + [f"add({w.y}, {x}, {w.y}, {w.count});" for x in w.x[2:]]
 
 
 def _join(w):

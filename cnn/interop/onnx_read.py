@@ -12,6 +12,7 @@ from cnn.interop.extras import require
 from cnn.interop.onnx_fold import FOLD, MOST
 from cnn.interop.onnx_rules import RULES
 from cnn.interop.structure import Node, nest
+from cnn.layers.graph import joined_shape
 from cnn.network import Network
 
 OPSETS = (7, 27)
@@ -275,7 +276,5 @@ class Call:
 
     def join(self, what, values):
         """Return the Value of "add", "concat" or "mul"."""
-        from cnn.interop.layers import joined_shape
-
         shape = joined_shape(what, [value.shape for value in values])
         return Value(Node(what, [value.node for value in values]), shape)

@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from cnn import layers as L
-from cnn.interop.layers import Clip, HardSigmoid, HardSwish, LogSoftmax
 from cnn.interop.onnx_windows import ZEROS, conv, conv_transpose, make, over_plane, pool, weights_of
 
 
@@ -73,7 +72,32 @@ def _clip(call):
     else:
         low = float(np.ravel(call.constant(1, np.array(least)))[0])
         high = float(np.ravel(call.constant(2, np.array(most)))[0])
-    return call.layer(Clip(low, high), call.value())
+    if low == -np.inf and high == np.inf:
+        return call.value()
+    return call.layer(L.ReLU6() if (low, high) == (0, 6) else L.Hardtanh(low, high), call.value())
+
+
+def _hard_sigmoid(call):
+    alpha, beta = call.attribute("alpha", 0.2), call.attribute("beta", 0.5)
+    if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
+        return call.layer(L.Hardsigmoid(), call.value())
+    return call.layer(L.Hardtanh(0, 1), _affine(call, alpha, beta))
+
+
+def _local_response_norm(call):
+    size = call.attribute("size", 1)
+    if size % 2 == 0:
+        call.refuse(f"attribute size: found {size}, expected an odd number of channels")
+    alpha, beta = call.attribute("alpha", 1e-4), call.attribute("beta", 0.75)
+    return call.layer(
+        L.LocalResponseNorm(size, _decimal(alpha), _decimal(beta), _decimal(call.attribute("bias", 1.0))),
+        call.value(),
+    )
+
+
+def _decimal(number):
+    """Return a float32 attribute as the decimal number that was meant: 0.0001 and not 0.000099999997."""
+    return float(f"{number:.7g}")
 
 
 def _softmax(kind):
@@ -285,13 +309,12 @@ RULES = {
     "Tanh": _layer(lambda call: L.Tanh()),
     "Gelu": _layer(lambda call: L.GELU(call.attribute("approximate", "none"))),
     "Softplus": _layer(lambda call: make(call, "Softplus")),
-    "HardSigmoid": _layer(
-        lambda call: HardSigmoid(call.attribute("alpha", 0.2), call.attribute("beta", 0.5))
-    ),
-    "HardSwish": _layer(lambda call: HardSwish()),
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _layer(lambda call: L.Hardswish()),
+    "LRN": _local_response_norm,
     "Clip": _clip,
     "Softmax": _softmax(L.Softmax),
-    "LogSoftmax": _softmax(LogSoftmax),
+    "LogSoftmax": _softmax(L.LogSoftmax),
     "Dropout": _dropout,
     "Identity": lambda call: call.value(),
     "Cast": _cast,

@@ -250,6 +250,25 @@ def _zero_pad(graph, step):
     graph.add("Pad", [*step.inputs, graph.constant(f"{step.name}.pads", pads)], step.name)
 
 
+def _clip(graph, step, low, high):
+    limits = zip(("min", "max"), (low, high), strict=True)
+    names = [
+        graph.constant(f"{step.name}.{name}", np.float32(limit)) if np.isfinite(limit) else ""
+        for name, limit in limits
+    ]
+    graph.add("Clip", [*step.inputs, *names], step.name)
+
+
+def _local_response_norm(graph, step):
+    layer = step.layer
+    if layer.size % 2 == 0:
+        raise ConfigError(
+            f"{layer.label}: the window of ONNX's LRN is another one for even sizes, found {layer.size}"
+        )
+    options = {"size": layer.size, "alpha": layer.alpha, "beta": layer.beta, "bias": layer.k}
+    graph.add("LRN", step.inputs, step.name, **options)
+
+
 _WRITE = {
     "ELU": _plain("Elu", lambda layer: {"alpha": layer.alpha}),
     "GroupNorm": _group_norm,
@@ -279,7 +298,14 @@ _WRITE = {
     "BatchNorm2d": _batch_norm,
     "Dropout": _dropout,
     "Scale": _scale,
-    "Add": _plain("Add"),
+    "Add": lambda graph, step: graph.add("Add" if len(step.inputs) == 2 else "Sum", step.inputs, step.name),
+    "Mul": _plain("Mul"),
+    "ReLU6": lambda graph, step: _clip(graph, step, 0, 6),
+    "Hardtanh": lambda graph, step: _clip(graph, step, step.layer.min_val, step.layer.max_val),
+    "Hardsigmoid": _plain("HardSigmoid", lambda layer: {"alpha": 1 / 6, "beta": 0.5}),
+    "Hardswish": _plain("HardSwish"),
+    "LogSoftmax": _plain("LogSoftmax", lambda layer: {"axis": 1}),
+    "LocalResponseNorm": _local_response_norm,
     "Join": _plain("Concat", lambda layer: {"axis": 1}),
 }
 

@@ -15,7 +15,7 @@ class Step:
     Parameters
     ----------
     kind : str
-        The layer's type, or "Add" and "Join" for what Residual and Concat do at their end.
+        The layer's type, or "Add", "Join" and "Mul" for what Residual, Concat and Graph join results with.
     name : str
         The layer's place in the network, for example "3.body.0"; it names the result as well.
     inputs : tuple of str
@@ -66,5 +66,24 @@ def _walk(layer, value, steps):
         shapes = tuple(branch.output_shape for branch in branches)
         steps.append(Step(joined, layer.name, inputs, shapes, layer.output_shape))
         return layer.name
+    if kind == "Graph":
+        return _walk_graph(layer, value, steps)
     steps.append(Step(kind, layer.name, (value,), (layer.input_shape,), layer.output_shape, layer))
     return layer.name
+
+
+def _walk_graph(layer, value, steps):
+    values, shapes = [value], [layer.input_shape]
+    for k, (path, read, join) in enumerate(zip(layer.paths, layer.inputs, layer.joins, strict=True)):
+        value = values[read[0]]
+        if join:
+            kind, name = _JOINS[join], f"{layer.name}.joins.{k}"
+            inputs, found = tuple(values[i] for i in read), tuple(shapes[i] for i in read)
+            steps.append(Step(kind, name, inputs, found, path.input_shape))
+            value = name
+        values.append(_walk(path, value, steps))
+        shapes.append(path.output_shape)
+    return values[-1]
+
+
+_JOINS = {"add": "Add", "concat": "Join", "mul": "Mul"}

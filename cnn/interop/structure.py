@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from cnn.interop.layers import Graph
-from cnn.layers import Concat, Layer, Residual
+from cnn.layers import Concat, Graph, Layer, Residual
 
 
 @dataclass(eq=False)
@@ -94,8 +93,24 @@ def _branches(start, join, region, index, readers):
             if join.what == "concat":
                 return Concat(lists)
             return Residual(*lists) if lists[0] else Residual(lists[1], lists[0])
-    place = {start: 0, **{node: k + 1 for k, node in enumerate(region)}}
-    return Graph([(node.what, tuple(place[source] for source in node.inputs)) for node in region])
+    return _graph(start, region, readers)
+
+
+def _graph(start, region, readers):
+    """Return a Graph of the nodes of a region; layers that follow each other are one path."""
+    inside = set(region)
+    place, paths, inputs, joins = {start: 0}, [], [], []
+    for node in region:
+        (source, *more), layer = node.inputs, isinstance(node.what, Layer)
+        alone = len([reader for reader in readers[source] if reader in inside]) == 1
+        if layer and source is not start and alone and place[source] == len(paths):
+            paths[-1].append(node.what)  # the value before it is read by nobody else
+        else:
+            paths.append([node.what] if layer else [])
+            inputs.append(tuple(place[value] for value in (source, *more)))
+            joins.append("" if layer else node.what)
+        place[node] = len(paths)
+    return Graph(paths, inputs, joins)
 
 
 class _Readers:

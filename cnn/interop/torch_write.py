@@ -1,5 +1,7 @@
 """Writes a network for PyTorch: a state_dict in PyTorch's names, and the source of the nn.Module."""
 
+import math
+
 import numpy as np
 
 from cnn.errors import ConfigError
@@ -24,6 +26,28 @@ _CONCAT = '''class Concat(nn.Module):
 
     def forward(self, x):
         return torch.cat([branch(x) for branch in self.branches], dim=1)
+'''
+_GRAPH = '''class Graph(nn.Module):
+    """v_0 = x, v_k = path_k(join of the values that inputs names); the last value is the result."""
+
+    def __init__(self, paths, inputs, joins):
+        super().__init__()
+        self.paths = nn.ModuleList(nn.Sequential(*path) for path in paths)
+        self.inputs, self.joins = inputs, joins
+
+    def forward(self, x):
+        values = [x]
+        for path, inputs, join in zip(self.paths, self.inputs, self.joins):
+            parts = [values[i] for i in inputs]
+            joined = parts[0]
+            if join == "concat":
+                joined = torch.cat(parts, dim=1)
+            elif join == "mul":
+                joined = parts[0] * parts[1]
+            elif join == "add":
+                joined = sum(parts[1:], parts[0])
+            values.append(path(joined))
+        return values[-1]
 '''
 _SCALE = '''class Scale(nn.Module):
     """y = factor * x."""
@@ -60,6 +84,7 @@ _PADDED = '''class PaddedConv2d(nn.Conv2d):
 _HELPERS = {
     "Residual": _RESIDUAL,
     "Concat": _CONCAT,
+    "Graph": _GRAPH,
     "Scale": _SCALE,
     "GlobalAvgPool2d": _GLOBAL_AVG,
     "GlobalMaxPool2d": _GLOBAL_MAX,
@@ -96,7 +121,7 @@ def module_source(network, about):
     helpers = "\n\n".join(text for name, text in _HELPERS.items() if name in used)
     kinds = "" if not helpers else f"\n\n{helpers}"
     shape = ", ".join(map(str, network.input_shape))
-    torch = "import torch\n" if "Concat" in used else ""
+    torch = "import torch\n" if used & {"Concat", "Graph"} else ""
     normalised = ""
     if about.mean:
         normalised = f"\n\n    x = (pixel / 255 - mean) / std, mean {about.mean}, std {about.std}."
@@ -145,6 +170,12 @@ def _call(layer, depth, used):
         used.add(kind)
         branches = [_bracket(branch.layers, depth, used) for _, branch in layer.children()]
         return f"{kind}({', '.join(branches)})"
+    if kind == "Graph":
+        used.add(kind)
+        inner = "    " * (depth + 1)
+        paths = "".join(f"{inner}{_bracket(path.layers, depth + 1, used)},\n" for path in layer.paths)
+        end = "    " * depth
+        return f"Graph(\n{inner[:-4]}[\n{paths}{end}],\n{end}{layer.inputs},\n{end}{layer.joins},\n{end})"
     name, *arguments = _CALLS[kind](layer)
     used.add(name)
     prefix = "" if name in _HELPERS else "nn."
@@ -214,6 +245,11 @@ def _layer_norm(layer):
     )
 
 
+def _hardtanh(layer):
+    limits = layer.min_val, layer.max_val
+    return "Hardtanh", *(f'float("{limit}")' if math.isinf(limit) else repr(limit) for limit in limits)
+
+
 def _zero_pad(layer):
     (top, bottom), (left, right) = layer.padding
     return "ZeroPad2d", str((left, right, top, bottom))
@@ -251,7 +287,14 @@ _CALLS = {
     "BatchNorm2d": _norm,
     "Dropout": _plain("p"),
     "Scale": _plain("factor"),
+    "ReLU6": _plain(),
+    "Hardtanh": _hardtanh,
+    "Hardsigmoid": _plain(),
+    "Hardswish": _plain(),
+    "LogSoftmax": lambda layer: ("LogSoftmax", "dim=1"),
+    "LocalResponseNorm": _plain("size", "alpha", "beta", "k"),
     "Sequential": None,
     "Residual": None,
     "Concat": None,
+    "Graph": None,
 }

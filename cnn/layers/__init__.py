@@ -1,13 +1,16 @@
 """Every layer and loss, one family a file."""
 # ruff: noqa: F401 -- the layers' names in __all__ come from the registry
 
-from cnn.layers.activation import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from cnn.layers.activation import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from cnn.layers.containers import Concat, Residual, Sequential
 from cnn.layers.conv import Conv2d, ConvTranspose2d
 from cnn.layers.dropout import Dropout
+from cnn.layers.graph import Graph
 from cnn.layers.group_norm import GroupNorm, LayerNorm
+from cnn.layers.hard import Hardsigmoid, Hardswish, Hardtanh, ReLU6
 from cnn.layers.layer import LAYERS, Layer
 from cnn.layers.linear import Linear
+from cnn.layers.local_response_norm import LocalResponseNorm
 from cnn.layers.loss import LOSSES, CrossEntropy, SoftmaxCrossEntropy
 from cnn.layers.norm import BatchNorm1d, BatchNorm2d
 from cnn.layers.parameter import FlatBuffer, Parameter, flatten
@@ -15,6 +18,7 @@ from cnn.layers.pool import AvgPool2d, GlobalAvgPool2d, GlobalMaxPool2d, MaxPool
 from cnn.layers.prelu import PReLU
 from cnn.layers.resize import Upsample, ZeroPad2d
 from cnn.layers.shape import Flatten, Scale
+from cnn.layers.softmax import LogSoftmax, Softmax
 
 __all__ = [
     *LAYERS.types(),

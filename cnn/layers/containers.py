@@ -5,7 +5,7 @@ from cnn.errors import ConfigError, ShapeError
 from cnn.layers.layer import LAYERS, Layer
 
 
-class _Container(Layer):
+class Container(Layer):
     """A layer whose parameters are its children's."""
 
     needs_build = True
@@ -15,7 +15,7 @@ class _Container(Layer):
 
 
 @LAYERS.register
-class Sequential(_Container):
+class Sequential(Container):
     """Applies layers one after the other.
 
         y = f_k( ... f_2(f_1(x)))              dx = J_1^T (J_2^T ... (J_k^T dy))      (the chain rule)
@@ -71,10 +71,10 @@ class Sequential(_Container):
         return ", ".join(map(repr, self.layers))
 
 
-class _Branches(_Container):
+class _Branches(Container):
     """Paths side by side: x goes into each of them, and their ends are joined.
 
-        y = join(path_1(x), path_2(x), ...)      dx = sum over paths of path.backward(its part of dy)
+    y = join(path_1(x), path_2(x), ...)      dx = sum over paths of path.backward(its part of dy)
     """
 
     def paths(self):

@@ -22,11 +22,25 @@ class Guarded(type):
                 raise
             raise ArgumentError(wrong) from error
         object.__setattr__(made, "_made", True)
+        object.__setattr__(made, "_given", _given(cls, made, args, kwargs))
         return made
 
     @property
     def __signature__(cls):  # without it, inspect would show the signature of __call__ above
         return inspect.Signature(_parameters(cls))
+
+
+def _given(cls, made, args, kwargs):
+    """Return {argument: (value or ``empty``, attribute of that name)} of a call of the constructor."""
+    signature = _signature(cls)
+    given = signature.bind(*args, **kwargs).arguments if args or kwargs else {}
+    names = signature.parameters
+    return {name: (given.get(name, inspect.Parameter.empty), getattr(made, name, None)) for name in names}
+
+
+@cache
+def _signature(cls):
+    return inspect.Signature(_parameters(cls))
 
 
 def refuse_unknown(target, name, label):

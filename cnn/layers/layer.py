@@ -1,9 +1,11 @@
 """The contract that every layer keeps."""
 
+import inspect
+
 import numpy as np
 
 from cnn.backend import operations
-from cnn.errors import ShapeError
+from cnn.errors import ConfigError, ShapeError
 from cnn.layers.guard import Guarded, refuse_unknown
 from cnn.layers.parameter import Parameter
 from cnn.registry import Registry
@@ -68,6 +70,7 @@ class Layer(metaclass=Guarded):
     output_shape = None
     _cache = None
     _made = False  # whether the constructor has returned
+    _given = {}  # noqa: RUF012 -- the arguments of the constructor; every object gets its own
 
     def __setattr__(self, name, value):
         if name[0] != "_":
@@ -256,12 +259,49 @@ class Layer(metaclass=Guarded):
             dy = np.asarray(dy).astype(dtype)
         return ops, dy, *values
 
+    def spec(self):
+        """Return the description that makes such a layer again: ``{"type": "Linear", "out_features": 10}``.
+
+        It has the arguments of the constructor as they were given, or the attribute of the same name where
+        that was changed later; ``cnn.layers.from_config`` reads it. Raises ConfigError for an argument that
+        JSON cannot hold.
+        """
+        entries = {"type": LAYERS.name_of(type(self))}
+        for name, (value, attribute) in self._given.items():
+            now = getattr(self, name, None)
+            if isinstance(now, (int, float, str, tuple)) and now != attribute:
+                value = now
+            if value is not inspect.Parameter.empty:
+                entries[name] = self._described(name, now if _holds_layers(now) else value)
+        return entries
+
+    def _described(self, name, value):
+        """Return an argument as JSON has it, layers as their descriptions."""
+        if isinstance(value, Layer):
+            return [layer.spec() for layer in value.layers] if hasattr(value, "layers") else value.spec()
+        if isinstance(value, (list, tuple)):
+            return [self._described(name, part) for part in value]
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is not None and not isinstance(value, (bool, int, float, str)):
+            raise ConfigError(
+                f"{self.label}: {name}: found {type(value).__name__}, expected numbers or words: "
+                "a file cannot hold it"
+            )
+        return value
+
     def __repr__(self):
         return f"{type(self).__name__}({self._describe()})"
 
     def _describe(self):
         """Return the constructor arguments in short, for repr and summary."""
         return ""
+
+
+def _holds_layers(value):
+    return isinstance(value, Layer) or (
+        isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(part, Layer) for part in value)
+    )
 
 
 class _Kept:

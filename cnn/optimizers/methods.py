@@ -111,18 +111,21 @@ class Optimizer:
         """
         if any(p.buffer is not self._flat for p in self.parameters):
             raise RuntimeError("the parameters moved into another network after this optimizer was made")
+        edges, decay, counts = self._edges, self._decay, self._counts
+        rates = [self._lr * p.lr_scale for p in self.parameters]
         trainable = [p.trainable for p in self.parameters]
-        chosen = slice(None) if all(trainable) else np.array(trainable)
-        edges = self._edges[chosen]
+        if all(trainable):
+            counts += 1
+        else:
+            edges, decay, rates = edges[trainable], decay[trainable], np.array(rates)[trainable]
+            counts[trainable] += 1
+            counts = counts[trainable]
         norm, grad_scale = None, 1.0
         if self.clip_norm is not None:
             norm = math.sqrt(operations().squared_norm(self._flat.grad, edges))
             # np.minimum, unlike min, hands a NaN on: a broken gradient must not pass for a small one
             grad_scale = float(np.minimum(1.0, self.clip_norm / (norm + 1e-6)))
-        self._counts[chosen] += 1
-        rates = np.array([self._lr * p.lr_scale for p in self.parameters])[chosen]
-        decay, counts = self._decay[chosen], self._counts[chosen]
-        self._update(self._flat.data, self._flat.grad, edges, rates, decay, counts, grad_scale)
+        self._update(self._flat.data, self._flat.grad, edges, np.asarray(rates), decay, counts, grad_scale)
         return norm
 
     def _update(self, data, grad, edges, rates, decay, counts, grad_scale):

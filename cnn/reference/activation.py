@@ -102,6 +102,29 @@ def elu_backward(dy, x, alpha):
     return np.where(x > 0, dy, dy * dy.dtype.type(alpha) * np.exp(np.minimum(x, 0)))
 
 
+def hardtanh_forward(x, low, high):
+    """Return min(max(x, low), high); a NaN stays a NaN."""
+    x = np.asarray(x)
+    return np.minimum(np.maximum(x, x.dtype.type(low)), x.dtype.type(high))
+
+
+def hardtanh_backward(dy, x, low, high):
+    """Return 0 where x <= low or x >= high, else dy."""
+    dy, x = np.asarray(dy), np.asarray(x)
+    low, high = x.dtype.type(low), x.dtype.type(high)
+    return np.where((x <= low) | (x >= high), dy.dtype.type(0), dy)
+
+
+def relu6_forward(x):
+    """Return min(max(x, 0), 6)."""
+    return hardtanh_forward(x, 0, 6)
+
+
+def relu6_backward(dy, x):
+    """Return dy where 0 < x < 6, else 0."""
+    return hardtanh_backward(dy, x, 0, 6)
+
+
 def hardsigmoid_forward(x):
     """Return x / 6 + 1/2, not below 0 and not above 1."""
     x = np.asarray(x)

@@ -8,6 +8,18 @@ def add(a, b):
     return np.asarray(a) + np.asarray(b)
 
 
+def multiply(a, b):
+    """Return a * b; an axis of size 1 is repeated."""
+    return np.asarray(a) * np.asarray(b)
+
+
+def multiply_backward(dy, other, shape):
+    """Return the gradient of the factor of ``shape``: dy * other, summed over the axes that were repeated."""
+    product = np.asarray(dy) * np.asarray(other)
+    axes = tuple(k for k, size in enumerate(shape) if size == 1 and product.shape[k] > 1 and k > 0)
+    return product.sum(axis=axes, keepdims=True) if axes else product
+
+
 def scale(x, factor):
     """Return factor * x in the dtype of x."""
     x = np.asarray(x)

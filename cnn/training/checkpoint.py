@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from cnn import tensor_file
-from cnn.errors import CheckpointError, NumericError, did_you_mean
+from cnn.config import check_layers
+from cnn.errors import CheckpointError, ConfigError, NumericError, did_you_mean
 from cnn.files import write_atomically
 from cnn.training import finite
 from cnn.training.header import check_header
@@ -74,6 +75,35 @@ def find(run_or_checkpoint):
     raise CheckpointError(f"{path}: no checkpoint in this folder, expected best.safetensors")
 
 
+def save_network(path, network, classes=None, **about):
+    """Write a built network as a checkpoint that nobody trained: ``Network.save``.
+
+    ``about`` may have ``mean``, ``std``, ``image_shape``, ``numbers`` and ``config`` of the header.
+    """
+    if not network.body.built:
+        raise ConfigError("Network: save needs build(input_shape) first")
+    layers = [layer.spec() for layer in network.layers]
+    errors = check_layers(layers)
+    if errors:
+        raise ConfigError(f"Network: cannot be saved: {errors[0]}")
+    outputs = network.output_shape[0]
+    if classes is not None and len(classes) != outputs:
+        raise ConfigError(f"Network.save: classes: expected {outputs} names, found {len(classes)}")
+    shape = list(network.input_shape)
+    meta = {
+        "config": {},
+        "layers": layers,
+        "classes": [] if classes is None else [str(name) for name in classes],
+        "input_shape": shape,
+        "image_shape": shape,
+        "mean": [0.0] * shape[0],
+        "std": [1.0] * shape[0],
+        **about,
+    }
+    tensors = {f"network/{name}": array for name, array in network.state().items()}
+    save(path, tensors, meta)
+
+
 def load_network(run_or_checkpoint):
     """Return (network, meta) of a run folder or of a checkpoint file.
 
@@ -92,16 +122,22 @@ def load_network(run_or_checkpoint):
         header = check_header(meta, path)
         try:
             network = Network(from_config(header.layers))
-            network.build(tuple(header.input_shape), rng=_Allocation(file))
+            network.build(tuple(header.input_shape), rng=_Allocation(file), dtype=_dtype(file))
         except (ValueError, RecursionError, MemoryError) as error:
             raise CheckpointError(f"{path}: {error}") from error
-        if header.classes and network.output_shape != (len(header.classes),):
+        if header.classes and network.output_shape[0] != len(header.classes):
             raise CheckpointError(
                 f"{path}: {len(header.classes)} classes, but the last layer gives {network.output_shape}"
             )
         restore(file, "network", network.state(), path)
     check_finite(network.state(), path)
     return network, meta
+
+
+def _dtype(file):
+    """Return float64 where all of the network's numbers are, else float32."""
+    dtypes = {dtype for name, dtype in file.dtypes.items() if name.startswith("network/")}
+    return np.float64 if dtypes == {np.dtype(np.float64)} else np.float32
 
 
 class _Allocation(np.random.Generator):

@@ -141,13 +141,14 @@ def evaluation_batches(config, split, mean, std):
 
 
 @_of("model.layers")
-def build_network(config, input_shape, classes=None):
+def build_network(config, input_shape, classes=None, network=None):
     """Return the built network of a config, its weights drawn from the config's seed.
 
-    Raises ConfigError when a layer does not fit its input, and when the last layer does not give one
-    number a class (``classes``: how many, None to leave that open).
+    ``network`` stands in for the config's layers; what is built of it keeps its values. Raises ConfigError
+    when a layer does not fit its input, and when the last layer does not give one number a class
+    (``classes``: how many, None to leave that open).
     """
-    network = Network(from_config(layer_specs(config)))
+    network = Network(from_config(layer_specs(config))) if network is None else network
     output = network.build(input_shape, rng=np.random.default_rng(config.seed))
     if len(output) != 1:
         raise ConfigError(
@@ -293,14 +294,25 @@ def evaluate(network, batches, tta=None):
     return float(losses.mean()), accuracy, exponentials / total[:, None]
 
 
+def untrained(dataset, augment=()):
+    """Return the document of the config of a network that came without one."""
+    return {
+        "data": {"dataset": dataset, "augment": list(augment)},
+        "model": {"layers": [{"type": "Flatten"}]},  # a config needs one; the network is the file's
+        "optimizer": {"type": "SGD", "lr": 0.01},
+        "train": {"epochs": 1},
+    }
+
+
 def load_trained(run_or_checkpoint, overrides=()):
     """Return (network, config, meta) of a run folder or a checkpoint; ``overrides`` change its config."""
     from cnn.config import resolve
 
     network, meta = checkpoint.load_network(run_or_checkpoint)
     path = checkpoint.find(run_or_checkpoint)
+    document = meta["config"] or untrained("none")
     try:
-        resolve(meta["config"], path, foreign=True)
+        resolve(document, path, foreign=True)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    return network, resolve(meta["config"], path, overrides), meta
+    return network, resolve(document, path, overrides), meta

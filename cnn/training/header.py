@@ -1,7 +1,7 @@
 """What a checkpoint says about itself, as typed models: a file may be a stranger's, so all is checked."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -32,14 +32,15 @@ class Header(Record):
 
     config: dict[str, Any]
     layers: list[dict[str, Any]] = Field(min_length=1)
-    classes: list[str] = Field(min_length=1)
-    image_shape: tuple[Size, Size, Size]
+    classes: list[str]  # empty in a file of Network.save that names none; a run has them
+    image_shape: list[Size] = Field(min_length=1, max_length=3)  # (F,) for features
     input_shape: list[Size] = Field(min_length=1, max_length=3)
     mean: list[float]
     std: list[Annotated[float, Field(gt=0)]]
     epoch: Annotated[int, Field(ge=0)] = 0
     score: Score | None = None
     progress: dict[str, Any] | None = None  # ``cnn.training.progress.Progress`` checks it
+    numbers: Literal["uint8", "float"] = "uint8"  # float: mean and std are in the units of the data
     data: DataDigest | None = None
     processor: str | None = None
 
@@ -51,6 +52,11 @@ class Header(Record):
                 raise ValueError(
                     f"{name}: found {found} numbers, expected {self.image_shape[0]}, one a channel"
                 )
+        if self.config and not self.classes:
+            raise ValueError("classes: found none, expected at least 1 of them")
+        if len(self.image_shape) != len(self.input_shape):
+            found = f"found {self.image_shape}, expected as many sizes as input_shape {self.input_shape}"
+            raise ValueError(f"image_shape: {found}")
         for name in ("image_shape", "input_shape"):
             size = 1
             for length in getattr(self, name):

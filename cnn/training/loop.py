@@ -10,39 +10,28 @@ to save is: parameters and buffers, the optimizer's and the average's, the count
 epoch.
 """
 
-import json
 import math
-import signal
 import time
 from contextlib import closing
 from itertools import islice
 
 import numpy as np
 
-from cnn import report
-from cnn.backend import (
-    compile_report,
-    get_threads,
-    keeps_kernels,
-    set_winograd,
-    use_backend,
-    when_compiling,
-)
-from cnn.config import naming_file, to_toml
+from cnn.backend import get_threads, set_winograd, use_backend
+from cnn.config import naming_file
 from cnn.errors import ConfigError, NumericError
-from cnn.files import write_atomically
 from cnn.report import gradients
-from cnn.training import checkpoint, experiment, finite, plots, resume
-from cnn.training.header import check_header
+from cnn.training import experiment, finite, resume, stops
+from cnn.training.callbacks import Callbacks
 from cnn.training.interruption import Interrupted, Interruption
 from cnn.training.progress import Progress, bar, epoch_line
 from cnn.training.snapshots import Snapshots
 from cnn.training.tta import check_reach
+from cnn.training.warm_up import warm_up
 
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
 _SHOW_SECONDS = 0.1  # between moves of the bar, which would take 3 % of each step of a small network
 _STATUS_SECONDS = 30  # without a terminal, a long epoch says this often that it lives
-_READER_LEFT = 13  # SIGPIPE, which Windows does not name
 
 
 class Trainer:
@@ -51,18 +40,27 @@ class Trainer:
     Parameters
     ----------
     config : Config
-    run : RunFolder or None
+    run : RunFolder, InMemory or None
         None builds and checks everything but can write nothing (``--dry-run``).
+    callbacks : sequence of cnn.Callback
+        Told how it goes; see ``cnn.training.callbacks``.
+    images : cnn.training.experiment.Images, optional
+        Instead of those of config.data.
+    network : Network, optional
+        Instead of that of config.model; not built, or built for these images: what is built keeps its values.
 
     Raises ConfigError, ShapeError or DataError when the parts do not fit; nothing has been written then.
     """
 
-    def __init__(self, config, run=None):
+    def __init__(self, config, run=None, callbacks=(), images=None, network=None):
         self.config, self.run, self._restored = config, run, False
-        experiment.check_parameters(config)
-        self.images = experiment.load_images(config)
+        self.callbacks, self._stopping = Callbacks(callbacks), None
+        if images is None:
+            experiment.check_parameters(config)
+        self.images = experiment.load_images(config) if images is None else images
         self.batches = experiment.training_batches(config, self.images)
-        self.network = experiment.build_network(config, self.batches.image_shape, len(self.images.classes))
+        classes = len(self.images.classes)
+        self.network = experiment.build_network(config, self.batches.image_shape, classes, network)
         if config.tta is not None:
             with naming_file(config, "tta.translate"):
                 check_reach(config.tta.translate, *self.batches.image_shape[1:])
@@ -98,10 +96,10 @@ class Trainer:
         and when the reader of the output has left; ConfigError when another process trains in the folder.
         """
         with self.run.locked():
-            if not self._restored and self.run.last.exists():
+            if not self._restored and self.run.has_state():
                 raise ConfigError(f"{self.run.path}: holds a run already; restore() continues it")
             self._restored = True  # what lies there from now on is this run's
-            write_atomically(self.run.config, to_toml(self.config).encode())
+            self.run.begin(self.config)
             return self._fit()
 
     def _fit(self):
@@ -116,31 +114,42 @@ class Trainer:
             Interruption() as interruption,
         ):
             if self.progress.epoch < self.epochs:
-                with interruption.at_once(self._before_first_step):
-                    self._warm_up()
+                with interruption.at_once(lambda signum: stops.before_first_step(self, signum)):
+                    warm_up(self)
             if self.progress.epoch == self.progress.step == 0:
                 self._take_snapshot(0)
+            self.callbacks.tell("on_fit_begin", self)
             with self._bar() as images:
-                while self.progress.epoch < self.epochs:
+                while self.progress.epoch < self.epochs and self._stopping is None:
+                    self.callbacks.tell("on_epoch_begin", self)
                     self._train_epoch(images, interruption)
                     self._finish_epoch()
+            if self._stopping is not None:
+                self.run.log(f"stopped after epoch {self.progress.epoch}: {self._stopping}")
             if self.progress.best is None:
-                resume.save_best(self, None)
-            self._draw()
-            result = self._test()
+                self.run.save_best(self, None)
+            self.draw()
+            result = self.run.finish(self)
+            self.callbacks.tell("on_fit_end", self, result)
         if self.run.reader_left:
             message = f"the reader of the output has left; the run is finished, see {self.run.path}"
-            raise Interrupted(message, _READER_LEFT)
+            raise Interrupted(message, stops.READER_LEFT)
         return result
 
+    def stop(self, why):
+        """End the training after the running epoch, with the test as ever; ``why`` goes into the log."""
+        self._stopping = why
+
     def _train_epoch(self, images, interruption):
-        p, steps = self.progress, self._steps_of_epoch()
+        p, steps = self.progress, self.steps_of_epoch()
         save_after = 60 * self.config.train.checkpoint_minutes
         images.set_description_str(f"epoch {p.epoch + 1}/{self.epochs}")
         with closing(self.batches.epoch(p.epoch, start_step=p.step, as_pixels=True)) as batches:
             begin = shown_at = self._told_at = time.perf_counter()
             for x, labels in islice(batches, max(0, steps - p.step)):
                 loss = self._step(x, labels)
+                if self.callbacks.of_steps:
+                    self.callbacks.tell("on_step_end", self, loss)
                 if self.run is not None:  # without a run folder epochs are for measuring
                     self._take_snapshot(p.epoch * len(self.batches) + p.step)
                 now = time.perf_counter()
@@ -148,10 +157,10 @@ class Trainer:
                 if now - shown_at > _SHOW_SECONDS or p.step == steps:
                     shown_at = now
                     self._show(images, loss, now)
-                self._stop_if_asked(interruption)
+                stops.stop_if_asked(self, interruption)
                 if now - self._saved_at > save_after:
-                    self._save_last()
-        self._stop_if_asked(interruption)
+                    self.save_last()
+        stops.stop_if_asked(self, interruption)
 
     def _show(self, images, loss, now):
         """Move the bar on; without a terminal, say now and then that a long epoch lives."""
@@ -161,9 +170,9 @@ class Trainer:
         images.update(p.epoch * self.batches.images_per_epoch + p.seen - images.n)
         if images.disable and now - self._told_at > _STATUS_SECONDS:
             self._told_at = now
-            self.run.log(f"epoch {p.epoch + 1}, step {p.step}/{self._steps_of_epoch()}: {running}")
+            self.run.log(f"epoch {p.epoch + 1}, step {p.step}/{self.steps_of_epoch()}: {running}")
 
-    def _steps_of_epoch(self):
+    def steps_of_epoch(self):
         """Return the steps of the running epoch: the last one may be cut short."""
         return min(len(self.batches), self.total_steps - self.progress.epoch * len(self.batches))
 
@@ -176,17 +185,17 @@ class Trainer:
         logits = np.asarray(self.network.forward(x, training=True))
         loss = self.loss.forward(logits, labels)
         if not math.isfinite(loss):
-            raise self._loss_error(loss, x, labels)
+            raise stops.loss_error(self, loss, x, labels)
         self.network.zero_grad()
         self.network.backward(self.loss.backward(), input_gradient=False)
         # a sum takes a hundredth of a step; where it is not finite, the numbers themselves are looked at
         if not math.isfinite(np.add.reduce(self.network.grad)) and (found := finite.gradient(self.network)):
-            raise self.numeric_error(found, step=True)
+            raise stops.numeric_error(self, found, step=True)
         self._record_gradients()
         self.optimizer.step()
         # finite gradients can overflow in the update: that ends the run before anything is saved
         if not math.isfinite(np.add.reduce(self.network.data)) and (found := finite.state(self.network)):
-            raise self.numeric_error(f"after the update {found}", step=True)
+            raise stops.numeric_error(self, f"after the update {found}", step=True)
         self.average.step(number + 1)
         p.step += 1
         p.seen += len(labels)
@@ -229,25 +238,31 @@ class Trainer:
         if is_best:
             p.best = {"epoch": p.epoch, "loss": loss, "accuracy": accuracy}
         self.run.write_metrics(self.history)
-        due = p.epoch % self.config.train.checkpoint_every == 0 or p.epoch == self.epochs
+        self.callbacks.tell("on_epoch_end", self, row)
+        ends = p.epoch == self.epochs or self._stopping is not None
+        due = ends or p.epoch % self.config.train.checkpoint_every == 0
         # a best without a last would be a run that cannot go on
-        if due or (is_best and not self.run.last.exists()):
-            self._save_last()
+        if due or (is_best and not self.run.has_state()):
+            self.save_last()
         if is_best:
-            resume.save_best(self, p.best)
+            self.run.save_best(self, p.best)
         if time.perf_counter() - self._drawn_at > _CURVES_SECONDS:
-            self._draw()
+            self.draw()
 
     def _validate(self):
         split = self.images.validation
         if len(split) == 0:
             return None, None
-        batches = experiment.evaluation_batches(self.config, split, self.images.mean, self.images.std)
         try:
-            return experiment.evaluate(self.network, batches)[:2]
+            return experiment.evaluate(self.network, self.evaluation_batches(split))[:2]
         except NumericError as error:
             found = finite.state(self.network)
-            raise self.numeric_error(f"validation: {error}" + (f": {found}" if found else "")) from error
+            words = f"validation: {error}" + (f": {found}" if found else "")
+            raise stops.numeric_error(self, words) from error
+
+    def evaluation_batches(self, split):
+        """Return the Batches of a split, normalised as the training images are, free of chance."""
+        return experiment.evaluation_batches(self.config, split, self.images.mean, self.images.std)
 
     def _is_best(self, row):
         """Higher validation accuracy wins, then lower loss; without validation images the last epoch wins."""
@@ -255,87 +270,6 @@ class Trainer:
             return True
         best = self.progress.best
         return (row["val_accuracy"], -row["val_loss"]) > (best["accuracy"], -best["loss"])
-
-    def _warm_up(self):
-        """Compile what a step and an evaluation need, so that no timing contains it; change nothing."""
-        if self.config.train.backend == "reference":
-            return
-        begin, before = time.perf_counter(), compile_report()["compiled"]
-        once = "once on this machine" if keeps_kernels() else "for this run: no cache folder can be written"
-        when_compiling(lambda: self.run.log(f"cold start: compiling kernels, {once} ..."))
-        state = {name: array.copy() for name, array in self.network.state().items()}
-        optimizer = {name: array.copy() for name, array in self.optimizer.state().items()}
-        x, labels = next(self.batches.epoch(0, prefetch=False, as_pixels=True))
-        self.loss.forward(np.asarray(self.network.forward(x, training=True)), labels)
-        self.network.backward(self.loss.backward(), input_gradient=False)
-        self.optimizer.step()
-        self.network.predict(np.asarray(x))
-        self.network.zero_grad()
-        self.network.load_state(state)
-        self.optimizer.load_state(optimizer)
-        when_compiling(None)  # a kernel compiled later has nothing to announce
-        compiled = compile_report()["compiled"] - before
-        how = f"{compiled} compiled" if compiled else "warm start, all from the cache"
-        self.run.log(f"kernels ready after {time.perf_counter() - begin:.1f} s ({how})")
-
-    def _test(self):
-        """Judge the best weights on the test images, once; write and return the result."""
-        p, images = self.progress, self.images
-        with checkpoint.opened(self.run.best) as file:
-            meta = check_header(file.description, self.run.best)
-            checkpoint.restore(file, "network", self.network.state(), self.run.best)
-        score = meta.score or {"loss": None, "accuracy": None}
-        batches = experiment.evaluation_batches(self.config, images.dataset.test, images.mean, images.std)
-        loss, accuracy, probabilities = experiment.evaluate(self.network, batches)
-        result = {
-            "epoch": meta.epoch,
-            "val_loss": score["loss"],
-            "val_accuracy": score["accuracy"],
-            "test_loss": loss,
-            "test_accuracy": accuracy,
-            **self._test_with_tta(batches),
-            "test_images": len(images.dataset.test),
-            "parameters": self.network.data.size,
-            "seconds": round(p.seconds, 3),
-            "data_sha256": images.dataset.digest,
-        }
-        write_atomically(self.run.result, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
-        why = "untrained" if meta.epoch == 0 else "the best on the validation images"
-        if meta.score and score["accuracy"] is None:
-            why = "the last: validation = 0"
-        views = f" ({100 * result['tta_accuracy']:.2f} % with TTA)" if "tta_accuracy" in result else ""
-        self.run.log(
-            f"test accuracy {100 * accuracy:.2f} %{views}, loss {loss:.4f}, "
-            f"on {len(images.dataset.test):,} images, "
-            f"weights of epoch {meta.epoch} ({why}); trained for {p.seconds:.1f} s; see {self.run.path}"
-        )
-        self._report(result, probabilities)
-        return result
-
-    def _test_with_tta(self, batches):
-        """Return what [tta] adds to the result: nothing without that section."""
-        if self.config.tta is None:
-            return {}
-        loss, accuracy, _ = experiment.evaluate(self.network, batches, self.config.tta)
-        return {"tta_loss": loss, "tta_accuracy": accuracy}
-
-    def _report(self, result, probabilities):
-        p, dataset = self.progress, self.images.dataset
-        write_atomically(self.run.gradients, gradients.table(self.network, p.gradients).encode())
-        story = report.Story(
-            self.config.name,
-            dataset.name,
-            dataset.classes,
-            self.history,
-            p.gradients,
-            result,
-            self.network,
-            dataset.test,
-            probabilities,
-            to_toml(self.config),
-            self.config.loss.label_smoothing,
-        )
-        report.write(self.run.report, story)
 
     # -- state -----------------------------------------------------------------------------------
 
@@ -345,79 +279,30 @@ class Trainer:
             resume.restore(self)
         self._restored = True
 
-    def _save_last(self):
-        resume.save_last(self)
+    def save_last(self):
+        """Write last.safetensors now."""
+        self.run.save_last(self)
         self._saved_at = time.perf_counter()
 
     def _take_snapshot(self, number):
         if number in self._snapshots.steps:
             if found := finite.state(self.network):
-                raise self.numeric_error(found)
+                raise stops.numeric_error(self, found)
             self._snapshots.take(number, self.network, self.run.snapshots)
-
-    def _stop_if_asked(self, interruption):
-        """After a signal, or when nobody reads the output any more: save and raise Interrupted."""
-        reader_left = self.run is not None and self.run.reader_left
-        signum = interruption.signum or (_READER_LEFT if reader_left else None)
-        if signum is None:
-            return
-        self._save_last()
-        self._draw()
-        p = self.progress
-        why = "interrupted" if interruption.signum else "the reader of the output left"
-        message = (
-            f"{why} in epoch {p.epoch + 1}, step {p.step} of {self._steps_of_epoch()}, and saved; "
-            f"continue with: cnn train --resume --run {self.run.path}"
-        )
-        self.run.log(f"stopped by {signal.Signals(signum).name}, and saved")
-        raise Interrupted(message, signum)
-
-    def _before_first_step(self, signum):
-        """Return the error after a signal while the kernels are compiled: there is nothing to save."""
-        self.run.log(f"stopped by {signal.Signals(signum).name} before the first step")
-        return Interrupted(
-            "interrupted before the first step; nothing is lost; start with: "
-            f"cnn train --resume --run {self.run.path}",
-            signum,
-        )
 
     # -- words -----------------------------------------------------------------------------------
 
-    def _loss_error(self, loss, x, labels):
-        """Return the NumericError for a loss of NaN or Inf: it names what made it so."""
-        weights = self.config.loss.class_weight
-        if weights is not None and labels.ndim == 1 and not np.array(weights)[labels].any():
-            message = (
-                f"all {len(labels)} images of the batch have loss.class_weight 0, so their mean loss is 0/0"
-            )
-            advice = "raise data.batch_size, give these classes a weight or leave their images out"
-            return self.numeric_error(message, advice, step=True)
-        found = finite.activation(self.network, x)
-        return self.numeric_error(f"the loss is {loss}" + (f": {found}" if found else ""), step=True)
-
-    def numeric_error(self, what, advice=None, step=False):
-        """Return the NumericError that ends the run, after a line in the log; ``step``: before its update."""
-        p, kept = self.progress, "no checkpoint yet"
-        if self.run.last.exists():
-            kept = "last.safetensors keeps the state of the last checkpoint"
-        advice = advice or ("lower optimizer.lr, add schedule.warmup_epochs or set optimizer.clip_norm = 1.0")
-        place = (
-            f"epoch {p.epoch + 1}, step {p.step + 1} of {self._steps_of_epoch()}"
-            if step
-            else (f"epoch {p.epoch + (p.step > 0)}")
-        )
-        stopped = f"{place}: {what} (lr {self.optimizer.lr:.3g})"
-        self.run.log(f"stopped: {stopped}")
-        return NumericError(f"{stopped}; {advice}\n{self.run.path}: {kept}")
+    def numeric_error(self, what):
+        """Return the NumericError for a number that is no longer finite; see ``cnn.training.stops``."""
+        return stops.numeric_error(self, what)
 
     def _bar(self):
         p, an_epoch = self.progress, self.batches.images_per_epoch
         last = self.total_steps - (self.epochs - 1) * len(self.batches)  # steps of the last epoch
         total = (self.epochs - 1) * an_epoch + min(last * self.batches.batch_size, an_epoch)
-        return bar(max(0, total), p.epoch * an_epoch + p.seen)
+        return bar(max(0, total), p.epoch * an_epoch + p.seen, self.run.shows_progress)
 
-    def _draw(self):
-        if self.history:
-            best = self.progress.best if len(self.images.validation) else None
-            plots.curves(self.run.curves, self.history, self.config.name, best and best["epoch"])
+    def draw(self):
+        """Draw curves.png."""
+        self.run.draw(self)
         self._drawn_at = time.perf_counter()

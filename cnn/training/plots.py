@@ -56,6 +56,32 @@ def curves(path, history, title, best_epoch=None):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         if axes.has_data():
             axes.legend(frameon=False, labelcolor=_TEXT)
+    _save(figure, path)
+
+
+def lines(path, series, title, x_label, y_label, **axis):
+    """Draw named lines into the PNG file ``path``.
+
+    ``series`` is {name: (xs, ys)}, a y that is None draws nothing; ``axis`` holds what matplotlib's
+    ``Axes.set`` takes: scales and limits.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for (name, (xs, ys)), color in zip(series.items(), (_TRAIN, _VALIDATION, _TEXT), strict=False):
+        axes.plot(xs, [math.nan if y is None else y for y in ys], color=color, label=name, linewidth=1.3)
+    axes.set(xlabel=x_label, ylabel=y_label, **axis)
+    axes.set_title(title, loc="left", fontsize=10, color=_TEXT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=_GRID)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure, path):
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=130, format="png")
     write_atomically(path, buffer.getvalue())

@@ -58,9 +58,13 @@ class Progress:
         return f"loss {loss:.3f} accuracy {100 * self.correct / self.seen:.1f} % lr {lr:.2g}"
 
 
-def bar(total, done):
-    """Return a bar over the images of a whole run, so that its rate is images/s; off without a terminal."""
+def bar(total, done, show=None):
+    """Return a bar over the images of a whole run, so that its rate is images/s.
+
+    ``show=None`` shows it on a terminal and in a notebook only.
+    """
     return terminal.bar(
+        show,
         total=total,
         initial=done,
         unit=" images",

@@ -240,16 +240,22 @@ def check_same_experiment(config, began):
     Free to change on a resume: how long, how many threads, how often to save, and where the data lie.
     """
     before, now = _flat(began), _flat(config)
-    for key in sorted(before.keys() | now.keys()):
+    for key in [*now, *(key for key in before if key not in now)]:
         if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key):
+            found, expected = (show(flat[key]) if key in flat else "nothing" for flat in (now, before))
             raise ConfigError(
-                f"--resume: {key}: found {show(now.get(key))}, expected {show(before.get(key))} as the run "
-                "began; start a new run to change it"
+                f"--resume: {key}: found {found}, expected {expected} as the run began; "
+                "start a new run to change it"
             )
 
 
 def _flat(value, path=""):
-    """Return {"optimizer.lr": 0.1, ...}."""
-    if not isinstance(value, dict):
+    """Return {"optimizer.lr": 0.1, "model.layers[0].type": "Conv2d", ...}."""
+    if isinstance(value, dict):
+        parts = [(f"{path}.{key}".lstrip("."), part) for key, part in value.items()]
+    elif isinstance(value, list) and all(isinstance(part, dict | list) for part in value):
+        parts = [(f"{path}, entries", len(value))]
+        parts += [(f"{path}[{i}]", part) for i, part in enumerate(value)]
+    else:
         return {path: value}
-    return {k: v for key, part in value.items() for k, v in _flat(part, f"{path}.{key}".lstrip(".")).items()}
+    return {key: leaf for where, part in parts for key, leaf in _flat(part, where).items()}

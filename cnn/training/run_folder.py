@@ -5,10 +5,14 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from cnn.config import to_toml
 from cnn.errors import CheckpointError, ConfigError
 from cnn.files import is_temporary, locked, remove_temporaries, write_atomically
 from cnn.language import translate
 from cnn.terminal import ReaderLeft, say
+from cnn.training import plots, resume
+from cnn.training.finish import finish
+from cnn.training.interruption import Interrupted
 
 COLUMNS = (
     "epoch",
@@ -42,6 +46,8 @@ class RunFolder:
         self.reader_left = False  # nobody reads stdout any more, as after `cnn train | head`
         self._locked = False
 
+    shows_progress = None  # on a terminal and in a notebook
+
     @contextmanager
     def locked(self):
         """While this holds, no other process writes into this folder; inside of itself it does nothing.
@@ -58,6 +64,36 @@ class RunFolder:
                 yield
             finally:
                 self._locked = False
+
+    def has_state(self):
+        """Whether there is a checkpoint from which a run can go on."""
+        return self.last.exists()
+
+    def begin(self, config):
+        """Write config.toml."""
+        write_atomically(self.config, to_toml(config).encode())
+
+    def save_last(self, trainer):
+        """Write last.safetensors; see ``cnn.training.resume``."""
+        resume.save_last(trainer)
+
+    def save_best(self, trainer, score):
+        """Write best.safetensors; see ``cnn.training.resume``."""
+        resume.save_best(trainer, score)
+
+    def draw(self, trainer):
+        """Draw curves.png."""
+        if trainer.history:
+            best = trainer.progress.best if len(trainer.images.validation) else None
+            plots.curves(self.curves, trainer.history, trainer.config.name, best and best["epoch"])
+
+    def finish(self, trainer):
+        """Judge the best weights; write and return the result; see ``cnn.training.finish``."""
+        return finish(trainer)
+
+    def interrupted(self, message, signum):
+        """Return what ends the training after a signal."""
+        return Interrupted(message, signum)
 
     def log(self, line):
         """Append a line to log.txt, in English, with the time, and print it in the language of the command.

@@ -22,7 +22,7 @@ Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, sec
 import numpy as np
 
 from cnn.errors import ConfigError, ShapeError
-from cnn.layers import Concat, Conv2d, Residual, Sequential
+from cnn.layers import Concat, Conv2d, Graph, Residual, Sequential
 from cnn.layers.initializers import check_whitening
 
 _AT_ONCE = 128  # images whose patches are in memory together
@@ -78,6 +78,10 @@ def _first(layer):
     elif isinstance(layer, Residual | Concat):
         for _, branch in layer.children():
             yield from _first(branch)
+    elif isinstance(layer, Graph):
+        for path, read in zip(layer.paths, layer.inputs, strict=True):
+            if read == (0,):
+                yield from _first(path)
     elif isinstance(layer, Conv2d):
         yield layer
 

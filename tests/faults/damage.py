@@ -188,7 +188,7 @@ def _not_loaded(path, whole, spoilt):
 
     path.write_bytes(spoilt)
     try:
-        _unsealed(path)
+        _unsealed(path.read_bytes())
     except OSError:
         return NOTICED
     finally:

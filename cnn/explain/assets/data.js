@@ -1,7 +1,7 @@
-// The page's data: a manifest (JSON) and one base64 block of float32 numbers, written by cnn/explain/collect.py.
+// The page's data: a manifest and one block of float32 numbers, collected by cnn/explain/collect.py.
 // A tensor is named by its node and a short name: y, dy, weight, dweight, bias, dbias, running_mean, p, target, dx0 …
 
-const manifest = JSON.parse(document.getElementById("manifest").textContent);
+const { manifest } = carried;
 const nodes = manifest.nodes;
 const lossNode = nodes[nodes.length - 1];
 
@@ -16,22 +16,7 @@ function crc32(bytes, start, end) {
   return (crc ^ 0xffffffff) >>> 0;
 }
 
-function decodeBlob() {
-  let text = document.getElementById("blob").textContent.trim();
-  let binary;
-  try {
-    binary = atob(text);
-  } catch {
-    // A character outside the alphabet: read what can be read; the checksums then name the tensor.
-    binary = atob(text.replace(/[^A-Za-z0-9+/=]/g, "A"));
-  }
-  text = null;
-  const bytes = new Uint8Array(binary.length);
-  for (let k = 0; k < binary.length; k++) bytes[k] = binary.charCodeAt(k);
-  return bytes;
-}
-
-const blobBytes = decodeBlob();
+const blobBytes = carried.bytes;
 
 function storedTensor(spec) {
   return { shape: spec.shape, data: new Float32Array(blobBytes.buffer, spec.offset * 4, spec.size), spec };

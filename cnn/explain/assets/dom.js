@@ -1,6 +1,6 @@
 // Small helpers: elements, numbers as text, and the two languages.
 
-const texts = JSON.parse(document.getElementById("texts").textContent);
+const { texts } = carried;
 const app = { language: "en", theme: "light", direction: "forward" };
 
 // The text of a key in the current language, {name} replaced. A missing key shows itself and is reported once.

@@ -48,6 +48,10 @@ const normalPdf = (x) => Math.exp(-0.5 * x * x) / Math.sqrt(2 * Math.PI);
 const geluInner = (x) => Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3);
 const isTanhGelu = (attrs) => attrs.approximate === "tanh";
 
+const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
+// JSON has no infinite numbers: null stands for the limit that is not there.
+const limit = (value, sign) => value ?? sign * Infinity;
+
 // value(x, attrs) and slope(x, attrs) = dy/dx; gated: the slope jumps at 0, so crossing it is a kink.
 const pointwise = {
   ReLU: { value: (x) => (x > 0 ? x : 0), slope: (x) => (x > 0 ? 1 : 0), gated: true },
@@ -75,6 +79,13 @@ const pointwise = {
     value: (x, a) => (a.beta * x > a.threshold ? x : (Math.max(a.beta * x, 0) + Math.log1p(Math.exp(-Math.abs(a.beta * x)))) / a.beta),
     slope: (x, a) => (a.beta * x > a.threshold ? 1 : sigmoid(a.beta * x)),
   },
+  ReLU6: { value: (x) => clamp(x, 0, 6), slope: (x) => (x > 0 && x < 6 ? 1 : 0) },
+  Hardtanh: {
+    value: (x, a) => clamp(x, limit(a.min_val, -1), limit(a.max_val, 1)),
+    slope: (x, a) => (x > limit(a.min_val, -1) && x < limit(a.max_val, 1) ? 1 : 0),
+  },
+  Hardsigmoid: { value: (x) => clamp(x / 6 + 0.5, 0, 1), slope: (x) => (x > -3 && x < 3 ? 1 / 6 : 0) },
+  Hardswish: { value: (x) => x * clamp(x / 6 + 0.5, 0, 1), slope: (x) => (x <= -3 ? 0 : x >= 3 ? 1 : x / 3 + 0.5) },
   // In inference dropout passes everything; its mask of the training step is not part of the page.
   Dropout: { value: (x) => x, slope: () => 1 },
   Flatten: { value: (x) => x, slope: () => 1 },
@@ -211,6 +222,34 @@ layerKinds.Softmax = {
 layerKinds.Add = {
   forward: (node, xs) => Float64Array.from(xs[0], (_, k) => xs.reduce((sum, x) => sum + x[k], 0)),
   backward: (node, xs, y, dy) => ({ dx: xs.map(() => Float64Array.from(dy)), grads: {} }),
+};
+
+// Which number of a factor meets number k of the product: an axis of size 1 is repeated.
+function factorIndex(k, shape, factorShape) {
+  let index = 0, rest = k, step = 1;
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    if (factorShape[axis] > 1) index += (rest % shape[axis]) * step;
+    rest = Math.floor(rest / shape[axis]);
+    step *= factorShape[axis];
+  }
+  return index;
+}
+
+layerKinds.Mul = {
+  forward(node, [a, b]) {
+    const [at, bt] = node.inShapes;
+    return Float64Array.from({ length: sizeOf(node.shape) }, (_, k) =>
+      a[factorIndex(k, node.shape, at)] * b[factorIndex(k, node.shape, bt)]);
+  },
+  backward(node, xs, y, dy) {
+    const dx = node.inShapes.map((shape) => new Float64Array(sizeOf(shape)));
+    for (let k = 0; k < dy.length; k++) {
+      const [i, j] = node.inShapes.map((shape) => factorIndex(k, node.shape, shape));
+      dx[0][i] += dy[k] * xs[1][j];
+      dx[1][j] += dy[k] * xs[0][i];
+    }
+    return { dx, grads: {} };
+  },
 };
 
 layerKinds.Concat = {

@@ -14,8 +14,16 @@ function blockSize(node, room, height) {
 }
 
 // The channel with the largest number, or a vector from top to bottom, as a picture.
+const blockPictures = new WeakMap(); // values -> { theme: picture }
+
 function blockPicture(node, tensor) {
-  const { data } = tensorOf(node, tensor), { maxAt, minAt, max, min, size } = statisticsOf(data), [, rows = 1, columns = 1] = node.shape;
+  const { data } = tensorOf(node, tensor), kept = blockPictures.get(data) ?? {};
+  blockPictures.set(data, kept);
+  return (kept[app.theme] ??= drawBlock(node, data));
+}
+
+function drawBlock(node, data) {
+  const { maxAt, minAt, max, min, size } = statisticsOf(data), [, rows = 1, columns = 1] = node.shape;
   const plane = rows * columns, from = plane > 1 ? Math.floor((-min > max ? minAt : maxAt) / plane) * plane : 0;
   const values = plane > 1 ? data.subarray(from, from + plane) : data;
   return cellColours(values, plane > 1 ? columns : 1, plane > 1 ? rows : data.length, size, palettes[app.theme]).toDataURL();
@@ -59,15 +67,18 @@ function renderGlance() {
   thumb.classList.add("thumb");
   const p = lossNode.tensors.p.data, order = [...p.keys()].sort((a, b) => p[b] - p[a] || a - b).slice(0, 3);
   const draw = () => {
-    const width = Math.max(240, Math.floor(holder.clientWidth));
-    const drawn = `${width} ${glance.phase === "backward"}`;
+    if (!holder.room) return;
+    const width = Math.max(240, Math.floor(holder.room)), drawn = `${width} ${glance.phase === "backward"}`;
     if (holder.drawn === drawn) return;
     holder.drawn = drawn;
     holder.replaceChildren(glancePicture(width));
     lightBlocks(holder);
   };
   holder.draw = draw;
-  new ResizeObserver(draw).observe(holder);
+  new ResizeObserver(([{ contentRect }]) => {
+    holder.room = contentRect.width;
+    draw();
+  }).observe(holder);
   const step = (phase) => h("span", { class: `loop-step ${phase}` }, t(`loop.${phase}`));
   return h("section", { class: "glance", id: "glance", "aria-label": t("glance.title") },
     h("div", { class: "glance-row" },

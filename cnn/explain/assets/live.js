@@ -90,19 +90,25 @@ function setMode(training, focus) {
 
 // --- the samples that came with the page --------------------------------------------------------------------------
 
-function decodeSamples() {
-  if (!manifest.samples) return null;
-  const binary = atob(manifest.samples.pixels), labels = manifest.samples.labels, size = sizeOf(nodes[0].shape), each = sizeOf(nodes[0].shape.slice(1));
-  const pixels = Uint8Array.from(binary, (c) => c.charCodeAt(0));
-  const images = labels.map((_, n) => Float64Array.from(pixels.subarray(n * size, (n + 1) * size), (v, k) => normalized(v / 255, Math.floor(k / each))));
-  return { images, labels, held: labels.length >= 40 ? Math.floor(labels.length / 4) : 0 };
+// images: Float64Arrays as the network takes them, made when first asked for; held: how many of the last are not trained on.
+function openSamples({ pixels, labels }) {
+  let images = null;
+  const decode = () => {
+    const bytes = bytesOf(pixels), size = sizeOf(nodes[0].shape), each = sizeOf(nodes[0].shape.slice(1));
+    return labels.map((_, n) => {
+      const image = new Float64Array(size);
+      for (let k = 0; k < size; k++) image[k] = normalized(bytes[n * size + k] / 255, Math.floor(k / each));
+      return image;
+    });
+  };
+  return { get images() { return (images ??= decode()); }, labels, held: labels.length >= 40 ? Math.floor(labels.length / 4) : 0 };
 }
 
 // A brightness from 0 to 1 as the network takes it, and back.
 const normalized = (value, channel = 0) => (value - (about.mean[channel] ?? 0)) / (about.std[channel] ?? 1);
 const brightness = (value, channel = 0) => value * (about.std[channel] ?? 1) + (about.mean[channel] ?? 0);
 
-const samples = decodeSamples();
+const samples = manifest.samples ? openSamples(manifest.samples) : null;
 
 // Parameters drawn anew from a seed: weights from U(±sqrt(6/fan_in)), biases 0, statistics as at the start.
 function randomParameters(seed) {

@@ -290,13 +290,19 @@ function markCells(c, made) {
 // Maps are painted when they come into view.
 const waiting = new Map(); // canvas -> map
 const watcher = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
+  for (const { target, isIntersecting, boundingClientRect: box } of entries) {
     if (!isIntersecting) continue;
     watcher.unobserve(target);
-    waiting.get(target)?.paint();
-    waiting.delete(target);
+    // What is only near the screen waits until the reader's action has been shown.
+    if (box.bottom > 0 && box.top < innerHeight) paintWaiting(target);
+    else setTimeout(() => paintWaiting(target));
   }
 }, { rootMargin: "400px" });
+
+function paintWaiting(canvas) {
+  waiting.get(canvas)?.paint();
+  waiting.delete(canvas);
+}
 
 function paintWhenSeen(map) {
   waiting.set(map.canvas, map);

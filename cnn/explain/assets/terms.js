@@ -237,6 +237,21 @@ const addRules = {
   dx: (node, index) => ({ form: "copy", equation: "dx", terms: [product(gradAt(node, index))], total: gradAt(node, index).value }),
 };
 
+const mulRules = {
+  y(node, index) {
+    const at = node.inShapes.map((shape) => factorIndex(index, node.shape, shape));
+    return sumOf("forward", [product(inputAt(node, at[0], 0), inputAt(node, at[1], 1))]);
+  },
+  dx(node, index, slot) {
+    const terms = [], shape = node.inShapes[slot], other = node.inShapes[1 - slot];
+    for (let k = 0; k < sizeOf(node.shape); k++) {
+      if (factorIndex(k, node.shape, shape) !== index) continue;
+      terms.push(product(gradAt(node, k), inputAt(node, factorIndex(k, node.shape, other), 1 - slot)));
+    }
+    return sumOf("dx", terms);
+  },
+};
+
 // Where slot `slot` begins in the concatenated output.
 const concatOffset = (node, slot) => node.inShapes.slice(0, slot).reduce((sum, shape) => sum + sizeOf(shape), 0);
 
@@ -302,7 +317,7 @@ const lossRules = {
 const rules = {
   Conv2d: convRules(false), ConvTranspose2d: convRules(true), MaxPool2d: maxPoolRules, GlobalMaxPool2d: maxPoolRules,
   AvgPool2d: avgPoolRules, GlobalAvgPool2d: avgPoolRules, BatchNorm2d: batchNormRules, BatchNorm1d: batchNormRules,
-  Linear: linearRules, Add: addRules, Concat: concatRules, Softmax: softmaxRules, Loss: lossRules,
+  Linear: linearRules, Add: addRules, Mul: mulRules, Concat: concatRules, Softmax: softmaxRules, Loss: lossRules,
   ...Object.fromEntries(Object.keys(pointwise).map((kind) => [kind, pointwiseRules(kind)])),
 };
 

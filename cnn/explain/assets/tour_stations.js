@@ -73,4 +73,4 @@ function closedCell(gate) {
   return at < 0 ? null : cell(before, "dy", at);
 }
 
-const findStation = (id) => Math.max(0, stations().findIndex((one) => one.id === id));
+const findStation = (id) => (id ? Math.max(0, stations().findIndex((one) => one.id === id)) : 0);

@@ -26,6 +26,32 @@ const animations = { "conv-dx": () => convAnimation("dx"), "conv-dweight": () =>
 // [place in the derivation, step] of what is shown of a layer.
 const shownSteps = (node) => [...(manifest.derivations[node.kind] ?? []).entries()].filter(([, step]) => step.needs !== "bias" || hasBias(node));
 
+// The derivation of a row fills itself as soon as the page is idle, or when it is wanted at once; the one shown last is
+// kept, for a row that is drawn anew.
+const unfilled = new Map(); // element -> node
+const filled = { node: null, look: null, element: null };
+const look = () => `${app.language} ${app.theme}`;
+
+function derivationLater(node) {
+  if (filled.node === node && filled.look === look()) return filled.element;
+  const holder = h("div", { class: "derivation" });
+  unfilled.set(holder, node);
+  setTimeout(() => requestAnimationFrame(() => setTimeout(() => fillDerivation(holder))));
+  return holder;
+}
+
+function fillDerivation(holder) {
+  const node = unfilled.get(holder);
+  unfilled.delete(holder);
+  if (!node || !holder.isConnected) return;
+  Object.assign(filled, { node, look: look(), element: renderDerivation(node) });
+  holder.replaceWith(filled.element);
+}
+
+const fillDerivations = () => [...unfilled.keys()].forEach(fillDerivation);
+
+addEventListener("beforeprint", fillDerivations);
+
 function renderDerivation(node) {
   return h("div", { class: "derivation" },
     h("h4", {}, t("derivation.title")),

@@ -14,6 +14,7 @@ function isReachable(address) {
 // Opens the row that holds the step, and scrolls to it.
 function showStep({ node, id }) {
   if (node !== lossNode && !opened.has(node.id)) toggleRow(node, true);
+  fillDerivations();
   byId(id)?.scrollIntoView({ block: "start", behavior: "instant" });
 }
 

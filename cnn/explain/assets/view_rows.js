@@ -59,12 +59,18 @@ function refreshRows(list) {
   forgetMaps();
 }
 
-// One row is open at a time, which keeps the page small; the row that was clicked stays where it is on screen.
-function toggleRow(node, open = !opened.has(node.id)) {
-  const top = byId(`row-${node.id}`).getBoundingClientRect().top, others = [...opened].filter((id) => id !== node.id);
+// One row is open at a time, which keeps the page small.
+function openRow(node, open) {
+  const others = [...opened].filter((id) => id !== node.id);
   opened.clear();
   if (open) opened.add(node.id);
   refreshRows([...others.map((id) => nodes[id]), node]);
+}
+
+// The row that was clicked stays where it is on screen.
+function toggleRow(node, open = !opened.has(node.id)) {
+  const top = byId(`row-${node.id}`).getBoundingClientRect().top;
+  openRow(node, open);
   scrollBy({ top: byId(`row-${node.id}`).getBoundingClientRect().top - top, behavior: "instant" });
 }
 
@@ -75,9 +81,15 @@ function lossLine() {
 }
 
 // The width that is left for maps in a card: without the panel, the rail, the tag and the margins (see page.css).
+// Measured once for a width of the window: it costs a layout.
+const measured = { at: null, room: 0 };
+
 function mapRoom() {
+  const content = byId("content");
+  if (!content || measured.at === innerWidth) return content ? measured.room : 760;
   const beside = innerWidth > 1080 ? 650 : innerWidth > 640 ? 140 : 40;
-  return Math.max(200, Math.min(760, (byId("content")?.clientWidth ?? 760) - beside));
+  Object.assign(measured, { at: innerWidth, room: Math.max(200, Math.min(760, content.clientWidth - beside)) });
+  return measured.room;
 }
 
 // A map in a box that scrolls if it must.
@@ -115,17 +127,18 @@ function renderDetails(node) {
   return h("div", { class: "details", id: `details-${node.id}` },
     h("div", { class: "mapline" }, h("span", { class: "tag" }, t("histogram.tag")), h("div", {}, histogram(node.tensors[mainTensor(node)].data, tensorTitle(node, mainTensor(node))))),
     names.map((name) => mapFigure(node, name, true)),
-    manifest.derivations[node.kind] ? renderDerivation(node) : null,
+    manifest.derivations[node.kind] ? derivationLater(node) : null,
   );
 }
 
 // Shows the tensor of a cell: turns the switch or opens the row if need be.
 function reveal(c) {
+  fillDerivations(); // those that still wait would move what is shown
   const gradient = c.tensor === "dy";
   if (c.node !== lossNode && (gradient || c.tensor === "y") && mainTensor(c.node) !== c.tensor && !opened.has(c.node.id)) {
     setDirection(gradient ? "backward" : "forward", c.node);
   } else if (!/^(y|dy|dx\d|p|target)$/.test(c.tensor) && !opened.has(c.node.id)) {
-    toggleRow(c.node, true);
+    openRow(c.node, true);
   }
   showOnScreen(c);
 }

@@ -31,6 +31,7 @@ from cnn.fast.machine.jit import helper, launch, scratch, scratch_threads, task,
 from cnn.fast.machine.simd import width
 from cnn.fast.machine.tables import Table, bits, from_bits, reader
 
+_transform = transform_weights[3]
 FEWEST = 4  # tiles: with fewer, transforming the weights takes longer than 9 products a pixel
 CHUNK = 64  # input channels whose transformed weights wait in the L2 cache
 NINE = 9 * PIXEL  # bytes of the weights from one input channel to sixteen output channels
@@ -119,7 +120,7 @@ outputs_of = reader(Outputs)
 def _transform_weights(p, nine, u, count, vectors):
     """U = G w G^T of ``count`` input channels."""
     for c in range(count):
-        transform_weights(nine + c * NINE, PIXEL, u + c * PIXEL, p.u_point, vectors)
+        _transform(nine + c * NINE, PIXEL, u + c * PIXEL, p.u_point, vectors)
 
 
 @helper

@@ -1,6 +1,7 @@
-"""Winograd convolution F(4x4, 3x3): 36 multiplications where the direct form needs 144.
+"""Winograd convolution: 36 multiplications where the direct form needs 144, F(4x4, 3x3), or 100, F(2x2, 5x5).
 
-A tile of 4x4 outputs y depends on 6x6 inputs x. With the constant matrices B, G, A of Lavin and Gray
+A tile of 4x4 outputs y of a 3x3 kernel depends on 6x6 inputs x, and so does one of 2x2 outputs of a 5x5
+kernel. With the constant matrices B, G, A of Lavin and Gray
 
     y  = A^T [ sum over c of (G w G^T) o (B^T x B) ] A                     forward
     dw = G^T [ sum over tiles and images of (A dy A^T) o (B^T x B) ] G     d-weight
@@ -10,7 +11,8 @@ the 6x6 points, done by the same micro-kernels as the direct form. d-input is fo
 degrees, d-weight is in ``winograd_weight.py``. Some tiles are transformed and multiplied together, as many as
 stay in the cache. Pixels outside of the image are read from a row of zeros, those of the result not stored:
 edges need no copy of the code. Planes of 7 or 15 are cut into tiles of 4 and 3 outputs. The transforms lose
-about three bits: float32 only, relative error below 2e-5.
+about three bits: float32 only, relative error below 2e-5. Where a 2x2 pool follows, tiles of 2x2 outputs are
+its windows, and only the largest is stored.
 
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
@@ -24,6 +26,7 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.microkernels import Ends, memory_fence
 from cnn.fast.conv.routines import PixelProducts, pixel_products
+from cnn.fast.conv.winograd_pool import MaximaOfTile, tile_maxima
 from cnn.fast.conv.winograd_tiles import (
     PIXEL,
     SIZE,
@@ -39,7 +42,13 @@ from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks, width
 from cnn.fast.machine.tables import Table, bits, call_with, from_bits, pointer, reader, records, size_of
 
-# --- Weights: (out, in, 3, 3) to U[36][sliver][channel][mr] ----------------------------------
+
+def outputs_of(taps):
+    """Outputs of a tile, down and across, for a kernel of ``taps`` by ``taps``: six points are one less."""
+    return 7 - taps
+
+
+# --- Weights: (out, in, taps, taps) to U[36][sliver][channel][mr] -----------------------------
 
 
 class Weights(NamedTuple):
@@ -48,7 +57,8 @@ class Weights(NamedTuple):
     weight: int  # address
     u: int  # address
     scratch: int  # address
-    scratch_bytes: int  # of one thread: the nine numbers of a sliver of weights, ordered as in u
+    scratch_bytes: int  # of one thread: the windows of a sliver of weights, ordered as in u
+    window: int  # taps
     mr: int
     out_channels: int
     channels: int
@@ -63,8 +73,8 @@ weights_of = reader(Weights)
 
 
 @cache
-def _weights_task():
-    lanes = width(SIZE)
+def _weights_task(taps):
+    lanes, transform = width(SIZE), transform_weights[taps]
 
     @task
     def weights(index, thread, params):
@@ -73,14 +83,15 @@ def _weights_task():
         source = pointer(p.weight + index * p.mr * p.out_step * 4, 4)
         inside = min(p.mr, p.out_channels - index * p.mr)
         scratch = p.scratch + thread * p.scratch_bytes
-        nine, count = pointer(scratch, 4), (p.channels * p.mr + lanes - 1) // lanes
+        numbers, count = pointer(scratch, 4), (p.channels * p.mr + lanes - 1) // lanes
         for c in range(p.channels):
             for k in range(p.mr):
                 at = c * p.channel_step + k * p.out_step
-                for t in range(9):
-                    value = source[at + (8 - t if p.turned else t)] if k < inside else np.float32(0)
-                    nine[t * count * lanes + c * p.mr + k] = value
-        transform_weights(scratch, count * lanes * 4, p.u + index * p.u_sliver, p.u_point, count)
+                for t in range(p.window):
+                    tap = p.window - 1 - t if p.turned else t
+                    value = source[at + tap] if k < inside else np.float32(0)
+                    numbers[t * count * lanes + c * p.mr + k] = value
+        transform(scratch, count * lanes * 4, p.u + index * p.u_sliver, p.u_point, count)
 
     return weights
 
@@ -112,27 +123,28 @@ tile_of, tile_range_of = reader(Tile), reader(TileRange)
 TILE_RECORD, TILE_RANGE_RECORD = 8 * size_of(Tile), 8 * size_of(TileRange)
 
 
-def _axis_tiles(size):
-    """Cut an axis into tiles of 4 and, where that saves points, 3 outputs: [(start, outputs, points)].
+def _axis_tiles(size, outputs):
+    """Cut an axis into tiles of ``outputs`` or, where that saves points, one less.
 
-    A tile of three outputs leaves out the sixth point, which only the fourth output needs.
+    Returns [(start, outputs, points)]. The smaller tile leaves out the sixth point: only the last output
+    needs it.
     """
-    count = -(-size // 4)
-    narrow = min(count, 4 * count - size)
-    sizes = [4] * (count - narrow) + [3] * narrow
+    count = -(-size // outputs)
+    narrow = min(count, outputs * count - size)
+    sizes = [outputs] * (count - narrow) + [outputs - 1] * narrow
     starts = [sum(sizes[:i]) for i in range(count)]
-    return [(start, min(n, size - start), n + 2) for start, n in zip(starts, sizes, strict=True)]
+    return [(start, min(n, size - start), n + 6 - outputs) for start, n in zip(starts, sizes, strict=True)]
 
 
-def tile_tables(images, out_size, most, unit=1):
+def tile_tables(images, out_size, most, unit=1, outputs=4):
     """The TileRanges of up to ``most`` tiles, and the Tiles of one image that they number: two arrays.
 
     All ranges of a kind but one are whole multiples of ``unit`` tiles, as ``most`` is. Kinds take turns, so
     that threads which share the ranges evenly share the work.
     """
     kinds = {}
-    for top, rows, down in _axis_tiles(out_size[0]):
-        for left, columns, across in _axis_tiles(out_size[1]):
+    for top, rows, down in _axis_tiles(out_size[0], outputs):
+        for left, columns, across in _axis_tiles(out_size[1], outputs):
             kinds.setdefault((down, across), []).append(Tile(top, left, rows, columns))
     ranges, tiles = [], []
     for number, ((down, across), members) in enumerate(kinds.items()):
@@ -159,7 +171,8 @@ class Forward(NamedTuple):
     x: int  # address
     u: int  # address of the transformed weights
     bias: int  # address
-    y: int  # address
+    y: int  # address; with pooling, of the maxima
+    argmax: int  # address of their cells
     floor: int  # bits of the lower bound of the result
     no_floor: int  # bits of minus infinity
     zeros: int  # address of zeros
@@ -220,25 +233,47 @@ def _multiply(p, tiles, v, m, k):
             )  # fmt: skip
 
 
+@cache
+def _transform_outputs(outputs):
+    to_image = output_tile[outputs]
+
+    @helper
+    def transform_outputs(p, tiles, m, k):
+        """y = max(floor, bias + A^T M A) for a chunk of k."""
+        floor, plane = np.float32(from_bits(p.floor)), p.out_height * p.out_width * PIXEL
+        for t in range(tiles.count):
+            block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
+            tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
+            corner = (tile.top * p.out_width + tile.left) * PIXEL
+            patch = Patch(
+                p.y + (block * p.out_channels + k) * plane + corner, plane, p.out_width * PIXEL, tile.rows,
+                tile.columns,
+            )  # fmt: skip
+            source = Points(m + t * p.chunk * PIXEL, PIXEL, p.m_point)
+            count = min(p.chunk, p.out_channels - k)
+            to_image(source, p.bias + k * SIZE, floor, patch, count, tiles.across)
+
+    return transform_outputs
+
+
 @helper
-def _transform_outputs(p, tiles, m, k):
-    """y = max(floor, bias + A^T M A) for a chunk of k."""
-    floor, plane = np.float32(from_bits(p.floor)), p.out_height * p.out_width * PIXEL
+def _transform_maxima(p, tiles, m, k):
+    """y = max(0, the largest of bias + A^T M A) for a chunk of k, and where it lies: a tile is a window."""
+    plane = (p.out_height // 2) * (p.out_width // 2) * LANES
     for t in range(tiles.count):
         block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
         tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
-        corner = (tile.top * p.out_width + tile.left) * PIXEL
-        patch = Patch(
-            p.y + (block * p.out_channels + k) * plane + corner, plane, p.out_width * PIXEL, tile.rows,
-            tile.columns,
-        )  # fmt: skip
+        place = (block * p.out_channels + k) * plane
+        place += (tile.top // 2 * (p.out_width // 2) + tile.left // 2) * LANES
+        maxima = MaximaOfTile(p.y + place * SIZE, p.argmax + place, plane)
         source = Points(m + t * p.chunk * PIXEL, PIXEL, p.m_point)
-        count = min(p.chunk, p.out_channels - k)
-        output_tile(source, p.bias + k * SIZE, floor, patch, count, tiles.across)
+        tile_maxima(source, p.bias + k * SIZE, maxima, min(p.chunk, p.out_channels - k))
 
 
 @cache
-def _forward_task():
+def _forward_task(outputs, pooled):
+    transform_back = _transform_maxima if pooled else _transform_outputs(outputs)
+
     @task
     def forward(index, thread, params):
         p = forward_of(params)
@@ -248,7 +283,7 @@ def _forward_task():
         _transform_inputs(p, tiles, v)
         for k in range(0, p.out_channels, p.chunk):
             _multiply(p, tiles, v, m, k)
-            _transform_outputs(p, tiles, m, k)
+            transform_back(p, tiles, m, k)
         memory_fence()
 
     return forward
@@ -269,12 +304,16 @@ CHUNK = 64  # output channels whose products wait in the L2 cache to be transfor
 class ForwardPlan:
     """The tables and the memory of one geometry of forward or d-input; ``run`` fills in the addresses."""
 
-    def __init__(self, x_shape, out_shape, above, left):
+    def __init__(self, x_shape, out_shape, above, left, taps, pooled=False):
+        """``pooled``: only the largest of each 2x2 window is written, and which one it was; for 5 taps."""
+        self._outputs, self._window, self._pooled = outputs_of(taps), taps * taps, pooled
+        self._taps, size = taps, [n // 2 * 2 if pooled else n for n in out_shape[2:]]
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
         mr, nr = next(block for block in blocks(SIZE)[0] if block[0] <= out_channels)
         count = -(-out_channels // mr)
         chunk = -(-count // max(1, round(out_channels / CHUNK))) * mr
-        ranges, tiles = self._records = tile_tables(images, out_shape[2:], tiles_at_once(channels, nr), nr)
+        most = tiles_at_once(channels, nr)
+        ranges, tiles = self._records = tile_tables(images, size, most, nr, self._outputs)
         self._tasks = len(ranges)
         most, threads = int(ranges[:, TileRange._fields.index("count")].max()), scratch_threads()
         v_point, m_point = odd_lines(channels * most), odd_lines(chunk * most)
@@ -286,7 +325,7 @@ class ForwardPlan:
         self._zeros = aligned_zeros((max((out_channels + mr) * SIZE, 6 * PIXEL),), np.uint8)
         self._table = Table(
             Forward(
-                x=0, u=self._u.ctypes.data, bias=0, y=0, floor=0, no_floor=bits(-np.inf),
+                x=0, u=self._u.ctypes.data, bias=0, y=0, argmax=0, floor=0, no_floor=bits(-np.inf),
                 zeros=self._zeros.ctypes.data, channels=channels, out_channels=out_channels,
                 height=x_shape[2], width=x_shape[3], above=above, left=left, out_height=out_shape[2],
                 out_width=out_shape[3], ranges=ranges.ctypes.data, tiles=tiles.ctypes.data,
@@ -295,28 +334,33 @@ class ForwardPlan:
                 products=pixel_products(mr, nr, SIZE),
             )
         )  # fmt: skip
-        nine_bytes = 9 * (u_sliver + PIXEL)
-        self._nine = aligned_zeros((threads * nine_bytes,), np.uint8)
+        window_bytes = self._window * (u_sliver + PIXEL)
+        self._windows = aligned_zeros((threads * window_bytes,), np.uint8)
         self._slivers = count
         self._weights = Table(
             Weights(
-                weight=0, u=self._u.ctypes.data, scratch=self._nine.ctypes.data, scratch_bytes=nine_bytes,
-                mr=mr, out_channels=out_channels, channels=channels, out_step=0, channel_step=0, turned=0,
-                u_sliver=u_sliver, u_point=u_point,
+                weight=0, u=self._u.ctypes.data, scratch=self._windows.ctypes.data,
+                scratch_bytes=window_bytes, window=self._window, mr=mr, out_channels=out_channels,
+                channels=channels, out_step=0, channel_step=0, turned=0, u_sliver=u_sliver, u_point=u_point,
             )
         )  # fmt: skip
 
-    def run(self, x, weight, bias, out, floor=-np.inf, turned=False):
-        """Transform the weights, then all tiles. ``turned``: by 180 degrees, and out and in exchanged."""
+    def run(self, x, weight, bias, out, floor=-np.inf, turned=False, argmax=None):
+        """Transform the weights, then all tiles. ``turned``: by 180 degrees, and out and in exchanged.
+
+        With ``argmax``, where the plan is a pooled one, ``out`` gets max(0, largest of each window).
+        """
+        filter_step = weight.shape[1] * self._window
         self._weights.set(
-            weight=address(weight), out_step=9 if turned else weight.shape[1] * 9,
-            channel_step=weight.shape[1] * 9 if turned else 9, turned=turned,
+            weight=address(weight), out_step=self._window if turned else filter_step,
+            channel_step=filter_step if turned else self._window, turned=turned,
         )  # fmt: skip
-        launch(_weights_task(), self._slivers, self._weights.array)
+        launch(_weights_task(self._taps), self._slivers, self._weights.array)
         self._table.set(
-            x=x.address, y=out.address, bias=address(self._zeros if bias is None else bias), floor=bits(floor)
-        )
-        launch(_forward_task(), self._tasks, self._table.array)
+            x=x.address, y=out.address, bias=address(self._zeros if bias is None else bias),
+            argmax=0 if argmax is None else argmax.address, floor=bits(floor),
+        )  # fmt: skip
+        launch(_forward_task(self._outputs, self._pooled), self._tasks, self._table.array)
 
 
 def tiles_at_once(channels, nr):
@@ -329,17 +373,26 @@ def tiles_at_once(channels, nr):
 
 
 @plans
-def forward_plan(x_shape, out_shape, above, left):
+def forward_plan(x_shape, out_shape, above, left, taps, pooled=False):
     """The plan of a forward or d-input pass with ``above`` rows and ``left`` columns of padding."""
-    return ForwardPlan(x_shape, out_shape, above, left)
+    return ForwardPlan(x_shape, out_shape, above, left, taps, pooled)
 
 
 def forward(x, weight, bias, out, padding, floor=-np.inf):
-    """out = max(floor, weight * x + bias) for a 3x3 weight, stride 1, float32."""
-    forward_plan(x.shape, out.shape, padding[0][0], padding[1][0]).run(x, weight, bias, out, floor)
+    """out = max(floor, weight * x + bias) for a 3x3 or 5x5 weight, stride 1, float32."""
+    plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0], weight.shape[2])
+    plan.run(x, weight, bias, out, floor)
+
+
+def forward_pooled(x, weight, bias, out, argmax, out_size, padding):
+    """out = max(0, the largest of each 2x2 window of weight * x + bias) for a 5x5 weight."""
+    out_shape = *out.shape[:2], *out_size
+    plan = forward_plan(x.shape, out_shape, padding[0][0], padding[1][0], weight.shape[2], True)
+    plan.run(x, weight, bias, out, argmax=argmax)
 
 
 def backward_input(dy, weight, dx, padding):
     """dx: the window turned by 180 degrees runs over dy."""
-    plan = forward_plan(dy.shape, dx.shape, 2 - padding[0][0], 2 - padding[1][0])
+    taps = weight.shape[2]
+    plan = forward_plan(dy.shape, dx.shape, taps - 1 - padding[0][0], taps - 1 - padding[1][0], taps)
     plan.run(dy, weight, None, dx, turned=True)

@@ -1,7 +1,9 @@
-"""The transforms of Winograd's F(4x4, 3x3), written on vectors, from memory to memory.
+"""The transforms of Winograd's F(4x4, 3x3) and F(2x2, 5x5), written on vectors, from memory to memory.
 
-Each one-dimensional transform is a constant matrix, spelled out with few operations; applied to columns and
-then to rows of a tile it becomes the two-dimensional one. ``winograd.py`` says which is used for what.
+Both evaluate polynomials at 0, 1, -1, 2, -2 and infinity: with those six points the input's transform is the
+same, the others differ in the number of outputs (4 or 2) and of taps (3 or 5). Each one-dimensional transform
+is a constant matrix, spelled out with few operations; applied to columns and then to rows of a tile it
+becomes the two-dimensional one. ``winograd.py`` says which is used for what.
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
 
@@ -19,7 +21,7 @@ SIZE = 4  # bytes of a float32
 PIXEL = LANES * SIZE
 
 
-# --- The five one-dimensional transforms, on lists of vectors -------------------------------------
+# --- The one-dimensional transforms, on lists of vectors -------------------------------------
 
 
 def _input_6(v, x):
@@ -36,47 +38,58 @@ def _input_6(v, x):
     ]
 
 
-def _output_4(v, m):
-    """A^T m"""
+def _output(v, m, count):
+    """A^T m, ``count`` outputs"""
     s1, d1, s2, d2 = v.add(m[1], m[2]), v.sub(m[1], m[2]), v.add(m[3], m[4]), v.sub(m[3], m[4])
-    return [
-        v.add(v.add(m[0], s1), s2),
-        v.fma(v.const(2), d2, d1),
-        v.fma(v.const(4), s2, s1),
-        v.add(v.fma(v.const(8), d2, d1), m[5]),
-    ]
+    first, second = v.add(v.add(m[0], s1), s2), v.fma(v.const(2), d2, d1)
+    if count == 2:
+        return [first, v.add(second, m[5])]
+    return [first, second, v.fma(v.const(4), s2, s1), v.add(v.fma(v.const(8), d2, d1), m[5])]
 
 
 def _gradient_6(v, g):
-    """A g"""
+    """A g, of four or two outputs"""
+    if len(g) == 2:
+        double = v.add(g[1], g[1])
+        return [g[0], v.add(g[0], g[1]), v.sub(g[0], g[1]), v.add(g[0], double), v.sub(g[0], double), g[1]]
     even, odd = v.add(g[0], g[2]), v.add(g[1], g[3])
     even2, odd2 = v.fma(v.const(4), g[2], g[0]), v.fma(v.const(8), g[3], v.add(g[1], g[1]))
     return [g[0], v.add(even, odd), v.sub(even, odd), v.add(even2, odd2), v.sub(even2, odd2), g[3]]
 
 
 def _weight_6(v, w):
-    """G w"""
-    even, odd = v.mul(v.const(-1 / 6), v.add(w[0], w[2])), v.mul(v.const(-1 / 6), w[1])
-    even2 = v.fma(v.const(1 / 6), w[2], v.mul(v.const(1 / 24), w[0]))
-    odd2 = v.mul(v.const(1 / 12), w[1])
+    """G w, of three or five taps: at the point p, the sum of w[i] p^i over a constant"""
+
+    def powers(taps, point, constant):
+        total = v.mul(v.const(point ** taps[0] * constant), w[taps[0]])
+        for i in taps[1:]:
+            total = v.fma(v.const(point**i * constant), w[i], total)
+        return total
+
+    even, odd = range(0, len(w), 2), range(1, len(w), 2)
+    even1, odd1 = powers(even, 1, -1 / 6), powers(odd, 1, -1 / 6)
+    even2, odd2 = powers(even, 2, 1 / 24), powers(odd, 2, 1 / 24)
     return [
         v.mul(v.const(1 / 4), w[0]),
-        v.add(even, odd),
-        v.sub(even, odd),
+        v.add(even1, odd1),
+        v.sub(even1, odd1),
         v.add(even2, odd2),
         v.sub(even2, odd2),
-        w[2],
+        w[-1],
     ]
 
 
-def _weight_3(v, s):
-    """G^T s"""
-    low, high = v.mul(v.const(1 / 6), v.add(s[1], s[2])), v.add(s[3], s[4])
-    return [
-        v.sub(v.fma(v.const(1 / 24), high, v.mul(v.const(1 / 4), s[0])), low),
-        v.fma(v.const(1 / 6), v.sub(s[2], s[1]), v.mul(v.const(1 / 12), v.sub(s[3], s[4]))),
-        v.add(v.sub(v.mul(v.const(1 / 6), high), low), s[5]),
-    ]
+def _weight_taps(v, s, count):
+    """G^T s, ``count`` taps"""
+    sums = v.mul(v.const(-1 / 6), v.add(s[1], s[2])), v.mul(v.const(1 / 24), v.add(s[3], s[4]))
+    differences = v.mul(v.const(-1 / 6), v.sub(s[1], s[2])), v.mul(v.const(1 / 24), v.sub(s[3], s[4]))
+    taps = []
+    for i in range(count):
+        one, two = differences if i % 2 else sums
+        taps.append(v.fma(v.const(2**i), two, one))
+    taps[0] = v.fma(v.const(1 / 4), s[0], taps[0])
+    taps[-1] = v.add(taps[-1], s[5])
+    return taps
 
 
 def _both_ways(v, transform, load, count):
@@ -122,8 +135,8 @@ class Patch(NamedTuple):
     image: int  # address of the first pixel of the first channel
     plane: int  # bytes from one channel to the next
     row: int  # bytes
-    rows: int  # pixels inside of the image, 1 to 4
-    columns: int  # pixels inside of the image, 1 to 4
+    rows: int  # pixels inside of the image, at least 1
+    columns: int  # pixels inside of the image, at least 1
 
 
 def _write_points(v, transform, count, rows, source, target, loops):
@@ -197,26 +210,26 @@ PAIRS = (0, 5), (1, 2), (3, 4)  # rows of points that are computed from the same
 
 input_tile = _image_to_tile(_input_6, 6, (range(6),))
 input_pair = _image_to_tile(_input_6, 6, PAIRS)
-gradient_pair = _image_to_tile(_gradient_6, 4, PAIRS)
+gradient_pair = {count: _image_to_tile(_gradient_6, count, PAIRS) for count in (2, 4)}  # by outputs
 
 
-def _write_pixels(v, values, bias_bytes, nontemporal):
+def _write_pixels(v, values, outputs, bias_bytes, nontemporal):
     """Write the code of the transform back; ``values``: the arguments of the intrinsic, records unpacked."""
     builder = v.builder
     (tile, channel, point), bias, floor, (image, plane, row_bytes, rows, columns), channels, across = values
     parts = [part * v.bytes for part in range(LANES // v.lanes)]
     lowest = v.splat(floor)
-    half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 24 * len(parts)))
+    half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 6 * outputs * len(parts)))
     half = builder.ptrtoint(half, INT64)
     # A pixel outside goes where the last one inside follows: stored from right to left, it is overwritten.
-    beyond = [builder.icmp_signed(">=", ir.Constant(INT64, j), columns) for j in range(4)]
+    beyond = [builder.icmp_signed(">=", ir.Constant(INT64, j), columns) for j in range(outputs)]
     edge = v.times(v.at(columns, -1), PIXEL)
-    place = [builder.select(beyond[j], edge, ir.Constant(INT64, j * PIXEL)) for j in range(4)]
+    place = [builder.select(beyond[j], edge, ir.Constant(INT64, j * PIXEL)) for j in range(outputs)]
     with v.loop(channels, (tile, channel), (image, plane), (bias, bias_bytes)) as (here, to, b):
         with v.loop(across, (here, point), (half, PIXEL)) as (one, other):
             for part in parts:
                 column = [v.load(v.at(one, v.times(point, 6 * i), part)) for i in range(6)]
-                for i, value in enumerate(_output_4(v, column)):
+                for i, value in enumerate(_output(v, column, outputs)):
                     v.store(value, v.at(other, i * 6 * PIXEL + part))
         if bias_bytes == PIXEL:
             shifts = [v.load(v.at(b, part)) for part in parts]
@@ -225,14 +238,16 @@ def _write_pixels(v, values, bias_bytes, nontemporal):
         with v.loop(rows, (half, 6 * PIXEL), (to, row_bytes)) as (one, other):
             for part, shift in zip(parts, shifts, strict=True):
                 row = [v.load(v.at(one, j * PIXEL + part)) for j in range(6)]
-                result = _output_4(v, row)
+                result = _output(v, row, outputs)
                 put = v.store_nontemporal if nontemporal else v.store
-                for j in (3, 2, 1, 0):
+                for j in reversed(range(outputs)):
                     put(v.max(v.add(result[j], shift), lowest), v.at(other, place[j], part))
 
 
-def _tile_to_image(bias_bytes, nontemporal=False):
+def _tile_to_image(outputs, bias_bytes, nontemporal=False):
     """The intrinsic that transforms tiles back; a bias for all lanes, or of a whole pixel: one a lane.
+
+    ``outputs``: of a tile, down and across.
 
     ``nontemporal``: by non-temporal stores, for an array that is read when all of it is there. What is
     overwritten need not be fetched, and the caches stay with the tiles: a training step of ResNet-20 takes
@@ -243,14 +258,15 @@ def _tile_to_image(bias_bytes, nontemporal=False):
     def to_image(typing_context, source, bias, floor, patch, channels, columns):
         """image = max(floor, bias + A^T tile A) for ``channels`` channels: Points to Patch.
 
-        The last of the ``columns`` of points of a narrow tile is missing: only the fourth pixel needs it.
+        The last of the ``columns`` of points of a narrow tile is missing: only the last pixel needs it.
         """
 
         def generate(context, builder, signature, arguments):
             source, bias, floor, patch, channels, columns = arguments
             source, patch = (cgutils.unpack_tuple(builder, record) for record in (source, patch))
             values = source, bias, floor, patch, channels, columns
-            _write_pixels(Vectors(builder, types.float32), values, bias_bytes, nontemporal)
+            v = Vectors(builder, types.float32, ordered=True)  # winograd_pool adds the same
+            _write_pixels(v, values, outputs, bias_bytes, nontemporal)
             return context.get_dummy_value()
 
         i = types.int64
@@ -259,49 +275,68 @@ def _tile_to_image(bias_bytes, nontemporal=False):
     return to_image
 
 
-output_tile = _tile_to_image(SIZE, nontemporal=True)
-output_tile_of_channels = _tile_to_image(PIXEL)
+# by outputs of a tile
+output_tile = {count: _tile_to_image(count, SIZE, nontemporal=True) for count in (2, 4)}
+output_tile_of_channels = _tile_to_image(4, PIXEL)
 
 
-@intrinsic
-def transform_weights(typing_context, source, source_step, target, target_step, count):
-    """36 vectors G w G^T from 9 vectors w, ``count`` times along neighbouring numbers."""
+def _weights_to_points(taps):
+    """The intrinsic for kernels of ``taps`` by ``taps``."""
 
-    def generate(context, builder, signature, arguments):
-        source, source_step, target, target_step, count = arguments
-        v = Vectors(builder, types.float32)
-        with v.loop(count, (source, v.bytes), (target, v.bytes)) as (s, t):
-            result = _both_ways(
-                v,
-                _weight_6,
-                lambda i, j: v.load(v.at(s, builder.mul(source_step, ir.Constant(INT64, 3 * i + j)))),
-                3,
-            )
-            for i, value in enumerate(value for row in result for value in row):
-                v.store(value, v.at(t, builder.mul(target_step, ir.Constant(INT64, i))))
-        return context.get_dummy_value()
+    @intrinsic
+    def transform_weights(typing_context, source, source_step, target, target_step, count):
+        """36 vectors G w G^T from the vectors w, ``count`` times along neighbouring numbers."""
 
-    return types.void(*[types.int64] * 5), generate
+        def generate(context, builder, signature, arguments):
+            source, source_step, target, target_step, count = arguments
+            v = Vectors(builder, types.float32)
+            with v.loop(count, (source, v.bytes), (target, v.bytes)) as (s, t):
+                result = _both_ways(
+                    v,
+                    _weight_6,
+                    lambda i, j: v.load(v.at(s, builder.mul(source_step, ir.Constant(INT64, taps * i + j)))),
+                    taps,
+                )
+                for i, value in enumerate(value for row in result for value in row):
+                    v.store(value, v.at(t, builder.mul(target_step, ir.Constant(INT64, i))))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), generate
+
+    return transform_weights
 
 
-@intrinsic
-def gradient_of_weights(typing_context, source, source_step, parts, part_step, target, target_step, count):
-    """9 vectors G^T s G from 36 vectors s, each the sum of ``parts``, ``count`` times along numbers."""
+def _points_to_weights(taps):
+    """The intrinsic for kernels of ``taps`` by ``taps``."""
 
-    def generate(context, builder, signature, arguments):
-        source, source_step, parts, part_step, target, target_step, count = arguments
-        v = Vectors(builder, types.float32)
-        sums = v.variables(36)
-        with v.loop(count, (source, v.bytes), (target, v.bytes)) as (s, t):
-            for register in sums:
-                builder.store(v.const(0), register)
-            with v.loop(parts, (s, part_step)) as (here,):
-                for i, register in enumerate(sums):
-                    value = v.load(v.at(here, builder.mul(source_step, ir.Constant(INT64, i))))
-                    builder.store(v.add(builder.load(register), value), register)
-            result = _both_ways(v, _weight_3, lambda i, j: builder.load(sums[6 * i + j]), 6)
-            for i, value in enumerate(value for row in result for value in row):
-                v.store(value, v.at(t, builder.mul(target_step, ir.Constant(INT64, i))))
-        return context.get_dummy_value()
+    @intrinsic
+    def gradient_of_weights(
+        typing_context, source, source_step, parts, part_step, target, target_step, count
+    ):
+        """The vectors G^T s G from 36 vectors s, each the sum of ``parts``, ``count`` times along numbers."""
 
-    return types.void(*[types.int64] * 7), generate
+        def generate(context, builder, signature, arguments):
+            source, source_step, parts, part_step, target, target_step, count = arguments
+            v = Vectors(builder, types.float32)
+            sums = v.variables(36)
+            with v.loop(count, (source, v.bytes), (target, v.bytes)) as (s, t):
+                for register in sums:
+                    builder.store(v.const(0), register)
+                with v.loop(parts, (s, part_step)) as (here,):
+                    for i, register in enumerate(sums):
+                        value = v.load(v.at(here, builder.mul(source_step, ir.Constant(INT64, i))))
+                        builder.store(v.add(builder.load(register), value), register)
+                result = _both_ways(
+                    v, lambda v, s: _weight_taps(v, s, taps), lambda i, j: builder.load(sums[6 * i + j]), 6
+                )
+                for i, value in enumerate(value for row in result for value in row):
+                    v.store(value, v.at(t, builder.mul(target_step, ir.Constant(INT64, i))))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 7), generate
+
+    return gradient_of_weights
+
+
+transform_weights = {taps: _weights_to_points(taps) for taps in (3, 5)}
+gradient_of_weights = {taps: _points_to_weights(taps) for taps in (3, 5)}

@@ -23,6 +23,7 @@ from cnn.fast.conv.winograd import (
     TILE_RECORD,
     TileRange,
     odd_lines,
+    outputs_of,
     tile_of,
     tile_range_of,
     tile_tables,
@@ -78,8 +79,9 @@ transform_pair_of = reader(TransformPair)
 
 
 @cache
-def _transform(of_gradient):
-    """Address of the routine for TransformPair: A dy A^T or B^T x B."""
+def _transform(outputs):
+    """Address of the routine for TransformPair: A dy A^T of tiles of so many outputs, or B^T x B for 0."""
+    to_points = gradient_pair[outputs] if outputs else input_pair
 
     @task
     def transform(record):
@@ -95,10 +97,7 @@ def _transform(of_gradient):
             image = p.array + (block * x.channels + p.first) * plane
             source = TileSource(image, plane, x.width * PIXEL, top, left, bottom, right, x.zeros)
             target = Points(p.out.tile + t * PIXEL, p.out.channel, p.out.point)
-            if of_gradient:
-                gradient_pair(p.pair, source, target, p.channels, p.keep)
-            else:
-                input_pair(p.pair, source, target, p.channels, p.keep)
+            to_points(p.pair, source, target, p.channels, p.keep)
 
     return transform.address
 
@@ -213,7 +212,8 @@ class Add(NamedTuple):
 
     sums: int  # address
     dweight: int  # address
-    scratch: int  # address: nine rows of sums for each thread
+    scratch: int  # address: a row of sums for each tap, for each thread
+    window: int  # taps
     channels: int  # of the right operand
     chunk: int  # channels of the left operand
     chunks: int
@@ -228,21 +228,21 @@ add_of = reader(Add)
 
 
 @cache
-def _add_task():
-    lanes = width(SIZE)
+def _add_task(taps):
+    lanes, transform = width(SIZE), gradient_of_weights[taps]
 
     @task
     def add(index, thread, params):
         """One channel of the left operand."""
         p = add_of(params)
-        nine = p.scratch + thread * 9 * p.sums_row
+        rows = p.scratch + thread * p.window * p.sums_row
         source = p.sums + index // p.chunk * 36 * p.sums_point + index % p.chunk * p.sums_row
         part = p.chunks * 36 * p.sums_point
         vectors = p.sums_row // (4 * lanes)
-        gradient_of_weights(source, p.sums_point, p.parts, part, nine, p.sums_row, vectors)
-        weight, total = pointer(p.dweight + index * p.left_step * 4, 4), pointer(nine, 4)
+        transform(source, p.sums_point, p.parts, part, rows, p.sums_row, vectors)
+        weight, total = pointer(p.dweight + index * p.left_step * 4, 4), pointer(rows, 4)
         for c in range(p.channels):
-            for t in range(9):
+            for t in range(p.window):
                 weight[c * p.right_step + t] += total[t * p.sums_row // 4 + c]
 
     return add
@@ -261,14 +261,15 @@ def dy_is_left(out_channels, channels):
 class WeightPlan:
     """The tables and the memory of one geometry; ``run`` fills in the addresses of arrays."""
 
-    def __init__(self, x_shape, out_shape, above, left):
+    def __init__(self, x_shape, out_shape, above, left, taps):
+        self._taps, window, outputs = taps, taps * taps, outputs_of(taps)
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
         self._zeros = aligned_zeros((6 * PIXEL,), np.uint8)
         zeros = self._zeros.ctypes.data
         self._dy_left = dy_is_left(out_channels, channels)
         one, other = self._order(
-            Operand(out_channels, *out_shape[2:], 0, 0, True, zeros, _transform(True)),
-            Operand(channels, *x_shape[2:], above, left, False, zeros, _transform(False)),
+            Operand(out_channels, *out_shape[2:], 0, 0, True, zeros, _transform(outputs)),
+            Operand(channels, *x_shape[2:], above, left, False, zeros, _transform(0)),
         )
         mr = panel_rows(SIZE, one.channels)
         chunks = -(-one.channels // CHUNK)
@@ -276,7 +277,8 @@ class WeightPlan:
         chunks = -(-one.channels // chunk)
         columns = -(-other.channels // LANES) * LANES
         fitting = TILE_BYTES // (12 * (chunk + columns) * PIXEL)
-        ranges, tiles = self._records = tile_tables(images, out_shape[2:], min(16, max(4, fitting)))
+        most = min(16, max(4, fitting))
+        ranges, tiles = self._records = tile_tables(images, out_shape[2:], most, 1, outputs)
         most = int(ranges[:, TileRange._fields.index("count")].max())
         sums_row = columns * SIZE
         sums_point = odd_lines(chunk * sums_row // PIXEL)
@@ -300,13 +302,13 @@ class WeightPlan:
                 products=panel_products(mr, SIZE), transpose=transpose_pixels(SIZE),
             )
         )  # fmt: skip
-        self._nine, self._rows = aligned_zeros((threads * 9 * sums_row,), np.uint8), one.channels
-        left_step, right_step = self._order(channels * 9, 9)
+        self._windows, self._rows = aligned_zeros((threads * window * sums_row,), np.uint8), one.channels
+        left_step, right_step = self._order(channels * window, window)
         self._add = Table(
             Add(
-                sums=self._sums.ctypes.data, dweight=0, scratch=self._nine.ctypes.data,
-                channels=other.channels, chunk=chunk, chunks=chunks, parts=parts, sums_row=sums_row,
-                sums_point=sums_point, left_step=left_step, right_step=right_step,
+                sums=self._sums.ctypes.data, dweight=0, scratch=self._windows.ctypes.data,
+                window=window, channels=other.channels, chunk=chunk, chunks=chunks, parts=parts,
+                sums_row=sums_row, sums_point=sums_point, left_step=left_step, right_step=right_step,
             )
         )  # fmt: skip
 
@@ -320,15 +322,15 @@ class WeightPlan:
         self._table.set(left_array=left, right_array=right)
         launch(_sum_task(), self._tasks, self._table.array)
         self._add.set(dweight=address(dweight))
-        launch(_add_task(), self._rows, self._add.array)
+        launch(_add_task(self._taps), self._rows, self._add.array)
 
 
 @plans
-def weight_plan(x_shape, out_shape, above, left):
+def weight_plan(x_shape, out_shape, above, left, taps):
     """The plan of a d-weight pass."""
-    return WeightPlan(x_shape, out_shape, above, left)
+    return WeightPlan(x_shape, out_shape, above, left, taps)
 
 
 def backward_weight(dy, x, dweight, padding):
     """dweight += the sum over images and tiles."""
-    weight_plan(x.shape, dy.shape, padding[0][0], padding[1][0]).run(dy, x, dweight)
+    weight_plan(x.shape, dy.shape, padding[0][0], padding[1][0], dweight.shape[2]).run(dy, x, dweight)

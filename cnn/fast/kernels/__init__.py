@@ -20,6 +20,8 @@ from cnn.fast.kernels.activation import (
     hardswish_forward,
     leaky_relu_backward,
     leaky_relu_forward,
+    relu6_backward,
+    relu6_forward,
     relu_backward,
     relu_forward,
     sigmoid_backward,
@@ -56,6 +58,10 @@ from cnn.fast.kernels.group_norm import (
     group_norm_backward,
     group_norm_forward,
 )
+from cnn.fast.kernels.hardtanh import (
+    hardtanh_backward,
+    hardtanh_forward,
+)
 from cnn.fast.kernels.images import (
     blacken_squares,
     cut_windows,
@@ -68,9 +74,17 @@ from cnn.fast.kernels.linear import (
     linear_backward_weight,
     linear_forward,
 )
+from cnn.fast.kernels.local_response_norm import (
+    local_response_norm_backward,
+    local_response_norm_forward,
+)
 from cnn.fast.kernels.loss import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_forward,
+)
+from cnn.fast.kernels.multiply import (
+    multiply,
+    multiply_backward,
 )
 from cnn.fast.kernels.norm import (
     batch_norm_backward,
@@ -98,6 +112,8 @@ from cnn.fast.kernels.resize import (
     upsample_nearest_forward,
 )
 from cnn.fast.kernels.softmax import (
+    log_softmax_backward,
+    log_softmax_forward,
     softmax_backward,
     softmax_forward,
 )
@@ -148,19 +164,29 @@ __all__ = [
     "hardsigmoid_forward",
     "hardswish_backward",
     "hardswish_forward",
+    "hardtanh_backward",
+    "hardtanh_forward",
     "leaky_relu_backward",
     "leaky_relu_forward",
     "linear_backward_input",
     "linear_backward_weight",
     "linear_forward",
+    "local_response_norm_backward",
+    "local_response_norm_forward",
+    "log_softmax_backward",
+    "log_softmax_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
+    "multiply",
+    "multiply_backward",
     "normalize_pixels",
     "orthogonalize",
     "pad2d_backward",
     "pad2d_forward",
     "prelu_backward",
     "prelu_forward",
+    "relu6_backward",
+    "relu6_forward",
     "relu_backward",
     "relu_forward",
     "resample_images",

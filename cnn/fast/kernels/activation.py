@@ -18,7 +18,9 @@ from cnn.fast.machine.jit import CHUNK, FLAGS, chunks, jit, launch, table, task
 from cnn.fast.machine.special import erf, exp, tanh
 from cnn.fast.machine.tables import bits, from_bits, pointer, reader
 
-IDENTITY, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU, GELU_TANH, ELU, HARDSIGMOID, HARDSWISH = range(11)
+(
+    IDENTITY, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU, GELU_TANH, ELU, HARDSIGMOID, HARDSWISH, RELU6,
+) = range(12)  # fmt: skip
 
 _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
@@ -69,6 +71,10 @@ def _hardsigmoid(kind, x, parameter):
 
 def _hardswish(kind, x, parameter):
     return x * _between(x * (1.0 / 6.0) + 0.5, 0.0, 1.0)
+
+
+def _relu6(kind, x, parameter):
+    return _between(x, 0.0, 6.0)
 
 
 @jit
@@ -128,14 +134,19 @@ def _hardswish_gradient(kind, dy, saved, parameter):
     return v.select(v.at_least(-3.0, saved), 0.0, inside)
 
 
+def _relu6_gradient(kind, dy, saved, parameter):
+    inside = v.both(v.greater(saved, 0.0), v.greater(6.0, saved))
+    return v.select(inside, dy, 0.0)
+
+
 _FORWARD = (
     _identity, _relu, _leaky_relu, _sigmoid, _tanh, _silu, _gelu, _gelu_tanh,
-    _elu, _hardsigmoid, _hardswish,
+    _elu, _hardsigmoid, _hardswish, _relu6,
 )  # fmt: skip
 _BACKWARD = (
     _identity_gradient, _relu_gradient, _leaky_relu_gradient, _sigmoid_gradient, _tanh_gradient,
     _silu_gradient, _gelu_gradient, _gelu_tanh_gradient, _elu_gradient, _hardsigmoid_gradient,
-    _hardswish_gradient,
+    _hardswish_gradient, _relu6_gradient,
 )  # fmt: skip
 
 
@@ -325,3 +336,13 @@ def hardswish_forward(x):
 def hardswish_backward(dy, x):
     """Return 0 where x <= -3, dy where x >= 3, else dy * (x / 3 + 1/2)."""
     return backward(HARDSWISH, dy, x)
+
+
+def relu6_forward(x):
+    """Return min(max(x, 0), 6)."""
+    return forward(RELU6, x)
+
+
+def relu6_backward(dy, x):
+    """Return dy where 0 < x < 6, else 0."""
+    return backward(RELU6, dy, x)

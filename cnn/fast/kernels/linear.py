@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES, as_blocked, empty
-from cnn.fast.conv.blocking import panel_rows, register_block
+from cnn.fast.conv.blocking import panel_rows, pixels_at_once, register_block
 from cnn.fast.conv.microkernels import ONCE, DotEnds, DotLoop, DotLoops, DotSteps, Ends, Loop, Loops
 from cnn.fast.conv.routines import (
     Dot,
@@ -84,7 +84,8 @@ class ProductPlan:
 
     def __init__(self, images, in_features, out_features, weight_out, weight_in, itemsize):
         """``images``: blocks of sixteen; ``weight_out``, ``weight_in``: numbers to the next feature."""
-        mr, nr = register_block(out_features, blocks(itemsize)[0])
+        mr, most = register_block(out_features, blocks(itemsize)[0])
+        nr = pixels_at_once(mr, most, [images], itemsize)
         self._tasks = -(-out_features // mr)
         self._no_bias = aligned_zeros((out_features * itemsize,), np.uint8)
         self._table = Table(

@@ -1,10 +1,10 @@
 """Where compiled kernels are kept between runs, and how many had to be compiled in this one.
 
 Numba's own cache looks at the file of a function only and misses changes in what it calls. Here every kernel
-is filed under a hash of all sources of ``cnn.fast`` and of the versions of Python, NumPy, Numba and llvmlite,
-so that no stale machine code can ever run; what is compiled from other files is not kept at all. Each file
-begins with a checksum: one that is damaged, or cannot be unpickled, counts as missing.
-The names of the data files are unique: processes that compile the same kernel at the same time (MPI
+is filed under a hash of all sources of ``cnn.fast`` and of the versions of Python, Numba and LLVM, so that no
+stale machine code can ever run and two environments do not overwrite each other's; what is compiled from
+other files is not kept at all. Each file begins with a checksum: one that is damaged counts as
+missing. The names of the data files are unique: processes that compile the same kernel at the same time (MPI
 ranks, test workers) never write one file, the worst they can do is compile twice. Compare Numba issues 4807
 and 10128.
 """
@@ -21,7 +21,6 @@ from pathlib import Path
 
 import llvmlite
 import numba
-import numpy as np
 from numba.core import config
 from numba.core.caching import (
     CompileResultCacheImpl,
@@ -30,6 +29,7 @@ from numba.core.caching import (
     NullCache,
     _CacheLocator,
 )
+from numba.np.ufunc.parallel import _launch_threads
 
 from cnn.files import user_cache_folder
 
@@ -48,9 +48,8 @@ def when_compiling(callback):
 
 
 def source_hash():
-    """Hash of all sources that compiled kernels depend on, and of the versions of what compiles them."""
-    versions = sys.version, np.__version__, numba.__version__, llvmlite.__version__
-    digest = hashlib.sha256("\0".join(versions).encode())
+    """Hash of all that compiled kernels depend on: the sources and what compiles them."""
+    digest = hashlib.sha256(f"{sys.version} {numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted(_WING.rglob("*.py")):
         digest.update(str(path.relative_to(_WING)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -123,42 +122,37 @@ def _sealed(payload):
     return hashlib.sha256(payload).digest() + payload
 
 
-def _unsealed(path):
-    """The object in a file that was written through ``_sealed``; OSError when there is none that is whole."""
-    content = Path(path).read_bytes()
+def _unsealed(content):
+    """What was pickled into the payload of ``_sealed``; OSError where it is damaged or not for this Numba."""
     seal, payload = content[:32], content[32:]
     if hashlib.sha256(payload).digest() != seal:
-        raise OSError(f"{path} is damaged")
+        raise OSError("damaged")
     try:
         return pickle.loads(payload)
-    except Exception as error:  # whole, but of a library that is another one now
-        raise OSError(f"{path} cannot be unpickled") from error
+    except Exception as error:  # written by a Numba that calls itself the same but names its types otherwise
+        raise OSError(f"of another Numba: {error}") from error
 
 
 class _File(IndexDataCacheFile):
     """Numba's files, each behind a checksum; what cannot be read counts as missing."""
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self._version = f"{numba.__version__} {llvmlite.__version__}"
 
     def _data_name(self, number):
         return self._data_name_pattern.format(number=number).replace(".nbc", f".{uuid.uuid4().hex[:12]}.nbc")
 
     def _load_index(self):
         try:
-            version, stamp, overloads = _unsealed(self._index_path)
+            stamp, overloads = _unsealed(Path(self._index_path).read_bytes())
         except OSError:
             return {}
-        return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+        return overloads if stamp == self._source_stamp else {}
 
     def _save_index(self, overloads):
-        payload = self._dump((self._version, self._source_stamp, overloads))
+        payload = self._dump((self._source_stamp, overloads))
         with self._open_for_write(self._index_path) as file:
             file.write(_sealed(payload))
 
     def _load_data(self, name):  # the caller takes an OSError as: not there
-        return _unsealed(self._data_path(name))
+        return _unsealed(Path(self._data_path(name)).read_bytes())
 
     def _save_data(self, name, data):
         with self._open_for_write(self._data_path(name)) as file:
@@ -199,10 +193,12 @@ class KernelCache(FunctionCache):
         found = super().load_overload(sig, target_context)
         if found is None:
             _announce()
-        else:
+        elif hasattr(found.library, "_reload_init"):  # since Numba 0.63
             # What is compiled around a loaded parallel kernel must start the threads as well when it is
             # loaded itself; Numba forgets this.
             found.library._reload_init.update(found.reload_init or ())
+        else:  # no library knows whether a parallel kernel is inside of it
+            _launch_threads()
         return found
 
     def save_overload(self, sig, data):

@@ -94,10 +94,14 @@ def blocks(itemsize):
 
 
 class Vectors:
-    """Writes LLVM code on vectors of ``lanes`` numbers of one type; every address is an int64 value."""
+    """Writes LLVM code on vectors of ``lanes`` numbers of one type; every address is an int64 value.
 
-    def __init__(self, builder, dtype, lanes=None):
+    ``ordered``: sums are added up as written, the same in every function that has them.
+    """
+
+    def __init__(self, builder, dtype, lanes=None, ordered=False):
         self.builder = builder
+        self._flags = ("nsz",) if ordered else ()  # Numba gives its own flags to what has none
         self.number = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
         self.itemsize = 4 if dtype == types.float32 else 8
         self.lanes = lanes or width(self.itemsize)
@@ -169,15 +173,15 @@ class Vectors:
 
     def add(self, a, b):
         """a + b"""
-        return self.builder.fadd(a, b)
+        return self.builder.fadd(a, b, flags=self._flags)
 
     def sub(self, a, b):
         """a - b"""
-        return self.builder.fsub(a, b)
+        return self.builder.fsub(a, b, flags=self._flags)
 
     def mul(self, a, b):
         """a * b"""
-        return self.builder.fmul(a, b)
+        return self.builder.fmul(a, b, flags=self._flags)
 
     def fence(self, value):
         """``value``, finished: sums before it are not regrouped with sums behind it."""

@@ -1,4 +1,4 @@
-"""exp, tanh, erf and log1p of a vector: polynomials in float32, the mathematical library in float64.
+"""exp, tanh, erf, log1p and log of a vector: polynomials in float32, the mathematical library in float64.
 
 Largest errors of the float32 forms over all inputs (measured by tests/test_kernels_activation.py):
 
@@ -6,6 +6,7 @@ Largest errors of the float32 forms over all inputs (measured by tests/test_kern
     tanh    relative 4e-7
     erf     absolute 3e-7
     log1p   relative 3e-7, for 0 <= x <= 1, where alone it is defined
+    log     relative 3e-7 from 1 on, absolute 2e-7 below; for normal numbers above 0
 
 Sources: Cephes Mathematical Library by S. Moshier (exp, tanh); the rational minimax form of erf as in Eigen.
 """
@@ -40,6 +41,11 @@ def erf(x):
 def log1p(x):
     """log(1 + x) of a vector of numbers from 0 to 1."""
     return np.log1p(x)
+
+
+def log(x):
+    """The natural logarithm of a vector of normal numbers above 0."""
+    return np.log(x)
 
 
 def _exp32(x):
@@ -97,6 +103,13 @@ def _log1p32(x):
     return 2.0 * v.fma(p * q, s, s)
 
 
+def _log32(x):
+    n = v.exponent(x)
+    half = v.rounded(n * 0.5)
+    m = x * v.power_of_two(0.0 - half) * v.power_of_two(half - n)  # from 1 to 2
+    return v.fma(n, 0.693145751953125, v.fma(n, 1.428606765330187e-6, log1p(m - 1.0)))
+
+
 def _pair(function, single, double):
     """Give ``function`` its float32 and float64 forms inside kernels."""
 
@@ -111,3 +124,4 @@ _pair(exp, _exp32, lambda x: v.library_exp(x))
 _pair(tanh, _tanh32, lambda x: v.library_tanh(x))
 _pair(erf, _erf32, lambda x: v.library_erf(x))
 _pair(log1p, _log1p32, lambda x: v.library_log1p(x))
+_pair(log, _log32, lambda x: v.library_log(x))

@@ -305,6 +305,18 @@ def power_of_two(typingctx, a):
     return a(a), emit
 
 
+@intrinsic
+def exponent(typingctx, a):
+    """floor(log2(a)) of normal positive numbers in float32: read from the exponent bits."""
+
+    def emit(context, builder, signature, arguments):
+        whole = ir.VectorType(_I32, LANES)
+        bits = builder.lshr(builder.bitcast(arguments[0], whole), ir.Constant(whole, [23] * LANES))
+        return builder.sitofp(builder.sub(bits, ir.Constant(whole, [127] * LANES)), _llvm(types.float32))
+
+    return a(a), emit
+
+
 def _compare(name, predicate, doc, unordered=False):
     def typed(typingctx, a, b):
         _, bring = _numbers_to(a, b)
@@ -390,6 +402,7 @@ def _library(name, symbol):
 
 
 library_exp = _library("library_exp", "exp")
+library_log = _library("library_log", "log")
 library_log1p = _library("library_log1p", "log1p")
 library_tanh = _library("library_tanh", "tanh")
 library_erf = _library("library_erf", "erf")

@@ -1,0 +1,410 @@
+"""`cnn.Classifier(...).fit(X, y)`: a network as an estimator of scikit-learn, which need not be installed.
+
+    from sklearn.model_selection import GridSearchCV
+    search = GridSearchCV(cnn.Classifier(epochs=5), {"lr": [1e-3, 1e-2]}, cv=3).fit(images, labels)
+"""
+
+import copy
+import inspect
+import sys
+
+import numpy as np
+
+import cnn
+from cnn.config import resolve
+from cnn.data import Dataset, Split, normalization, split_validation
+from cnn.data.arrays import channels_first, to_numpy
+from cnn.errors import ConfigError, DataError, did_you_mean
+from cnn.layers import Flatten, Layer, Linear, from_config
+from cnn.model import Model
+from cnn.training import checkpoint
+from cnn.training.experiment import Images
+from cnn.training.in_memory import InMemory
+from cnn.training.loop import Trainer
+
+__all__ = ["Classifier", "NotFitted"]
+
+_WIDTHS = 16, 32, 64  # filters of the default network
+_SMALLEST = 4  # pixels down to which it pools
+_HIDDEN = 64  # features of the default network for features
+
+
+class NotFitted(ConfigError, AttributeError):
+    """A Classifier was asked before ``fit``."""
+
+
+class Classifier:
+    """A network that learns classes from arrays, with scikit-learn's ``fit``, ``predict`` and ``score``.
+
+    Images are (N, C, H, W), (N, H, W, C) or (N, H, W); features (N, F). Arrays, lists, pandas and tensors of
+    PyTorch are taken. uint8 images are pixels: they may be augmented, and are normalised by their mean and
+    deviation from 0 to 1. All other numbers are taken as they are and standardised, each channel or feature
+    for itself. Of four axes the last holds the channels if it is at most 4 long and axis 1 is longer than 4,
+    otherwise axis 1 does; ``channels`` settles it. Labels are anything that sorts: strings, numbers, bools.
+
+    Parameters
+    ----------
+    layers : list of Layer or of tables as in a config, optional
+        Left alone: each ``fit`` trains a copy, in which layers that are built keep their values. Unless the
+        last is a ``Linear`` with one output a class, ``Flatten`` (for images) and such a ``Linear`` are
+        added. Left out: convolutions of 16, 32 and 64 filters with batch normalisation, each followed by
+        pooling while the image is larger than 4 pixels; for features a hidden layer of 64.
+    epochs : float
+    batch_size : int
+    optimizer : str or dict
+        A type, ``"SGD"``, or a table with its options.
+    lr, weight_decay : float
+        Of the optimizer.
+    schedule : str or dict
+        Of the learning rate, as in a config.
+    label_smoothing : float
+    class_weight : dict by label, "balanced" or None
+        "balanced" weighs each class by N / (classes * its images).
+    augment : list of tables
+        As ``data.augment`` of a config; uint8 images only.
+    validation : float
+        Share of the images kept aside, by which the best epoch is chosen; 0 keeps the last epoch.
+    channels : "auto", "first" or "last"
+    random_state : int, numpy.random.RandomState or None
+        None draws another seed each time.
+    backend : "numba" or "reference"
+    callbacks : list of cnn.Callback
+    verbose : bool
+        Print a line an epoch, and show a bar.
+
+    Attributes
+    ----------
+    classes_ : the labels, sorted
+    model_ : cnn.model.Model
+    history_ : list of dict, one an epoch, the columns of metrics.csv
+    n_features_in_ : int, of features
+    """
+
+    def __init__(
+        self,
+        layers=None,
+        *,
+        epochs=20,
+        batch_size=32,
+        optimizer="AdamW",
+        lr=3e-3,
+        weight_decay=0.0,
+        schedule="cosine",
+        label_smoothing=0.0,
+        class_weight=None,
+        augment=(),
+        validation=0.0,
+        channels="auto",
+        random_state=0,
+        backend="numba",
+        callbacks=(),
+        verbose=False,
+    ):
+        self.layers = layers
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.augment = augment
+        self.validation = validation
+        self.channels = channels
+        self.random_state = random_state
+        self.backend = backend
+        self.callbacks = callbacks
+        self.verbose = verbose
+
+    # -- learning and answering --------------------------------------------------------------------
+
+    def fit(self, X, y, validation_data=None):
+        """Learn from images or features ``X`` and their labels ``y``; return self.
+
+        ``validation_data`` is (X, y) by which the best epoch is chosen, in place of ``validation``.
+        Raises DataError (a ValueError) for what does not fit, ConfigError for a parameter, NumericError when
+        the training diverges.
+        """
+        if y is None:
+            raise DataError("Classifier requires y to be passed, but the target y is None")
+        numbers, labels = self._images(X, fit=True), _labels(y)
+        if len(numbers) != len(labels):
+            raise DataError(f"expected one label an image, found {len(numbers)} images, {len(labels)} labels")
+        self.classes_, indices = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise DataError(f"expected at least 2 classes in y, found 1 class: {self.classes_.tolist()}")
+        seed, indices = _seed(self.random_state), indices.astype(np.int64)
+        train, validation = Split(numbers, indices), Split(numbers[:0], indices[:0])
+        if validation_data is not None:
+            validation = self._validation(validation_data, numbers)
+        elif self.validation:
+            train, validation = split_validation(train, self.validation, seed)
+        images = self._as_images(train, validation)
+        network = cnn.Network(self._layers(numbers))
+        config = resolve(self._document(seed, len(train), indices, network), "Classifier")
+        trainer = Trainer(config, InMemory(self.verbose), self.callbacks, images, network)
+        trainer.fit()
+        self.history_ = trainer.history
+        meta = {
+            "classes": [str(c) for c in self.classes_],
+            "image_shape": list(numbers.shape[1:]),
+            "mean": images.mean.tolist(),
+            "std": images.std.tolist(),
+            "numbers": "uint8" if numbers.dtype == np.uint8 else "float",
+        }
+        self.model_ = Model(trainer.network, config, meta, "Classifier")
+        return self
+
+    def predict_proba(self, X):
+        """Return the probability of each class of ``classes_``, (N, classes)."""
+        self._check_fitted("predict_proba")
+        return self.model_.predict(self._images(X)).probabilities
+
+    def predict(self, X):
+        """Return the likeliest label of each image, (N,)."""
+        self._check_fitted("predict")
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+    def score(self, X, y, sample_weight=None):
+        """Return the share of right answers."""
+        return float(np.average(self.predict(X) == _labels(y), weights=sample_weight))
+
+    def save(self, file):
+        """Write the trained network for ``cnn.load``, `cnn predict` and fine-tuning; labels become words."""
+        self._check_fitted("save")
+        model = self.model_
+        about = {
+            "classes": list(model.classes),
+            "image_shape": list(model.image_shape),
+            "mean": model.mean.tolist(),
+            "std": model.std.tolist(),
+            "numbers": "uint8" if model.takes_pixels else "float",
+            "config": model.config.plain(),
+        }
+        checkpoint.save_network(file, model.network, **about)
+
+    # -- what an estimator has ---------------------------------------------------------------------
+
+    def get_params(self, deep=True):
+        """Return the parameters by name."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **params):
+        """Set parameters; return self. Raises ConfigError (a ValueError) for an unknown one."""
+        known = self.get_params()
+        for name, value in params.items():
+            if name not in known:
+                raise ConfigError(f'Classifier: unknown parameter "{name}".{did_you_mean(name, known)}')
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "model_")
+
+    def __sklearn_tags__(self):
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags(),
+            input_tags=InputTags(two_d_array=True, three_d_array=True),
+        )
+
+    def __repr__(self):
+        defaults = inspect.signature(type(self)).parameters
+        changed = {k: v for k, v in self.get_params().items() if repr(v) != repr(defaults[k].default)}
+        return f"Classifier({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+    # -- from parameters to a training -------------------------------------------------------------
+
+    def _check_fitted(self, what):
+        if hasattr(self, "model_"):
+            return
+        message = f"This Classifier is not fitted yet: call fit before {what}"
+        if "sklearn" in sys.modules:  # who uses it, catches its error
+            from sklearn.exceptions import NotFittedError
+
+            raise NotFittedError(message)
+        raise NotFitted(message)
+
+    def _images(self, X, fit=False):
+        """Return X as uint8 (N, C, H, W) or float32 (N, C, H, W) or (N, F), checked."""
+        if hasattr(X, "toarray") and not hasattr(X, "to_numpy"):
+            raise DataError("expected a dense array, found a sparse matrix; X.toarray() makes it one")
+        self._check_names(X, fit)
+        array = to_numpy(X)
+        if array.ndim < 2:
+            raise DataError(
+                f"Expected 2D array or images, got {array.ndim}D array instead. Reshape your data using "
+                "X.reshape(-1, 1) if it has one feature, X.reshape(1, -1) if it is one sample"
+            )
+        if not array.size:
+            found = "feature(s)" if len(array) else "sample(s)"
+            least = "while a minimum of 1 is required."
+            raise DataError(f"Found array with 0 {found} (shape={array.shape}) {least}")
+        array = self._oriented(array, fit)
+        if not fit and array.shape[1:] != tuple(self.model_.image_shape):
+            if array.ndim == 2:
+                raise DataError(
+                    f"X has {array.shape[1]} features, but Classifier is expecting "
+                    f"{self.n_features_in_} features as input"
+                )
+            raise DataError(f"expected images of {tuple(self.model_.image_shape)}, found {array.shape[1:]}")
+        if fit and array.ndim == 2:
+            self.n_features_in_ = array.shape[1]
+        if array.ndim == 4 and (array.dtype == np.uint8 if fit else self.model_.takes_pixels):
+            return array
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise DataError("Input X contains NaN or infinity (or numbers too large for float32).")
+        return array
+
+    def _oriented(self, array, fit):
+        """Return four axes with the channels in axis 1, in the order that ``fit`` found."""
+        if self.channels not in ("auto", "first", "last"):
+            raise ConfigError(f'channels: expected "auto", "first" or "last", found {self.channels!r}')
+        if array.ndim != 4:
+            return channels_first(array)
+        if self.channels != "auto":
+            return np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if self.channels == "last" else array
+        return channels_first(array, None if fit else self.model_.image_shape[0])
+
+    def _check_names(self, X, fit):
+        """Remember the names of a data frame's columns, or compare them."""
+        names = getattr(X, "columns", None)
+        if names is not None:
+            names = np.asarray(names, dtype=object)
+            names = names if len(names) and all(isinstance(name, str) for name in names) else None
+        known = getattr(self, "feature_names_in_", None)
+        if fit:
+            if names is not None:
+                self.feature_names_in_ = names
+            elif known is not None:
+                del self.feature_names_in_
+        elif names is not None and known is not None and list(names) != list(known):
+            raise DataError(
+                "The feature names should match those that were passed during fit: "
+                f"expected {', '.join(known[:5])} ..., found {', '.join(names[:5])} ..."
+            )
+
+    def _validation(self, data, numbers):
+        X, y = data
+        held, labels = self._images_like(X, numbers), _labels(y)
+        unknown = np.setdiff1d(labels, self.classes_).tolist()
+        if unknown:
+            raise DataError(f"validation_data: found the class {unknown[0]!r}, which y does not have")
+        return Split(held, np.searchsorted(self.classes_, labels).astype(np.int64))
+
+    def _images_like(self, X, numbers):
+        held = channels_first(to_numpy(X), numbers.shape[1]) if numbers.ndim == 4 else to_numpy(X)
+        if held.shape[1:] != numbers.shape[1:]:
+            raise DataError(f"validation_data: expected shape {numbers.shape[1:]}, found {held.shape[1:]}")
+        return held.astype(numbers.dtype, copy=False)
+
+    def _as_images(self, train, validation):
+        dataset = Dataset("arrays", tuple(str(c) for c in self.classes_), train, train.take(slice(0, 0)), {})
+        return Images(dataset, train, validation, *normalization(train.images))
+
+    def _layers(self, numbers):
+        """Return fresh layers up to one output a class."""
+        if self.layers is None:
+            layers = _default_layers(numbers.shape[1:])
+        elif all(isinstance(layer, Layer) for layer in self.layers):
+            layers = copy.deepcopy(list(self.layers))
+        else:
+            layers = from_config(list(self.layers))
+        last = layers[-1] if layers else None
+        if not (isinstance(last, Linear) and last.out_features == len(self.classes_)):
+            flat = numbers.ndim == 2 or any(isinstance(layer, Flatten) for layer in layers)
+            layers = [*layers, *([] if flat else [Flatten()]), Linear(len(self.classes_))]
+        return layers
+
+    def _document(self, seed, count, indices, network):
+        """Return the config of the training."""
+        try:
+            specs = [layer.spec() for layer in network.layers]
+        except ConfigError:  # a layer with arguments that no file can hold; the network is there
+            specs = [{"type": "Flatten"}]
+        batch_size = max(1, min(int(self.batch_size), count))
+        optimizer = self.optimizer if isinstance(self.optimizer, dict) else {"type": self.optimizer}
+        own = {"lr": float(self.lr), "weight_decay": float(self.weight_decay)}
+        return {
+            "name": "classifier",
+            "seed": seed,
+            "data": {
+                "dataset": "arrays",
+                "batch_size": batch_size,
+                "drop_last": count % batch_size == 1 and batch_size > 1,  # which batch normalisation refuses
+                "validation": 0.0,
+                "augment": list(self.augment),
+            },
+            "model": {"layers": specs},
+            "loss": self._loss(indices),
+            "optimizer": {**own, **optimizer},
+            "schedule": self.schedule if isinstance(self.schedule, dict) else {"type": self.schedule},
+            "train": {"epochs": self.epochs, "backend": self.backend, "snapshots": 0},
+        }
+
+    def _loss(self, indices):
+        loss, weight = {"label_smoothing": float(self.label_smoothing)}, self.class_weight
+        if weight is None:
+            return loss
+        if isinstance(weight, str) and weight == "balanced":
+            counts = np.bincount(indices, minlength=len(self.classes_))
+            weights = len(indices) / (len(counts) * counts)
+        elif isinstance(weight, dict):
+            weights = [weight.get(label, 1.0) for label in self.classes_.tolist()]
+        else:
+            raise ConfigError(f'class_weight: expected a dict by label, "balanced" or None, found {weight!r}')
+        return {**loss, "class_weight": [float(w) for w in weights]}
+
+
+def _default_layers(shape):
+    """Return layers for images (C, H, W), or for features (F,)."""
+    if len(shape) == 1:
+        return from_config([{"type": "Linear", "out_features": _HIDDEN}, {"type": "ReLU"}])
+    specs, size = [], min(shape[1:])
+    for width in _WIDTHS:
+        specs += [
+            {"type": "Conv2d", "out_channels": width, "kernel_size": 3, "padding": 1, "bias": False},
+            {"type": "BatchNorm2d"},
+            {"type": "ReLU"},
+        ]
+        if size > _SMALLEST:
+            specs.append({"type": "MaxPool2d", "kernel_size": 2})
+            size //= 2
+    return from_config([*specs, {"type": "GlobalAvgPool2d"}, {"type": "Flatten"}])
+
+
+def _labels(y):
+    """Return labels as a checked array (N,)."""
+    if hasattr(y, "detach"):
+        y = y.detach().cpu()
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        import warnings
+
+        message = "A column-vector y was passed when a 1d array was expected: ravel() it"
+        category = UserWarning
+        if "sklearn" in sys.modules:
+            from sklearn.exceptions import DataConversionWarning as category
+        warnings.warn(message, category, stacklevel=3)
+        labels = labels.ravel()
+    if labels.ndim != 1:
+        raise DataError(f"expected labels (N,), found shape {labels.shape}")
+    if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            raise DataError("Input y contains NaN or infinity")
+        if (labels != np.rint(labels)).any():
+            raise DataError("Unknown label type: continuous; found fractions in y, expected classes")
+    return labels
+
+
+def _seed(random_state):
+    """Return a seed for a config."""
+    if isinstance(random_state, (int, np.integer)):
+        return int(random_state)
+    draw = random_state if random_state is not None else np.random.default_rng()
+    return int(draw.integers(2**31) if hasattr(draw, "integers") else draw.randint(2**31 - 1))

@@ -1,0 +1,48 @@
+"""The one interface of whatever wants to know how a training goes: loggers, progress, early ends."""
+
+__all__ = ["Callback", "Callbacks"]
+
+
+class Callback:
+    """What is told how a training goes; a subclass writes the methods that it needs.
+
+    ``trainer`` is the ``cnn.training.loop.Trainer``: its ``config``, ``network``, ``optimizer``,
+    ``progress``, ``history`` (one row an epoch, the columns of metrics.csv) and ``run`` (the RunFolder) may
+    be read; ``trainer.stop(why)`` ends the training after the running epoch. An exception of a callback ends
+    it at once. ::
+
+        class Plot(cnn.Callback):
+            def on_epoch_end(self, trainer, row):
+                print(row["epoch"], row["train_loss"], row["val_loss"])
+    """
+
+    def on_fit_begin(self, trainer):
+        """Before the first step, of a resumed run as well: ``trainer.history`` has its earlier epochs."""
+
+    def on_epoch_begin(self, trainer):
+        """Before the first step of an epoch; ``trainer.progress.epoch`` are finished."""
+
+    def on_step_end(self, trainer, loss):
+        """After each step; ``loss`` is that of its batch before the step, a float."""
+
+    def on_epoch_end(self, trainer, row):
+        """After the validation, and before the checkpoint, of an epoch; ``row`` is its row of metrics.csv."""
+
+    def on_fit_end(self, trainer, result):
+        """After the test; ``result`` is what result.json holds."""
+
+
+class Callbacks:
+    """Several callbacks as one; ``of_steps`` says whether any of them asks for every step."""
+
+    def __init__(self, callbacks=()):
+        self.all = list(callbacks)
+        asked = [getattr(type(c), "on_step_end", Callback.on_step_end) for c in self.all]
+        self.of_steps = any(method is not Callback.on_step_end for method in asked)
+
+    def tell(self, moment, *values):
+        """Call the method ``moment`` of each, in their order; what a class lacks it is not told."""
+        for callback in self.all:
+            method = getattr(callback, moment, None)
+            if method is not None:
+                method(*values)

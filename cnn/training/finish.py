@@ -1,0 +1,72 @@
+"""The end of a run: its best weights are judged on the test images, once; result.json and report.html."""
+
+import json
+
+from cnn import report
+from cnn.config import to_toml
+from cnn.files import write_atomically
+from cnn.report import gradients
+from cnn.training import checkpoint, experiment
+from cnn.training.header import check_header
+
+
+def finish(trainer):
+    """Judge the best weights on the test images; write and return the result."""
+    p, images, run = trainer.progress, trainer.images, trainer.run
+    with checkpoint.opened(run.best) as file:
+        meta = check_header(file.description, run.best)
+        checkpoint.restore(file, "network", trainer.network.state(), run.best)
+    score = meta.score or {"loss": None, "accuracy": None}
+    batches = trainer.evaluation_batches(images.dataset.test)
+    loss, accuracy, probabilities = experiment.evaluate(trainer.network, batches)
+    result = {
+        "epoch": meta.epoch,
+        "val_loss": score["loss"],
+        "val_accuracy": score["accuracy"],
+        "test_loss": loss,
+        "test_accuracy": accuracy,
+        **_with_tta(trainer, batches),
+        "test_images": len(images.dataset.test),
+        "parameters": trainer.network.data.size,
+        "seconds": round(p.seconds, 3),
+        "data_sha256": images.dataset.digest,
+    }
+    write_atomically(run.result, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    why = "untrained" if meta.epoch == 0 else "the best on the validation images"
+    if meta.score and score["accuracy"] is None:
+        why = "the last: validation = 0"
+    views = f" ({100 * result['tta_accuracy']:.2f} % with TTA)" if "tta_accuracy" in result else ""
+    run.log(
+        f"test accuracy {100 * accuracy:.2f} %{views}, loss {loss:.4f}, "
+        f"on {len(images.dataset.test):,} images, "
+        f"weights of epoch {meta.epoch} ({why}); trained for {p.seconds:.1f} s; see {run.path}"
+    )
+    _report(trainer, result, probabilities)
+    return result
+
+
+def _with_tta(trainer, batches):
+    """Return what [tta] adds to the result: nothing without that section."""
+    if trainer.config.tta is None:
+        return {}
+    loss, accuracy, _ = experiment.evaluate(trainer.network, batches, trainer.config.tta)
+    return {"tta_loss": loss, "tta_accuracy": accuracy}
+
+
+def _report(trainer, result, probabilities):
+    p, dataset, config = trainer.progress, trainer.images.dataset, trainer.config
+    write_atomically(trainer.run.gradients, gradients.table(trainer.network, p.gradients).encode())
+    story = report.Story(
+        config.name,
+        dataset.name,
+        dataset.classes,
+        trainer.history,
+        p.gradients,
+        result,
+        trainer.network,
+        dataset.test,
+        probabilities,
+        to_toml(config),
+        config.loss.label_smoothing,
+    )
+    report.write(trainer.run.report, story)
