@@ -151,11 +151,11 @@ def _kernels(rng, kind, spoil):
             continue
         whole = path.read_bytes()
         how, spoilt = spoil(whole, rng)
-        if number % 100 == 0:
+        if number % 100 == 50:
             run = lambda p=path, s=spoilt: _compiled_again(p, s)  # noqa: E731
         else:
             run = lambda p=path, w=whole, s=spoilt: _not_loaded(p, w, s)  # noqa: E731
-        yield Trial(f"{kind}, {'process' if number % 100 == 0 else 'file'}", f"{path.name}: {how}", run)
+        yield Trial(f"{kind}, {'process' if number % 100 == 50 else 'file'}", f"{path.name}: {how}", run)
 
 
 def _compute():

@@ -12,7 +12,7 @@ from faults import hostile, place
 from faults.mutate import bytes_mutated, mutated, text_mutated
 from faults.trial import HARMLESS, NOTICED, Fault, Trial, command
 
-_EXAMPLES = 100
+_EXAMPLES = 25
 _SECONDS = 20
 _ROOM = 1_000_000_000  # bytes of address space beyond what the worker has
 

@@ -126,7 +126,7 @@ def entries(rng):
     place.trained("run")
     shutil.copytree("images", "whole")
     while True:
-        for name, (make, codes) in _ENTRIES.items():
+        for name, (make, codes) in rng.sample(list(_ENTRIES.items()), len(_ENTRIES)):
             yield Trial(name, name, lambda m=make, c=codes: _beside_pictures(m, c))
 
 

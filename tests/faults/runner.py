@@ -68,8 +68,12 @@ def _once(report, name, seed, count, seconds):
         errors="backslashreplace",
     )
     lines, said = queue.Queue(), []
-    for stream, take in ((process.stdout, lines.put), (process.stderr, said.append)):
-        threading.Thread(target=_pump, args=(stream, take), daemon=True).start()
+    pumps = [
+        threading.Thread(target=_pump, args=pair, daemon=True)
+        for pair in ((process.stdout, lines.put), (process.stderr, said.append))
+    ]
+    for pump in pumps:
+        pump.start()
     trying, patience = None, CAMPAIGNS[name].patience
     try:
         while True:
@@ -96,6 +100,8 @@ def _once(report, name, seed, count, seconds):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        for pump in pumps:
+            pump.join(5)
 
 
 def _fault(report, trying, text):
@@ -105,8 +111,9 @@ def _fault(report, trying, text):
 
 
 def _pump(stream, take):
-    for line in stream:
-        take(line)
+    with stream:
+        for line in stream:
+            take(line)
     take(None) if take.__name__ == "put" else None
 
 

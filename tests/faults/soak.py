@@ -18,7 +18,7 @@ def soak(rng):
     place.write()
     place.trained("run")
     while True:
-        for name, function in (("commands", _commands), ("long run", _long_run), ("server", _server)):
+        for name, function in (("server", _server), ("commands", _commands), ("long run", _long_run)):
             yield Trial(name, name, lambda f=function: f(rng))
 
 
