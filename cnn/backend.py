@@ -6,6 +6,7 @@ Both offer the same functions; layers ask ``operations()`` for the current ones.
 import importlib
 import os
 import threading
+import warnings
 from contextlib import contextmanager
 
 from cnn.errors import ConfigError, did_you_mean
@@ -65,9 +66,41 @@ def operations():
     return _loaded[name]
 
 
-def engine(body, name=None):
-    """Return what runs a list of layers (a built Sequential) under a backend, or the current one."""
-    return importlib.import_module(_ENGINES[name or current_backend()]).Engine(body)
+def engine(body, name=None, precision="float32"):
+    """Return what runs a list of layers (a built Sequential) under a backend, or the current one.
+
+    ``precision``: what activations are stored and multiplied in, "float32" or "bf16"; NumPy has float32 only.
+    """
+    name = name or current_backend()
+    make = importlib.import_module(_ENGINES[name]).Engine
+    return make(body, precision) if name == "numba" else make(body)
+
+
+PRECISIONS = ("float32", "bf16")
+
+
+def known_precision(name):
+    """Return ``name``; raises ConfigError unless it is one of PRECISIONS.
+
+    Warns where the processor lacks the instructions for bfloat16: networks compute in float32 then.
+    """
+    if name not in PRECISIONS:
+        known = " or ".join(PRECISIONS)
+        raise ConfigError(f'precision: expected {known}, found "{name}".{did_you_mean(name, PRECISIONS)}')
+    if name == "bf16" and not has_bf16():
+        warnings.warn(
+            'precision "bf16": this processor has no instructions for bfloat16 (avx512_bf16); '
+            "computing in float32",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return name
+
+
+def has_bf16():
+    """Return whether kernels can multiply bfloat16 on this processor."""
+    check_environment()
+    return importlib.import_module("cnn.fast.machine.bf16").has_bf16()
 
 
 def check_environment():

@@ -89,12 +89,13 @@ def locked(folder):
     """While this holds, no other process can hold it for the same folder; it ends with the process.
 
     The lock is the kernel's, on the open file ``.lock``, which says who holds it; what a killed process left
-    of it locks nothing. Raises ConfigError at once when another process holds it.
+    of it locks nothing. Yields False where the file system knows no locks. Raises ConfigError at once when
+    another process holds it.
     """
     path = Path(folder) / _LOCK
     descriptor = _lock(path)
     try:
-        yield
+        yield descriptor is not None
     finally:
         if descriptor is not None:
             with suppress(OSError):  # removed before it is released, so that no one can lock what is removed

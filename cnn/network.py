@@ -23,9 +23,12 @@ class Network:
     Parameters
     ----------
     layers : list of Layer, or a Sequential
+    precision : {"float32", "bf16"}
+        What activations and their gradients are stored in, and what convolutions multiply; sums, parameters,
+        statistics, loss and logits are float32 in both. See ``cnn.fast.machine.bf16``.
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers, precision="float32"):
         self.body = layers if isinstance(layers, Sequential) else Sequential(layers)
         places = {}
         for name, layer in self.walk():
@@ -35,7 +38,8 @@ class Network:
                     f"{places[id(layer)]} and {name}; make a new one for each"
                 )
             places[id(layer)] = layer.name = name
-        self._engines, self._watch = {}, None  # engines by backend
+        self.precision = precision
+        self._engines, self._watch = {}, None  # engines by backend and precision
 
     @classmethod
     def from_onnx(cls, file):
@@ -96,6 +100,15 @@ class Network:
         """Shape of the output without the batch axis, known after build."""
         return self.body.output_shape
 
+    @property
+    def precision(self):
+        """What activations are stored in and convolutions multiply: "float32" or "bf16"; may be set."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, name):
+        self._precision = backend.known_precision(name)
+
     def build(self, input_shape, rng=None, dtype=np.float32):
         """Create all parameters for inputs of ``input_shape`` (without the batch axis).
 
@@ -145,11 +158,12 @@ class Network:
 
     def _engine(self):
         """Return what runs the layers under the current backend."""
-        found = self._engines.get(current_backend())
+        key = current_backend(), self.precision
+        found = self._engines.get(key)
         if found is None:
             if not self.body.built:
                 raise RuntimeError("Network: forward was called before build(input_shape)")
-            found = self._engines.setdefault(current_backend(), backend.engine(self.body))
+            found = self._engines.setdefault(key, backend.engine(self.body, precision=self.precision))
         return found
 
     def __getstate__(self):  # a copy has programs of its own

@@ -150,6 +150,7 @@ _MAKE = {
     "GlobalMaxPool2d": lambda layer: Global(torch.amax),
     "Linear": lambda layer: nn.Linear(*layer.input_shape, layer.out_features, layer.bias is not None),
     "Flatten": lambda layer: nn.Flatten(),
+    "Unflatten": lambda layer: nn.Unflatten(1, layer.unflattened_size),
     "ReLU": lambda layer: nn.ReLU(),
     "LeakyReLU": lambda layer: nn.LeakyReLU(layer.negative_slope),
     "GELU": lambda layer: nn.GELU(layer.approximate),

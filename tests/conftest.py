@@ -1,15 +1,35 @@
 """Fixtures of the whole suite, and the seed of the random geometries in the header of every run."""
 
+import os
+
 import helpers
 import helpers_explain
 import numpy as np
 import pytest
 
+from cnn import files
 from cnn.backend import use_backend
+from cnn.data import cache
+
+_CACHE = ("HOME", "XDG_CACHE_HOME")
 
 
 def pytest_report_header(config):
     return f"random geometries: CNN_TEST_SEED={helpers.SEED} repeats them"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def data_caches(tmp_path_factory):
+    """Keep caches of the tests' images out of the user's, unless a test says where that is."""
+    folder, before = tmp_path_factory.mktemp("caches"), [os.environ.get(name) for name in _CACHE]
+
+    def user_cache_folder():
+        same = before == [os.environ.get(name) for name in _CACHE]
+        return folder if same else files.user_cache_folder()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "user_cache_folder", user_cache_folder)
+        yield
 
 
 @pytest.fixture(params=helpers.BACKENDS)

@@ -62,6 +62,8 @@ def everything():
                 [layers.Softmax(), layers.Flatten(), layers.Linear(5, bias=False), layers.GELU("tanh")],
             ]
         ),
+        layers.Unflatten((1, 17, 1)),
+        layers.Flatten(),
         layers.BatchNorm1d(),
         layers.ELU(0.7),
         layers.Softplus(2.0),

@@ -281,6 +281,8 @@ def test_the_json_schema_knows_every_section_layer_and_argument():
         "schedule",
         "average",
         "train",
+        "start",
         "tta",
+        "sweep",
     }
     assert schema["additionalProperties"] is False

@@ -45,7 +45,7 @@ GOOD = idx(np.zeros((3, 4, 2), np.uint8))
     [
         (b"", "magic 00000803.*found an empty file"),
         (GOOD[:3], "found 000008"),
-        (b"\x1f\x8b" + GOOD[2:], "expected an IDX file of unsigned bytes with 3 axes.*found 1f8b0803"),
+        (b"\x1f\x8b" + GOOD[2:], "expected a gzipped IDX file, found a damaged one"),
         (b"\0\0\x0d\x03" + GOOD[4:], "found 00000d03"),
         (b"\0\0\x08\x01" + GOOD[4:], "found 00000801"),
         (GOOD[:11], "truncated, expected a header of 16 bytes, found 11"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn.data import folder, load_dataset, read_image
+from cnn.data import decode, load_dataset, read_image
 from cnn.data.image_file import read_with_bits
 from cnn.errors import DataError
 
@@ -50,7 +50,7 @@ def test_classes_are_the_folders_in_order_and_images_keep_their_pixels(root):
 
 
 def test_many_images_and_a_thread_pool_keep_the_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder.os.path, "getsize", lambda path: 1_000_000)
+    monkeypatch.setattr(decode.os.path, "getsize", lambda path: 1_000_000)
     for part in ("train", "test"):
         for number in range(200):
             value = np.full((4, 4), number, np.uint8)
@@ -171,7 +171,7 @@ def test_an_unreadable_image_is_named(root, kind):
     with pytest.raises(DataError, match=rf"bee/{path.name}: expected an image") as error:
         load_dataset("folder", root, mode="L")
     assert "\n" not in str(error.value)
-    assert not (root / "cnn-cache").exists()
+    assert not list(root.glob("cnn-cache"))
 
 
 def test_a_file_to_predict_that_is_not_there_is_named(tmp_path):
@@ -192,7 +192,6 @@ def remove(path):
     ("gone", "message"),
     [
         ("train", r"train: expected a folder, found none \(No such file"),
-        ("test", r"test: expected a folder, found none"),
         ("test/bee", r"test: expected the classes of .*train, found no bee/"),
         ("train/bee", r"test/bee: expected only classes that .*train has"),
     ],
@@ -225,7 +224,7 @@ def reads(monkeypatch):
         counted.append(path)
         return read_with_bits(path, *args, **kwargs)
 
-    monkeypatch.setattr(folder, "read_with_bits", counting)
+    monkeypatch.setattr(decode, "read_with_bits", counting)
     return counted
 
 
@@ -291,6 +290,6 @@ def test_a_set_that_needs_more_memory_than_there_is_says_how_much(root, monkeypa
     def fail(shape, dtype):
         raise MemoryError
 
-    monkeypatch.setattr(folder.np, "empty", fail)
+    monkeypatch.setattr(decode.np, "empty", fail)
     with pytest.raises(DataError, match=r"15 images of 6x5 pixels need 0.0 GB of memory"):
         load_dataset("folder", root)

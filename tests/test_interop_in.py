@@ -228,3 +228,15 @@ def test_changed_files_are_refused_in_a_line_or_read(tmp_path):
         path.write_bytes(content)
         with pytest.raises(CheckpointError):
             Network.from_onnx(path)
+
+
+def test_the_node_tests_of_the_onnx_package_are_right_or_refused(tmp_path):
+    from interop_check import run_nodes
+
+    counts, refused = run_nodes(tmp_path)
+    assert not [name for _, name, reason in refused if reason == "WRONG"]
+    assert counts["images", "right"] >= 93
+    window = [name for kind, name, _ in refused if kind == "images" and "pool" in name]
+    assert all("argmax" in name for name in window)  # a second output
+    around = "test_conv", "test_basic_conv", "test_constant_pad"
+    assert not [name for kind, name, _ in refused if kind == "images" and name.startswith(around)]

@@ -26,6 +26,7 @@ from cnn.layers import (
     Sigmoid,
     Softplus,
     Tanh,
+    Unflatten,
     Upsample,
     ZeroPad2d,
 )
@@ -88,6 +89,7 @@ CASES = {
     ),
     "ZeroPad2d": (lambda: ZeroPad2d((1, 2, 0, 3)), lambda: nn.ZeroPad2d((1, 2, 0, 3)), (4, 5, 3)),
     "ZeroPad2d cuts": (lambda: ZeroPad2d(-1), lambda: nn.ZeroPad2d(-1), (4, 5, 3)),
+    "Unflatten": (lambda: Unflatten((2, 3, 4)), lambda: nn.Unflatten(1, (2, 3, 4)), (24,)),
     "ReLU6": (ReLU6, nn.ReLU6, (3, 4, 5)),
     "Hardtanh": (lambda: Hardtanh(-0.5, 0.8), lambda: nn.Hardtanh(-0.5, 0.8), (3, 4, 5)),
     "Hardtanh of one side": (

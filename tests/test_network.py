@@ -344,3 +344,10 @@ def test_the_gradients_of_training_are_those_of_backward():
         np.testing.assert_array_equal(np.asarray(dy), kept)
         gradients.append(network.grad.copy())
     np.testing.assert_array_equal(*gradients)
+
+
+def test_kernels_refuse_other_axes_than_those_of_images_and_features():
+    network = cnn.Network([ReLU()])
+    network.build((4, 5))
+    with use_backend("numba"), pytest.raises(ValueError, match=r"\(N, C, H, W\) or \(N, F\)"):
+        network.predict(np.ones((2, 4, 5), np.float32))

@@ -270,3 +270,33 @@ def test_the_report_follows_the_language_of_the_command(tmp_path):
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert text == report.render(story(), "zh")
     assert "<html lang=zh-CN>" in text
+
+
+def test_the_curves_are_where_their_numbers_are(tmp_path):
+    """Pixels of a line's colour lie at the places of its points, and a value that is missing leaves a gap."""
+    from PIL import Image
+
+    from cnn.report.plots import lines
+
+    ys = [0.0, 1.0, None, None, 3.0, 4.0]
+    lines(tmp_path / "a.png", {"one": (range(6), ys)}, "title", "step", "loss", ylim=(0, 4))
+    image = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
+    blue = np.abs(image - (0x3B, 0x6F, 0xB6)).sum(axis=2) < 40
+    blue[:50] = False  # the legend
+    x0, x1, y0, y1 = 74, 1040 - 16, 550 - 52, 58
+    for x, y in enumerate(ys):
+        across = round(x0 + x / 5 * (x1 - x0))
+        column = blue[:, across - 1 : across + 2].any(axis=1)
+        if y is None:
+            assert not column.any()
+        else:
+            assert abs(np.flatnonzero(column).mean() - (y0 + y / 4 * (y1 - y0))) < 3
+
+
+def test_a_curve_of_one_epoch_or_of_none_is_drawn(tmp_path):
+    from cnn.report.plots import curves
+
+    row = {"epoch": 1, "train_loss": 0.5, "val_loss": None, "train_accuracy": 1.0, "val_accuracy": None}
+    for number, history in enumerate(([], [row], [row | {"train_loss": float("nan")}])):
+        curves(tmp_path / f"{number}.png", history, "x", None)
+        assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")

@@ -260,14 +260,32 @@ def test_resume_refuses_images_that_changed(place, capsys, edit, part):
     refused(capsys, CHECKPOINT, "changed since the run began", *resume("--set", "train.epochs=3"))
 
 
+@pytest.mark.parametrize("part", ["validation", "train", "test"])
+def test_the_parts_belong_to_the_run_when_photos_are_added(place, capsys, part):
+    before = tiny.run(capsys, "evaluate", "run", "--split", part)
+    assert before[0] == 0
+    for number in range(5):
+        shutil.copy("images/train/row/00.png", f"images/train/row/9{number}.png")
+    assert tiny.run(capsys, "evaluate", "run", "--split", part) == before
+
+
 def test_evaluating_another_split_is_refused(place, capsys):
-    assert tiny.run(capsys, "evaluate", "run", "--split", "validation")[0] == 0
     shutil.copy("images/train/row/00.png", "images/train/row/99.png")
+    Path("run/split.csv").unlink()
     refused(capsys, DATA, "another split", "evaluate", "run", "--split", "validation")
 
 
+def test_images_of_the_run_that_are_gone_or_changed_are_said_to_be(place, capsys):
+    shutil.copy("images/train/row/00.png", "images/train/row/01.png")
+    refused(capsys, DATA, "images of the run have changed", "evaluate", "run", "--split", "validation")
+    assert tiny.run(capsys, "evaluate", "run")[0] == 0  # the test images are as they were
+    Path("images/train/row/01.png").unlink()
+    refused(capsys, DATA, "1 of 48 images of the run are gone", "evaluate", "run", "--split", "train")
+    Path("images/test/row/01.png").unlink()
+    refused(capsys, DATA, "images of the run are gone", "evaluate", "run")
+
+
 def test_evaluate_writes_nothing_where_a_checkpoint_points(place, capsys):
-    shutil.rmtree("images/cnn-cache")
     before = tiny.files(place)
     assert tiny.run(capsys, "evaluate", "run")[0] == 0
     assert tiny.files(place) == before
@@ -305,13 +323,13 @@ def test_an_update_that_overflows_ends_the_run_in_its_step(place, backend):
     (place / "nan").mkdir()
     sets = [f"train.backend={backend}", "train.snapshots=9"]
     trainer = Trainer(load_config("tiny.toml", sets), run_folder.RunFolder(place / "nan"))
-    trainer.schedule = lambda number: 1e3 if number == 4 else 0.1
-    backward = trainer.network.backward
+    backward, steps = trainer.network.backward, []
 
     def enormous(dy, **options):
         backward(dy, **options)
-        if trainer.optimizer.lr > 1:
-            trainer.network.grad[:] = 3e38
+        steps.append(1)
+        if len(steps) == 5:
+            trainer.network.grad[:], trainer.optimizer.lr = 3e38, 1e3
 
     trainer.network.backward = enormous
     trainer._warm_up = lambda: None

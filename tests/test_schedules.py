@@ -162,3 +162,26 @@ def test_options_of_a_schedule_are_listed():
 def test_bad_settings_are_refused_by_name(arguments, message):
     with pytest.raises(ConfigError, match=message):
         make_schedule(**{"lr": 0.5, "total_steps": 10, **arguments})
+
+
+@pytest.mark.parametrize(("patience", "gamma", "min_lr"), [(0, 0.5, 0.0), (2, 0.1, 1e-3), (10, 0.1, 0.0)])
+def test_plateaus_lower_the_rate_as_pytorchs_do(patience, gamma, min_lr):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(4)
+    losses = (1 / np.arange(1, 41) + 0.05 * rng.normal(size=40)).tolist()
+    losses[20:22] = losses[19] * (1 - 5e-5), losses[19]  # hardly lower is not lower
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=gamma, patience=patience, min_lr=min_lr, eps=0
+    )
+    options = {"patience": patience, "gamma": gamma, "min_lr": min_lr}
+    schedule = make_schedule("plateau", lr=0.5, total_steps=400, steps_per_epoch=10, **options)
+    for epoch, loss in enumerate(losses):
+        assert schedule(10 * epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        schedule.losses.append(loss)
+        theirs.step(loss)
+
+
+def test_a_plateau_comes_after_the_warm_up():
+    schedule = make_schedule("plateau", lr=0.5, total_steps=40, warmup_steps=4)
+    assert [schedule(step) for step in range(6)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5])

@@ -56,6 +56,7 @@ def test_a_run_learns_and_writes_its_whole_folder(workplace, here, capsys):
         "best.safetensors",
         "config.toml",
         "curves.png",
+        "split.csv",
         "gradients.csv",
         "last.safetensors",
         "log.txt",

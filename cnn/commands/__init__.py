@@ -7,6 +7,7 @@ code or None. A new command is such a module and a line here.
 COMMANDS = {
     "train": "train a network from a config; writes a run folder",
     "sweep": "train with several seeds and settings, and tabulate the results",
+    "compare": "runs side by side: results, and what their configs do not share",
     "evaluate": "loss, accuracy and a per-class table of a trained network",
     "predict": "class probabilities for image files",
     "explain": "one HTML page with every number of one image, and the sum that made it",

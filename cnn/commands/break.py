@@ -122,7 +122,7 @@ def _gather(bug, args, hidden):
     import tempfile
 
     from cnn.course.breaking import collect
-    from cnn.training.plots import lines
+    from cnn.report.plots import lines
 
     say(translate("training the right and the broken copy ..."), error=True)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,15 @@ def add_trained_argument(parser):
     )
 
 
+def add_precision_argument(parser):
+    """Add --precision."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bf16"),
+        help="what activations are stored in and convolutions multiply (default: as in training)",
+    )
+
+
 def add_picture_arguments(parser):
     """Add --invert and --center."""
     parser.add_argument(

@@ -1,6 +1,6 @@
 """Print loss, accuracy and a per-class table of a trained network."""
 
-from cnn.commands.common import add_set_argument, add_trained_argument
+from cnn.commands.common import add_precision_argument, add_set_argument, add_trained_argument
 from cnn.language import translate
 from cnn.terminal import say
 
@@ -14,6 +14,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--tta", action="store_true", help="average over the views that the config's [tta] describes"
     )
+    add_precision_argument(parser)
     add_set_argument(parser)
 
 
@@ -26,6 +27,7 @@ def run(args):
     from cnn.training import experiment
 
     network, config, meta = experiment.load_trained(args.trained, args.set)
+    network.precision = args.precision or network.precision
     if args.tta and config.tta is None:
         raise ConfigError(
             "--tta: the config has no [tta] section, which says what to average over; "
@@ -37,9 +39,7 @@ def run(args):
             f"{config.data.dataset}: found the classes {', '.join(images.classes[:5])} ..., "
             f"expected those of training: {', '.join(meta['classes'][:5])} ..."
         )
-    if args.split != "test":
-        check_split(args.split, images, config, meta, args.trained)
-    split = {"test": images.dataset.test, "validation": images.validation, "train": images.train}[args.split]
+    split = part_of_run(args.split, images, config, meta, args.trained)
     if len(split) == 0:
         raise ConfigError("--split validation: there are no such images, the run had data.validation = 0")
     batches = experiment.evaluation_batches(config, split, meta["mean"], meta["std"])
@@ -56,24 +56,33 @@ def run(args):
     say(f"\n{translate(line)}")
 
 
-def check_split(part, images, config, meta, trained):
-    """Raise DataError unless the split of the training images is the one that the network was trained with.
+def part_of_run(part, images, config, meta, trained):
+    """Return the Split that is this part of the images that the network was trained with.
 
-    It is drawn from the seed, the share and the number of images: one more file moves many of them from one
-    part into the other.
+    A drawn part depends on the number of images: one more file would move many of them from one part into the
+    other. Images with names are found again by the run's split.csv. Raises DataError where that is not
+    possible, but for the test part of other data.
     """
     from cnn.config import resolve
     from cnn.errors import DataError
-    from cnn.training import checkpoint
+    from cnn.training import checkpoint, parts
 
-    began = resolve(meta["config"], checkpoint.find(trained), foreign=True)
+    path = checkpoint.find(trained)
+    splits = {"test": images.dataset.test, "validation": images.validation, "train": images.train}
+    began, digests = resolve(meta["config"], path, foreign=True), meta.get("data") or {}
     drawn = [(c.seed, c.data.validation) for c in (config, began)]
-    digest = (meta.get("data") or {}).get("train")
-    if digest != images.dataset.digests["train"] or drawn[0] != drawn[1]:
+    if digests == images.dataset.digests and drawn[0] == drawn[1]:
+        return splits[part]
+    listed = path.parent / parts.NAME
+    found = parts.as_in_training(part, images.dataset, listed, digests) if digests else None
+    if found is not None:
+        return found
+    if part != "test":
         raise DataError(
             f"--split {part}: the training images in {config.data.root}, data.validation or seed "
             "are not those of the run, so this would be another split; expected them as in training"
         )
+    return splits[part]
 
 
 def class_table(classes, labels, probabilities):

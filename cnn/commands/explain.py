@@ -93,6 +93,7 @@ def explain(trained, image, label=None, max_mb=10, training=False, invert=False,
     from cnn.training import experiment
 
     network, config, meta = load_trained(trained)
+    network.precision = "float32"  # what the page shows is computed again by its reader, in float32
     classes = meta["classes"]
     source = _read(str(image), config, meta, network.input_shape, invert, center)
     truth = source.label if label is None else _class_number(str(label), classes)
@@ -139,6 +140,7 @@ def explain_batch(trained, images, max_mb=10, training=False):
     from cnn.training import experiment
 
     network, config, meta = load_trained(trained)
+    network.precision = "float32"  # what the page shows is computed again by its reader, in float32
     test = experiment.read_dataset(config).test
     numbers = _range(images, len(test))
     split = test.take(np.array(numbers))
@@ -201,7 +203,9 @@ def _read(image: str, config, meta, input_shape, invert, center):
 
     number = whole_number(image)
     if number is None:
-        pixels, remarks = read_picture(image, meta["image_shape"], meta["mean"], invert, center)
+        pixels, remarks = read_picture(
+            image, meta["image_shape"], meta["mean"], invert, center, config.data.fit
+        )
         tell_remarks(image, remarks, meta["mean"])
         return _Source(
             pixels, None, printable_name(Path(image).name), remarks, find_samples(config, meta, input_shape)

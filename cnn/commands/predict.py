@@ -10,7 +10,12 @@ black and centred: a picture that is not is said to be so, and --invert and --ce
 --shard K/P, or started by mpiexec, processes share the work: the one that ends last puts the table together.
 """
 
-from cnn.commands.common import add_picture_arguments, add_trained_argument, load_trained
+from cnn.commands.common import (
+    add_picture_arguments,
+    add_precision_argument,
+    add_trained_argument,
+    load_trained,
+)
 from cnn.terminal import say
 
 
@@ -23,6 +28,7 @@ def add_arguments(parser):
         "--top", type=int, metavar="K", help="classes to show for each (default: 3; in a table all)"
     )
     add_picture_arguments(parser)
+    add_precision_argument(parser)
     parser.add_argument("--json", action="store_true", help="print all probabilities as JSON")
     parser.add_argument("--out", metavar="FILE", help="write a table: .csv, or .parquet (extra parquet)")
     parser.add_argument("--shard", metavar="K/P", help="with --out: do the K-th of P shares")
@@ -40,7 +46,9 @@ def run(args):
         raise ConfigError("cnn predict: the following arguments are required: IMAGE, or --list")
     if args.shard is not None and args.out is None:
         raise ConfigError("--shard: expected --out as well, where the shares come together")
-    predictor = Predictor(*load_trained(args.trained), args.invert, args.center)
+    network, config, meta = load_trained(args.trained)
+    network.precision = args.precision or network.precision
+    predictor = Predictor(network, config, meta, args.invert, args.center)
     paths = image_files(args.images, args.list)
     if args.out is not None:
         return _write_table(args, predictor, paths)

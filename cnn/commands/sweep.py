@@ -2,18 +2,19 @@
 
 Of `--set optimizer.lr=0.1,0.2` each value is tried, with every seed; commas inside brackets and quotes do not
 separate. Called again, the same command goes on: finished runs are kept, an interrupted one is resumed.
+
+A config with a [sweep] section is searched instead, with Optuna: start the same command as often as you like,
+on any machine that shares the folder, and each takes the next trial. See scripts/sweep_slurm.sh.
 """
 
 import csv
 import hashlib
 import io
 import itertools
-import json
 import re
 import signal
 import statistics
 from pathlib import Path
-from types import NoneType
 
 from cnn.commands.common import add_config_arguments, whole_number
 from cnn.terminal import say
@@ -26,21 +27,26 @@ _OPENING, _CLOSING = "[{", "]}"
 def add_arguments(parser):
     """Describe the command line."""
     add_config_arguments(parser)
-    parser.add_argument("--seeds", default="0..2", metavar="A..B", help="or 0,3,7 (default 0..2)")
+    parser.add_argument("--seeds", metavar="A..B", help="or 0,3,7 (default 0..2)")
     parser.add_argument("--out", metavar="DIR", help="folder of all runs (default runs/<name>-sweep)")
 
 
 def run(args):
     """Sweep."""
+    from cnn.commands.train import set_threads
     from cnn.config import bundled_config, load_config
     from cnn.errors import ConfigError, NumericError
     from cnn.files import locked
     from cnn.training.interruption import Interrupted
+    from cnn.training.one_run import train_in
 
     path = args.config or bundled_config()
     fixed, swept = split_settings(args.set)
+    base = load_config(path, [*fixed, *(choice[0] for choice in swept)])
+    if base.sweep is not None:
+        return search(args, base, path, fixed, swept)
     settings = [tuple(choice) for choice in itertools.product(*swept)]
-    numbers = seeds(args.seeds)
+    numbers = seeds("0..2" if args.seeds is None else args.seeds)
     plan = {}  # every config is checked before the first run
     for setting, seed in itertools.product(settings, numbers):
         plan[setting, seed] = load_config(path, [*fixed, *setting, f"seed={seed}"])
@@ -58,7 +64,8 @@ def run(args):
             folder = folders[setting, seed]
             say(f"[{count}/{len(plan)}] {', '.join([*setting, f'seed {seed}'])}: {folder}")
             try:
-                results[setting].append(train(args, config, folder))
+                set_threads(args, config)
+                results[setting].append(train_in(folder, config))
             except NumericError as error:  # a rate that is too high is a result of a sweep, too
                 failed[setting] += 1
                 say(f"failed: {str(error).splitlines()[0]}")
@@ -71,6 +78,24 @@ def run(args):
             write_tables(out, name, results, failed)
     say("\n" + (out / "sweep.md").read_text("utf-8"), end="")
     return NumericError.exit_code if any(failed.values()) else 0
+
+
+def search(args, base, path, fixed, swept):
+    """Work on the trials of a config with a [sweep] section."""
+    from cnn.commands.train import set_threads
+    from cnn.config import load_config
+    from cnn.errors import ConfigError
+    from cnn.tuning.worker import work
+
+    if swept or args.seeds is not None:
+        which = f"--set {swept[0][0].partition('=')[0]}" if swept else "--seeds"
+        raise ConfigError(f"{which}: {path} has a [sweep] section, whose space says what is tried")
+    out = Path(args.out or f"runs/{base.name}-sweep")
+    make_folder(out)
+    work(base, lambda more: load_config(path, [*fixed, *more]), out, lambda config: set_threads(args, config))
+    say("\n" + (out / "sweep.md").read_text("utf-8"), end="")
+    say(f"see {out / 'sweep.html'}")
+    return 0
 
 
 def make_folder(out):
@@ -95,62 +120,6 @@ def check(setting, config, folders):
         Trainer(config)
     except ConfigError as error:
         raise ConfigError(f"{', '.join(setting)}: {error}" if setting else str(error)) from error
-
-
-def train(args, config, folder):
-    """Train one run in its folder, or resume it, unless it is finished; return its result (a dict)."""
-    from cnn.commands.train import set_threads
-    from cnn.config import load_config
-    from cnn.training import run_folder
-    from cnn.training.loop import Trainer
-
-    run = run_folder.RunFolder(folder)
-    begun = run.config.exists()
-    if begun:
-        check_same_run(config, load_config(run.config), folder)
-        if run.result.exists():
-            say("finished before")
-            return read_result(run.result)
-    set_threads(args, config)
-    trainer = Trainer(config)
-    trainer.run = run if begun else run_folder.create(folder, config.name)
-    if begun:
-        trainer.restore()
-    return trainer.fit()
-
-
-def read_result(path):
-    """Return the dict in a result.json; CheckpointError when it is damaged."""
-    from cnn.errors import CheckpointError
-
-    try:
-        result = json.loads(path.read_text("utf-8"))
-        sound = isinstance(result, dict) and all(
-            isinstance(value, (int, float, str, NoneType)) for value in result.values()
-        )
-    except (OSError, ValueError, RecursionError):
-        sound = False
-    if not sound:
-        raise CheckpointError(
-            f"{path}: expected the result of a run, found a damaged file; delete it to test again"
-        )
-    return result
-
-
-def check_same_run(config, began, folder):
-    """Raise ConfigError when the run in ``folder`` began with another config than is asked for now."""
-    from cnn.errors import ConfigError
-    from cnn.training.resume import check_same_experiment
-
-    try:
-        check_same_experiment(config.plain(), began.plain())
-    except ConfigError as error:
-        raise ConfigError(f"{folder}: {str(error).removeprefix('--resume: ')} (--out)") from error
-    if config.train.epochs != began.train.epochs:
-        raise ConfigError(
-            f"{folder}: train.epochs: found {config.train.epochs}, expected {began.train.epochs} as the run "
-            "began; start a new run to change it (--out)"
-        )
 
 
 def seeds(text):

@@ -5,6 +5,7 @@ from cnn.config.load import (
     load_config,
     naming_file,
     parse_document,
+    read_document,
     resolve,
     to_toml,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "load_config",
     "naming_file",
     "parse_document",
+    "read_document",
     "resolve",
     "to_toml",
 ]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from cnn.config import specs
 from cnn.config.models import Config, Origin, expand_blocks
 from cnn.config.report import describe, key_path, show
+from cnn.config.sweep import with_flat_space
 from cnn.errors import ConfigError, did_you_mean
 from cnn.files import shipped
 from cnn.registry import nothing_imported
@@ -34,6 +35,11 @@ def load_config(path, overrides=()):
 
     Raises ConfigError, at most three lines, each ``FILE: key path: found VALUE, expected ...``.
     """
+    return resolve(read_document(path), path, overrides)
+
+
+def read_document(path):
+    """Return the plain dict of a TOML file, unchecked; ConfigError where it cannot be read."""
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -47,7 +53,7 @@ def load_config(path, overrides=()):
         raise ConfigError(f"{path}: found bytes that are not UTF-8, expected a TOML file{hint}") from error
     if len(payload) > _MAX_BYTES:
         raise ConfigError(f"{path}: found more than {_MAX_BYTES:,} bytes, expected a TOML file")
-    return resolve(parse_document(text, path), path, overrides)
+    return parse_document(text, path)
 
 
 def parse_document(text, source):
@@ -70,6 +76,7 @@ def resolve(document, source, overrides=(), foreign=False):
     document = {"name": name or "config", **copy.deepcopy(document)}
     for override in overrides:
         _override(document, override)
+    document = with_flat_space(document)
     try:
         # JSON mode is strict about types but lets an array stand for a tuple, as TOML has no tuples
         config = Config.model_validate_json(json.dumps(document, default=str))

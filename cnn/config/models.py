@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, PlainSerializer, PrivateAttr, model_
 
 from cnn.config import sections
 from cnn.config.sections import Section
+from cnn.config.sweep import Sweep
 from cnn.errors import ConfigError, did_you_mean
 from cnn.layers import LOSSES, Parameter
 from cnn.optimizers import AVERAGES, OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
@@ -25,23 +26,35 @@ class Data(Section):
     """Which images, and how they become batches."""
 
     dataset: str = Field(
-        min_length=1, description='"sample", a torchvision name such as "MNIST", or "folder"'
+        min_length=1,
+        description='"sample", a torchvision name such as "MNIST", or of your own images '
+        '"folder" (also for a CSV file), "npz", "idx" or "parquet"',
     )
     root: str = Field("data", min_length=1, description="folder of the data set, relative to the current one")
     batch_size: Count = 64
     drop_last: bool = Field(False, description="leave out an epoch's last batch where it is smaller")
-    validation: Fraction = Field(0.1, description="share of the training images kept for validation")
+    validation: Fraction = Field(
+        0.1, description="share of the training images kept for validation, unless they have a part val"
+    )
     image_size: Count | tuple[Count, Count] | None = Field(
         None, description='"folder" only: pixels, or [height, width], to which all images are resized'
     )
     mode: Literal["L", "RGB"] | None = Field(None, description='"folder" only: grey or colour')
+    fit: Literal["stretch", "crop", "pad"] = Field(
+        "stretch", description='"folder" only: how images of other shapes get image_size'
+    )
+    test: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="share of each class held out where your images have no test part; default 0.2"
+    )
+    skip_unreadable: bool = Field(False, description='"folder" only: leave out files that cannot be read')
     split: str | None = Field(None, description='"EMNIST" only: balanced, letters, digits ...')
     augment: list[Spec] = Field([], description="random changes of the training images, in this order")
     mixup: NotNegative = Field(0.0, description="alpha of mixup, for example 0.2; 0 mixes nothing")
 
     def options(self):
         """Return what ``load_dataset`` takes beside the name and the root."""
-        return self.model_dump(include={"image_size", "mode", "split"}, exclude_none=True)
+        names = {"image_size", "mode", "split", "fit", "test", "skip_unreadable"}
+        return self.model_dump(include=names, exclude_defaults=True)
 
 
 class Model(Section):
@@ -71,6 +84,11 @@ class Optimizer(Section):
         """Return what ``make_optimizer`` takes beside the parameters."""
         return self.model_dump(exclude={"groups"}, exclude_none=True)
 
+    @property
+    def source(self):
+        """The file that the config came from."""
+        return self._origin.source
+
     @model_validator(mode="after")
     def _fits_together(self):
         # the constructor judges what ranges cannot say
@@ -95,10 +113,30 @@ class Train(Section):
     backend: Literal["numba", "reference"] = "numba"
     threads: Count | None = Field(None, description="default: all cores; the results do not depend on it")
     winograd: bool = Field(True, description="numba: 3x3 convolutions with fewer multiplications, float32")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="numba: bf16 stores activations and multiplies in bfloat16; sums are float32"
+    )
     checkpoint_every: Count = Field(1, description="epochs between two checkpoints")
     checkpoint_minutes: Rate = Field(5.0, description="a long epoch is saved this often as well")
+    patience: Count | None = Field(
+        None, description="end early after so many epochs without a better one on the validation images"
+    )
+    keep_top: Annotated[int, Field(ge=0, le=100)] = Field(
+        0, description="checkpoints of the so many best epochs, in the folder top/ of the run"
+    )
     snapshots: Annotated[int, Field(ge=0, le=64)] | None = Field(
         None, description="weights kept for `cnn explain --history`; default: 8 of a small network, else none"
+    )
+
+
+class Start(Section):
+    """Fine-tuning: weights to start from, by name and shape, and how what was taken over learns."""
+
+    weights: str = Field(min_length=1, description="a run folder, checkpoint, file of Network.save or .onnx")
+    freeze: bool = Field(False, description="what was taken over stays as it is; only the head learns")
+    thaw_epoch: NotNegative | None = Field(None, description="with freeze: all learns from this epoch on")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="the rate of each layer is so much of that of the next one: 0.8, the head's being 1"
     )
 
 
@@ -130,22 +168,32 @@ class Config(Section):
     schedule: sections.of(SCHEDULES, Schedule) = Field({"type": "constant"}, validate_default=True)
     average: sections.of(AVERAGES) = Field({"type": "none"}, validate_default=True)
     train: Train = Train()
+    start: Start | None = Field(None, description="fine-tuning; `cnn train --from` sets start.weights")
     tta: Tta | None = Field(None, description="for the test and `cnn evaluate --tta`")
+    sweep: Sweep | None = Field(None, description="for `cnn sweep`: searched with Optuna (extra sweep)")
     _origin: Origin = PrivateAttr(Origin())
 
     @model_validator(mode="after")
     def _fits_together(self):
+        if self.train.precision != "float32" and self.train.backend == "reference":
+            raise ValueError(
+                f'train.precision: found "{self.train.precision}", expected "float32" with '
+                'train.backend = "reference", which has no other'
+            )
         warmup, epochs = self.schedule.warmup_epochs, self.train.epochs
         if warmup and warmup >= epochs:
             raise ValueError(
                 f"schedule.warmup_epochs: found {warmup:g}, expected less than train.epochs = {epochs}"
             )
         make_schedule(self.schedule.type, self.optimizer.lr, total_steps=1, **self.schedule.options())
+        if (self.train.patience or self.schedule.type == "plateau") and not self.data.validation:
+            what = "train.patience" if self.train.patience else 'schedule.type = "plateau"'
+            raise ValueError(f"data.validation: found 0, expected more: {what} judges by validation images")
         return self
 
     def plain(self):
-        """Return the whole config as dicts and lists, the keys without a value left out."""
-        sections = self.model_dump(mode="json", exclude_none=True)
+        """Return what a run depends on as dicts and lists, the keys without a value left out: no [sweep]."""
+        sections = self.model_dump(mode="json", exclude_none=True, exclude={"sweep"})
         if not self.model.blocks:
             del sections["model"]["blocks"]
         if not self.optimizer.groups:

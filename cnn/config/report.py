@@ -123,7 +123,9 @@ def _known_keys(location, model):
     classes = [model]
     for key in (key for key in location[:-1] if isinstance(key, str)):
         tagged = [cls for cls in classes if _tag(cls) == key]
-        classes = tagged or [m for cls in classes for m in _models(cls.model_fields[key].annotation)]
+        fields = (cls.model_fields[key] for cls in classes if key in cls.model_fields)
+        # a key that is no field is the user's, in a table of tables
+        classes = tagged or [m for field in fields for m in _models(field.annotation)] or classes
     return [name for cls in classes for name in cls.model_fields]
 
 

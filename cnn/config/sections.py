@@ -43,4 +43,3 @@ def _model(types, name, kind, base, only):
 def _description(annotation):
     parts = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
     return next((part for part in parts if isinstance(part, str)), None)
-

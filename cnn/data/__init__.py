@@ -4,7 +4,7 @@ from cnn.data import augment
 from cnn.data.batches import Batches
 from cnn.data.dataset import Dataset, Split, normalization, split_validation
 from cnn.data.image_file import read_image
-from cnn.data.load import NAMES, load_dataset
+from cnn.data.load import NAMES, is_own, load_dataset, own_shape
 
 __all__ = [
     "NAMES",
@@ -12,8 +12,10 @@ __all__ = [
     "Dataset",
     "Split",
     "augment",
+    "is_own",
     "load_dataset",
     "normalization",
+    "own_shape",
     "read_image",
     "split_validation",
 ]

@@ -9,8 +9,12 @@ import hashlib
 import logging
 import os
 import stat
+import time
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from cnn import tensor_file
 from cnn.data.dataset import make_dataset
@@ -18,7 +22,8 @@ from cnn.errors import DataError
 from cnn.files import remove_temporaries, replace_atomically, user_cache_folder
 
 FORMAT = 2
-_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_PARTS = ("train", "test", "validation")
+UNUSED_DAYS = 30  # after which data sets in the user's cache folder are removed
 _CHUNK = 1 << 20  # bytes
 
 log = logging.getLogger("cnn.data")
@@ -81,22 +86,28 @@ class Stamp:
         return self._text == fingerprint
 
 
-def cached(name, file_name, root, source, build, into_root=True):
+def key(options):
+    """Return a short name for the options that a data set was read with."""
+    return hashlib.sha256(repr(options).encode()).hexdigest()[:8]
+
+
+def cached(name, file_name, root, source, build, into_root=True, beside=True):
     """Return the data set from its cache, or build it and cache it.
 
     ``source`` is a Source or a Stamp. ``build()`` returns a Dataset; it is called when no intact cache was
     made from the source as it is now. The new cache goes to ``root/cnn-cache``; where that cannot be written,
     to a folder of the user's, which one line of the log says; else nowhere. With ``into_root=False``, for a
-    root that somebody else chose, it goes to the user's at once.
+    root that somebody else chose, it goes to the user's at once, and with ``beside=False``, for a folder that
+    is the user's own, it is also looked for only there.
     """
-    dataset = find(name, file_name, root, source)
+    places = _places(root, file_name)[0 if beside else 1 :]
+    dataset = _find(name, places, source)
     if dataset is None:
         fingerprint = (
             source.fingerprint()
         )  # before the files are read: a change meanwhile makes the cache stale
         dataset = build()
-        places = _places(root, file_name)
-        _write_to_first(places if into_root else places[1:], root, dataset, fingerprint)
+        _write_to_first(places if into_root or not beside else places[1:], root, dataset, fingerprint)
     return dataset
 
 
@@ -105,7 +116,11 @@ def find(name, file_name, root, source=None):
 
     A damaged cache is passed over; a line of the log says so.
     """
-    for path in _places(root, file_name):
+    return _find(name, _places(root, file_name), source)
+
+
+def _find(name, places, source):
+    for path in places:
         if path.is_file():
             try:
                 dataset = read(name, path, source)
@@ -113,8 +128,20 @@ def find(name, file_name, root, source=None):
                 log.warning("%s; not used", error)
                 continue
             if dataset is not None:
+                with suppress(OSError):
+                    os.utime(path)  # it is in use
                 return dataset
     return None
+
+
+def remove_unused(folder, now=None):
+    """Remove the data sets in the user's cache folder that nobody has used for UNUSED_DAYS."""
+    oldest = (time.time() if now is None else now) - UNUSED_DAYS * 86400
+    for path in folder.glob("*/*.safetensors"):
+        with suppress(OSError):  # another process removes the same
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+                path.parent.rmdir()
 
 
 def _places(root, file_name):
@@ -139,13 +166,20 @@ def read(name, path, source=None):
             classes, fingerprint = header["classes"], header["fingerprint"]
             if source is not None and not source.matches(fingerprint):
                 return None
-            arrays = {key: file.read(key) for key in _ARRAYS}
+            arrays = {part: _read_part(file, part) for part in _PARTS if f"{part}_labels" in file.digests}
             hashes = file.digests
-    except (tensor_file.FormatError, OSError, KeyError, TypeError) as error:
+        train, test, *validation = (arrays[part] for part in _PARTS if part in arrays)
+    except (tensor_file.FormatError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: expected a data cache, found a damaged file ({error})") from error
-    train = arrays["train_images"], arrays["train_labels"]
-    test = arrays["test_images"], arrays["test_labels"]
-    return make_dataset(name, classes, train, test, path, hashes)
+    return make_dataset(name, classes, train, test, path, hashes, *validation)
+
+
+def _read_part(file, part):
+    arrays = [file.read(f"{part}_{kind}") for kind in ("images", "labels")]
+    if f"{part}_names" not in file.digests:
+        return tuple(arrays)
+    text = file.read(f"{part}_names").tobytes().decode("utf-8")
+    return (*arrays, np.array(text.split("\0"), object))
 
 
 def write(path, dataset, fingerprint):
@@ -153,12 +187,13 @@ def write(path, dataset, fingerprint):
 
     Raises OSError when that is not possible; then nothing is left behind.
     """
-    arrays = {
-        "train_images": dataset.train.images,
-        "train_labels": dataset.train.labels,
-        "test_images": dataset.test.images,
-        "test_labels": dataset.test.labels,
-    }
+    arrays = {}
+    for part in _PARTS:
+        split = getattr(dataset, part)
+        if split is not None:
+            arrays |= {f"{part}_images": split.images, f"{part}_labels": split.labels}
+            if split.names is not None:  # of one image at least
+                arrays[f"{part}_names"] = np.frombuffer("\0".join(split.names).encode("utf-8"), np.uint8)
     header = {"classes": dataset.classes, "fingerprint": fingerprint, "digests": dataset.digests}
     replace_atomically(path, tensor_file.parts(arrays, header, FORMAT))
 
@@ -169,6 +204,8 @@ def _write_to_first(paths, root, dataset, fingerprint):
         try:
             _make_folder(path.parent)
             remove_temporaries(path.parent)
+            if path.parent == user_cache(root):
+                remove_unused(path.parent.parent)
             write(path, dataset, fingerprint)
         except OSError as error:
             problems.append(f"{path.parent}: {error.strerror or error}")

@@ -17,10 +17,14 @@ _SHOWN = 6  # images of each class in a notebook
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """Images and their labels: ``images`` (N, C, H, W) uint8, ``labels`` (N,) int64."""
+    """Images and their labels: ``images`` (N, C, H, W) uint8, ``labels`` (N,) int64.
+
+    ``names`` (N,) are those of the files, where the images have any.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    names: np.ndarray | None = None
 
     def __len__(self):
         return len(self.labels)
@@ -30,7 +34,12 @@ class Split:
 
     def take(self, indices):
         """Return a Split with copies of the chosen images, in the order of ``indices``."""
-        return Split(self.images[indices], self.labels[indices])
+        names = None if self.names is None else self.names[indices]
+        return Split(self.images[indices], self.labels[indices], names)
+
+    def name(self, index):
+        """Return what an image is called: its file's name, or "image 7"."""
+        return f"image {index}" if self.names is None else str(self.names[index])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,6 +47,7 @@ class Dataset:
     """A named classification data set; label k means ``classes[k]``.
 
     ``digests`` has the SHA-256 of each part, "train" and "test": class names, labels and pixels.
+    ``validation`` is None unless the data set comes with such a part.
     """
 
     name: str
@@ -45,6 +55,7 @@ class Dataset:
     train: Split
     test: Split
     digests: dict[str, str]
+    validation: Split | None = None
 
     def __repr__(self):
         shape = "x".join(map(str, self.input_shape))
@@ -71,8 +82,8 @@ class Dataset:
         return self.train.images.shape[1:]
 
 
-def make_dataset(name, classes, train, test, source, hashes=None):
-    """Return a Dataset from two pairs (images, labels) after checking them.
+def make_dataset(name, classes, train, test, source, hashes=None, validation=None):
+    """Return a Dataset from tuples (images, labels) or (images, labels, names) after checking them.
 
     ``hashes`` may hold the SHA-256 of the arrays where they are known, by names such as "train_images".
 
@@ -81,29 +92,34 @@ def make_dataset(name, classes, train, test, source, hashes=None):
 
     Raises DataError naming ``source`` (a path, as a rule), what was expected and what was found.
     """
+    parts = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
     splits = {
-        part: _checked_split(images, labels, len(classes), f"{source}, {part} part")
-        for part, (images, labels) in {"train": train, "test": test}.items()
+        part: _checked_split(arrays, len(classes), f"{source}, {part} part") for part, arrays in parts.items()
     }
     shapes = {part: split.images.shape[1:] for part, split in splits.items()}
-    if shapes["train"] != shapes["test"]:
-        raise DataError(
-            f"{source}: expected training and test images of one shape (C, H, W), "
-            f"found {shapes['train']} and {shapes['test']}"
-        )
+    for part, shape in shapes.items():
+        if shape != shapes["train"]:
+            what = "test" if part == "test" else part
+            raise DataError(
+                f"{source}: expected training and {what} images of one shape (C, H, W), "
+                f"found {shapes['train']} and {shape}"
+            )
     classes = tuple(str(c) for c in classes)
-    digests = {part: _digest(part, split, classes, hashes or {}) for part, split in splits.items()}
-    return Dataset(name, classes, splits["train"], splits["test"], digests)
+    digests = {part: digest(part, split, classes, hashes) for part, split in splits.items()}
+    return Dataset(name, classes, splits["train"], splits["test"], digests, splits.get("validation"))
 
 
-def _digest(part, split, classes, hashes):
+def digest(part, split, classes, hashes=None):
+    """Return the SHA-256 of a part: class names, labels and pixels; ``hashes`` as for ``make_dataset``."""
+    hashes = hashes or {}
     arrays = {"images": split.images, "labels": split.labels}
     known = {key: hashes.get(f"{part}_{key}") or sha256(array) for key, array in arrays.items()}
     record = {"classes": classes, "shape": split.images.shape, **known}
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _checked_split(images, labels, num_classes, where):
+def _checked_split(arrays, num_classes, where):
+    images, labels, *names = arrays
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(
@@ -125,14 +141,16 @@ def _checked_split(images, labels, num_classes, where):
             f"{where}: expected labels 0 to {num_classes - 1}, "
             f"found {labels[wrong[0]]} at index {wrong[0]} ({wrong.size} out of range)"
         )
-    return Split(np.ascontiguousarray(images), np.ascontiguousarray(labels, dtype=np.int64))
+    names = None if not names or names[0] is None else np.asarray(names[0], object)
+    return Split(np.ascontiguousarray(images), np.ascontiguousarray(labels, dtype=np.int64), names)
 
 
-def split_validation(split, fraction, seed):
+def split_validation(split, fraction, seed, stratified=False):
     """Return (train, validation): ``round(fraction * N)`` images drawn at random go to validation.
 
-    The draw depends on ``seed`` and N alone and is not stratified. Both parts keep the order of
-    ``split``. ``fraction=0`` gives ``split`` itself and an empty validation part.
+    The draw depends on ``seed`` and N alone; ``stratified`` draws from each class by itself, so that each
+    keeps its share. Both parts keep the order of ``split``. ``fraction=0`` gives ``split`` itself and an
+    empty validation part.
 
     Raises ConfigError unless 0 <= fraction < 1 and both parts get an image (fraction > 0).
     """
@@ -146,9 +164,22 @@ def split_validation(split, fraction, seed):
             f"validation: {fraction} of {total} images would put {count} into validation "
             f"and leave {total - count} to train on; both need at least one"
         )
+    order = seeded_generator(seed, "validation").permutation(total)
     held_out = np.zeros(total, bool)
-    held_out[seeded_generator(seed, "validation").permutation(total)[:count]] = True
+    held_out[_of_each_class(order, split.labels, fraction, count) if stratified else order[:count]] = True
     return split.take(~held_out), split.take(held_out)
+
+
+def _of_each_class(order, labels, fraction, count):
+    """Return ``count`` of the indices in ``order``, the same share of every class.
+
+    The k-th of the n images of a class stands at (k + 1/2) / n; those with the smallest places are taken.
+    """
+    places = np.empty(len(order))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels[order] == label)
+        places[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(places, kind="stable")[:count]]
 
 
 def normalization(images):

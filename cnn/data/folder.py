@@ -1,194 +1,138 @@
-"""Class folders of image files: root/train/<class>/*.png, root/test/<class>/*.jpg and the like."""
+"""A person's own image files: class folders in one of the usual layouts, or a CSV file."""
 
 import hashlib
+import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
-from cnn.data import cache
+from cnn.data import cache, tables
 from cnn.data.dataset import make_dataset
-from cnn.data.image_file import EXTENSIONS, check_options, default_mode, read_image, read_with_bits
-from cnn.errors import DataError
+from cnn.data.decode import read_all
+from cnn.data.image_file import FITS, check_options, default_mode, read_image
+from cnn.data.listing import Listing, class_folders, has_tables
+from cnn.errors import ConfigError, DataError
 from cnn.files import user_path
-from cnn.terminal import bar, printable_name
 
-_BLOCK = 64  # images a task
-_WORKERS = 8  # each may hold a decoded image of 256 MB
-_READER = 2  # grows when `read_image` gives other pixels: caches of older ones are stale
+TEST_SHARE = 0.2
+_READER = 3  # grows when `read_image` gives other pixels: caches of older ones are stale
+
+log = logging.getLogger("cnn.data")
 
 
-def load_folder(root, image_size=None, mode=None, into_root=True):
+def load_folder(root, image_size=None, mode=None, fit="stretch", test=None, skip_unreadable=False):
     """Return the images below ``root`` as a Dataset named "folder", from its cache where nothing changed.
 
-    The classes are the folders in ``root/train``, in alphabetical order, and ``root/test`` has the
-    same ones. Names that begin with a dot, files that are no images by their name, and what is no regular
-    file (a folder or a pipe called x.png) are passed over; a link to nowhere is an error. Bytes of a class
-    name that are not UTF-8, and characters that cannot be seen, are spelled \\xe9.
+    `cnn.data.listing` says which layouts are understood, `cnn.data.tables` how a CSV file is read. The
+    classes are in alphabetical order. A part ``val`` becomes ``Dataset.validation``. Where there is no part
+    ``test``, a share of each class is held out for it, the same files whatever the seed. The cache lies in
+    the user's cache folder, not beside the photos. Bytes of a name that are not UTF-8, and characters that
+    cannot be seen, are spelled \\xe9.
 
     Images of 16-bit files are all reduced by the same number of bits: 12 are in use only if no image has a
     value of more (see `cnn.data.image_file.read_with_bits`).
 
     Parameters
     ----------
+    root : path
+        Of the folder, or of a CSV file.
     image_size : int or (int, int), optional
         (height, width) to which every image is resized (bilinear, antialiased). Left out, all images
         must have one size.
     mode : "L" or "RGB", optional
         Grey or colour. Left out, what the first image is.
-    into_root : bool
-        Whether the cache may be written below ``root``; else it goes to the user's cache folder.
+    fit : "stretch", "crop" or "pad"
+        How an image of another shape gets ``image_size``: stretched, its middle cut out, or with black
+        borders.
+    test : float, optional
+        The share of each class that is held out where there is no part ``test``; 0.2 if left out.
+    skip_unreadable : bool
+        Leave out files that cannot be read; else they are an error that lists them.
 
     Raises DataError naming the file or folder: unreadable, of another size, missing or empty.
     """
-    image_size = check_options(image_size, mode)
-    root = user_path(root)
-    classes, files, labels = _list(root)
-    key = hashlib.sha256(repr((image_size, mode)).encode()).hexdigest()[:8]
-    fingerprint = _fingerprint(classes, files, labels)
+    image_size = _checked(image_size, mode, fit, test)
+    listing = list_images(root, test)
+    for remark in listing.remarks():
+        log.warning("%s: %s not read", listing.root, remark)
+    options = image_size, mode, fit, test, skip_unreadable
 
     def build():
-        images = _read_all([entry.path for entry in files["train"] + files["test"]], image_size, mode)
-        train = len(files["train"])
+        order = [(part, k) for part, files in listing.files.items() for k in range(len(files))]
+        paths = [path for files in listing.files.values() for path in files]
+        images, kept = read_all(paths, image_size, mode, fit, skip_unreadable)
+        labels = np.concatenate([np.array(listing.labels[part], np.int64) for part in listing.files])
+        names = np.array([name for part in listing.files for name in listing.names(part)], object)
+        parts = np.array([part for part, _ in order], object)[kept]
+        found = {part: _part(images, labels[kept], names[kept], parts == part) for part in listing.files}
+        for part, (_, left, _) in found.items():
+            _check_classes(listing, part, left)
         return make_dataset(
-            "folder", classes, (images[:train], labels["train"]), (images[train:], labels["test"]), root
+            "folder", listing.classes, found.pop("train"), found.pop("test"), listing.root, **found
         )
 
+    stamp = cache.Stamp(_fingerprint(listing))
     return cache.cached(
-        "folder", f"folder-{key}.safetensors", root, cache.Stamp(fingerprint), build, into_root
+        "folder", f"folder-{cache.key(options)}.safetensors", listing.root, stamp, build, beside=False
     )
 
 
-def folder_shape(root, image_size=None, mode=None):
-    """Return ((C, H, W), classes) of what `load_folder` would load; of the images only the first is read."""
-    image_size = check_options(image_size, mode)
-    folders = _class_folders(user_path(root) / "train")
-    first = _images(folders[0])[0].path
-    return read_image(first, image_size, mode or default_mode(first)).shape, len(folders)
+def folder_shape(root, image_size=None, mode=None, fit="stretch", test=None, skip_unreadable=False):
+    """Return ((C, H, W), classes) of what `load_folder` would load; only one image is read."""
+    image_size = _checked(image_size, mode, fit, test)
+    listing, problem = list_images(root, test), None
+    for path in listing.files["train"]:
+        try:
+            return read_image(path, image_size, mode or default_mode(path), fit).shape, len(listing.classes)
+        except DataError as error:
+            problem = problem or error
+            if not skip_unreadable:
+                break
+    raise problem
 
 
-def _list(root):
-    """Return (classes, {part: directory entries}, {part: labels}), all in a fixed order."""
-    classes, files, labels = None, {}, {}
-    for part in ("train", "test"):
-        folders = _class_folders(root / part)
-        names = [printable_name(folder.name) for folder in folders]
-        classes = classes or names
-        for name in classes:
-            if name not in names:
-                raise DataError(f"{root / part}: expected the classes of {root / 'train'}, found no {name}/")
-        for name in names:
-            if name not in classes:
-                raise DataError(f"{root / part / name}: expected only classes that {root / 'train'} has")
-        files[part], labels[part] = [], []
-        for label, folder in enumerate(folders):
-            images = _images(folder)
-            files[part] += images
-            labels[part] += [label] * len(images)
-    return classes, files, {part: np.array(values) for part, values in labels.items()}
+def list_images(root, test=None):
+    """Return the Listing of a folder or of a CSV file, a test part included."""
+    root = user_path(root)
+    if tables.is_table(root):
+        listing = tables.from_csv(root)
+    elif has_tables(root):
+        listing = tables.folder_with_tables(root)
+    else:
+        listing = class_folders(root)
+    listing.hold_out_test(TEST_SHARE if test is None else test)
+    return listing
 
 
-def _class_folders(parent):
-    """Return the entries of the class folders in ``parent``, sorted; DataError when there are none."""
-    entries = _entries(parent)
-    folders = [entry for entry in entries if _is(os.DirEntry.is_dir, entry)]
-    _check_links([entry for entry in entries if not Path(entry.name).suffix or _is_image(entry.name)])
-    if not folders:
-        raise DataError(f"{parent}: expected a folder for each class with its images, found none")
-    return folders
+def _checked(image_size, mode, fit, test):
+    if fit not in FITS:
+        raise ConfigError(f"fit: expected one of {', '.join(FITS)}, found {fit!r}")
+    if fit != "stretch" and image_size is None:
+        raise ConfigError(f'fit = "{fit}" needs image_size, to which the images are brought')
+    if test is not None and not 0 < test < 1:
+        raise ConfigError(f"test: expected a share above 0 and below 1, found {test!r}")
+    return check_options(image_size, mode)
 
 
-def _images(folder):
-    """Return the entries of the image files in a class folder, sorted; DataError when there are none."""
-    entries = [entry for entry in _entries(folder.path) if _is_image(entry.name)]
-    images = [entry for entry in entries if _is(os.DirEntry.is_file, entry)]
-    _check_links(entries)
-    if not images:
-        raise DataError(f"{folder.path}: expected images ({', '.join(EXTENSIONS)}), found none")
-    return images
+def _part(images, labels, names, chosen):
+    return images[chosen], labels[chosen], names[chosen]
 
 
-def _entries(folder):
-    """Return what lies in a folder, sorted by name, without hidden names."""
-    try:
-        with os.scandir(folder) as entries:
-            chosen = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"{folder}: expected a folder, found none ({error.strerror})") from error
-    return sorted(chosen, key=lambda entry: entry.name)
+def _check_classes(listing, part, labels):
+    """After unreadable files went, every class must still have images to train on, every part some."""
+    missing = sorted(set(range(len(listing.classes))) - set(labels.tolist())) if part == "train" else []
+    if missing or not len(labels):
+        what = f"of class {listing.classes[missing[0]]}" if missing else f"of the part {part}"
+        raise DataError(f"{listing.root}: expected readable images {what}, found none")
 
 
-def _is(kind, entry):
-    try:
-        return kind(entry)
-    except OSError:  # a link that leads to itself
-        return False
-
-
-def _check_links(entries):
-    """Refuse links to nowhere: a part of the images is missing (git-annex, DVC, a disk that is not there)."""
-    broken = [entry.path for entry in entries if entry.is_symlink() and not os.path.exists(entry.path)]
-    if broken:
-        more = f" ({len(broken)} such links in this folder)" if len(broken) > 1 else ""
-        raise DataError(
-            f"{broken[0]}: found a link to {os.readlink(broken[0])}, which is not there{more}; "
-            "bring the files back or remove the links"
-        )
-
-
-def _is_image(name):
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
-def _fingerprint(classes, files, labels):
+def _fingerprint(listing: Listing):
     """Classes, names, sizes and times of all files: any edit makes the cache stale."""
     digest = hashlib.sha256(b"reader %d\n" % _READER)
-    for part in ("train", "test"):
-        for entry, label in zip(files[part], labels[part], strict=True):
-            status = entry.stat()
+    for part, files in listing.files.items():
+        for path, label in zip(files, listing.labels[part], strict=True):
+            status = os.stat(path)
             times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
-            line = f"{part}/{classes[label]}/{entry.name}\0{status.st_size}\0{times}\n"
+            line = f"{part}/{listing.classes[label]}/{path}\0{status.st_size}\0{times}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-def _read_all(files, image_size, mode):
-    """Return (N, C, H, W) uint8; the first image settles what was left open, the others must agree."""
-    grey_only = mode is None and default_mode(files[0]) == "L"
-    mode = mode or default_mode(files[0])
-    first = read_image(files[0], image_size, mode)
-    try:
-        images = np.empty((len(files), *first.shape), np.uint8)
-    except MemoryError as error:
-        raise DataError(
-            f"{len(files)} images of {first.shape[1]}x{first.shape[2]} pixels need "
-            f"{len(files) * first.nbytes / 1e9:.1f} GB of memory; a smaller image_size needs less"
-        ) from error
-
-    bits = np.zeros(len(files), int)
-
-    def read_block(start):
-        block = files[start : start + _BLOCK]
-        for number, path in enumerate(block, start):
-            image, bits[number] = read_with_bits(path, image_size, mode, grey_only)
-            if image.shape != first.shape:
-                raise DataError(
-                    f"{path}: expected {first.shape[1]}x{first.shape[2]} pixels, the size of {files[0]}, "
-                    f"found {image.shape[1]}x{image.shape[2]}; image_size = [height, width] resizes all"
-                )
-            images[number] = image
-        return len(block)
-
-    # Pillow decodes without the GIL; of small files most work holds it, and threads only get in the way
-    workers = min(os.cpu_count(), _WORKERS) if os.path.getsize(files[0]) > 10_000 else 1
-    shown = bar(total=len(files), desc="reading images", unit="image")
-    with shown, ThreadPoolExecutor(workers) as pool:
-        try:
-            for done in pool.map(read_block, range(0, len(files), _BLOCK)):
-                shown.update(done)
-        finally:
-            pool.shutdown(cancel_futures=True)
-    for number in np.flatnonzero((bits > 0) & (bits < bits.max())):  # a dark image among those of 16 bits
-        images[number] = read_with_bits(files[number], image_size, mode, bits=int(bits.max()))[0]
-    return images

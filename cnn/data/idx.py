@@ -6,7 +6,9 @@
 Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits", section "File formats".
 """
 
+import gzip
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from cnn.errors import DataError
 
 
 def read_idx(path, ndim):
-    """Return the uint8 array of ``ndim`` axes in an IDX file.
+    """Return the uint8 array of ``ndim`` axes (None: 3 or 4) in an IDX file, which may be gzipped.
 
     Raises DataError naming the file for a wrong magic number and for a size other than the header
     promises. A missing file is a DataError too.
@@ -24,6 +26,13 @@ def read_idx(path, ndim):
         content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: expected a gzipped IDX file, found a damaged one ({error})") from error
+    if ndim is None:
+        ndim = 4 if content[:4] == bytes([0, 0, 8, 4]) else 3
     magic = bytes([0, 0, 8, ndim])
     if content[:4] != magic:
         raise DataError(

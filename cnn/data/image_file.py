@@ -1,18 +1,28 @@
 """Where pictures come in: the one place that opens an image file, for training and for every command."""
 
+import functools
+import importlib.util
 import os
 import stat
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps, features
 
 from cnn.errors import ConfigError, DataError
 from cnn.geometry import pair
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+EXTENSIONS = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+)  # fmt: skip
 # Pillow guesses the format from the content, whatever the name; only these decoders are ever asked, so that
 # no file starts another program (EPS starts Ghostscript).
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+if features.check("avif"):  # since Pillow 11.3
+    EXTENSIONS, FORMATS = (*EXTENSIONS, ".avif"), (*FORMATS, "AVIF")
+_HEIF = (".heic", ".heif")
+if importlib.util.find_spec("pillow_heif"):
+    EXTENSIONS, FORMATS = (*EXTENSIONS, *_HEIF), (*FORMATS, "HEIF")
+FITS = ("stretch", "crop", "pad")
 MAX_PIXELS = 2**26  # of one image file; decoded they take 256 MB
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", "P", "PA")
 _CAMERA_BITS = 12
@@ -28,6 +38,13 @@ _TURNS = {
 }
 
 
+def with_extra(suffix):
+    """Return words for files with an extension that is not read, and what would read them."""
+    if suffix in _HEIF:
+        return f'{suffix} files (pip install "cnn[heic]" reads them)'
+    return f"{suffix} files"
+
+
 def check_options(image_size, mode):
     """Return ``image_size`` as (height, width) or None; ConfigError unless both options are valid."""
     if mode not in (None, "L", "RGB"):
@@ -40,16 +57,17 @@ def default_mode(path):
     return "RGB" if open_image(path).mode in _COLOUR_MODES else "L"
 
 
-def read_image(path, image_size=None, mode="RGB"):
+def read_image(path, image_size=None, mode="RGB", fit="stretch"):
     """Return an image file as (C, H, W) uint8; see `read_with_bits`."""
-    return read_with_bits(path, image_size, mode)[0]
+    return read_with_bits(path, image_size, mode, fit=fit)[0]
 
 
-def read_with_bits(path, image_size=None, mode="RGB", grey_only=False, bits=None):
+def read_with_bits(path, image_size=None, mode="RGB", grey_only=False, bits=None, fit="stretch"):
     """Return (pixels (C, H, W) uint8, bits): C is 1 for ``mode`` "L" and 3 for "RGB".
 
     The camera's orientation tag is obeyed, transparency dropped, the first frame taken. ``image_size``
-    (height, width) resizes, bilinear with antialiasing.
+    (height, width) resizes, bilinear with antialiasing; ``fit`` says how an image of another aspect ratio
+    gets that size: "stretch" changes the ratio, "crop" cuts out the middle, "pad" adds black borders.
 
     Grey values of more than 8 bits keep the 8 highest of the ``bits`` in use: value >> (bits - 8). Left out,
     they are what a TIFF says (BitsPerSample, MaxSampleValue), and else, as 16-bit files say nothing, 12 where
@@ -59,10 +77,10 @@ def read_with_bits(path, image_size=None, mode="RGB", grey_only=False, bits=None
     Raises DataError naming the file: missing, no regular file, truncated, no image, of more than MAX_PIXELS
     pixels, of floats, or with ``grey_only`` in colour.
     """
-    return pixels_of(open_image(path), path, image_size, mode, grey_only, bits)
+    return pixels_of(open_image(path), path, image_size, mode, grey_only, bits, fit)
 
 
-def pixels_of(image, path, image_size=None, mode="RGB", grey_only=False, bits=None):
+def pixels_of(image, path, image_size=None, mode="RGB", grey_only=False, bits=None, fit="stretch"):
     """Return what `read_with_bits` does, of a Pillow image; ``path`` names it in errors."""
     if grey_only and image.mode in _COLOUR_MODES:
         hint = 'mode = "RGB" or "L" settles it'
@@ -79,7 +97,7 @@ def pixels_of(image, path, image_size=None, mode="RGB", grey_only=False, bits=No
     else:
         bits = 0
     try:
-        pixels = _converted(image, mode, image_size)
+        pixels = _converted(image, mode, image_size, fit)
     except (ValueError, OSError, MemoryError) as error:
         raise DataError(
             f"{path}: expected an image, found one that cannot be made {mode} ({error})"
@@ -90,8 +108,13 @@ def pixels_of(image, path, image_size=None, mode="RGB", grey_only=False, bits=No
 def open_image(path):
     """Return the Pillow image of a file, decoded and turned as its orientation tag says.
 
+    ``path`` may be an open file as well, such as a BytesIO with a ``name``.
+
     Raises DataError naming the file: missing, no regular file, no image, damaged, or too large.
     """
+    if hasattr(path, "read"):
+        path.seek(0)
+        return _decoded(path, path.name)
     try:
         # a pipe must not be waited for; opened by name Pillow maps the file, and then turns TIFFs wrongly
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -111,6 +134,8 @@ def open_image(path):
 
 
 def _decoded(file, path):
+    if "HEIF" in FORMATS:
+        _know_heif()
     try:
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
@@ -126,6 +151,14 @@ def _decoded(file, path):
         f"{path}: expected an image of at most {MAX_PIXELS:,} pixels, found {height} x {width}; "
         "make it smaller first"
     )
+
+
+@functools.cache
+def _know_heif():
+    """Let Pillow read HEIC, iPhones' format, by the extra ``heic``."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 
 def _upright(image):
@@ -148,7 +181,7 @@ def _bits_of(image, values):
     return _CAMERA_BITS if values.max() < 2**_CAMERA_BITS else 16
 
 
-def _converted(image, mode, image_size):
+def _converted(image, mode, image_size, fit):
     """Return the pixels (H, W) or (H, W, 3) of an image in ``mode``, resized."""
     if "transparency" in image.info:  # a palette's goes by way of RGBA
         image = image.convert("RGBA")
@@ -156,5 +189,8 @@ def _converted(image, mode, image_size):
         image = image.convert("RGB")
     image = image.convert(mode)
     if image_size is not None and image.size != image_size[::-1]:
-        image = image.resize(image_size[::-1], Image.Resampling.BILINEAR)
+        image = _FIT[fit](image, image_size[::-1], Image.Resampling.BILINEAR)
     return np.asarray(image)
+
+
+_FIT = {"stretch": Image.Image.resize, "crop": ImageOps.fit, "pad": ImageOps.pad}

@@ -1,12 +1,15 @@
 """`load_dataset`: every data set through one door."""
 
 from cnn.data import named
-from cnn.data.folder import load_folder
+from cnn.data.folder import folder_shape, load_folder
+from cnn.data.packed import load_idx, load_npz, load_parquet
 from cnn.data.sample import load_sample
 from cnn.errors import ConfigError, did_you_mean
 
-NAMES = ("sample", "folder", *named.NAMES)
-_OPTIONS = {"EMNIST": ("split",), "folder": ("image_size", "mode")}
+_OWN = {"folder": load_folder, "npz": load_npz, "idx": load_idx, "parquet": load_parquet}
+NAMES = ("sample", *_OWN, *named.NAMES)
+_FILES = ("image_size", "mode", "fit", "test", "skip_unreadable")
+_OPTIONS = {"EMNIST": ("split",), "folder": _FILES, "parquet": _FILES, "npz": ("test",), "idx": ("test",)}
 
 
 def load_dataset(name, root="data", download=True, into_root=True, **options):
@@ -15,10 +18,12 @@ def load_dataset(name, root="data", download=True, into_root=True, **options):
     Parameters
     ----------
     name : str
-        "sample", the bundled digits; "folder", your own images (`cnn.data.folder`); or MNIST,
-        FashionMNIST, KMNIST, EMNIST, CIFAR10, CIFAR100, SVHN (`cnn.data.named`).
+        "sample", the bundled digits; your own images: "folder", also for a CSV file "
+        "(`cnn.data.folder`), "npz",
+        "idx", "parquet" (`cnn.data.packed`); or MNIST, FashionMNIST, KMNIST, EMNIST, CIFAR10, CIFAR100, SVHN
+        (`cnn.data.named`).
     root : path
-        Where torchvision's files and our caches are kept, or the folder that holds train/ and test/.
+        Where torchvision's files and our caches are kept, or the folder or file of your own images.
         It may be read-only. The sample does not use it.
     download : bool or "first use"
         False never touches the network: a set that is not there yet is a DataError. "first use" downloads
@@ -26,14 +31,37 @@ def load_dataset(name, root="data", download=True, into_root=True, **options):
         went missing is found at once.
     into_root : bool
         False writes nothing below ``root``, which somebody else may have chosen; a cache goes to the user's
-        cache folder.
+        cache folder. The caches of your own images always do.
     **options
-        EMNIST: ``split`` ("balanced" if left out). folder: ``image_size``, ``mode``. None leaves an
-        option out.
+        EMNIST: ``split`` ("balanced" if left out). folder, parquet: ``image_size``, ``mode``, ``fit``,
+        ``test``, ``skip_unreadable``. npz, idx: ``test``. None leaves an option out.
 
     Raises ConfigError for an unknown name or option, DataError for missing or damaged files, MissingExtra
     where torchvision is needed and absent.
     """
+    options = _checked(name, options)
+    if name == "sample":
+        return load_sample()
+    if name in _OWN:
+        return _OWN[name](root, **options)
+    return named.load_named(name, root, download, into_root, **options)
+
+
+def own_shape(name, root, **options):
+    """Return ((C, H, W), classes) of your own images; of a folder only one image is read."""
+    options = _checked(name, options)
+    if name == "folder":
+        return folder_shape(root, **options)
+    dataset = _OWN[name](root, **options)
+    return dataset.input_shape, len(dataset.classes)
+
+
+def is_own(name):
+    """Whether a data set is of your own images, of which only looking tells the shape."""
+    return name in _OWN
+
+
+def _checked(name, options):
     if name not in NAMES:
         hint = did_you_mean(name, NAMES)
         raise ConfigError(f'dataset: unknown name "{name}", expected {", ".join(NAMES)}.{hint}')
@@ -44,8 +72,4 @@ def load_dataset(name, root="data", download=True, into_root=True, **options):
             expected = f"expected {', '.join(known)}" if known else "it has none"
             hint = did_you_mean(key, known)
             raise ConfigError(f'dataset {name}: unknown option "{key}", {expected}.{hint}')
-    if name == "sample":
-        return load_sample()
-    if name == "folder":
-        return load_folder(root, into_root=into_root, **options)
-    return named.load_named(name, root, download, into_root, **options)
+    return options

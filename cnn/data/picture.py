@@ -23,7 +23,7 @@ _BOX = 20 / 28  # share of the image that MNIST's digits fill
 _SPARSE = 0.25  # mean of the training pixels up to which they are ink on a dark ground
 
 
-def read_picture(path, image_shape, mean, invert=False, center=False):
+def read_picture(path, image_shape, mean, invert=False, center=False, fit="stretch"):
     """Return (pixels (C, H, W) uint8, remarks): an image file as the network takes it.
 
     Parameters
@@ -34,6 +34,7 @@ def read_picture(path, image_shape, mean, invert=False, center=False):
     invert : swap dark and light.
     center : scale the ink to 20/28 of the size and move its centre of mass to the middle, as MNIST's
         digits were made.
+    fit : how an image of another aspect ratio gets the size; see `cnn.data.image_file.read_with_bits`.
 
     ``remarks`` are keys of ``REMARKS``. Raises DataError when the file cannot be read, ConfigError when the
     network takes neither grey nor RGB images.
@@ -45,7 +46,7 @@ def read_picture(path, image_shape, mean, invert=False, center=False):
     source = open_image(path)
     see_through = _is_transparent(source)
     if not (invert or center):
-        pixels = pixels_of(source, path, (height, width), mode)[0]
+        pixels = pixels_of(source, path, (height, width), mode, fit=fit)[0]
     else:
         image = Image.fromarray(_pixels_last(pixels_of(source, path, mode=mode)[0]))
         if see_through:

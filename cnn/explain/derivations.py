@@ -60,6 +60,7 @@ _REFERENCE = {
     "BatchNorm1d": _BATCH_NORM,
     "Dropout": ("elementwise.dropout_forward", "elementwise.dropout_backward"),
     "Flatten": ("elementwise.flatten", "elementwise.unflatten"),
+    "Unflatten": ("elementwise.unflatten", "elementwise.flatten"),
     "Scale": ("elementwise.scale",),
     "Add": ("elementwise.add",),
     "Mul": ("elementwise.multiply", "elementwise.multiply_backward"),

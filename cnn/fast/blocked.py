@@ -17,15 +17,15 @@ import sys
 
 import numpy as np
 
+from cnn.fast.machine.bf16 import BFLOAT16, widened
 from cnn.fast.machine.owner import local, owner
+from cnn.fast.machine.simd import LANES
 from cnn.pixels import Pixels
-
-LANES = 16
 
 _FLOATS = (np.float32, np.float64)
 
 
-_pack = _pack_pixels = _unpack = None
+_pack = _pack_pixels = _unpack = _convert = None
 
 
 class NotLowerable(Exception):
@@ -41,9 +41,12 @@ class BlockedArray:
     ``shape``, ``ndim``, ``size`` and ``dtype`` read as those of the plain array; features have H = W = 1.
     ``np.asarray(a)`` copies into a plain array. Treat it as immutable outside of kernels.
 
+    A buffer of BFLOAT16 holds float32 numbers, rounded, in half the memory: its ``dtype`` is float32 as well.
+    Only kernels that say ``as_stored`` get to see it; all others get it widened by ``as_blocked``.
+
     Parameters
     ----------
-    buffer : float32 or float64 array as above, C-contiguous
+    buffer : float32, float64 or BFLOAT16 array as above, C-contiguous
     shape : (N, C, H, W) or (N, F)
     owner : BlockedArray whose memory ``buffer`` views, if any; it is kept alive
     address : of the first byte, where the caller knows it (kernels take addresses)
@@ -72,7 +75,13 @@ class BlockedArray:
     @property
     def dtype(self):
         """float32 or float64."""
-        return self.buffer.dtype
+        dtype = self.buffer.dtype
+        return np.dtype(np.float32) if dtype == BFLOAT16 else dtype
+
+    @property
+    def itemsize(self):
+        """Bytes of a number in memory: 2 for bfloat16."""
+        return self.buffer.dtype.itemsize
 
     @property
     def ndim(self):
@@ -93,10 +102,11 @@ class BlockedArray:
         if local.lowering is not None:
             raise NotLowerable
         plain = np.empty(self.shape, self.dtype)
-        if _unpack and self.dtype in _FLOATS:
+        if _unpack and self.buffer.dtype in _FLOATS:
             _unpack(self.buffer, self.address, plain)
         else:
-            images = np.moveaxis(self.buffer, -1, 1).reshape(-1, *self.buffer.shape[1:-1])
+            buffer = widened(self.buffer) if self.buffer.dtype == BFLOAT16 else self.buffer
+            images = np.moveaxis(buffer, -1, 1).reshape(-1, *buffer.shape[1:-1])
             plain[...] = images[: self.shape[0]].reshape(self.shape)
         return plain if dtype is None else plain.astype(dtype, copy=False)
 
@@ -112,12 +122,25 @@ def empty(shape, dtype):
     return BlockedArray(buffer, tuple(shape), None, address, home)
 
 
+def empty_like(x, shape=None):
+    """A BlockedArray to be written, of x's number format and of its shape unless another is given."""
+    return empty(x.shape if shape is None else shape, x.buffer.dtype)
+
+
+def activations(shape, dtype):
+    """A BlockedArray for what a layer computes, to be written: float32 as the precision in use stores it."""
+    narrow = owner().precision == "bf16" and dtype == np.float32
+    return empty(shape, BFLOAT16 if narrow else dtype)
+
+
 def as_blocked(x, dtype=None):
     """``x`` in the blocked layout; ``x`` itself where that holds already.
 
     Takes a BlockedArray, Pixels or a plain (N, C, H, W) or (N, F) array of any memory order; float64 stays,
-    anything else becomes float32 unless ``dtype`` says otherwise.
+    anything else, and so bfloat16, becomes float32 unless ``dtype`` says otherwise.
     """
+    if isinstance(x, BlockedArray) and x.buffer.dtype == BFLOAT16:
+        x = converted(x, np.float32)
     if isinstance(x, BlockedArray) and (dtype is None or x.dtype == dtype):
         return x
     if local.lowering is not None and isinstance(x, (np.ndarray, BlockedArray, Pixels)):
@@ -145,6 +168,24 @@ def as_blocked(x, dtype=None):
     return result
 
 
+def as_stored(x, like=None):
+    """``x`` in the blocked layout with bfloat16 left as it is; in the number format of ``like`` if given."""
+    if not isinstance(x, BlockedArray):
+        x = as_blocked(x, None if like is None else like.dtype)
+    if like is None or x.buffer.dtype == like.buffer.dtype:
+        return x
+    if BFLOAT16 in (x.buffer.dtype, like.buffer.dtype):
+        return converted(x, like.buffer.dtype)
+    return as_blocked(x, like.dtype)
+
+
+def converted(x, dtype):
+    """A BlockedArray of float32 as BFLOAT16, or the other way."""
+    result = empty(x.shape, dtype)
+    _convert(x, result)
+    return result
+
+
 def pack(x):
     """A contiguous plain array of floats in the blocked layout, by one launch whose source it is."""
     result = empty(x.shape, x.dtype)
@@ -159,10 +200,10 @@ def pack_pixels(x):
     return result
 
 
-def transpose_with(pack, pack_pixels, unpack):
+def transpose_with(pack, pack_pixels, unpack, convert):
     """Let compiled functions do the copying between layouts; see ``cnn.fast.kernels.layout``."""
-    global _pack, _pack_pixels, _unpack
-    _pack, _pack_pixels, _unpack = pack, pack_pixels, unpack
+    global _pack, _pack_pixels, _unpack, _convert
+    _pack, _pack_pixels, _unpack, _convert = pack, pack_pixels, unpack, convert
 
 
 def flat(x):

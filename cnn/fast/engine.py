@@ -23,11 +23,13 @@ from cnn.backend import engine, get_winograd, use_backend
 from cnn.errors import ShapeError
 from cnn.fast.blocked import NotLowerable, as_blocked
 from cnn.fast.kept import kept, restore
+from cnn.fast.kernels import conv
 from cnn.fast.lanes import NotForFew
+from cnn.fast.machine.bf16 import has_bf16
 from cnn.fast.machine.fingerprint import Fingerprint
 from cnn.fast.machine.jit import Launches, address
 from cnn.fast.machine.owner import Arena, Lowering, lower_into
-from cnn.fast.step import Context, Plain, array, enter, leave, walk_back
+from cnn.fast.step import Context, Plain, array, enter, fact, leave, walk_back
 from cnn.fast.steps import plan as plan_steps
 from cnn.layers.watch import Watch
 from cnn.pixels import Pixels
@@ -47,10 +49,11 @@ class Engine:
     Parameters
     ----------
     body : Sequential, built
+    precision : "float32" or "bf16": how activations are stored and multiplied
     """
 
-    def __init__(self, body):
-        self._body, self._lock = body, threading.RLock()
+    def __init__(self, body, precision="float32"):
+        self._body, self._lock, self._precision = body, threading.RLock(), precision
         self._plan, self._mine = None, threading.local()
 
     def forward(self, x, training):
@@ -136,23 +139,35 @@ class Engine:
         plan = self._plan
         if plan is None or not plan.holds():
             with self._lock:
-                plan = self._plan = _Plan(self._body)
+                plan = self._plan = _Plan(self._body, self._precision)
         return plan
 
 
 class _Plan:
     """What a network was when it was planned; what its programs share."""
 
-    def __init__(self, body):
+    def __init__(self, body, precision):
         self.body, self._watch = body, Watch(body)
         self.layers, self.parameters = self._watch.layers, self._watch.parameters
         self.holds = self._watch.holds
         floats = [a for layer in self.layers for a in layer.buffers().values() if a.dtype.kind == "f"]
         known = [p.dtype for p in self.parameters] + [a.dtype for a in floats]
         self.dtype = known[0] if known else None
+        self.precision = precision if self._gains(precision) else "float32"
         self.folding, self.for_few, self.idle = Folding(self), True, []
         # a layer that says to be pure and is not: then the layers run one by one
         self.lowerable, self.walk = True, engine(body, "reference")
+
+    def _gains(self, precision):
+        """Whether any layer computes otherwise in this precision: only then is anything stored so."""
+        wanted = precision == "bf16" and has_bf16() and self.dtype == np.float32
+        return wanted and any(
+            conv.suits_pairs(
+                self.dtype, c.weight.data.shape, c.output_shape[1:], c.stride, c.dilation, c.groups
+            )
+            for c in self.layers
+            if fact(c, "role") == "convolution"
+        )
 
     def receive(self, x):
         """Return (contiguous array or uint8 images, its numbers' dtype, table of Pixels or None).
@@ -234,7 +249,8 @@ class Program:
         self._arena, self._table, self._dtype = arena, table, np.dtype(dtype)
         self._parameters, self._backward, self._shape, self.lowerable = plan.parameters, {}, shape, True
         self._steps = plan_steps(plan.body.layers, Context(lock, plan.folding if predict else None))
-        lowering = Lowering(arena)
+        self._precision = plan.precision
+        lowering = Lowering(arena, precision=plan.precision)
         with lower_into(lowering):
             y = x = enter(shape, self._dtype, table, predict == "few")
             self._forward = _Part(lowering, x)
@@ -298,7 +314,7 @@ class Program:
 
     def lower_backward(self, input_gradient):
         """Return the part that goes back, lowered for what is to be trained now."""
-        lowering = Lowering(self._arena, self._taken)
+        lowering = Lowering(self._arena, self._taken, self._precision)
         restore(self._steps, self._kept, None if input_gradient else lowering)
         with lower_into(lowering):
             dy = enter(self._out_shape, self._dtype)

@@ -137,6 +137,7 @@ class NormActivation(Step):
 
     def forward(self, x, training):
         layer, x = self._norm, self._norm._receive(array(x))
+        training = layer.in_training(training)
         mean, rstd = layer.statistics(x, training)
         self.kept = x, mean, rstd, training
         return norm.batch_norm_forward(x, mean, rstd, *layer.affine_arrays(), *self._kind)
@@ -174,6 +175,7 @@ class SumReLU(Step):
             self.kept = y, None
             return y
         layer, x = self._norm, self._norm._receive(x)
+        training = layer.in_training(training)
         mean, rstd = layer.statistics(x, training)
         y = norm.batch_norm_forward(x, mean, rstd, *layer.affine_arrays(), activation.RELU, 0.0, other)
         self.kept = y, (x, mean, rstd, training)

@@ -262,8 +262,15 @@ class Plain:
         return self._array
 
     def array(self):
-        """Lower the copy into the program's memory; return the BlockedArray."""
+        """Lower the copy into the program's memory; return the BlockedArray.
+
+        Raises ShapeError unless the axes are (N, C, H, W) or (N, F): no kernel takes others.
+        """
         if self._blocked is None:
+            if len(self.shape) not in (2, 4):
+                raise ShapeError(
+                    f"expected an input with axes (N, C, H, W) or (N, F), found shape {self.shape}"
+                )
             buffer = scratch(self.shape, self.dtype)
 
             def copy():
@@ -314,4 +321,5 @@ def leave(x, target):
     if type(x) is Lanes:
         few.leave(x, target)
     elif type(x) is not Plain:
+        x = blocked.as_blocked(x)
         layout.unpack(x.buffer, x.address, target)

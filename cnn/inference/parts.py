@@ -135,7 +135,7 @@ class Parts:
     def _list(self):
         """Return {(number, digest of the paths): what else its name says} of the finished blocks.
 
-        Blocks of other paths, from before files came or went, are nobody's and go with the folder.
+        Blocks of other paths, from before files came or went, belong to no table and go with the folder.
         """
         found = {}
         for path in self.folder.iterdir():

@@ -69,9 +69,8 @@ class Predictor:
         found = []
         for path in paths:
             try:
-                pixels, remarks = read_picture(
-                    path, self.meta["image_shape"], self.meta["mean"], self.invert, self.center
-                )
+                shape, mean, fit = self.meta["image_shape"], self.meta["mean"], self.config.data.fit
+                pixels, remarks = read_picture(path, shape, mean, self.invert, self.center, fit)
                 found.append((path, pixels, tuple(remarks), None))
             except DataError as error:
                 found.append((path, None, (), str(error)))

@@ -9,7 +9,7 @@ import numpy as np
 from cnn.errors import ConfigError
 from cnn.interop.steps import INPUT, last_value, list_steps
 
-_ALIASES = ("Flatten", "Dropout")  # the same numbers in the same order: no code
+_ALIASES = ("Flatten", "Unflatten", "Dropout")  # the same numbers in the same order: no code
 
 
 def to_c(network, about):

@@ -15,7 +15,7 @@ from cnn.interop.structure import Node, nest
 from cnn.layers.graph import joined_shape
 from cnn.network import Network
 
-OPSETS = (7, 27)
+OPSETS = (7, 28)
 BATCH = 1_000_003  # stands for the number of images where a graph computes with shapes
 
 
@@ -46,7 +46,7 @@ def read_onnx(file):
     ----------
     file : path
         A model of one image input (N, C, H, W), with sizes that are known but for N, and one output;
-        opsets 7 to 27.
+        opsets 7 to 28.
 
     Raises MissingExtra without the onnx package, CheckpointError for what cannot be read or has no layer
     here: the line names the node, its operator and the attribute.
@@ -115,9 +115,10 @@ class _Reader:
             raise Refused(f"found {len(inputs)} inputs, expected one batch of images")
         name, tensor = inputs[0].name, inputs[0].type.tensor_type
         sizes = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
-        if len(sizes) < 2 or min(sizes[1:]) < 1:
+        if len(sizes) not in (2, 4) or min(sizes[1:]) < 1:
             raise Refused(
-                f'input "{name}": found shape {tuple(sizes)}, expected known sizes but for the first'
+                f'input "{name}": found shape {tuple(sizes)}, expected (N, C, H, W) or (N, F) with known '
+                "sizes but for the first"
             )
         self.batch = sizes[0] or BATCH
         self.values[name] = Value(None, tuple(sizes[1:]))

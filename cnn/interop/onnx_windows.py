@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from cnn import layers as L
 
 ZEROS = {"weight_init": "zeros", "bias_init": "zeros"}  # drawn numbers would be overwritten
@@ -100,11 +102,13 @@ def conv_transpose(call):
             )
             if auto == "SAME_UPPER":
                 pads[k], pads[k + 2] = less, more
-    begin = []
-    for k in range(2):  # a smaller pad at the end is a larger output_padding
+    begin, cut = [], []
+    for k in range(2):  # a smaller pad at the end is a larger output_padding; a larger one is cut off behind
         begin.append(pads[k])
         extra[k] += pads[k] - pads[k + 2]
-    if min(extra) < 0 or any(e >= s for e, s in zip(extra, stride, strict=True)):
+        cut.append(min(extra[k], 0))
+        extra[k] = max(extra[k], 0)
+    if min(begin) < 0 or any(e >= s for e, s in zip(extra, stride, strict=True)):
         call.refuse(f"attribute pads: found {pads}, expected an output that one padding and stride can give")
     layer = L.ConvTranspose2d(
         weight.shape[1] * group,
@@ -117,7 +121,8 @@ def conv_transpose(call):
         dilation=dilation,
         **ZEROS,
     )
-    return call.layer(layer, x, **weights_of(call, weight))
+    y = call.layer(layer, x, **weights_of(call, weight))
+    return call.layer(L.ZeroPad2d((0, cut[1], 0, cut[0])), y) if any(cut) else y
 
 
 def _is_cut(plane, kernel, stride, dilation, padding):
@@ -133,15 +138,36 @@ def pool(call):
     call.ignore("storage_order")
     kernel = tuple(call.attribute("kernel_shape", ()))
     stride, dilation, padding = _window(call, kernel, x.shape[1:])
-    options = {"stride": stride, "padding": _even(padding)}
-    if dilation != (1, 1):
-        options["dilation"] = dilation
+    options = {"stride": stride}
     if call.attribute("ceil_mode", 0) and _is_cut(x.shape[1:], kernel, stride, dilation, padding):
         options["ceil_mode"] = True
     if call.op == "AveragePool":
         options["count_include_pad"] = bool(call.attribute("count_include_pad", 0))
-    kind = "MaxPool2d" if call.op == "MaxPool" else "AvgPool2d"
-    return call.layer(make(call, kind, kernel, **options), x)
+        if dilation != (1, 1):
+            return _dilated_mean(call, x, kernel, stride, dilation, padding, options)
+    elif dilation != (1, 1):
+        options["dilation"] = dilation
+    if any(max(pads) > d * (k - 1) for pads, d, k in zip(padding, dilation, kernel, strict=True)):
+        call.refuse(f"attribute pads: found {padding}, expected a pixel in each window of {kernel}")
+    layer = make(call, "MaxPool2d" if call.op == "MaxPool" else "AvgPool2d", kernel, **options)
+    layer.padding = padding  # the constructor takes at most half of the window, as PyTorch's does
+    return call.layer(layer, x)
+
+
+def _dilated_mean(call, x, kernel, stride, dilation, padding, options):
+    """Return the mean of windows with gaps, which AvgPool2d has not: a convolution with equal weights."""
+    if options.get("ceil_mode") or (any(map(any, padding)) and not options["count_include_pad"]):
+        call.refuse("attribute dilations: expected no padding that does not count, and no ceil_mode")
+    channels, (kh, kw) = x.shape[0], kernel
+    layer = L.Conv2d(
+        channels, kernel_size=kernel, stride=stride, dilation=dilation, groups=channels, bias=False,
+        weight_init="zeros",
+    )  # fmt: skip
+    layer.padding = padding
+    weight = np.full((channels, 1, kh, kw), 1 / (kh * kw), np.float32)
+    y = call.layer(layer, x, weight=(weight, None))
+    layer.trainable = False
+    return y
 
 
 def over_plane(kind):

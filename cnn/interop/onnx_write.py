@@ -287,6 +287,9 @@ _WRITE = {
     "GlobalMaxPool2d": _global("GlobalMaxPool"),
     "Linear": _linear,
     "Flatten": _plain("Flatten", lambda layer: {"axis": 1}),
+    "Unflatten": lambda graph, step: graph.add(
+        "Reshape", [*step.inputs, graph.constant(f"{step.name}.shape", np.array([0, *step.shape]))], step.name
+    ),
     "ReLU": _plain("Relu"),
     "LeakyReLU": _plain("LeakyRelu", lambda layer: {"alpha": layer.negative_slope}),
     "GELU": _plain("Gelu", lambda layer: {"approximate": layer.approximate}),

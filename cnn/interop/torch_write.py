@@ -276,6 +276,7 @@ _CALLS = {
     "GlobalMaxPool2d": _plain(),
     "Linear": _linear,
     "Flatten": _plain(),
+    "Unflatten": lambda layer: ("Unflatten", "1", str(layer.unflattened_size)),
     "ReLU": _plain(),
     "LeakyReLU": _plain("negative_slope"),
     "GELU": _plain("approximate"),

@@ -17,7 +17,7 @@ from cnn.layers.parameter import FlatBuffer, Parameter, flatten
 from cnn.layers.pool import AvgPool2d, GlobalAvgPool2d, GlobalMaxPool2d, MaxPool2d
 from cnn.layers.prelu import PReLU
 from cnn.layers.resize import Upsample, ZeroPad2d
-from cnn.layers.shape import Flatten, Scale
+from cnn.layers.shape import Flatten, Scale, Unflatten
 from cnn.layers.softmax import LogSoftmax, Softmax
 
 __all__ = [

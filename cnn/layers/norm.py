@@ -21,6 +21,7 @@ class _BatchNorm(Layer):
         if not 0 <= momentum <= 1:
             raise ConfigError(f"{kind} momentum: expected a number from 0 to 1, found {momentum!r}")
         self.eps, self.momentum, self.affine = float(eps), float(momentum), affine
+        self.frozen = False
         self.weight = self.bias = self.running_mean = self.running_var = None
 
     def _build(self, input_shape, rng, dtype):
@@ -32,10 +33,14 @@ class _BatchNorm(Layer):
         return input_shape
 
     def forward(self, x, training=False):
-        x = self._receive(x)
+        x, training = self._receive(x), self.in_training(training)
         mean, rstd = self.statistics(x, training)
         y = operations().batch_norm_forward(x, mean, rstd, *self.affine_arrays())
         return self._keep(y, x, mean, rstd, training)
+
+    def in_training(self, training):
+        """Whether a pass takes the statistics of its batch: in training, unless ``frozen``."""
+        return training and not self.frozen
 
     def statistics(self, x, training):
         """Return (mean, rstd) to normalise ``x`` with; in training also move the running statistics."""
@@ -96,7 +101,8 @@ class BatchNorm2d(_BatchNorm):
 
         dweight[c] += sum over n,i,j of dy * xhat,        dbias[c] += sum over n,i,j of dy
 
-    In evaluation mean and var are constants, and dx = rstd * g.
+    In evaluation mean and var are constants, and dx = rstd * g. So they are in training as well while the
+    attribute ``frozen`` is True: the running statistics then stay, as a frozen trunk needs it.
 
     Parameters
     ----------

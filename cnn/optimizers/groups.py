@@ -37,6 +37,8 @@ class Groups:
         ``match`` (str) and any of: ``lr_scale`` multiplies the learning rate; ``weight_decay`` stands in for
         the optimizer's, also where that would leave a bias alone; ``trainable`` (bool); ``from_epoch`` and
         ``until_epoch`` (float, in epochs from the start): trained while from_epoch <= epoch < until_epoch.
+    first : list of dict
+        Groups that go before, from elsewhere: ``groups`` win over them key by key.
 
     Raises
     ------
@@ -45,9 +47,13 @@ class Groups:
         when no parameter is ever trained.
     """
 
-    def __init__(self, network, groups):
+    def __init__(self, network, groups, first=()):
         names = _names(network)
         wanted = {id(p): {} for p, _ in names}
+        for group in first:
+            for p, known in names:
+                if group["match"] in known:
+                    wanted[id(p)].update(group)
         for i, group in enumerate(groups):
             for key in group:
                 if key not in _KEYS:

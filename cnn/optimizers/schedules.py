@@ -1,4 +1,5 @@
 """Learning-rate schedules: the rate of a step as a pure function of its number, so a resume needs no state.
+``plateau`` looks at the validation losses so far as well, which ``schedule.losses`` holds.
 
     schedule = make_schedule("cosine", lr=0.1, total_steps=1000, warmup_steps=50)
     optimizer.lr = schedule(step)          # step = 0, 1, 2, ... before the step is taken
@@ -21,7 +22,7 @@ from cnn.errors import ConfigError
 from cnn.registry import Count, NotNegative, Rate, Registry, Share, Whole, checked
 
 #: Every schedule that a config can name: a function of the step, the number of steps and the highest rate.
-SCHEDULES = Registry("schedule", supplied=("t", "steps", "lr"))
+SCHEDULES = Registry("schedule", supplied=("t", "steps", "lr", "losses"))
 
 
 @SCHEDULES.register
@@ -87,6 +88,31 @@ def one_cycle(
     return begin + (end - begin) * part
 
 
+@SCHEDULES.register
+def plateau(
+    t,
+    steps,
+    lr,
+    losses=(),
+    *,
+    gamma: Share = 0.1,
+    patience: Annotated[Whole, "epochs without a lower loss that change nothing yet"] = 10,
+    min_lr: NotNegative = 0.0,
+):
+    """lr * gamma^(number of plateaus so far), at least min_lr
+
+    A plateau is ``patience`` + 1 epochs in a row whose validation loss was not below (1 - 1e-4) of the lowest
+    before: PyTorch's ReduceLROnPlateau.
+    """
+    lowest, waited, plateaus = math.inf, 0, 0
+    for loss in losses:
+        waited = 0 if loss < lowest * (1 - 1e-4) else waited + 1
+        lowest = min(lowest, loss) if waited == 0 else lowest
+        if waited > patience:
+            plateaus, waited = plateaus + 1, 0
+    return max(lr * gamma**plateaus, min(min_lr, lr))
+
+
 def schedule_options(type):
     """Return the options that the schedule called ``type`` takes: name -> default."""
     return {name: default for name, (_, default) in SCHEDULES.arguments(SCHEDULES.find(type)).items()}
@@ -101,7 +127,7 @@ def make_schedule(
     Parameters
     ----------
     type : str
-        "constant", "step", "cosine", "linear" or "one_cycle".
+        "constant", "step", "cosine", "linear", "one_cycle" or "plateau".
     lr : float
         The highest rate.
     total_steps : int
@@ -114,6 +140,7 @@ def make_schedule(
         step: ``milestones`` (list of epochs) or ``step_size`` (epochs), ``gamma`` 0.1.
         cosine, linear: ``min_lr`` 0. one_cycle: ``peak`` 0.3 (fraction of the run), ``start_factor`` 0.04 and
         ``final_factor`` 4e-6 (of lr), ``shape`` "cosine" or "linear".
+        plateau: ``gamma`` 0.1, ``patience`` 10 (epochs), ``min_lr`` 0.
 
     Raises
     ------
@@ -128,11 +155,16 @@ def make_schedule(
     offset = 0 if type == "step" else warmup_steps
     steps = total_steps - offset
 
+    losses = []
+    if type == "plateau":
+        options["losses"] = losses
+
     def schedule(step):
         if step < warmup_steps:
             return function(0, steps, lr, **options) * (step + 1) / (warmup_steps + 1)
         return function(min(step - offset, steps), steps, lr, **options)
 
+    schedule.losses = losses  # of validation, one an epoch: whoever trains fills it
     return schedule
 
 

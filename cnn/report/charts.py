@@ -38,7 +38,7 @@ def line_chart(title, lines, x_label, y_format, log=False, mark=None):
         return f"<figure><h3>{escape(title)}</h3><p class=soft>{say('Nothing was recorded.')}</p></figure>"
     x0, x1 = min(x for x, _ in points), max(x for x, _ in points)
     x0, x1 = (x0 - 0.5, x1 + 0.5) if x0 == x1 else (x0, x1)
-    ticks = (_log_ticks if log else _ticks)(min(y for _, y in points), max(y for _, y in points))
+    ticks = (log_ticks if log else ticks_between)(min(y for _, y in points), max(y for _, y in points))
     forward = math.log if log else float
     low, high = forward(ticks[0]), forward(ticks[-1])
 
@@ -52,7 +52,7 @@ def line_chart(title, lines, x_label, y_format, log=False, mark=None):
         _, at = place(x0, y)
         parts.append(f"<line class=grid x1={_LEFT} x2={_WIDTH - _RIGHT} y1={at} y2={at} />")
         parts.append(f'<text x={_LEFT - 7} y={at} dy=".35em" text-anchor=end>{escape(y_format(y))}</text>')
-    for x in _whole_ticks(x0, x1):
+    for x in whole_ticks(x0, x1):
         at, _ = place(x, ticks[0])
         parts.append(f"<text x={at} y={_HEIGHT - _BOTTOM + 17} text-anchor=middle>{x:g}</text>")
     bottom = _HEIGHT - _BOTTOM
@@ -113,7 +113,7 @@ def _legend(lines):
     return f"<ul class=legend>{''.join(items)}</ul>"
 
 
-def _ticks(low, high):
+def ticks_between(low, high):
     """Return about five round numbers from at or below ``low`` to at or above ``high``."""
     span = (high - low) or abs(high) or 1.0
     rough = span / 4
@@ -123,7 +123,7 @@ def _ticks(low, high):
     return [k * step for k in range(first, max(last, first + 1) + 1)]
 
 
-def _log_ticks(low, high):
+def log_ticks(low, high):
     """Return powers of ten around the range, with 2 and 5 between them when it is short."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     steps = (1, 2, 5) if last - first <= 3 else (1,)
@@ -135,7 +135,7 @@ def _log_ticks(low, high):
     return chosen if len(chosen) > 1 else [below[-1], above[0] * (10 if above[0] == below[-1] else 1)]
 
 
-def _whole_ticks(low, high):
+def whole_ticks(low, high):
     """Return at most eight whole numbers inside the range."""
     first, last = math.ceil(low), math.floor(high)
     for step in (m * 10**e for e in range(9) for m in (1, 2, 5)):

@@ -1,6 +1,6 @@
 """The one interface of whatever wants to know how a training goes: loggers, progress, early ends."""
 
-__all__ = ["Callback", "Callbacks"]
+__all__ = ["Callback", "Callbacks", "EarlyStopping", "TopCheckpoints"]
 
 
 class Callback:
@@ -46,3 +46,45 @@ class Callbacks:
             method = getattr(callback, moment, None)
             if method is not None:
                 method(*values)
+
+
+class EarlyStopping(Callback):
+    """Ends a training after ``patience`` epochs without a better one on the validation images."""
+
+    def __init__(self, patience):
+        self.patience = patience
+
+    def on_fit_begin(self, trainer):
+        self.on_epoch_end(trainer, None)  # a run that has ended so stays so when it is resumed
+
+    def on_epoch_end(self, trainer, row):
+        best = trainer.progress.best
+        if best is not None and trainer.progress.epoch - best["epoch"] >= self.patience:
+            trainer.stop(f"no better epoch on the validation images since epoch {best['epoch']}")
+
+
+class TopCheckpoints(Callback):
+    """Keeps the weights of the ``count`` best epochs, as top/epoch-0007.safetensors of the run folder.
+
+    The order is that of best.safetensors: accuracy on the validation images, then loss; without such images
+    the later epoch is the better one.
+    """
+
+    def __init__(self, count):
+        self.count = count
+
+    def on_epoch_end(self, trainer, row):
+        def quality(row):
+            if row["val_accuracy"] is None:
+                return (row["epoch"],)
+            return row["val_accuracy"], -row["val_loss"], -row["epoch"]
+
+        best = sorted(trainer.history, key=quality, reverse=True)[: self.count]
+        folder, wanted = trainer.run.top, {f"epoch-{r['epoch']:04d}.safetensors" for r in best}
+        if row in best:
+            folder.mkdir(exist_ok=True)
+            score = {"epoch": row["epoch"], "loss": row["val_loss"], "accuracy": row["val_accuracy"]}
+            trainer.run.save_weights(trainer, folder / f"epoch-{row['epoch']:04d}.safetensors", score)
+        for file in folder.glob("epoch-*.safetensors"):
+            if file.name not in wanted:
+                file.unlink()

@@ -13,11 +13,12 @@ from cnn.data import (
     Dataset,
     Split,
     augment,
+    is_own,
     load_dataset,
     normalization,
+    own_shape,
     split_validation,
 )
-from cnn.data.folder import folder_shape
 from cnn.data.named import emnist_classes
 from cnn.errors import CheckpointError, ConfigError, NumericError, did_you_mean
 from cnn.layers import BatchNorm1d, BatchNorm2d, SoftmaxCrossEntropy, from_config
@@ -27,6 +28,7 @@ from cnn.optimizers.averaging import make_average
 from cnn.optimizers.groups import Groups
 from cnn.optimizers.schedules import make_schedule
 from cnn.training import checkpoint
+from cnn.training.callbacks import EarlyStopping, TopCheckpoints
 from cnn.training.tta import averaged_logits
 from cnn.training.whitening import whiten, whitened_layers
 
@@ -75,9 +77,15 @@ class Images:
 
 @_of("data")
 def load_images(config, own=True):
-    """Return the Images of a config: loaded, split by its seed, mean and std of the training part."""
+    """Return the Images of a config: loaded, split by its seed, mean and std of the training part.
+
+    A part of its own for validation is taken as it is. Of your own images each class keeps its share.
+    """
     dataset = read_dataset(config, own)
-    train, validation = split_validation(dataset.train, config.data.validation, config.seed)
+    train, validation = dataset.train, dataset.validation
+    if validation is None:
+        stratified = is_own(config.data.dataset)
+        train, validation = split_validation(train, config.data.validation, config.seed, stratified)
     return Images(dataset, train, validation, *normalization(train.images))
 
 
@@ -96,13 +104,12 @@ def read_dataset(config, own=True):
 def input_shape(config):
     """Return ((C, H, W), classes) of what the network will see, without reading a data set.
 
-    Known for data sets with a name; for "folder" the folders are counted and one image is opened.
+    Known for data sets with a name; of your own images in a folder one is opened, other files are read.
     Raises ConfigError for an unknown name, DataError when the folder has no image.
     """
     name = config.data.dataset
-    if name == "folder":
-        data = config.data
-        shape, classes = folder_shape(data.root, data.image_size, data.mode)
+    if is_own(name):
+        shape, classes = own_shape(name, config.data.root, **config.data.options())
     elif name == "EMNIST":
         shape, classes = _GREY, len(emnist_classes(config.data.split))
     elif name in _SHAPES:
@@ -148,7 +155,8 @@ def build_network(config, input_shape, classes=None, network=None):
     when a layer does not fit its input, and when the last layer does not give one number a class
     (``classes``: how many, None to leave that open).
     """
-    network = Network(from_config(layer_specs(config))) if network is None else network
+    if network is None:
+        network = Network(from_config(layer_specs(config)), precision=config.train.precision)
     output = network.build(input_shape, rng=np.random.default_rng(config.seed))
     if len(output) != 1:
         raise ConfigError(
@@ -166,7 +174,8 @@ def check_parameters(config):
     """Raise what ``build_groups`` and ``whiten_network`` would, before a data set is read."""
     if not config.optimizer.groups and "whitening" not in str(config.model):
         return
-    network = build_network(config, *input_shape(config))
+    shape, classes = input_shape(config)
+    network = build_network(config, shape, classes if config.start is None else None)
     build_groups(config, network)
     whitened_layers(network)
 
@@ -224,9 +233,12 @@ def build_loss(config, classes):
 
 
 @_of("optimizer.groups")
-def build_groups(config, network):
-    """Return the Groups of a config, after telling every parameter of a built network what they ask."""
-    return Groups(network, [group.model_dump(exclude_none=True) for group in config.optimizer.groups])
+def build_groups(config, network, first=()):
+    """Return the Groups of a config, after telling every parameter of a built network what they ask.
+
+    ``first`` are groups that go before those of the config.
+    """
+    return Groups(network, [group.model_dump(exclude_none=True) for group in config.optimizer.groups], first)
 
 
 @_of("optimizer")
@@ -254,6 +266,12 @@ def build_schedule(config, steps_per_epoch):
         warmup_steps=round(schedule.warmup_epochs * steps_per_epoch),
         **schedule.options(),
     )
+
+
+def own_callbacks(config):
+    """Return the callbacks that the config asks for."""
+    patience, top = config.train.patience, config.train.keep_top
+    return [*([EarlyStopping(patience)] if patience else []), *([TopCheckpoints(top)] if top else [])]
 
 
 @_of("average")
@@ -315,4 +333,6 @@ def load_trained(run_or_checkpoint, overrides=()):
         resolve(document, path, foreign=True)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    return network, resolve(document, path, overrides), meta
+    config = resolve(document, path, overrides)
+    network.precision = config.train.precision
+    return network, config, meta

@@ -25,6 +25,7 @@ class DataDigest(Record):
 
     train: str
     test: str
+    validation: str | None = None
 
 
 class Header(Record):
@@ -41,6 +42,7 @@ class Header(Record):
     score: Score | None = None
     progress: dict[str, Any] | None = None  # ``cnn.training.progress.Progress`` checks it
     numbers: Literal["uint8", "float"] = "uint8"  # float: mean and std are in the units of the data
+    taken: list[str] | None = None  # parameters and buffers of another run that this one began with
     data: DataDigest | None = None
     processor: str | None = None
 

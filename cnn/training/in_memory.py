@@ -31,7 +31,7 @@ class InMemory:
         """Whether there is a checkpoint: never."""
         return False
 
-    def begin(self, config):
+    def begin(self, config, images):
         """Nothing is to be written."""
 
     def log(self, line):

@@ -23,6 +23,7 @@ from cnn.errors import ConfigError, NumericError
 from cnn.report import gradients
 from cnn.training import experiment, finite, resume, stops
 from cnn.training.callbacks import Callbacks
+from cnn.training.fine_tuning import Start, with_head
 from cnn.training.interruption import Interrupted, Interruption
 from cnn.training.progress import Progress, bar, epoch_line
 from cnn.training.snapshots import Snapshots
@@ -31,7 +32,7 @@ from cnn.training.warm_up import warm_up
 
 _CURVES_SECONDS = 60  # drawing takes half a second, so not after every short epoch
 _SHOW_SECONDS = 0.1  # between moves of the bar, which would take 3 % of each step of a small network
-_STATUS_SECONDS = 30  # without a terminal, a long epoch says this often that it lives
+_STATUS_SECONDS = 30  # between progress lines of a long epoch where there is no terminal
 
 
 class Trainer:
@@ -54,10 +55,14 @@ class Trainer:
 
     def __init__(self, config, run=None, callbacks=(), images=None, network=None):
         self.config, self.run, self._restored = config, run, False
-        self.callbacks, self._stopping = Callbacks(callbacks), None
+        self.callbacks, self._stopping = Callbacks([*experiment.own_callbacks(config), *callbacks]), None
         if images is None:
             experiment.check_parameters(config)
         self.images = experiment.load_images(config) if images is None else images
+        self.start = Start(config.start, run) if config.start is not None else None
+        if self.start is not None:
+            self.images = self.start.normalized(self.images)
+            config = self.config = with_head(config, len(self.images.classes))
         self.batches = experiment.training_batches(config, self.images)
         classes = len(self.images.classes)
         self.network = experiment.build_network(config, self.batches.image_shape, classes, network)
@@ -65,7 +70,10 @@ class Trainer:
             with naming_file(config, "tta.translate"):
                 check_reach(config.tta.translate, *self.batches.image_shape[1:])
         experiment.whiten_network(config, self.network, self.images)
-        self.groups = experiment.build_groups(config, self.network)
+        if self.start is not None:
+            self.start.apply(self.network)
+        first = [] if self.start is None else self.start.groups(self.network)
+        self.groups = experiment.build_groups(config, self.network, first)
         self.loss = experiment.build_loss(config, len(self.images.classes))
         self.optimizer = experiment.build_optimizer(config, self.network)
         self.schedule = experiment.build_schedule(config, len(self.batches))
@@ -80,11 +88,12 @@ class Trainer:
     def describe(self):
         """Return a line that says what is trained on what."""
         data, train = self.images, self.config.train
+        backend = train.backend if train.precision == "float32" else f"{train.backend} {train.precision}"
         return (
             f"{self.config.name}: {self.network.data.size:,} parameters; {data.dataset.name}: "
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.dataset.test):,} "
             f"test images of {'x'.join(map(str, self.batches.image_shape))}; {train.epochs} epochs of "
-            f"{len(self.batches)} steps, seed {self.config.seed}, {train.backend}, {get_threads()} threads"
+            f"{len(self.batches)} steps, seed {self.config.seed}, {backend}, {get_threads()} threads"
         )
 
     # -- the loop --------------------------------------------------------------------------------
@@ -99,11 +108,13 @@ class Trainer:
             if not self._restored and self.run.has_state():
                 raise ConfigError(f"{self.run.path}: holds a run already; restore() continues it")
             self._restored = True  # what lies there from now on is this run's
-            self.run.begin(self.config)
+            self.run.begin(self.config, self.images)
             return self._fit()
 
     def _fit(self):
         self.run.log(self.describe())
+        if self.start is not None and self.start.line:
+            self.run.log(f"starts with {self.start.line}")
         self.run.write_metrics(self.history)  # a resume drops the rows after its checkpoint
         self._saved_at = self._drawn_at = time.perf_counter()
         set_winograd(self.config.train.winograd)
@@ -118,6 +129,7 @@ class Trainer:
                     warm_up(self)
             if self.progress.epoch == self.progress.step == 0:
                 self._take_snapshot(0)
+            self._tell_losses()
             self.callbacks.tell("on_fit_begin", self)
             with self._bar() as images:
                 while self.progress.epoch < self.epochs and self._stopping is None:
@@ -163,7 +175,7 @@ class Trainer:
         stops.stop_if_asked(self, interruption)
 
     def _show(self, images, loss, now):
-        """Move the bar on; without a terminal, say now and then that a long epoch lives."""
+        """Move the bar on; without a terminal, write a progress line now and then."""
         p = self.progress
         running = p.running(loss, self.optimizer.lr)
         images.set_postfix_str(running, refresh=False)
@@ -182,6 +194,8 @@ class Trainer:
         number = p.epoch * len(self.batches) + p.step
         self.optimizer.lr = self.schedule(number)
         self.groups.at(number / len(self.batches))
+        if self.start is not None:
+            self.start.at(number / len(self.batches))
         logits = np.asarray(self.network.forward(x, training=True))
         loss = self.loss.forward(logits, labels)
         if not math.isfinite(loss):
@@ -227,6 +241,7 @@ class Trainer:
             "seconds": round(p.seconds, 3),
         }
         self.history.append(row)
+        self._tell_losses()
         cut = None
         if p.step < len(self.batches):
             cut = {"step": p.step, "loss_sum": p.loss_sum, "correct": p.correct, "seen": p.seen}
@@ -248,6 +263,10 @@ class Trainer:
             self.run.save_best(self, p.best)
         if time.perf_counter() - self._drawn_at > _CURVES_SECONDS:
             self.draw()
+
+    def _tell_losses(self):
+        """Tell the schedule how the validation went; all but "plateau" leave that alone."""
+        self.schedule.losses[:] = [row["val_loss"] for row in self.history if row["val_loss"] is not None]
 
     def _validate(self):
         split = self.images.validation

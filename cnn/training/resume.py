@@ -22,6 +22,8 @@ _FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.checkpoint_minutes",
     "data.root",
+    "train.patience",
+    "train.keep_top",
 )
 
 
@@ -39,6 +41,7 @@ def header(trainer):
         "data": images.dataset.digests,
         "processor": processor(),
         "epoch": trainer.progress.epoch,
+        **({} if trainer.start is None else {"taken": trainer.start.taken}),
     }
 
 
@@ -61,12 +64,12 @@ def save_last(trainer):
     checkpoint.save(trainer.run.last, tensors, {**header(trainer), "progress": trainer.progress.record()})
 
 
-def save_best(trainer, score):
-    """Write best.safetensors, the averaged weights where there is an average; NumericError as above."""
+def save_weights(trainer, path, score):
+    """Write a file such as best.safetensors: the weights, averaged where there is an average; as above."""
     with trainer.average.applied():
         tensors = _tensors({"network": trainer.network.state()})
         _refuse_not_finite(trainer, tensors)
-        checkpoint.save(trainer.run.best, tensors, {**header(trainer), "score": score})
+        checkpoint.save(path, tensors, {**header(trainer), "score": score})
 
 
 def _refuse_not_finite(trainer, tensors):
@@ -134,7 +137,7 @@ def restore(trainer):
             "it goes on, but the last bits may differ"
         )
     if rewrite_best:
-        save_best(trainer, progress.best)
+        save_weights(trainer, run.best, progress.best)
     if progress.cut is not None and trainer.total_steps > done:
         _reopen(trainer)
     run.log(f"resuming after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
@@ -168,8 +171,8 @@ def _check_data(trainer, saved):
     for name in ("classes", "input_shape", "image_shape"):
         if list(getattr(saved, name)) != now[name]:
             raise CheckpointError(where % f"{name} of the data")
-    for part, what in (("train", "training"), ("test", "test")):
-        if saved.data is None or getattr(saved.data, part) != now["data"][part]:
+    for part, what in (("train", "training"), ("test", "test"), ("validation", "validation")):
+        if saved.data is None or getattr(saved.data, part) != now["data"].get(part):
             raise CheckpointError(where % f"the {what} images, or the labels or classes of them,")
     for name in ("mean", "std"):
         if getattr(saved, name) != now[name]:
@@ -239,17 +242,17 @@ def check_same_experiment(config, began):
 
     Free to change on a resume: how long, how many threads, how often to save, and where the data lie.
     """
-    before, now = _flat(began), _flat(config)
+    before, now = flat(began), flat(config)
     for key in [*now, *(key for key in before if key not in now)]:
         if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key):
-            found, expected = (show(flat[key]) if key in flat else "nothing" for flat in (now, before))
+            found, expected = (show(values[key]) if key in values else "nothing" for values in (now, before))
             raise ConfigError(
                 f"--resume: {key}: found {found}, expected {expected} as the run began; "
                 "start a new run to change it"
             )
 
 
-def _flat(value, path=""):
+def flat(value, path=""):
     """Return {"optimizer.lr": 0.1, "model.layers[0].type": "Conv2d", ...}."""
     if isinstance(value, dict):
         parts = [(f"{path}.{key}".lstrip("."), part) for key, part in value.items()]
@@ -258,4 +261,4 @@ def _flat(value, path=""):
         parts += [(f"{path}[{i}]", part) for i, part in enumerate(value)]
     else:
         return {path: value}
-    return {key: leaf for where, part in parts for key, leaf in _flat(part, where).items()}
+    return {key: leaf for where, part in parts for key, leaf in flat(part, where).items()}

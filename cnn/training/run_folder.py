@@ -9,8 +9,9 @@ from cnn.config import to_toml
 from cnn.errors import CheckpointError, ConfigError
 from cnn.files import is_temporary, locked, remove_temporaries, write_atomically
 from cnn.language import translate
+from cnn.report import plots
 from cnn.terminal import ReaderLeft, say
-from cnn.training import plots, resume
+from cnn.training import parts, resume
 from cnn.training.finish import finish
 from cnn.training.interruption import Interrupted
 
@@ -34,6 +35,7 @@ class RunFolder:
         self.path = Path(path)
         self.reader_left = False
         self.config = self.path / "config.toml"
+        self.parts = self.path / "split.csv"
         self.metrics = self.path / "metrics.csv"
         self.log_file = self.path / "log.txt"
         self.last = self.path / "last.safetensors"
@@ -43,6 +45,7 @@ class RunFolder:
         self.gradients = self.path / "gradients.csv"
         self.report = self.path / "report.html"
         self.snapshots = self.path / "snapshots"
+        self.top = self.path / "top"
         self.reader_left = False  # nobody reads stdout any more, as after `cnn train | head`
         self._locked = False
 
@@ -69,9 +72,10 @@ class RunFolder:
         """Whether there is a checkpoint from which a run can go on."""
         return self.last.exists()
 
-    def begin(self, config):
-        """Write config.toml."""
+    def begin(self, config, images):
+        """Write config.toml, and split.csv where the images have names."""
         write_atomically(self.config, to_toml(config).encode())
+        parts.write(self.parts, images)
 
     def save_last(self, trainer):
         """Write last.safetensors; see ``cnn.training.resume``."""
@@ -79,7 +83,11 @@ class RunFolder:
 
     def save_best(self, trainer, score):
         """Write best.safetensors; see ``cnn.training.resume``."""
-        resume.save_best(trainer, score)
+        resume.save_weights(trainer, self.best, score)
+
+    def save_weights(self, trainer, path, score):
+        """Write the weights alone to any file; see ``cnn.training.resume``."""
+        resume.save_weights(trainer, path, score)
 
     def draw(self, trainer):
         """Draw curves.png."""

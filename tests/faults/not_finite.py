@@ -96,11 +96,11 @@ def _gradient(trainer, value, step, where):
 
 
 def _huge_gradient(trainer, value, step, where):
-    def plant(*_):
-        return lambda: trainer.network.grad.fill(3e38)
+    def after():
+        trainer.network.grad.fill(3e38)
+        trainer.optimizer.lr = 1e38
 
-    _before_each(trainer, "backward", trainer.network, plant, step)
-    trainer.schedule = lambda number: 1e38
+    _before_each(trainer, "backward", trainer.network, lambda *_: after, step)
 
 
 def _weight(trainer, value, step, where):

@@ -89,6 +89,7 @@ const pointwise = {
   // In inference dropout passes everything; its mask of the training step is not part of the page.
   Dropout: { value: (x) => x, slope: () => 1 },
   Flatten: { value: (x) => x, slope: () => 1 },
+  Unflatten: { value: (x) => x, slope: () => 1 },
   Scale: { value: (x, a) => a.factor * x, slope: (x, a) => a.factor },
 };
 

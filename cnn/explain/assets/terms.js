@@ -141,13 +141,13 @@ const maskAt = (node, index) => factor(node, "mask", index, "mask");
 
 function pointwiseRules(kind) {
   const { value, slope, gated } = pointwise[kind];
-  const copies = kind === "Flatten" || kind === "Dropout";
+  const copies = kind === "Flatten" || kind === "Unflatten" || kind === "Dropout";
   return {
     y(node, index) {
       const x = inputAt(node, index), y = value(x.value, node.attrs);
       if (node.tensors.mask) return sumOf("forward", [product(x, maskAt(node, index))], { note: "note.mask" });
       const steps = (pointwiseSteps[kind]?.(x.value, node.attrs) ?? []).map(([symbol, v]) => constant(symbol, v));
-      if (copies) return { form: "copy", equation: "forward", terms: [product(x)], total: y, note: `note.${kind}` };
+      if (copies) return { form: "copy", equation: "forward", terms: [product(x)], total: y, note: `note.${kind.replace("Unf", "F")}` };
       if (gated) {
         const open = x.value > 0;
         const terms = [product(x, constant(open ? "gate open" : "gate closed", slope(x.value, node.attrs)))];

@@ -15,6 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnn.fast.blocked import LANES
+from cnn.fast.machine import bf16
 from cnn.fast.machine.simd import INT64, Vectors, literals
 
 STORE, ADD, STORE_NONTEMPORAL = range(3)  # what ``outer_product`` does with its sums
@@ -86,6 +87,8 @@ class DotSteps(NamedTuple):
 
 
 ONCE = Loop(1, 0, 0)
+
+_PAIRS = ir.VectorType(ir.IntType(32), 8)  # sixteen bfloat16
 
 
 @intrinsic
@@ -163,24 +166,25 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
 
     for k < mr and j < nr. ``ends``, ``loops`` and ``steps`` are Ends, Loops and Steps. ``how``: STORE the
     result; STORE_NONTEMPORAL (to multiples of the bytes of a register), for results that are not read soon;
-    or ADD the sums, without bias and floor, to ``out``.
+    or ADD the sums, without bias and floor, to ``out``. ``itemsize``: bytes of a number, 2 for pairs of
+    bfloat16 (``bf16.Pairs``), whose sums, biases and results are float32.
     Each turn has mr broadcasts, nr loads and mr * nr multiply-adds.
     """
     sizes = literals(how, mr, nr, itemsize)
     if sizes is None:
         return None
     how_, mr_, nr_, size = sizes
-    dtype = types.float32 if size == 4 else types.float64
+    dtype = types.float64 if size == 8 else types.float32
 
     def generate(context, builder, signature, arguments):
         records = zip(arguments[:3], signature.args[:3], strict=True)
         (vectors, scalars, bias, out), loops, steps = (_unpacked(builder, *record) for record in records)
         scalars_k, vectors_j, out_k, out_j = steps
-        v = Vectors(builder, dtype)
+        v = bf16.Pairs(builder) if size == bf16.SIZE else Vectors(builder, dtype)
         parts = LANES // v.lanes
         sums = [v.variables(nr_ * parts) for _ in range(mr_)]
         for k in range(mr_):
-            start = v.const(0) if how_ == ADD else v.broadcast(v.at(bias, k * size))
+            start = v.const(0) if how_ == ADD else v.broadcast(v.at(bias, k * v.itemsize))
             for register in sums[k]:
                 builder.store(start, register)
         with v.loops(loops, vectors, scalars) as (x, w):
@@ -288,3 +292,28 @@ def transpose(typing_context, source, channel_step, count, pixel_step, out, item
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5, itemsize), generate
+
+
+@intrinsic
+def transpose_image_pairs(typing_context, source, channel_step, count, pixel_step, out):
+    """out[i][image / 2][channel][image % 2] = source[channel][i][image], bfloat16, of sixteen channels."""
+
+    def generate(context, builder, signature, arguments):
+        source, channel_step, count, pixel_step, out = arguments
+        v = bf16.Narrow(builder)
+        with v.loop(count, (source, pixel_step), (out, 8 * 64)) as (s, t):
+            places = [v.at(s, v.times(channel_step, c)) for c in range(LANES)]
+            channels = [builder.load(builder.inttoptr(at, _PAIRS.as_pointer()), align=4) for at in places]
+            rows = [v.shuffle(channels[c], channels[c + 8], range(16)) for c in range(8)]
+            for size in (4, 2, 1):  # unit i of vector j becomes unit j of vector i, in both halves
+                for i in range(8):
+                    if not i & size:
+                        a, b = rows[i], rows[i + size]
+                        low = [k if not k & size else k - size + 16 for k in range(16)]
+                        rows[i] = v.shuffle(a, b, low)
+                        rows[i + size] = v.shuffle(a, b, [k + size for k in low])
+            for i, row in enumerate(rows):
+                v.store(row, v.at(t, 64 * i))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate

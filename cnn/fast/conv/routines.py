@@ -25,13 +25,14 @@ from cnn.fast.conv.microkernels import (
     dot_product,
     outer_product,
     transpose,
+    transpose_image_pairs,
 )
 from cnn.fast.machine.jit import task
 from cnn.fast.machine.tables import from_bits, reader
 
 
 def _number(itemsize):
-    return np.float32 if itemsize == 4 else np.float64
+    return np.float64 if itemsize == 8 else np.float32
 
 
 class RowProducts(NamedTuple):
@@ -109,16 +110,16 @@ def pixel_products(mr, nr, itemsize, how=STORE):
         out[k, j] = max(floor, bias[k] + sum over c of scalars[k / mr, c, k % mr] * vectors[j, c])
 
     For nr pixels after the other all slivers of weights pass: the channels of these pixels stay in the L1
-    cache, the weights in the L2 cache.
+    cache, the weights in the L2 cache. With ``itemsize`` 2 a channel is a pair of channels in bfloat16.
     """
-    number = _number(itemsize)
+    number, size = _number(itemsize), max(4, itemsize)
 
     @task
     def products(record):
         p = pixel_products_of(record)
         floor, wide = number(from_bits(p.floor)), p.pixels >= nr
-        steps = Steps(itemsize, p.vectors_pixel, p.out_k, p.out_pixel)
-        loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * itemsize, mr * itemsize))
+        steps = Steps(size, p.vectors_pixel, p.out_k, p.out_pixel)
+        loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, mr * size))
         j = 0
         while j < p.pixels:
             if wide:
@@ -130,7 +131,7 @@ def pixel_products(mr, nr, itemsize, how=STORE):
                     p.ends.scalars + sliver * p.scalars_sliver,
                 )
                 out = p.ends.out + j * p.out_pixel + k * p.out_k
-                ends = Ends(vectors, scalars, p.ends.bias + k * itemsize, out)
+                ends = Ends(vectors, scalars, p.ends.bias + k * size, out)
                 if wide:
                     outer_product(ends, loops, steps, floor, how, mr, nr, itemsize)
                 elif nr > 1:
@@ -163,14 +164,16 @@ def panel_products(mr, itemsize):
         out[k, c] += sum over a, b and lanes of left[k, a, b, lane] * panel[a, b, lane, c]
 
     The panel is transposed, so the sums of sixteen c lie side by side; were lanes summed in registers
-    instead, adding them up would cost a third of the time.
+    instead, adding them up would cost a third of the time. With ``itemsize`` 2 the loop over lanes is one
+    over pairs of images in bfloat16: panel[a, b, pair, c] has 64 bytes for sixteen c.
     """
     number = _number(itemsize)
+    lanes = Loop(LANES, LANES * itemsize, itemsize) if itemsize > 2 else Loop(LANES // 2, LANES * 4, 4)
 
     @task
     def products(record):
         p = panel_products_of(record)
-        loops = Loops(p.a, p.b, Loop(LANES, LANES * itemsize, itemsize))
+        loops = Loops(p.a, p.b, lanes)
         steps, left, out = Steps(p.left_k, 0, p.out_k, 0), p.left, p.out
         for _ in range(p.slivers):
             ends = Ends(p.panel, left, 0, out)
@@ -254,11 +257,14 @@ transposition_of = reader(Transposition)
 
 @cache
 def transpose_pixels(itemsize):
-    """Address of the routine for Transposition."""
+    """Address of the routine for Transposition; ``itemsize`` 2 for bfloat16, images in pairs."""
 
     @task
     def panel(record):
         p = transposition_of(record)
-        transpose(p.source, p.channel, p.pixels, p.pixel, p.panel, itemsize)
+        if itemsize == 2:
+            transpose_image_pairs(p.source, p.channel, p.pixels, p.pixel, p.panel)
+        else:
+            transpose(p.source, p.channel, p.pixels, p.pixel, p.panel, itemsize)
 
     return panel.address

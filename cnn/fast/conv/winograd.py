@@ -11,8 +11,9 @@ the 6x6 points, done by the same micro-kernels as the direct form. d-input is fo
 degrees, d-weight is in ``winograd_weight.py``. Some tiles are transformed and multiplied together, as many as
 stay in the cache. Pixels outside of the image are read from a row of zeros, those of the result not stored:
 edges need no copy of the code. Planes of 7 or 15 are cut into tiles of 4 and 3 outputs. The transforms lose
-about three bits: float32 only, relative error below 2e-5. Where a 2x2 pool follows, tiles of 2x2 outputs are
-its windows, and only the largest is stored.
+about three bits: relative error below 2e-5. Where a 2x2 pool follows, tiles of 2x2 outputs are its windows,
+and only the largest is stored. With products of bfloat16 (``Form.pairs``) U and V are rounded, the matrices
+are those of other points (``winograd_matrices.ROOTS``), and the relative error is 1e-2.
 
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
@@ -26,6 +27,7 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.microkernels import Ends, memory_fence
 from cnn.fast.conv.routines import PixelProducts, pixel_products
+from cnn.fast.conv.winograd_pairs import input_tile_pairs
 from cnn.fast.conv.winograd_pool import MaximaOfTile, tile_maxima
 from cnn.fast.conv.winograd_tiles import (
     PIXEL,
@@ -34,13 +36,14 @@ from cnn.fast.conv.winograd_tiles import (
     Points,
     TileSource,
     input_tile,
-    output_tile,
-    transform_weights,
+    tile_to_image,
 )
+from cnn.fast.conv.winograd_u import Weights, pair_weights_task, weights_task
+from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
 from cnn.fast.machine.owner import aligned_zeros
-from cnn.fast.machine.simd import blocks, width
-from cnn.fast.machine.tables import Table, bits, call_with, from_bits, pointer, reader, records, size_of
+from cnn.fast.machine.simd import blocks
+from cnn.fast.machine.tables import Table, bits, call_with, from_bits, reader, records, size_of
 
 
 def outputs_of(taps):
@@ -48,53 +51,20 @@ def outputs_of(taps):
     return 7 - taps
 
 
-# --- Weights: (out, in, taps, taps) to U[36][sliver][channel][mr] -----------------------------
+class Form(NamedTuple):
+    """What arrays hold and what is multiplied."""
+
+    x_size: int = SIZE  # bytes of a number of what is read: 4 for float32, 2 for bfloat16
+    y_size: int = SIZE  # the same of what is written
+    pairs: bool = False  # products of pairs of bfloat16, not of float32
+
+    @property
+    def operand(self):
+        """Bytes of a number that is multiplied."""
+        return bf16.SIZE if self.pairs else SIZE
 
 
-class Weights(NamedTuple):
-    """The transform of all weights; steps of the weight in numbers, of u in bytes."""
-
-    weight: int  # address
-    u: int  # address
-    scratch: int  # address
-    scratch_bytes: int  # of one thread: the windows of a sliver of weights, ordered as in u
-    window: int  # taps
-    mr: int
-    out_channels: int
-    channels: int
-    out_step: int
-    channel_step: int
-    turned: int  # by 180 degrees
-    u_sliver: int
-    u_point: int
-
-
-weights_of = reader(Weights)
-
-
-@cache
-def _weights_task(taps):
-    lanes, transform = width(SIZE), transform_weights[taps]
-
-    @task
-    def weights(index, thread, params):
-        """U = G w G^T of one sliver of output channels."""
-        p = weights_of(params)
-        source = pointer(p.weight + index * p.mr * p.out_step * 4, 4)
-        inside = min(p.mr, p.out_channels - index * p.mr)
-        scratch = p.scratch + thread * p.scratch_bytes
-        numbers, count = pointer(scratch, 4), (p.channels * p.mr + lanes - 1) // lanes
-        for c in range(p.channels):
-            for k in range(p.mr):
-                at = c * p.channel_step + k * p.out_step
-                for t in range(p.window):
-                    tap = p.window - 1 - t if p.turned else t
-                    value = source[at + tap] if k < inside else np.float32(0)
-                    numbers[t * count * lanes + c * p.mr + k] = value
-        transform(scratch, count * lanes * 4, p.u + index * p.u_sliver, p.u_point, count)
-
-    return weights
-
+FLOAT32 = Form()
 
 # --- Tiles ----------------------------------------------------------------------------------------
 
@@ -177,6 +147,7 @@ class Forward(NamedTuple):
     no_floor: int  # bits of minus infinity
     zeros: int  # address of zeros
     channels: int
+    vectors: int  # of a transformed pixel: channels, or pairs of them
     out_channels: int
     height: int  # pixels of x
     width: int
@@ -200,19 +171,29 @@ class Forward(NamedTuple):
 forward_of = reader(Forward)
 
 
-@helper
-def _transform_inputs(p, tiles, v):
-    """V = B^T x B of all channels of a range of tiles."""
-    plane = p.height * p.width * PIXEL
-    for t in range(tiles.count):
-        block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
-        tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
-        source = TileSource(
-            p.x + block * p.channels * plane, plane, p.width * PIXEL, tile.top - p.above, tile.left - p.left,
-            p.height, p.width, p.zeros,
-        )  # fmt: skip
-        target = Points(v + t * p.channels * PIXEL, PIXEL, p.v_point)
-        input_tile(0, source, target, p.channels, tiles.down)
+@cache
+def _transform_inputs(form):
+    """The helper for V = B^T x B of all channels of a range of tiles."""
+    pixel, pairs = LANES * form.x_size, form.pairs
+    pairs_tile = input_tile_pairs(form.x_size) if pairs else None
+
+    @helper
+    def transform(p, tiles, v):
+        plane = p.height * p.width * pixel
+        for t in range(tiles.count):
+            block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
+            tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
+            source = TileSource(
+                p.x + block * p.channels * plane, plane, p.width * pixel, tile.top - p.above,
+                tile.left - p.left, p.height, p.width, p.zeros,
+            )  # fmt: skip
+            target = Points(v + t * p.vectors * PIXEL, PIXEL, p.v_point)
+            if pairs:
+                pairs_tile(source, target, p.vectors, tiles.down)
+            else:
+                input_tile(0, source, target, p.vectors, tiles.down)
+
+    return transform
 
 
 @helper
@@ -227,26 +208,27 @@ def _multiply(p, tiles, v, m, k):
                 p.products,
                 PixelProducts(
                     ends=Ends(v + xi * p.v_point, u, p.zeros, m + xi * p.m_point), floor=p.no_floor,
-                    pixels=tiles.count, vectors_pixel=p.channels * PIXEL, out_pixel=p.chunk * PIXEL,
-                    channels=p.channels, slivers=count, last=p.chunk, scalars_sliver=p.u_sliver, out_k=PIXEL,
+                    pixels=tiles.count, vectors_pixel=p.vectors * PIXEL, out_pixel=p.chunk * PIXEL,
+                    channels=p.vectors, slivers=count, last=p.chunk, scalars_sliver=p.u_sliver, out_k=PIXEL,
                 ),
             )  # fmt: skip
 
 
 @cache
-def _transform_outputs(outputs):
-    to_image = output_tile[outputs]
+def _transform_outputs(outputs, form, nontemporal):
+    """The helper for y = max(floor, bias + A^T M A) for a chunk of k."""
+    to_image = tile_to_image(outputs, SIZE, nontemporal, form.y_size, form.operand)
+    pixel = LANES * form.y_size
 
     @helper
     def transform_outputs(p, tiles, m, k):
-        """y = max(floor, bias + A^T M A) for a chunk of k."""
-        floor, plane = np.float32(from_bits(p.floor)), p.out_height * p.out_width * PIXEL
+        floor, plane = np.float32(from_bits(p.floor)), p.out_height * p.out_width * pixel
         for t in range(tiles.count):
             block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
             tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
-            corner = (tile.top * p.out_width + tile.left) * PIXEL
+            corner = (tile.top * p.out_width + tile.left) * pixel
             patch = Patch(
-                p.y + (block * p.out_channels + k) * plane + corner, plane, p.out_width * PIXEL, tile.rows,
+                p.y + (block * p.out_channels + k) * plane + corner, plane, p.out_width * pixel, tile.rows,
                 tile.columns,
             )  # fmt: skip
             source = Points(m + t * p.chunk * PIXEL, PIXEL, p.m_point)
@@ -271,8 +253,9 @@ def _transform_maxima(p, tiles, m, k):
 
 
 @cache
-def _forward_task(outputs, pooled):
-    transform_back = _transform_maxima if pooled else _transform_outputs(outputs)
+def _forward_task(outputs, form, nontemporal, pooled):
+    transform_inputs = _transform_inputs(form)
+    transform_back = _transform_maxima if pooled else _transform_outputs(outputs, form, nontemporal)
 
     @task
     def forward(index, thread, params):
@@ -280,7 +263,7 @@ def _forward_task(outputs, pooled):
         tiles = tile_range_of(p.ranges + index * TILE_RANGE_RECORD)
         v = p.scratch + thread * p.scratch_bytes
         m = v + 36 * p.v_point
-        _transform_inputs(p, tiles, v)
+        transform_inputs(p, tiles, v)
         for k in range(0, p.out_channels, p.chunk):
             _multiply(p, tiles, v, m, k)
             transform_back(p, tiles, m, k)
@@ -304,39 +287,44 @@ CHUNK = 64  # output channels whose products wait in the L2 cache to be transfor
 class ForwardPlan:
     """The tables and the memory of one geometry of forward or d-input; ``run`` fills in the addresses."""
 
-    def __init__(self, x_shape, out_shape, above, left, taps, pooled=False):
+    def __init__(self, x_shape, out_shape, above, left, taps, pooled=False, form=FLOAT32):
         """``pooled``: only the largest of each 2x2 window is written, and which one it was; for 5 taps."""
-        self._outputs, self._window, self._pooled = outputs_of(taps), taps * taps, pooled
-        self._taps, size = taps, [n // 2 * 2 if pooled else n for n in out_shape[2:]]
+        outputs, self._window = outputs_of(taps), taps * taps
+        size = [n // 2 * 2 if pooled else n for n in out_shape[2:]]
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
         mr, nr = next(block for block in blocks(SIZE)[0] if block[0] <= out_channels)
+        vectors = channels // 2 if form.pairs else channels
         count = -(-out_channels // mr)
         chunk = -(-count // max(1, round(out_channels / CHUNK))) * mr
         most = tiles_at_once(channels, nr)
-        ranges, tiles = self._records = tile_tables(images, size, most, nr, self._outputs)
+        ranges, tiles = self._records = tile_tables(images, size, most, nr, outputs)
         self._tasks = len(ranges)
         most, threads = int(ranges[:, TileRange._fields.index("count")].max()), scratch_threads()
-        v_point, m_point = odd_lines(channels * most), odd_lines(chunk * most)
+        v_point, m_point = odd_lines(vectors * most), odd_lines(chunk * most)
         scratch_bytes = 36 * (v_point + m_point)
         self._scratch = workspace("scratch", threads * scratch_bytes)
-        u_sliver = -(-channels * mr // LANES) * PIXEL
+        u_sliver = -(-vectors * mr // LANES) * PIXEL
         u_point = odd_lines(count * u_sliver // PIXEL)
         self._u = workspace("weights", 36 * u_point)
         self._zeros = aligned_zeros((max((out_channels + mr) * SIZE, 6 * PIXEL),), np.uint8)
         self._table = Table(
             Forward(
                 x=0, u=self._u.ctypes.data, bias=0, y=0, argmax=0, floor=0, no_floor=bits(-np.inf),
-                zeros=self._zeros.ctypes.data, channels=channels, out_channels=out_channels,
+                zeros=self._zeros.ctypes.data, channels=channels, vectors=vectors, out_channels=out_channels,
                 height=x_shape[2], width=x_shape[3], above=above, left=left, out_height=out_shape[2],
                 out_width=out_shape[3], ranges=ranges.ctypes.data, tiles=tiles.ctypes.data,
                 scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunk=chunk,
                 u_sliver=u_sliver, u_point=u_point, v_point=v_point, m_point=m_point, mr=mr,
-                products=pixel_products(mr, nr, SIZE),
+                products=pixel_products(mr, nr, form.operand),
             )
         )  # fmt: skip
-        window_bytes = self._window * (u_sliver + PIXEL)
+        window_bytes = self._window * (-(-channels * mr // LANES) + 1) * PIXEL
         self._windows = aligned_zeros((threads * window_bytes,), np.uint8)
         self._slivers = count
+        self._weights_task = pair_weights_task(taps) if form.pairs else weights_task(taps)
+        # rows of bfloat16 begin at a cache line, as these stores want it, only if all tiles are whole
+        nontemporal = form.y_size == SIZE or out_shape[3] % outputs == 0
+        self._forward_task = _forward_task(outputs, form, nontemporal, pooled)
         self._weights = Table(
             Weights(
                 weight=0, u=self._u.ctypes.data, scratch=self._windows.ctypes.data,
@@ -355,12 +343,12 @@ class ForwardPlan:
             weight=address(weight), out_step=self._window if turned else filter_step,
             channel_step=filter_step if turned else self._window, turned=turned,
         )  # fmt: skip
-        launch(_weights_task(self._taps), self._slivers, self._weights.array)
+        launch(self._weights_task, self._slivers, self._weights.array)
         self._table.set(
             x=x.address, y=out.address, bias=address(self._zeros if bias is None else bias),
             argmax=0 if argmax is None else argmax.address, floor=bits(floor),
         )  # fmt: skip
-        launch(_forward_task(self._outputs, self._pooled), self._tasks, self._table.array)
+        launch(self._forward_task, self._tasks, self._table.array)
 
 
 def tiles_at_once(channels, nr):
@@ -373,26 +361,28 @@ def tiles_at_once(channels, nr):
 
 
 @plans
-def forward_plan(x_shape, out_shape, above, left, taps, pooled=False):
+def forward_plan(x_shape, out_shape, above, left, taps, pooled=False, form=FLOAT32):
     """The plan of a forward or d-input pass with ``above`` rows and ``left`` columns of padding."""
-    return ForwardPlan(x_shape, out_shape, above, left, taps, pooled)
+    return ForwardPlan(x_shape, out_shape, above, left, taps, pooled, form)
 
 
-def forward(x, weight, bias, out, padding, floor=-np.inf):
-    """out = max(floor, weight * x + bias) for a 3x3 or 5x5 weight, stride 1, float32."""
-    plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0], weight.shape[2])
+def forward(x, weight, bias, out, padding, floor=-np.inf, pairs=False):
+    """out = max(floor, weight * x + bias), a 3x3 or 5x5 weight, stride 1; ``pairs``: products in bfloat16."""
+    form = Form(x.itemsize, out.itemsize, pairs)
+    plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0], weight.shape[2], False, form)
     plan.run(x, weight, bias, out, floor)
 
 
 def forward_pooled(x, weight, bias, out, argmax, out_size, padding):
-    """out = max(0, the largest of each 2x2 window of weight * x + bias) for a 5x5 weight."""
+    """out = max(0, the largest of each 2x2 window of weight * x + bias) for a 5x5 weight, float32."""
     out_shape = *out.shape[:2], *out_size
     plan = forward_plan(x.shape, out_shape, padding[0][0], padding[1][0], weight.shape[2], True)
     plan.run(x, weight, bias, out, argmax=argmax)
 
 
-def backward_input(dy, weight, dx, padding):
+def backward_input(dy, weight, dx, padding, pairs=False):
     """dx: the window turned by 180 degrees runs over dy."""
-    taps = weight.shape[2]
-    plan = forward_plan(dy.shape, dx.shape, taps - 1 - padding[0][0], taps - 1 - padding[1][0], taps)
+    taps, form = weight.shape[2], Form(dy.itemsize, dx.itemsize, pairs)
+    ends = taps - 1 - padding[0][0], taps - 1 - padding[1][0]
+    plan = forward_plan(dy.shape, dx.shape, *ends, taps, False, form)
     plan.run(dy, weight, None, dx, turned=True)

@@ -1,12 +1,12 @@
-"""The transforms of Winograd's F(4x4, 3x3) and F(2x2, 5x5), written on vectors, from memory to memory.
+"""The transforms of Winograd's F(4x4, 3x3), written on vectors, from memory to memory.
 
-Both evaluate polynomials at 0, 1, -1, 2, -2 and infinity: with those six points the input's transform is the
-same, the others differ in the number of outputs (4 or 2) and of taps (3 or 5). Each one-dimensional transform
-is a constant matrix, spelled out with few operations; applied to columns and then to rows of a tile it
-becomes the two-dimensional one. ``winograd.py`` says which is used for what.
+Each one-dimensional transform of ``winograd_matrices.py``, applied to columns and then to rows of a tile,
+becomes the two-dimensional one. ``winograd.py`` says which is used for what. Images and transformed tiles are
+float32, or bfloat16: sixteen numbers of a pixel, 64 or 32 bytes, are the same vector in a register.
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -15,90 +15,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnn.fast.blocked import LANES
+from cnn.fast.conv.winograd_matrices import INTEGERS, ROOTS, both_ways
+from cnn.fast.machine import bf16
 from cnn.fast.machine.simd import INT64, Vectors
 
 SIZE = 4  # bytes of a float32
 PIXEL = LANES * SIZE
 
 
-# --- The one-dimensional transforms, on lists of vectors -------------------------------------
-
-
-def _input_6(v, x):
-    """B^T x"""
-    a, b = v.fma(v.const(-4), x[2], x[4]), v.fma(v.const(-4), x[1], x[3])
-    c, d = v.sub(x[4], x[2]), v.sub(x[3], x[1])
-    return [
-        v.fma(v.const(4), x[0], v.fma(v.const(-5), x[2], x[4])),
-        v.add(a, b),
-        v.sub(a, b),
-        v.fma(v.const(2), d, c),
-        v.fma(v.const(-2), d, c),
-        v.fma(v.const(4), x[1], v.fma(v.const(-5), x[3], x[5])),
-    ]
-
-
-def _output(v, m, count):
-    """A^T m, ``count`` outputs"""
-    s1, d1, s2, d2 = v.add(m[1], m[2]), v.sub(m[1], m[2]), v.add(m[3], m[4]), v.sub(m[3], m[4])
-    first, second = v.add(v.add(m[0], s1), s2), v.fma(v.const(2), d2, d1)
-    if count == 2:
-        return [first, v.add(second, m[5])]
-    return [first, second, v.fma(v.const(4), s2, s1), v.add(v.fma(v.const(8), d2, d1), m[5])]
-
-
-def _gradient_6(v, g):
-    """A g, of four or two outputs"""
-    if len(g) == 2:
-        double = v.add(g[1], g[1])
-        return [g[0], v.add(g[0], g[1]), v.sub(g[0], g[1]), v.add(g[0], double), v.sub(g[0], double), g[1]]
-    even, odd = v.add(g[0], g[2]), v.add(g[1], g[3])
-    even2, odd2 = v.fma(v.const(4), g[2], g[0]), v.fma(v.const(8), g[3], v.add(g[1], g[1]))
-    return [g[0], v.add(even, odd), v.sub(even, odd), v.add(even2, odd2), v.sub(even2, odd2), g[3]]
-
-
-def _weight_6(v, w):
-    """G w, of three or five taps: at the point p, the sum of w[i] p^i over a constant"""
-
-    def powers(taps, point, constant):
-        total = v.mul(v.const(point ** taps[0] * constant), w[taps[0]])
-        for i in taps[1:]:
-            total = v.fma(v.const(point**i * constant), w[i], total)
-        return total
-
-    even, odd = range(0, len(w), 2), range(1, len(w), 2)
-    even1, odd1 = powers(even, 1, -1 / 6), powers(odd, 1, -1 / 6)
-    even2, odd2 = powers(even, 2, 1 / 24), powers(odd, 2, 1 / 24)
-    return [
-        v.mul(v.const(1 / 4), w[0]),
-        v.add(even1, odd1),
-        v.sub(even1, odd1),
-        v.add(even2, odd2),
-        v.sub(even2, odd2),
-        w[-1],
-    ]
-
-
-def _weight_taps(v, s, count):
-    """G^T s, ``count`` taps"""
-    sums = v.mul(v.const(-1 / 6), v.add(s[1], s[2])), v.mul(v.const(1 / 24), v.add(s[3], s[4]))
-    differences = v.mul(v.const(-1 / 6), v.sub(s[1], s[2])), v.mul(v.const(1 / 24), v.sub(s[3], s[4]))
-    taps = []
-    for i in range(count):
-        one, two = differences if i % 2 else sums
-        taps.append(v.fma(v.const(2**i), two, one))
-    taps[0] = v.fma(v.const(1 / 4), s[0], taps[0])
-    taps[-1] = v.add(taps[-1], s[5])
-    return taps
-
-
-def _both_ways(v, transform, load, count):
-    """Transform a tile by columns, then by rows; load(i, j) gives its vectors; returns rows of the result."""
-    columns = [transform(v, [load(i, j) for i in range(count)]) for j in range(count)]
-    return [transform(v, [column[i] for column in columns]) for i in range(len(columns[0]))]
-
-
-# --- The same in two dimensions, from memory to memory --------------------------------------------
+# --- The transforms in two dimensions, from memory to memory ---------------------------------------
 
 
 def _clamp(builder, value, high):
@@ -139,51 +64,71 @@ class Patch(NamedTuple):
     columns: int  # pixels inside of the image, at least 1
 
 
-def _write_points(v, transform, count, rows, source, target, loops):
-    """Write the code of a transform of count x count numbers: the ``rows`` of points of each channel.
+def prefetch_next(v, starts, columns, first, plane, pixel):
+    """Write the prefetch of rows of ``columns`` pixels of the next channel, ``plane`` bytes further on.
 
-    ``source`` and ``target`` are the values of a TileSource and of Points, ``loops`` is (channels, keep).
+    Within a page of 4 KiB the hardware does that itself.
     """
-    builder, (channels, keep) = v.builder, loops
-    (image, plane, row, top, left, height, width, zeros), (out, channel, point) = source, target
-    parts = [part * v.bytes for part in range(LANES // v.lanes)]
+    builder = v.builder
+    far = builder.icmp_signed(">=", plane, ir.Constant(INT64, 4096))
+    lines = columns if pixel == PIXEL else v.at(builder.lshr(columns, ir.Constant(INT64, 1)), 1)
+    with v.loop(builder.select(far, lines, ir.Constant(INT64, 0)), (first, PIXEL)) as (column,):
+        for start in starts:
+            v.prefetch(v.at(start, column, plane))
+
+
+def window(v, source, count, pixel):
+    """Write what all channels share: (place of each row, which are inside, first column, columns inside)."""
+    builder = v.builder
+    _, _, row, top, left, height, width, _ = source
     places = [v.at(top, i) for i in range(count)]
     inside = [builder.icmp_unsigned("<", place, height) for place in places]
-    row_at = [v.at(builder.mul(place, row), v.times(left, PIXEL)) for place in places]
+    row_at = [v.at(builder.mul(place, row), v.times(left, pixel)) for place in places]
     first = _clamp(builder, builder.neg(left), count)
     last = _clamp(builder, builder.sub(width, left), count)
-    columns = _clamp(builder, builder.sub(last, first), count)
-    # The next channel's pixels are asked for early; within a page of 4 KiB the hardware does that itself.
-    far = builder.icmp_signed(">=", plane, ir.Constant(INT64, 4096))
-    ahead = builder.select(far, columns, ir.Constant(INT64, 0))
+    return row_at, inside, first, _clamp(builder, builder.sub(last, first), count)
+
+
+def _write_points(v, form, rows, source, target, loops):
+    """Write the code of a transform of count x count numbers: the ``rows`` of points of each channel.
+
+    ``form`` is (transform, count, bytes of a number of the image, of the points); ``source`` and ``target``
+    are the values of a TileSource and of Points, ``loops`` is (channels, keep).
+    """
+    builder, (channels, keep), (transform, count, size, point_size) = v.builder, loops, form
+    (image, plane, *_, zeros), (out, channel, point) = source, target
+    parts, pixel = [part * v.bytes for part in range(LANES // v.lanes)], LANES * size
+    read = v.load_wide if size == bf16.SIZE else v.load
+    write = v.store_narrow if point_size == bf16.SIZE else v.store
+    row_at, inside, first, columns = window(v, source, count, pixel)
     # Half transformed: only what a tile needs, so that neither loop below runs out of registers.
     half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 6 * len(rows) * len(parts)))
     half = builder.ptrtoint(half, INT64)
     for place in range(0, 6 * len(rows) * PIXEL, v.bytes):
         v.store(v.const(0), v.at(half, place))
-    start = v.times(first, PIXEL)
+    start, put = v.times(first, pixel), v.times(first, PIXEL)
     with v.loop(channels, (image, plane), (out, channel)) as (here, to):
         starts = [builder.select(i, v.at(here, at), zeros) for i, at in zip(inside, row_at, strict=True)]
-        with v.loop(ahead, (start, PIXEL)) as (column,):
-            for start_ in starts:
-                v.prefetch(v.at(start_, column, plane))
-        with v.loop(columns, (start, PIXEL)) as (column,):
+        prefetch_next(v, starts, columns, start, plane, pixel)
+        with v.loop(columns, (start, pixel), (v.at(half, put), PIXEL)) as (column, place):
             for part in parts:
-                result = transform(v, [v.load(v.at(start_, column, part)) for start_ in starts])
-                for place, kept in enumerate(rows):
-                    v.store(result[kept], v.at(half, column, part + place * count * PIXEL))
+                result = transform(v, [read(v.at(start_, column, part)) for start_ in starts])
+                for number, kept in enumerate(rows):
+                    v.store(result[kept], v.at(place, part + number * count * PIXEL))
         with v.loop(keep, (half, count * PIXEL), (to, v.times(point, 6))) as (one, other):
             for part in parts:
                 result = transform(v, [v.load(v.at(one, j * PIXEL + part)) for j in range(count)])
                 for j, value in enumerate(result):
-                    v.store(value, v.at(other, v.times(point, j), part))
+                    write(value, v.at(other, v.times(point, j), part))
 
 
-def _image_to_tile(transform, count, choices):
+def image_to_tile(transform, count, choices, size=SIZE, point_size=SIZE):
     """The intrinsic that transforms a tile of every channel and keeps some of the six rows of points.
 
-    ``count``: rows and columns of the tile before. ``choices``: which rows of points may be kept.
+    ``count``: rows and columns of the tile before. ``choices``: which rows of points may be kept. ``size``
+    and ``point_size``: bytes of a number of the image and of the points.
     """
+    form = transform, count, size, point_size
 
     @intrinsic
     def to_tile(typing_context, choice, source, target, channels, keep):
@@ -197,8 +142,8 @@ def _image_to_tile(transform, count, choices):
             source, target = (cgutils.unpack_tuple(builder, record) for record in (source, target))
             for number, rows in enumerate(choices):
                 with builder.if_then(builder.icmp_unsigned("==", choice, ir.Constant(INT64, number))):
-                    v = Vectors(builder, types.float32)
-                    _write_points(v, transform, count, rows, source, target, (channels, keep))
+                    v = vectors(builder, size, point_size)
+                    _write_points(v, form, rows, source, target, (channels, keep))
             return context.get_dummy_value()
 
         return types.void(types.int64, source, target, types.int64, types.int64), generate
@@ -206,30 +151,53 @@ def _image_to_tile(transform, count, choices):
     return to_tile
 
 
+def vectors(builder, *sizes, ordered=False):
+    """What writes arithmetic on float32 for arrays whose numbers have these sizes."""
+    if bf16.SIZE in sizes:
+        return bf16.Narrow(builder)
+    return Vectors(builder, types.float32, ordered=ordered)
+
+
 PAIRS = (0, 5), (1, 2), (3, 4)  # rows of points that are computed from the same sums
 
-input_tile = _image_to_tile(_input_6, 6, (range(6),))
-input_pair = _image_to_tile(_input_6, 6, PAIRS)
-gradient_pair = {count: _image_to_tile(_gradient_6, count, PAIRS) for count in (2, 4)}  # by outputs
+input_tile = image_to_tile(INTEGERS.input, 6, (range(6),))
 
 
-def _write_pixels(v, values, outputs, bias_bytes, nontemporal):
-    """Write the code of the transform back; ``values``: the arguments of the intrinsic, records unpacked."""
-    builder = v.builder
+@cache
+def tile_pair(outputs, size=SIZE, point_size=SIZE):
+    """The intrinsic that transforms a tile of dy, of so many outputs, or of x (0), and keeps one of PAIRS."""
+    matrices = matrices_for(point_size)
+    if outputs:
+        return image_to_tile(matrices.gradient, outputs, PAIRS, size, point_size)
+    return image_to_tile(matrices.input, 6, PAIRS, size, point_size)
+
+
+def matrices_for(point_size):
+    """The transforms for transformed tiles of numbers of so many bytes."""
+    return ROOTS if point_size == bf16.SIZE else INTEGERS
+
+
+def _write_pixels(v, form, values):
+    """Write the code of the transform back; ``values``: the arguments of the intrinsic, records unpacked.
+
+    ``form``: (Matrices, outputs, bytes of a bias, bytes of a number of the image, whether stores are
+    non-temporal).
+    """
+    builder, (matrices, outputs, bias_bytes, size, nontemporal) = v.builder, form
     (tile, channel, point), bias, floor, (image, plane, row_bytes, rows, columns), channels, across = values
-    parts = [part * v.bytes for part in range(LANES // v.lanes)]
+    parts, pixel = [part * v.bytes for part in range(LANES // v.lanes)], LANES * size
     lowest = v.splat(floor)
     half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 6 * outputs * len(parts)))
     half = builder.ptrtoint(half, INT64)
     # A pixel outside goes where the last one inside follows: stored from right to left, it is overwritten.
     beyond = [builder.icmp_signed(">=", ir.Constant(INT64, j), columns) for j in range(outputs)]
-    edge = v.times(v.at(columns, -1), PIXEL)
-    place = [builder.select(beyond[j], edge, ir.Constant(INT64, j * PIXEL)) for j in range(outputs)]
+    edge = v.times(v.at(columns, -1), pixel)
+    place = [builder.select(beyond[j], edge, ir.Constant(INT64, j * pixel)) for j in range(outputs)]
     with v.loop(channels, (tile, channel), (image, plane), (bias, bias_bytes)) as (here, to, b):
         with v.loop(across, (here, point), (half, PIXEL)) as (one, other):
             for part in parts:
                 column = [v.load(v.at(one, v.times(point, 6 * i), part)) for i in range(6)]
-                for i, value in enumerate(_output(v, column, outputs)):
+                for i, value in enumerate(matrices.output(v, column, outputs)):
                     v.store(value, v.at(other, i * 6 * PIXEL + part))
         if bias_bytes == PIXEL:
             shifts = [v.load(v.at(b, part)) for part in parts]
@@ -238,21 +206,38 @@ def _write_pixels(v, values, outputs, bias_bytes, nontemporal):
         with v.loop(rows, (half, 6 * PIXEL), (to, row_bytes)) as (one, other):
             for part, shift in zip(parts, shifts, strict=True):
                 row = [v.load(v.at(one, j * PIXEL + part)) for j in range(6)]
-                result = _output(v, row, outputs)
+                result = [v.max(v.add(y, shift), lowest) for y in matrices.output(v, row, outputs)]
                 put = v.store_nontemporal if nontemporal else v.store
+                if size == bf16.SIZE:
+                    _write_narrow(v, result, other, place, builder.not_(beyond[-1]), put)
+                    continue
                 for j in reversed(range(outputs)):
-                    put(v.max(v.add(result[j], shift), lowest), v.at(other, place[j], part))
+                    put(result[j], v.at(other, place[j], part))
 
 
-def _tile_to_image(outputs, bias_bytes, nontemporal=False):
+def _write_narrow(v, row, to, place, whole, put):
+    """Write the stores of a row of pixels in bfloat16: two pixels, 64 bytes, at a time if all count."""
+    with v.builder.if_else(whole) as (then, otherwise):
+        with then:
+            for j in range(0, len(row), 2):
+                put(v.side_by_side(row[j], row[j + 1]), v.at(to, j * LANES * bf16.SIZE))
+        with otherwise:
+            for j in reversed(range(len(row))):
+                v.store_narrow(row[j], v.at(to, place[j]))
+
+
+@cache
+def tile_to_image(outputs, bias_bytes, nontemporal=False, size=SIZE, point_size=SIZE):
     """The intrinsic that transforms tiles back; a bias for all lanes, or of a whole pixel: one a lane.
 
-    ``outputs``: of a tile, down and across.
+    ``outputs``: of a tile, down and across; ``size``: bytes of a number of the image; ``point_size``: of the
+    numbers that were multiplied.
 
     ``nontemporal``: by non-temporal stores, for an array that is read when all of it is there. What is
     overwritten need not be fetched, and the caches stay with the tiles: a training step of ResNet-20 takes
-    15 % less.
+    15 % less. In bfloat16 they want rows of whole tiles.
     """
+    form = matrices_for(point_size), outputs, bias_bytes, size, nontemporal
 
     @intrinsic
     def to_image(typing_context, source, bias, floor, patch, channels, columns):
@@ -265,8 +250,7 @@ def _tile_to_image(outputs, bias_bytes, nontemporal=False):
             source, bias, floor, patch, channels, columns = arguments
             source, patch = (cgutils.unpack_tuple(builder, record) for record in (source, patch))
             values = source, bias, floor, patch, channels, columns
-            v = Vectors(builder, types.float32, ordered=True)  # winograd_pool adds the same
-            _write_pixels(v, values, outputs, bias_bytes, nontemporal)
+            _write_pixels(vectors(builder, size, ordered=True), form, values)  # winograd_pool adds the same
             return context.get_dummy_value()
 
         i = types.int64
@@ -275,9 +259,7 @@ def _tile_to_image(outputs, bias_bytes, nontemporal=False):
     return to_image
 
 
-# by outputs of a tile
-output_tile = {count: _tile_to_image(count, SIZE, nontemporal=True) for count in (2, 4)}
-output_tile_of_channels = _tile_to_image(4, PIXEL)
+output_tile_of_channels = tile_to_image(4, PIXEL)
 
 
 def _weights_to_points(taps):
@@ -291,9 +273,9 @@ def _weights_to_points(taps):
             source, source_step, target, target_step, count = arguments
             v = Vectors(builder, types.float32)
             with v.loop(count, (source, v.bytes), (target, v.bytes)) as (s, t):
-                result = _both_ways(
+                result = both_ways(
                     v,
-                    _weight_6,
+                    INTEGERS.weight,
                     lambda i, j: v.load(v.at(s, builder.mul(source_step, ir.Constant(INT64, taps * i + j)))),
                     taps,
                 )
@@ -306,13 +288,13 @@ def _weights_to_points(taps):
     return transform_weights
 
 
-def _points_to_weights(taps):
-    """The intrinsic for kernels of ``taps`` by ``taps``."""
+@cache
+def gradient_of_weights(taps, point_size=SIZE):
+    """The intrinsic that transforms sums back to the gradient of kernels of ``taps`` by ``taps``."""
+    matrices = matrices_for(point_size)
 
     @intrinsic
-    def gradient_of_weights(
-        typing_context, source, source_step, parts, part_step, target, target_step, count
-    ):
+    def back(typing_context, source, source_step, parts, part_step, target, target_step, count):
         """The vectors G^T s G from 36 vectors s, each the sum of ``parts``, ``count`` times along numbers."""
 
         def generate(context, builder, signature, arguments):
@@ -326,8 +308,11 @@ def _points_to_weights(taps):
                     for i, register in enumerate(sums):
                         value = v.load(v.at(here, builder.mul(source_step, ir.Constant(INT64, i))))
                         builder.store(v.add(builder.load(register), value), register)
-                result = _both_ways(
-                    v, lambda v, s: _weight_taps(v, s, taps), lambda i, j: builder.load(sums[6 * i + j]), 6
+                result = both_ways(
+                    v,
+                    lambda v, s: matrices.weight_gradient(v, s, taps),
+                    lambda i, j: builder.load(sums[6 * i + j]),
+                    6,
                 )
                 for i, value in enumerate(value for row in result for value in row):
                     v.store(value, v.at(t, builder.mul(target_step, ir.Constant(INT64, i))))
@@ -335,8 +320,7 @@ def _points_to_weights(taps):
 
         return types.void(*[types.int64] * 7), generate
 
-    return gradient_of_weights
+    return back
 
 
 transform_weights = {taps: _weights_to_points(taps) for taps in (3, 5)}
-gradient_of_weights = {taps: _points_to_weights(taps) for taps in (3, 5)}

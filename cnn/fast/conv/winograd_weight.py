@@ -19,8 +19,10 @@ from cnn.fast.conv.blocking import panel_rows
 from cnn.fast.conv.microkernels import ONCE, Loop
 from cnn.fast.conv.routines import PanelProducts, Transposition, panel_products, transpose_pixels
 from cnn.fast.conv.winograd import (
+    FLOAT32,
     TILE_RANGE_RECORD,
     TILE_RECORD,
+    Form,
     TileRange,
     odd_lines,
     outputs_of,
@@ -34,8 +36,7 @@ from cnn.fast.conv.winograd_tiles import (
     Points,
     TileSource,
     gradient_of_weights,
-    gradient_pair,
-    input_pair,
+    tile_pair,
 )
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
 from cnn.fast.machine.owner import aligned_zeros
@@ -79,15 +80,15 @@ transform_pair_of = reader(TransformPair)
 
 
 @cache
-def _transform(outputs):
+def _transform(outputs, size, point_size):
     """Address of the routine for TransformPair: A dy A^T of tiles of so many outputs, or B^T x B for 0."""
-    to_points = gradient_pair[outputs] if outputs else input_pair
+    to_points, pixel, point_pixel = tile_pair(outputs, size, point_size), LANES * size, LANES * point_size
 
     @task
     def transform(record):
         p = transform_pair_of(record)
         x, tiles = p.operand, p.range
-        plane = x.height * x.width * PIXEL
+        plane = x.height * x.width * pixel
         for t in range(tiles.count):
             block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
             tile = tile_of(p.tiles + (tiles.kind + number) * TILE_RECORD)
@@ -95,8 +96,8 @@ def _transform(outputs):
             bottom = min(x.height, top + tile.rows) if x.clipped else x.height
             right = min(x.width, left + tile.columns) if x.clipped else x.width
             image = p.array + (block * x.channels + p.first) * plane
-            source = TileSource(image, plane, x.width * PIXEL, top, left, bottom, right, x.zeros)
-            target = Points(p.out.tile + t * PIXEL, p.out.channel, p.out.point)
+            source = TileSource(image, plane, x.width * pixel, top, left, bottom, right, x.zeros)
+            target = Points(p.out.tile + t * point_pixel, p.out.channel, p.out.point)
             to_points(p.pair, source, target, p.channels, p.keep)
 
     return transform.address
@@ -121,6 +122,7 @@ class Sums(NamedTuple):
     splits: int  # tasks that share the three pairs of rows of points
     left_point: int  # from one point of the transformed tiles to the next
     right_point: int
+    pixel: int  # of transformed tiles
     channel: int  # from one channel of the transformed tiles to the next
     sums_row: int
     sums_point: int
@@ -177,12 +179,12 @@ def _add_pair(p, tiles, pair, rows, left, sums):
             out = sums + (6 * row + j) * p.sums_point
             for c in range(0, p.right.channels, 16):
                 source = right + xi * p.right_point + c * p.channel
-                call_with(p.transpose, Transposition(source, panel, tiles.count, p.channel, PIXEL))
+                call_with(p.transpose, Transposition(source, panel, tiles.count, p.channel, p.pixel))
                 call_with(
                     p.products,
                     PanelProducts(
                         panel, left + xi * p.left_point, out + c * SIZE, p.channel, p.sums_row,
-                        (rows + p.mr - 1) // p.mr, ONCE, Loop(tiles.count, LANES * PIXEL, PIXEL),
+                        (rows + p.mr - 1) // p.mr, ONCE, Loop(tiles.count, LANES * p.pixel, p.pixel),
                     ),
                 )  # fmt: skip
 
@@ -228,8 +230,8 @@ add_of = reader(Add)
 
 
 @cache
-def _add_task(taps):
-    lanes, transform = width(SIZE), gradient_of_weights[taps]
+def _add_task(taps, point_size):
+    lanes, transform = width(SIZE), gradient_of_weights(taps, point_size)
 
     @task
     def add(index, thread, params):
@@ -261,22 +263,24 @@ def dy_is_left(out_channels, channels):
 class WeightPlan:
     """The tables and the memory of one geometry; ``run`` fills in the addresses of arrays."""
 
-    def __init__(self, x_shape, out_shape, above, left, taps):
-        self._taps, window, outputs = taps, taps * taps, outputs_of(taps)
+    def __init__(self, x_shape, out_shape, above, left, taps, form=FLOAT32):
+        window, outputs, pixel = taps * taps, outputs_of(taps), LANES * form.operand
+        self._add_task = _add_task(taps, form.operand)
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
         self._zeros = aligned_zeros((6 * PIXEL,), np.uint8)
         zeros = self._zeros.ctypes.data
-        self._dy_left = dy_is_left(out_channels, channels)
+        self._dy_left, operand = dy_is_left(out_channels, channels), form.operand
+        transforms = _transform(outputs, form.y_size, operand), _transform(0, form.x_size, operand)
         one, other = self._order(
-            Operand(out_channels, *out_shape[2:], 0, 0, True, zeros, _transform(outputs)),
-            Operand(channels, *x_shape[2:], above, left, False, zeros, _transform(0)),
+            Operand(out_channels, *out_shape[2:], 0, 0, True, zeros, transforms[0]),
+            Operand(channels, *x_shape[2:], above, left, False, zeros, transforms[1]),
         )
         mr = panel_rows(SIZE, one.channels)
         chunks = -(-one.channels // CHUNK)
         chunk = -(-one.channels // chunks // mr) * mr
         chunks = -(-one.channels // chunk)
         columns = -(-other.channels // LANES) * LANES
-        fitting = TILE_BYTES // (12 * (chunk + columns) * PIXEL)
+        fitting = TILE_BYTES // (12 * (chunk + columns) * pixel)
         most = min(16, max(4, fitting))
         ranges, tiles = self._records = tile_tables(images, out_shape[2:], most, 1, outputs)
         most = int(ranges[:, TileRange._fields.index("count")].max())
@@ -289,8 +293,8 @@ class WeightPlan:
         parts = min(len(ranges), max(1, parts))
         self._tasks, threads = self.splits * chunks * parts, scratch_threads()
         self._sums = workspace("sums", parts * chunks * 36 * sums_point)
-        left_point, right_point = odd_lines(chunk * most), odd_lines(columns * most)
-        scratch_bytes = 12 * (left_point + right_point) + most * LANES * PIXEL
+        left_point, right_point = (odd_lines(-(-rows * most * pixel // PIXEL)) for rows in (chunk, columns))
+        scratch_bytes = 12 * (left_point + right_point) + most * LANES * pixel
         self._scratch = workspace("scratch", threads * scratch_bytes)
         self._table = Table(
             Sums(
@@ -298,8 +302,8 @@ class WeightPlan:
                 range_count=len(ranges), tiles=tiles.ctypes.data, sums=self._sums.ctypes.data,
                 scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunks=chunks, chunk=chunk,
                 parts=parts, splits=self.splits, left_point=left_point, right_point=right_point,
-                channel=most * PIXEL, sums_row=sums_row, sums_point=sums_point, mr=mr,
-                products=panel_products(mr, SIZE), transpose=transpose_pixels(SIZE),
+                pixel=pixel, channel=most * pixel, sums_row=sums_row, sums_point=sums_point, mr=mr,
+                products=panel_products(mr, operand), transpose=transpose_pixels(operand),
             )
         )  # fmt: skip
         self._windows, self._rows = aligned_zeros((threads * window * sums_row,), np.uint8), one.channels
@@ -322,15 +326,16 @@ class WeightPlan:
         self._table.set(left_array=left, right_array=right)
         launch(_sum_task(), self._tasks, self._table.array)
         self._add.set(dweight=address(dweight))
-        launch(_add_task(self._taps), self._rows, self._add.array)
+        launch(self._add_task, self._rows, self._add.array)
 
 
 @plans
-def weight_plan(x_shape, out_shape, above, left, taps):
-    """The plan of a d-weight pass."""
-    return WeightPlan(x_shape, out_shape, above, left, taps)
+def weight_plan(x_shape, out_shape, above, left, taps, form=FLOAT32):
+    """The plan of a d-weight pass; ``form.y_size`` is that of dy."""
+    return WeightPlan(x_shape, out_shape, above, left, taps, form)
 
 
-def backward_weight(dy, x, dweight, padding):
-    """dweight += the sum over images and tiles."""
-    weight_plan(x.shape, dy.shape, padding[0][0], padding[1][0], dweight.shape[2]).run(dy, x, dweight)
+def backward_weight(dy, x, dweight, padding, pairs=False):
+    """dweight += the sum over images and tiles; ``pairs``: products in bfloat16."""
+    ends, form = (padding[0][0], padding[1][0]), Form(x.itemsize, dy.itemsize, pairs)
+    weight_plan(x.shape, dy.shape, *ends, dweight.shape[2], form).run(dy, x, dweight)

@@ -229,22 +229,22 @@ def _backward_task(kind, itemsize):
 
 def forward(kind, x, parameter=0.0):
     """y = f(x) for one of the kinds above."""
-    x = blocked.as_blocked(x)
-    y = blocked.empty(x.shape, x.dtype)
+    x = blocked.as_stored(x)
+    y = blocked.empty_like(x)
     size = y.buffer.size
     values = table(Pointwise(x.address, y.address, size, bits(parameter)))
-    launch(forward_task(kind, x.dtype.itemsize), chunks(size), values)
+    launch(forward_task(kind, x.itemsize), chunks(size), values)
     return y
 
 
 def backward(kind, dy, saved, parameter=0.0):
     """dx = dy * f'(x) for one of the kinds above; ``saved`` is x, for sigmoid and tanh y."""
-    saved = blocked.as_blocked(saved)
-    dy = blocked.as_blocked(dy, saved.dtype)
-    dx = blocked.empty(dy.shape, dy.dtype)
+    saved = blocked.as_stored(saved)
+    dy = blocked.as_stored(dy, saved)
+    dx = blocked.empty_like(dy)
     size = dx.buffer.size
     values = table(PointwiseGradient(dy.address, saved.address, dx.address, size, bits(parameter)))
-    launch(_backward_task(kind, dx.dtype.itemsize), chunks(size), values)
+    launch(_backward_task(kind, dx.itemsize), chunks(size), values)
     return dx
 
 

@@ -3,12 +3,14 @@
 import numpy as np
 
 from cnn.backend import get_winograd
-from cnn.fast.blocked import as_blocked, empty
+from cnn.fast.blocked import activations, as_blocked, as_stored, converted, empty
 from cnn.fast.conv import direct as conv_direct
 from cnn.fast.conv import weight as conv_weight
 from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
 from cnn.fast.conv.geometry import Geometry, Window
+from cnn.fast.machine.bf16 import BFLOAT16
+from cnn.fast.machine.owner import owner
 
 
 def suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups, forward=False):
@@ -26,6 +28,21 @@ def suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups, forw
     outputs = conv_winograd.outputs_of(kh)
     tiles = -(-out_size[0] // outputs) * -(-out_size[1] // outputs)
     return tiles * 56 <= kh * kw * out_size[0] * out_size[1]
+
+
+def suits_pairs(dtype, weight_shape, *geometry):
+    """Whether Winograd's form may multiply pairs of bfloat16: ``suits_winograd``, and channels by two."""
+    even = weight_shape[0] % 2 == 0 and weight_shape[1] % 2 == 0
+    return even and suits_winograd(dtype, weight_shape, *geometry)
+
+
+def _in_pairs(*arguments):
+    return owner().precision == "bf16" and suits_pairs(*arguments)
+
+
+def _stored(y):
+    """What a float32 form computed, as the precision in use stores it."""
+    return converted(y, BFLOAT16) if owner().precision == "bf16" and y.itemsize == 4 else y
 
 
 def _common(*arrays):
@@ -47,19 +64,22 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
     ``relu``: max(0, y) instead, where a NaN stays.
     """
     floor = 0 if relu else -np.inf
-    dtype = _common(x, weight)
-    x, weight = as_blocked(x, dtype), _plain(weight, dtype)
+    dtype, weight = _common(x, weight), _plain(weight, _common(x, weight))
     bias = None if bias is None else _plain(bias, dtype)
     n, _, h, w = x.shape
     k, _, kh, kw = weight.shape
     oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
-    y = empty((n, k, oh, ow), dtype)
+    if _in_pairs(dtype, weight.shape, (oh, ow), stride, dilation, groups):
+        y = activations((n, k, oh, ow), dtype)
+        conv_winograd.forward(as_stored(x), weight, bias, y, padding, floor, pairs=True)
+        return y
+    x, y = as_blocked(x, dtype), empty((n, k, oh, ow), dtype)
     if suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True):
         conv_winograd.forward(x, weight, bias, y, padding, floor)
     else:
         conv_direct.forward(x, weight, bias, y, Window(stride, padding, dilation, groups), floor)
-    return y
+    return _stored(y)
 
 
 def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups):
@@ -85,30 +105,34 @@ def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups)
     else:
         window = Window(stride, padding, dilation, groups)
         conv_direct.forward_pooled(x, weight, bias, y, argmax, (oh, ow), window)
-    return y, argmax, (n, k, oh, ow)
+    return _stored(y), argmax, (n, k, oh, ow)
 
 
 def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, groups):
     """Return dx, the gradient of the loss by x."""
-    dtype = _common(dy, weight)
-    dy, weight = as_blocked(dy, dtype), _plain(weight, dtype)
-    dx = empty(tuple(input_shape), dtype)
+    dtype, weight = _common(dy, weight), _plain(weight, _common(dy, weight))
+    if _in_pairs(dtype, weight.shape, tuple(input_shape)[2:], stride, dilation, groups):
+        dx = activations(tuple(input_shape), dtype)
+        conv_winograd.backward_input(as_stored(dy), weight, dx, padding, pairs=True)
+        return dx
+    dy, dx = as_blocked(dy, dtype), empty(tuple(input_shape), dtype)
     if suits_winograd(dtype, weight.shape, dx.shape[2:], stride, dilation, groups):
         conv_winograd.backward_input(dy, weight, dx, padding)
     else:
         conv_direct.backward_input(dy, weight, dx, Window(stride, padding, dilation, groups))
-    return dx
+    return _stored(dx)
 
 
 def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     """Add the gradient of the loss by the weight into ``dweight``."""
     dtype = _common(dy, x)
-    dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
     total = (
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
     )
+    pairs = _in_pairs(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups)
+    dy, x = (as_stored(dy), as_stored(x)) if pairs else (as_blocked(dy, dtype), as_blocked(x, dtype))
     if suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups):
-        conv_winograd_weight.backward_weight(dy, x, total, padding)
+        conv_winograd_weight.backward_weight(dy, x, total, padding, pairs)
     else:
         conv_weight.backward_weight(dy, x, total, Window(stride, padding, dilation, groups))
     if total is not dweight:

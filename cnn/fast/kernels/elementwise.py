@@ -53,12 +53,12 @@ def add_task(itemsize):
 
 def add(a, b, relu=False):
     """Return a + b; with ``relu`` max(0, a + b), where a NaN stays."""
-    a = blocked.as_blocked(a)
-    b = blocked.as_blocked(b, a.dtype)
-    y = blocked.empty(a.shape, a.dtype)
+    a = blocked.as_stored(a)
+    b = blocked.as_stored(b, a)
+    y = blocked.empty_like(a)
     size = y.buffer.size
     values = table(Sum(a.address, b.address, y.address, size, relu))
-    launch(add_task(a.dtype.itemsize), chunks(size), values)
+    launch(add_task(a.itemsize), chunks(size), values)
     return y
 
 
@@ -269,12 +269,12 @@ channel_sum_of, add_channel_of = reader(ChannelSum), reader(AddChannel)
 
 @functools.cache
 def _channel_sum_task(itemsize):
-    real = np.float32 if itemsize == 4 else np.float64
+    real, size = (np.float64, 8) if itemsize == 8 else (np.float32, 4)
 
     @task
     def total(index, thread, params):
         p = channel_sum_of(params)
-        dy, out = pointer(p.dy, itemsize), pointer(p.out, itemsize)
+        dy, out = pointer(p.dy, itemsize), pointer(p.out, size)
         step = p.channels * p.height * p.width * 16
         everything = 0.0
         for block in range(p.blocks):
@@ -293,11 +293,11 @@ def _channel_sum_task(itemsize):
 
 def channel_sum(dy, dbias):
     """Add dbias[k] += sum of dy over n and all positions: rows, then planes, then blocks in float64."""
-    dy = blocked.as_blocked(dy)
+    dy = blocked.as_stored(dy)
     blocks, channels, height, width, _ = dy.buffer.shape
     with sums_for(dbias, dy.dtype) as sums:
         values = table(ChannelSum(dy.address, address(sums), channels, height, width, blocks))
-        launch(_channel_sum_task(dy.dtype.itemsize), channels, values)
+        launch(_channel_sum_task(dy.itemsize), channels, values)
 
 
 @functools.cache

@@ -23,11 +23,11 @@ global_pool_of = reader(GlobalPool)
 
 
 @functools.cache
-def _mean_task(itemsize):
+def _mean_task(itemsize, pooled_size):
     @task
     def forward(index, thread, params):
         p = global_pool_of(params)
-        x, y = pointer(p.image, itemsize), pointer(p.pooled, itemsize)
+        x, y = pointer(p.image, itemsize), pointer(p.pooled, pooled_size)
         mean = v.zeros(x)
         for i in range(index * p.pixels, (index + 1) * p.pixels):
             mean = mean + v.load(x, i * 16)
@@ -37,11 +37,11 @@ def _mean_task(itemsize):
 
 
 @functools.cache
-def _mean_gradient_task(itemsize):
+def _mean_gradient_task(itemsize, pooled_size):
     @task
     def backward(index, thread, params):
         p = global_pool_of(params)
-        dx, dy = pointer(p.image, itemsize), pointer(p.pooled, itemsize)
+        dx, dy = pointer(p.image, itemsize), pointer(p.pooled, pooled_size)
         share = v.load(dy, index * 16) / p.pixels
         for i in range(index * p.pixels, (index + 1) * p.pixels):
             v.store(dx, i * 16, share)
@@ -50,7 +50,7 @@ def _mean_gradient_task(itemsize):
 
 
 @functools.cache
-def _max_task(itemsize):
+def _max_task(itemsize, _):
     @task
     def forward(index, thread, params):
         p = global_pool_of(params)
@@ -67,7 +67,7 @@ def _max_task(itemsize):
 
 
 @functools.cache
-def _max_gradient_task(itemsize):
+def _max_gradient_task(itemsize, _):
     @task
     def backward(index, thread, params):
         p = global_pool_of(params)
@@ -85,12 +85,12 @@ def _launch(make, image, pooled, argmax=None):
     blocks, channels, height, width, _ = image.buffer.shape
     cells = 0 if argmax is None else argmax.address
     values = table(GlobalPool(image.address, pooled.address, cells, height * width))
-    launch(make(image.dtype.itemsize), blocks * channels, values)
+    launch(make(image.itemsize, pooled.itemsize), blocks * channels, values)
 
 
 def global_avg_pool_forward(x):
-    """Return y[n,c] = mean of x[n,c] over all positions."""
-    x = blocked.as_blocked(x)
+    """Return y[n,c] = mean of x[n,c] over all positions, of bfloat16 in float32."""
+    x = blocked.as_stored(x)
     y = blocked.empty(x.shape[:2], x.dtype)
     _launch(_mean_task, x, y)
     return y
@@ -98,8 +98,8 @@ def global_avg_pool_forward(x):
 
 def global_avg_pool_backward(dy, input_shape):
     """Return dx[n,c,i,j] = dy[n,c] / (H * W)."""
-    dy = blocked.as_blocked(dy)
-    dx = blocked.empty(input_shape, dy.dtype)
+    dy = blocked.as_stored(dy)
+    dx = blocked.activations(input_shape, dy.dtype)
     _launch(_mean_gradient_task, dx, dy)
     return dx
 

@@ -4,7 +4,8 @@ import functools
 from typing import NamedTuple
 
 from cnn.fast import blocked
-from cnn.fast.machine.jit import launch, table, task
+from cnn.fast.machine import vector as v
+from cnn.fast.machine.jit import CHUNK, chunks, launch, table, task
 from cnn.fast.machine.tables import pointer, reader
 
 
@@ -108,4 +109,35 @@ def unpack(buffer, address, plain):
     launch(_unpack_task(buffer.dtype.itemsize), blocks * channels, values)
 
 
-blocked.transpose_with(pack, pack_pixels, unpack)
+class Conversion(NamedTuple):
+    """CHUNK numbers a piece."""
+
+    source: int  # address
+    target: int  # address
+    size: int  # numbers
+
+
+conversion_of = reader(Conversion)
+
+
+@functools.cache
+def _convert_task(source_size, target_size):
+    """target = source, one of them float32, the other bfloat16."""
+
+    @task
+    def convert(index, thread, params):
+        p = conversion_of(params)
+        x, y = pointer(p.source, source_size), pointer(p.target, target_size)
+        for i in range(index * CHUNK, min(index * CHUNK + CHUNK, p.size), 16):
+            v.store(y, i, v.load(x, i))
+
+    return convert
+
+
+def convert(x, y):
+    """Copy a BlockedArray into one of the same shape: float32 is rounded to bfloat16, bfloat16 widened."""
+    size = y.buffer.size
+    launch(_convert_task(x.itemsize, y.itemsize), chunks(size), table(Conversion(x.address, y.address, size)))
+
+
+blocked.transpose_with(pack, pack_pixels, unpack, convert)

@@ -81,6 +81,11 @@ class Backward(NamedTuple):
 statistics_of, forward_of, backward_of = reader(Statistics), reader(Forward), reader(Backward)
 
 
+def parameter_size(itemsize):
+    """Bytes of a parameter or a sum of arrays whose numbers have ``itemsize`` bytes: of bfloat16 float32."""
+    return max(4, itemsize)
+
+
 @functools.cache
 def _statistics_task(itemsize):
     @task
@@ -161,14 +166,15 @@ def _running_task(itemsize):
 @functools.cache
 def _forward_task(kind, itemsize, adds):
     """y = f((x - mean) * scale + shift), with ``adds`` f((x - mean) * scale + shift + other)."""
+    real = parameter_size(itemsize)
 
     @task
     def forward(index, thread, params):
         p = forward_of(params)
         x, y, other = pointer(p.x, itemsize), pointer(p.y, itemsize), pointer(p.other, itemsize)
         c, parameter = index % p.channels, from_bits(p.parameter)
-        mean, shift = pointer(p.mean, itemsize)[c], pointer(p.bias, itemsize)[c]
-        scale = pointer(p.rstd, itemsize)[c] * pointer(p.weight, itemsize)[c]
+        mean, shift = pointer(p.mean, real)[c], pointer(p.bias, real)[c]
+        scale = pointer(p.rstd, real)[c] * pointer(p.weight, real)[c]
         for i in range(index * p.pixels * 16, (index + 1) * p.pixels * 16, 16):
             value = v.fma(v.load(x, i) - mean, scale, shift)
             if adds:
@@ -185,15 +191,15 @@ _CHEAP = (IDENTITY, RELU, LEAKY_RELU)
 @functools.cache
 def _sums_task(kind, itemsize):
     """Of g = dy * f'(normalised x): per plane the sums of g and of g * (x - mean); g itself unless cheap."""
-    keep = kind not in _CHEAP
+    keep, real = kind not in _CHEAP, parameter_size(itemsize)
 
     @task
     def sums(index, thread, params):
         p = backward_of(params)
         x, dy, out = pointer(p.x, itemsize), pointer(p.dy, itemsize), pointer(p.dx, itemsize)
         c, partial, parameter = index % p.channels, pointer(p.planes, 8), from_bits(p.parameter)
-        mean, shift = pointer(p.mean, itemsize)[c], pointer(p.bias, itemsize)[c]
-        scale = pointer(p.rstd, itemsize)[c] * pointer(p.weight, itemsize)[c]
+        mean, shift = pointer(p.mean, real)[c], pointer(p.bias, real)[c]
+        scale = pointer(p.rstd, real)[c] * pointer(p.weight, real)[c]
         first = index * p.height * p.width * 16
         of_g, of_product = v.zeros(x), v.zeros(x)
         for r in range(p.height):
@@ -243,15 +249,16 @@ def _combine_gradients_task(itemsize):
 @functools.cache
 def _gradient_task(kind, itemsize):
     """dx = g * scale + (x - mean) * slope + constant, zero in lanes past the batch; g = dy * f' as above."""
+    real = parameter_size(itemsize)
 
     @task
     def gradient(index, thread, params):
         p = backward_of(params)
         x, dy, dx = pointer(p.x, itemsize), pointer(p.dy, itemsize), pointer(p.dx, itemsize)
         c, pixels, parameter = index % p.channels, p.height * p.width, from_bits(p.parameter)
-        mean, shift = pointer(p.mean, itemsize)[c], pointer(p.bias, itemsize)[c]
-        scale = pointer(p.rstd, itemsize)[c] * pointer(p.weight, itemsize)[c]
-        slope, constant = pointer(p.slope, itemsize)[c], pointer(p.constant, itemsize)[c]
+        mean, shift = pointer(p.mean, real)[c], pointer(p.bias, real)[c]
+        scale = pointer(p.rstd, real)[c] * pointer(p.weight, real)[c]
+        slope, constant = pointer(p.slope, real)[c], pointer(p.constant, real)[c]
         valid = v.first_lanes(p.images - index // p.channels * 16)
         for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
             centred = v.load(x, i) - mean
@@ -271,18 +278,18 @@ def batch_norm_train(x, running_mean, running_var, momentum, eps):
 
     M = N*H*W values a channel, at least 2. The running statistics are contiguous, in the dtype of x.
     """
-    x = blocked.as_blocked(x)
+    x = blocked.as_stored(x)
     for running in (running_mean, running_var):  # written by address
         if running.dtype != x.dtype or not running.flags.c_contiguous:
             raise ValueError(f"running statistics: expected contiguous {x.dtype}, found {running.dtype}")
     blocks, channels, height, width, _ = x.buffer.shape
-    size, planes = x.dtype.itemsize, scratch((blocks, channels, 2), np.float64)
+    planes = scratch((blocks, channels, 2), np.float64)
     mean, rstd = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
     sizes = x.shape[0], channels, height, width
     results = map(address, (mean, rstd, running_mean, running_var))
     values = table(Statistics(x.address, address(planes), *sizes, *results, bits(momentum), bits(eps)))
-    launch(_statistics_task(size), blocks * channels, values)
-    launch(_combine_task(size), channels, values)
+    launch(_statistics_task(x.itemsize), blocks * channels, values)
+    launch(_combine_task(x.dtype.itemsize), channels, values)
     return mean, rstd
 
 
@@ -310,15 +317,15 @@ def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0
 
     ``kind`` and ``parameter`` name an activation on top in the same pass, ``other`` an array added before.
     """
-    x = blocked.as_blocked(x)
-    y = blocked.empty(x.shape, x.dtype)
+    x = blocked.as_stored(x)
+    y = blocked.empty_like(x)
     blocks, channels, height, width, _ = x.buffer.shape
     arrays = _channel_parameters(x, mean, rstd, weight, bias)
     if other is not None:
-        other = blocked.as_blocked(other, x.dtype)
+        other = blocked.as_stored(other, x)
     ends = x.address, y.address, 0 if other is None else other.address
     values = table(Forward(*ends, *map(address, arrays), channels, height * width, bits(parameter)))
-    launch(_forward_task(kind, x.dtype.itemsize, other is not None), blocks * channels, values)
+    launch(_forward_task(kind, x.itemsize, other is not None), blocks * channels, values)
     return y
 
 
@@ -336,11 +343,11 @@ def batch_norm_backward(
     ``bias``, ``kind`` and ``parameter`` are those of the forward pass when it had the activation on top. With
     ``over`` dx takes the place of dy, which must be blocked.
     """
-    x = blocked.as_blocked(x)
-    dy = blocked.as_blocked(dy, x.dtype)
-    dx = dy if over else blocked.empty(x.shape, x.dtype)
+    x = blocked.as_stored(x)
+    dy = blocked.as_stored(dy, x)
+    dx = dy if over else blocked.empty_like(x)
     blocks, channels, height, width, _ = x.buffer.shape
-    size, planes = x.dtype.itemsize, scratch((blocks, channels, 2), np.float64)
+    size, planes = x.itemsize, scratch((blocks, channels, 2), np.float64)
     arrays = _channel_parameters(x, mean, rstd, weight, bias)
     slope, constant = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
     sizes = x.shape[0], channels, height, width
@@ -351,7 +358,7 @@ def batch_norm_backward(
         values = Table(Backward(*ends, *coefficients, *sizes, training, bits(parameter)))
         # where g is kept, it goes to where dx will stand, and is read from there
         launch(_sums_task(kind, size), blocks * channels, values.array)
-        launch(_combine_gradients_task(size), channels, values.array)
+        launch(_combine_gradients_task(x.dtype.itemsize), channels, values.array)
     if kind not in _CHEAP:
         values.set(dy=dx.address)
         kind = IDENTITY

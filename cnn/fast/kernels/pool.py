@@ -170,12 +170,12 @@ def max_pool2d_forward(x, kernel_size, stride, padding, dilation=(1, 1), ceil_mo
     window without any pixel gives -inf, and kh * kw as its cell. ``relu`` puts max(y, 0) in the same pass,
     with no gradient where y is not positive.
     """
-    x = blocked.as_blocked(x)
+    x = blocked.as_stored(x)
     n, c, *plane = x.shape
     out = output_shape(*plane, kernel_size, stride, padding, dilation, ceil_mode)
-    y = blocked.empty((n, c, *out), x.dtype)
+    y = blocked.empty_like(x, (n, c, *out))
     argmax = blocked.empty(y.shape, np.uint8 if kernel_size[0] * kernel_size[1] < 255 else np.uint16)
-    shape, size = window(plane, out, kernel_size, stride, padding, dilation), x.dtype.itemsize
+    shape, size = window(plane, out, kernel_size, stride, padding, dilation), x.itemsize
     if _tiles(plane, out, kernel_size, stride, padding, dilation):
         make, routine = _max_2x2_task(size), max_2x2(size)
     else:
@@ -197,11 +197,12 @@ def _tiles(plane, out, *geometry):
 
 def max_pool2d_backward(dy, argmax, input_shape, kernel_size, stride, padding, dilation=(1, 1)):
     """Return dx: each dy goes to the input that won its window; windows that overlap add up."""
-    dy = blocked.as_blocked(dy)
-    dx = blocked.empty(input_shape, dy.dtype)
-    plane, out, size = input_shape[2:], dy.shape[2:], dx.dtype.itemsize
-    shape = window(plane, out, kernel_size, stride, padding, dilation)
-    if _tiles(plane, out, kernel_size, stride, padding, dilation):
+    plane, out = input_shape[2:], dy.shape[2:]
+    tiles = _tiles(plane, out, kernel_size, stride, padding, dilation)
+    dy = blocked.as_stored(dy) if tiles else blocked.as_blocked(dy)  # where windows overlap, sums are float32
+    dx = blocked.empty_like(dy, input_shape)
+    shape, size = window(plane, out, kernel_size, stride, padding, dilation), dx.itemsize
+    if tiles:
         make, routine = _unpool_2x2_task(size), unpool_2x2(size)
     else:
         make, routine = _unpool_task(size, argmax.dtype.itemsize), 0
@@ -228,12 +229,12 @@ winners_of = reader(WinnersSum)
 
 @functools.cache
 def _winners_sum_task(itemsize, small):
-    real = np.float32 if itemsize == 4 else np.float64
+    real, size = (np.float64, 8) if itemsize == 8 else (np.float32, 4)
 
     @task
     def total(index, thread, params):
         p = winners_of(params)
-        dy, argmax, out = pointer(p.dy, itemsize), pointer(p.argmax, small), pointer(p.out, itemsize)
+        dy, argmax, out = pointer(p.dy, itemsize), pointer(p.argmax, small), pointer(p.out, size)
         everything = 0.0
         for block in range(p.blocks):
             first = (block * p.channels + index) * p.height * p.width * 16
@@ -255,13 +256,13 @@ def winners_channel_sum(dy, argmax, kernel_size, dbias):
 
     That is the sum over all positions of what ``max_pool2d_backward`` returns, of a fraction of the numbers.
     """
-    dy = blocked.as_blocked(dy)
+    dy = blocked.as_stored(dy)
     blocks, channels, height, width, _ = dy.buffer.shape
     none = kernel_size[0] * kernel_size[1]
     with sums_for(dbias, dy.dtype) as sums:
         ends = dy.address, argmax.address, address(sums)
         values = table(WinnersSum(*ends, channels, height, width, blocks, none))
-        launch(_winners_sum_task(dy.dtype.itemsize, argmax.dtype.itemsize), channels, values)
+        launch(_winners_sum_task(dy.itemsize, argmax.dtype.itemsize), channels, values)
 
 
 @jit

@@ -35,6 +35,8 @@ def aligned_zeros(shape, dtype):
 class _Owner:
     """Plans by geometry and working memory by name."""
 
+    precision = "float32"  # how activations are stored and multiplied: "float32" or "bf16"
+
     def __init__(self):
         self.plans, self.areas = OrderedDict(), {}
 
@@ -117,10 +119,12 @@ class Lowering:
     arena : Arena
     taken : iterable of (address, size)
         What must stay as it is: arrays of an earlier part of the program.
+    precision : str
+        How activations are stored and multiplied: "float32" or "bf16".
     """
 
-    def __init__(self, arena, taken=()):
-        self.arena, self.entries, self.kept = arena, [], []
+    def __init__(self, arena, taken=(), precision="float32"):
+        self.arena, self.entries, self.kept, self.precision = arena, [], [], precision
         self._taken = dict(taken)
         self._gaps = _gaps(arena.chunks, self._taken)
         self._open = True
@@ -241,6 +245,16 @@ def owner():
 def lowering():
     """The program that this thread lowers, or None."""
     return local.lowering
+
+
+@contextmanager
+def precision(name):
+    """Let operations that this thread runs at once store and multiply so inside a ``with`` block."""
+    before, local.eager.precision = local.eager.precision, name
+    try:
+        yield
+    finally:
+        local.eager.precision = before
 
 
 @contextmanager

@@ -19,8 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
 
-from cnn.fast.blocked import LANES
-
+LANES = 16  # images whose numbers lie side by side: see ``cnn.fast.blocked``
 INT64 = ir.IntType(64)
 INT32 = ir.IntType(32)
 

@@ -14,8 +14,10 @@ Sources: Cephes Mathematical Library by S. Moshier (exp, tanh); the rational min
 import math
 
 import numpy as np
+from llvmlite import ir
 from numba import types
-from numba.extending import overload
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import FLAGS
@@ -120,8 +122,38 @@ def _pair(function, single, double):
         return None
 
 
-_pair(exp, _exp32, lambda x: v.library_exp(x))
-_pair(tanh, _tanh32, lambda x: v.library_tanh(x))
-_pair(erf, _erf32, lambda x: v.library_erf(x))
-_pair(log1p, _log1p32, lambda x: v.library_log1p(x))
-_pair(log, _log32, lambda x: v.library_log(x))
+def _library(name, symbol):
+    """The function of the mathematical library, lane by lane (float64 only: exact, not fast)."""
+
+    def typed(typingctx, a):
+        number_of_lane = ir.IntType(32)
+
+        def emit(context, builder, signature, arguments):
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(ir.DoubleType(), [ir.DoubleType()]), symbol
+            )
+            result = ir.Constant(arguments[0].type, ir.Undefined)
+            for lane in range(v.LANES):
+                number = builder.extract_element(arguments[0], ir.Constant(number_of_lane, lane))
+                result = builder.insert_element(
+                    result, builder.call(function, [number]), ir.Constant(number_of_lane, lane)
+                )
+            return result
+
+        return a(a), emit
+
+    typed.__name__ = name
+    return intrinsic(typed)
+
+
+_library_exp = _library("library_exp", "exp")
+_library_log = _library("library_log", "log")
+_library_log1p = _library("library_log1p", "log1p")
+_library_tanh = _library("library_tanh", "tanh")
+_library_erf = _library("library_erf", "erf")
+
+_pair(exp, _exp32, lambda x: _library_exp(x))
+_pair(tanh, _tanh32, lambda x: _library_tanh(x))
+_pair(erf, _erf32, lambda x: _library_erf(x))
+_pair(log1p, _log1p32, lambda x: _library_log1p(x))
+_pair(log, _log32, lambda x: _library_log(x))

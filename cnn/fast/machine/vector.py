@@ -21,7 +21,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-LANES = 16
+from cnn.fast.machine import bf16
+from cnn.fast.machine.simd import LANES
+
 _I32 = ir.IntType(32)
 
 
@@ -79,27 +81,35 @@ def _call(builder, name, arguments):
 # -- memory -----------------------------------------------------------------------------------------------
 
 
+def _number(dtype):
+    """The type that numbers of an array are computed with: uint16 stands for bfloat16."""
+    return types.float32 if dtype == types.uint16 else dtype
+
+
 @intrinsic
 def load(typingctx, array, index):
-    """array[index : index + 16] of a flat float array, as a vector."""
-    result = VectorType(array.dtype)
+    """array[index : index + 16] of a flat array of floats or bfloat16, as a vector."""
+    result = VectorType(_number(array.dtype))
 
     def emit(context, builder, signature, arguments):
-        vector = _llvm(array.dtype)
-        return builder.load(
-            _address(context, builder, array, *arguments, vector), align=array.dtype.bitwidth // 8
-        )
+        place = _address(context, builder, array, *arguments, _llvm(result.dtype))
+        if array.dtype == types.uint16:
+            return bf16.load_wide(builder, place)
+        return builder.load(place, align=array.dtype.bitwidth // 8)
 
     return result(array, types.intp), emit
 
 
 @intrinsic
 def store(typingctx, array, index, value):
-    """array[index : index + 16] = value."""
+    """array[index : index + 16] = value, rounded where the array is of bfloat16."""
 
     def emit(context, builder, signature, arguments):
-        target = _address(context, builder, array, *arguments[:2], _llvm(array.dtype))
-        builder.store(arguments[2], target, align=array.dtype.bitwidth // 8)
+        *place, stored = arguments
+        if array.dtype == types.uint16:
+            stored = bf16.narrow(builder, stored)
+        target = _address(context, builder, array, *place, stored.type)
+        builder.store(stored, target, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), emit
@@ -149,11 +159,11 @@ def splat(typingctx, number):
 
 @intrinsic
 def zeros(typingctx, array):
-    """Sixteen zeros of the array's dtype."""
-    result = VectorType(array.dtype)
+    """Sixteen zeros of the type that numbers of the array are computed with."""
+    result = VectorType(_number(array.dtype))
 
     def emit(context, builder, signature, arguments):
-        return ir.Constant(_llvm(array.dtype), [0.0] * LANES)
+        return ir.Constant(_llvm(result.dtype), [0.0] * LANES)
 
     return result(array), emit
 
@@ -376,33 +386,3 @@ def select(typingctx, mask, a, b):
         return builder.select(arguments[0], *bring(context, builder, arguments[1:]))
 
     return vector(MASK, a, b), emit
-
-
-# -- functions of the mathematical library, lane by lane (float64 only: exact, not fast) --------------------
-
-
-def _library(name, symbol):
-    def typed(typingctx, a):
-        def emit(context, builder, signature, arguments):
-            function = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(ir.DoubleType(), [ir.DoubleType()]), symbol
-            )
-            result = ir.Constant(arguments[0].type, ir.Undefined)
-            for lane in range(LANES):
-                number = builder.extract_element(arguments[0], ir.Constant(_I32, lane))
-                result = builder.insert_element(
-                    result, builder.call(function, [number]), ir.Constant(_I32, lane)
-                )
-            return result
-
-        return a(a), emit
-
-    typed.__name__ = name
-    return intrinsic(typed)
-
-
-library_exp = _library("library_exp", "exp")
-library_log = _library("library_log", "log")
-library_log1p = _library("library_log1p", "log1p")
-library_tanh = _library("library_tanh", "tanh")
-library_erf = _library("library_erf", "erf")

@@ -1,0 +1,99 @@
+"""Winograd's transforms to and from pairs of bfloat16, the operands of ``vdpbf16ps``.
+
+Forward and d-input sum over channels, so that two neighbouring channels make a pair; in d-weight, which sums
+over images, two neighbouring images do (``microkernels.transpose_image_pairs``).
+"""
+
+from functools import cache
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from cnn.fast.conv.winograd_matrices import ROOTS, both_ways
+from cnn.fast.conv.winograd_tiles import PIXEL, prefetch_next, window
+from cnn.fast.machine import bf16
+from cnn.fast.machine.simd import INT64
+
+LANES = PIXEL // 4
+
+
+@cache
+def input_tile_pairs(size):
+    """The intrinsic that transforms tiles of channels by two: B^T x B, rounded, as pairs of channels.
+
+    As ``winograd_tiles.input_tile`` with ``pairs`` of channels; ``size``: bytes of a number of the image.
+    """
+    pixel = LANES * size
+
+    def write(v, source, target, pairs, keep):
+        builder, (image, plane, *_, zeros), (out, step, point) = v.builder, source, target
+        read = v.load_wide if size == bf16.SIZE else v.load
+        row_at, inside, first, columns = window(v, source, 6, pixel)
+        # Half transformed: [row][column][even or odd channel].
+        half = builder.ptrtoint(cgutils.alloca_once(builder, ir.ArrayType(v.type, 72)), INT64)
+        with builder.if_then(builder.icmp_signed("<", columns, ir.Constant(INT64, 6)), likely=False):
+            for place in range(0, 72 * PIXEL, PIXEL):  # columns outside stay zero
+                v.store(v.const(0), v.at(half, place))
+        start, put = v.times(first, pixel), v.times(first, 2 * PIXEL)
+        with v.loop(pairs, (image, v.times(plane, 2)), (out, step)) as (here, to):
+            for channel in range(2):
+                begin = v.at(here, plane) if channel else here
+                starts = [
+                    builder.select(i, v.at(begin, at), zeros) for i, at in zip(inside, row_at, strict=True)
+                ]
+                prefetch_next(v, starts, columns, start, v.times(plane, 2), pixel)
+                place = v.at(half, put, channel * PIXEL)
+                with v.loop(columns, (start, pixel), (place, 2 * PIXEL)) as (column, place):
+                    result = ROOTS.input(v, [read(v.at(line, column)) for line in starts])
+                    for row, value in enumerate(result):
+                        v.store(value, v.at(place, row * 12 * PIXEL))
+            with v.loop(keep, (half, 12 * PIXEL), (to, v.times(point, 6))) as (one, other):
+                even, odd = (
+                    ROOTS.input(v, [v.load(v.at(one, (2 * j + channel) * PIXEL)) for j in range(6)])
+                    for channel in range(2)
+                )
+                for j in range(6):
+                    v.store(v.paired(even[j], odd[j]), v.at(other, v.times(point, j)))
+
+    @intrinsic
+    def to_tile(typing_context, source, target, pairs, keep):
+        """Transform a tile of ``pairs`` pairs of channels: TileSource to Points; ``keep`` rows of points."""
+
+        def generate(context, builder, signature, arguments):
+            source, target, pairs, keep = arguments
+            source, target = (cgutils.unpack_tuple(builder, record) for record in (source, target))
+            write(bf16.Narrow(builder), source, target, pairs, keep)
+            return context.get_dummy_value()
+
+        return types.void(source, target, types.int64, types.int64), generate
+
+    return to_tile
+
+
+@cache
+def transform_weight_pairs(taps):
+    """The intrinsic for kernels of ``taps`` by ``taps``."""
+
+    @intrinsic
+    def transform(typing_context, source, source_step, target, target_step, count):
+        """36 times eight pairs of G w G^T from the vectors w, for ``count`` pairs of channels.
+
+        A vector is eight output channels of the even channel, then the same of the odd one.
+        """
+
+        def generate(context, builder, signature, arguments):
+            source, source_step, target, target_step, count = arguments
+            v = bf16.Narrow(builder)
+            with v.loop(count, (source, PIXEL), (target, PIXEL // 2)) as (s, t):
+                result = both_ways(
+                    v, ROOTS.weight, lambda i, j: v.load(v.at(s, v.times(source_step, taps * i + j))), taps
+                )
+                for i, value in enumerate(value for row in result for value in row):
+                    v.store(v.halves_paired(value), v.at(t, v.times(target_step, i)))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), generate
+
+    return transform

@@ -1,0 +1,203 @@
+"""Checks the bridges to ONNX and PyTorch at length and prints tables.
+
+    python scripts/interop_check.py nodes        the onnx package's own node tests of the operators offered
+    python scripts/interop_check.py random       random networks, exported and run by onnxruntime
+    python scripts/interop_check.py mutated      damaged files: refused in a line, or read and run
+    python scripts/interop_check.py torchvision  five networks by both exporters: logits, gradients, a step
+    python scripts/interop_check.py speed        predictions beside onnxruntime, one thread, medians
+
+Needs the extras onnx and torchvision, and onnxruntime.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import interop_nets
+import numpy as np
+import onnx
+import onnxruntime
+from random_networks import random_images, random_network
+
+from cnn.errors import CheckpointError
+from cnn.interop.card import About
+from cnn.interop.export import export
+from cnn.interop.onnx_rules import RULES
+from cnn.network import Network
+
+#: Operators of one number at a time: their tests hold arrays of any shape, which become images here.
+ELEMENTWISE = {
+    "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Softplus",
+    "Tanh",
+}  # fmt: skip
+
+
+def node_cases():
+    """Yield (test case, inputs, outputs) of the float32 tests of one node each."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = collect_testcases(None)
+    for case in cases:
+        model = case.model
+        if model is None or len(model.graph.node) != 1 or model.graph.node[0].op_type not in RULES:
+            continue
+        inputs, outputs = case.data_sets[0]
+        if inputs and all(getattr(a, "dtype", None) == np.float32 for a in (inputs[0], outputs[0])):
+            yield case, inputs, outputs
+
+
+def as_network(model, inputs, outputs, elementwise):
+    """Return (model, x, y): weights become initializers, further outputs that nobody wants are left out.
+
+    Arrays of an elementwise operator are brought to four axes by axes of size 1 at the end.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph, x, y = made.graph, inputs[0], outputs[0]
+    given = [name for name in graph.node[0].input if name]
+    for name, array in zip(given[1:], inputs[1:], strict=False):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    del graph.input[1:]
+    optional = graph.node[0].op_type in ("LayerNormalization", "Dropout")
+    if optional:
+        del graph.output[1:], graph.node[0].output[1:]
+    if elementwise and x.ndim < 4:
+        x, y = (a.reshape(*a.shape, *[1] * (4 - a.ndim)) for a in (x, y))
+    value = onnx.helper.make_tensor_value_info
+    graph.input[0].CopyFrom(value(given[0], onnx.TensorProto.FLOAT, x.shape))
+    return made, x, y
+
+
+def run_nodes(folder):
+    """Return (Counter of (kind, what), list of (kind, name, reason) of those that are not right)."""
+    counts, refused = Counter(), []
+    for case, inputs, outputs in node_cases():
+        elementwise = case.model.graph.node[0].op_type in ELEMENTWISE
+        made, x, expected = as_network(case.model, inputs, outputs, elementwise)
+        path = folder / "f.onnx"
+        path.write_bytes(made.SerializeToString())
+        kind = "images" if x.ndim == 4 else "other"
+        try:
+            y = Network.from_onnx(path).predict(x)
+        except CheckpointError as error:
+            counts[kind, "refused"] += 1
+            refused.append((kind, case.name, str(error).split(": ", 1)[1]))
+            continue
+        right = y.shape == expected.shape and np.allclose(
+            y, expected, case.rtol, max(case.atol, 1e-5)
+        )
+        counts[kind, "right" if right else "WRONG"] += 1
+        if not right:
+            refused.append((kind, case.name, "WRONG"))
+    return counts, refused
+
+
+def nodes(arguments, folder):
+    """Run the node tests; print those that are refused with the reasons."""
+    counts, refused = run_nodes(folder)
+    for kind, name, reason in sorted(refused):
+        print(f"{kind:7} {name:60} {reason}")
+    for kind in ("images", "other"):
+        found = {what: counts[kind, what] for what in ("right", "refused", "WRONG")}
+        print(f"node tests, {'(N, C, H, W)' if kind == 'images' else 'other axes'}: {found}")
+    return counts["images", "WRONG"] + counts["other", "WRONG"]
+
+
+def random(arguments, folder):
+    """Export random networks; compare with onnxruntime and with what is imported again."""
+    worst, again = 0.0, 0.0
+    for seed in range(arguments.count or 300):
+        rng = np.random.default_rng([arguments.seed, seed])
+        network = random_network(rng)
+        (path,) = export(network, About(), "onnx", folder / "f.onnx")
+        x = random_images(network, rng)
+        expected = network.predict(x)
+        scale = max(1.0, float(np.abs(expected).max()))
+        (found,) = onnxruntime.InferenceSession(str(path)).run(None, {"input": x})
+        worst = max(worst, float(np.abs(found - expected).max()) / scale)
+        again = max(again, float(np.abs(Network.from_onnx(path).predict(x) - expected).max()) / scale)
+    count = arguments.count or 300
+    print(f"{count} random networks: onnxruntime differs by {worst:.1e} at most, the import by {again:.1e}")
+    return int(worst > 1e-5 or again > 1e-5)
+
+
+def mutated(arguments, folder):
+    """Damage ONNX files; each must be refused in a line or read and run, in bounded time and memory."""
+    counts, slowest, total = Counter(), 0.0, arguments.count or 2000
+    sources = []
+    for seed in range(20):
+        network = random_network(np.random.default_rng([arguments.seed, seed]))
+        (path,) = export(network, About(), "onnx", folder / "f.onnx")
+        sources.append((network, path.read_bytes()))
+    for number in range(total):
+        rng = np.random.default_rng([arguments.seed, number, 1])
+        network, whole = sources[number % len(sources)]
+        path.write_bytes(damaged(whole, rng))
+        start = time.perf_counter()
+        try:
+            read = Network.from_onnx(path)
+            if read.input_shape == network.input_shape:
+                with np.errstate(all="ignore"):
+                    read.predict(random_images(network, rng, 1))
+            counts["read"] += 1
+        except CheckpointError as error:
+            counts["refused" if "\n" not in str(error) else "refused in several lines"] += 1
+        except Exception as error:
+            counts[f"CRASH {type(error).__name__}: {error}"[:150]] += 1
+        slowest = max(slowest, time.perf_counter() - start)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(f"{total} damaged files: {dict(counts)}; slowest {slowest:.1f} s, largest memory {memory:.0f} MiB")
+    return sum(n for what, n in counts.items() if what not in ("read", "refused"))
+
+
+def damaged(whole, rng):
+    """Return the bytes with a few of them changed, cut off, doubled or moved."""
+    changed = bytearray(whole)
+    for _ in range(rng.integers(1, 6)):
+        at = int(rng.integers(len(changed)))
+        kind = rng.integers(5)
+        if kind < 3:
+            changed[at] = rng.integers(256) if kind else changed[at] ^ (1 << int(rng.integers(8)))
+        elif kind == 3:
+            size = int(rng.integers(1, 40))
+            changed[at:at] = changed[at : at + size]
+        else:
+            del changed[at : at + int(rng.integers(1, 40))]
+    return bytes(changed[: rng.integers(len(changed))] if rng.random() < 0.05 else changed)
+
+
+CHECKS = {
+    "nodes": nodes,
+    "random": random,
+    "mutated": mutated,
+    "torchvision": interop_nets.torchvision,
+    "speed": interop_nets.speed,
+}
+
+
+def main():
+    """Run what was asked for; the exit code is 1 if anything is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checks", nargs="*", default=[], help=f"of {', '.join(CHECKS)}; all without any")
+    parser.add_argument("--count", type=int, help="how many random networks or damaged files")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nets", nargs="*", help="of the torchvision networks; all without any")
+    arguments = parser.parse_args()
+    unknown = set(arguments.checks) - set(CHECKS)
+    if unknown:
+        parser.error(f"unknown check {min(unknown)}, expected {', '.join(CHECKS)}")
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for check in arguments.checks or CHECKS:
+            wrong += CHECKS[check](arguments, Path(folder))
+    raise SystemExit(int(wrong > 0))
+
+
+if __name__ == "__main__":
+    main()
