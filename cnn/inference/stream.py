@@ -81,7 +81,10 @@ class Predictor:
         pixels = [entry[1] for entry in read if entry[3] is None]
         probabilities = iter(())
         if pixels:
-            split = Split(np.stack(pixels), np.zeros(len(pixels), np.int64))
+            x = np.stack(pixels)
+            if self.meta.get("numbers", "uint8") != "uint8":  # a network that learnt from floats
+                x = x / np.float32(255)
+            split = Split(x, np.zeros(len(x), np.int64))
             batches = experiment.evaluation_batches(self.config, split, self.meta["mean"], self.meta["std"])
             with use_backend(self.config.train.backend), np.errstate(all="ignore"):
                 probabilities = iter(experiment.evaluate(self.network, batches)[2])
