@@ -84,11 +84,6 @@ class Optimizer(Section):
         """Return what ``make_optimizer`` takes beside the parameters."""
         return self.model_dump(exclude={"groups"}, exclude_none=True)
 
-    @property
-    def source(self):
-        """The file that the config came from."""
-        return self._origin.source
-
     @model_validator(mode="after")
     def _fits_together(self):
         # the constructor judges what ranges cannot say
@@ -172,6 +167,11 @@ class Config(Section):
     tta: Tta | None = Field(None, description="for the test and `cnn evaluate --tta`")
     sweep: Sweep | None = Field(None, description="for `cnn sweep`: searched with Optuna (extra sweep)")
     _origin: Origin = PrivateAttr(Origin())
+
+    @property
+    def source(self):
+        """The file that the config came from."""
+        return self._origin.source
 
     @model_validator(mode="after")
     def _fits_together(self):

@@ -54,7 +54,7 @@ def _fresh(folder="."):
         shutil.rmtree(Path(folder, name), ignore_errors=True)
     shutil.copytree("whole", Path(folder, "run"))
     shutil.copytree("old", Path(folder, "out"))
-    shutil.rmtree("images/cnn-cache", ignore_errors=True)
+    place.forget()
 
 
 def _tried(name, prepare, folder="."):

@@ -133,7 +133,7 @@ def entries(rng):
 def _beside_pictures(make, codes):
     shutil.rmtree("images")
     shutil.copytree("whole", "images")
-    shutil.rmtree("images/cnn-cache", ignore_errors=True)
+    place.forget()
     folder = Path("images/train/corner")
     made = make(folder)
     found = {}

@@ -181,8 +181,7 @@ def of_the_data_cache(rng):
 def _cache_killed(wait, expected):
     from cnn.data import load_dataset
 
-    cache = Path("images/cnn-cache")
-    shutil.rmtree(cache, ignore_errors=True)
+    place.forget()
     process = child("train", place.CONFIG, "--dry-run")
     time.sleep(wait)
     process.send(signal.SIGKILL)
@@ -190,7 +189,7 @@ def _cache_killed(wait, expected):
     if load_dataset("folder", "images").digests != expected:
         raise Fault("WRONG: other images")
     load_dataset("folder", "images")
-    left = [p for p in temporaries("images") if "cnn-cache" in p]
-    if left and not list(cache.glob("*.safetensors")):
-        raise Fault(f"left: {left}")
+    names = [path.name for path in place.caches()]
+    if len(names) != 1 or names[0].startswith("."):
+        raise Fault(f"expected one cache, found {names}")
     return NOTICED

@@ -1,5 +1,6 @@
 """What campaigns work on: tiny pictures, a config, a finished run, MNIST's files, an ONNX file."""
 
+import os
 from pathlib import Path
 
 import data_files
@@ -57,6 +58,18 @@ def trained(name="run", *values, epochs=2):
 def mnist(root="data"):
     """Write MNIST's four files, small ones."""
     return data_files.write_mnist(Path(root))
+
+
+def caches():
+    """Return the data caches and what lies beside them."""
+    folders = [*Path(".").glob("*/cnn-cache"), Path(os.environ["XDG_CACHE_HOME"])]
+    return [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def forget():
+    """Remove all data caches."""
+    for path in caches():
+        path.unlink()
 
 
 def pictures(rng, folder):

@@ -77,13 +77,13 @@ def _numbered(wait):
 
 
 def _caches(wait):
-    shutil.rmtree("images/cnn-cache", ignore_errors=True)
+    place.forget()
     argv = ("train", place.CONFIG, "--dry-run")
     _both(argv, argv, wait, {0})
     from cnn.data import load_dataset
 
     load_dataset("folder", "images")
-    if left := [p.name for p in Path("images/cnn-cache").iterdir() if p.name.startswith(".")]:
+    if left := [p.name for p in place.caches() if p.name.startswith(".")]:
         raise Fault(f"left {left}")
     return HARMLESS
 
