@@ -46,6 +46,13 @@ class Network:
         """Return the built network of an ONNX file; see ``cnn.interop.onnx_read.read_onnx``."""
         return importlib.import_module("cnn.interop.onnx_read").read_onnx(file)[0]
 
+    def load_state_dict(self, file):
+        """Copy the weights of PyTorch's module from a file; see ``cnn.interop.state_dict.load_state_dict``.
+
+        Returns a report, printable, of what matched.
+        """
+        return importlib.import_module("cnn.interop.state_dict").load_state_dict(self, file)
+
     @classmethod
     def load(cls, file):
         """Return the built network of a file of ``save``, of a checkpoint or of a run folder.

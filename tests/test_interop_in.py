@@ -1,11 +1,13 @@
 """Networks of ONNX files compute what their file says, train, and are refused in one line otherwise."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import helpers
 import numpy as np
 import pytest
+import tiny
 
 from cnn.errors import CheckpointError
 from cnn.interop.card import About
@@ -228,6 +230,39 @@ def test_changed_files_are_refused_in_a_line_or_read(tmp_path):
         path.write_bytes(content)
         with pytest.raises(CheckpointError):
             Network.from_onnx(path)
+
+
+def test_a_trained_config_goes_out_comes_in_is_tuned_and_goes_out_again(tmp_path, capsys):
+    tiny.write_images(tmp_path / "images")
+    config = tiny.write_config(tmp_path / "tiny.toml", tmp_path / "images")
+    assert tiny.main(["train", str(config), "--run", str(tmp_path / "run")]) == 0
+    out = tmp_path / "tiny.onnx"
+    assert tiny.run(capsys, "export", tmp_path / "run", "--format", "onnx", "--out", out)[0] == 0
+    trained = Network.load(tmp_path / "run")
+    x = np.random.default_rng(0).standard_normal((12, *trained.input_shape)).astype(np.float32)
+    expected = trained.predict(x)
+    network, about, _ = read_onnx(out)
+    assert np.abs(network.predict(x) - expected).max() <= 1e-6 * max(1, np.abs(expected).max())
+    head = Linear(2)
+    tuned = Network([*network.layers[:-1], head])
+    tuned.build(trained.input_shape)
+    labels, loss = np.arange(12) % 2, SoftmaxCrossEntropy()
+    optimizer = SGD(tuned.parameters(), lr=0.05, momentum=0.9)
+    values = []
+    for _ in range(60):
+        values.append(loss.forward(tuned.forward(x, training=True), labels))
+        tuned.zero_grad()
+        tuned.backward(loss.backward(), input_gradient=False)
+        optimizer.step()
+    assert values[-1] < 0.5 * values[0]
+    about = dataclasses.replace(about, classes=["even", "odd"])
+    (again,) = export(tuned, about, "onnx", tmp_path / "tuned.onnx")
+    back, found, _ = read_onnx(again)
+    assert found.classes == ["even", "odd"]
+    expected = tuned.predict(x)
+    assert np.abs(back.predict(x) - expected).max() <= 1e-6 * max(1, np.abs(expected).max())
+    ours = ort.InferenceSession(str(again)).run(None, {"input": x})[0]
+    assert np.abs(ours - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
 
 
 def test_the_node_tests_of_the_onnx_package_are_right_or_refused(tmp_path):

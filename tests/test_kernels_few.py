@@ -8,7 +8,8 @@ from cnn import reference
 from cnn.fast import kernels
 from cnn.fast.conv import few as few_conv
 from cnn.fast.conv import few_winograd
-from cnn.fast.kernels import activation, few
+from cnn.fast.kernels import activation, few, few_joins
+from cnn.fast.lanes import NotForFew, channel_vector
 from cnn.fast.machine.fingerprint import PIECE, Fingerprint
 
 ONE, SAME = (1, 1), ((1, 1), (1, 1))
@@ -133,9 +134,10 @@ def test_pooling_with_dilation_and_rounded_up_agrees_with_the_reference(padding,
             close(plain(found), reference.avg_pool2d_forward(x, *call, include, ceil_mode), 1e-12)
 
 
-@pytest.mark.parametrize("name", ["elu", "hardsigmoid", "hardswish"])
+@pytest.mark.parametrize("name", ["elu", "hardsigmoid", "hardswish", "relu6", "hardtanh"])
 def test_new_activations_agree_with_the_reference(name):
-    x, arguments = 3 * normal(3, 21, 5, 3, dtype=np.float64), (0.7,) if name == "elu" else ()
+    x = 3 * normal(3, 21, 5, 3, dtype=np.float64)
+    arguments = {"elu": (0.7,), "hardtanh": (-0.5, 2.0)}.get(name, ())
     found = getattr(kernels, f"{name}_forward")(few.enter(x), *arguments)
     close(plain(found), getattr(reference, f"{name}_forward")(x, *arguments), 1e-12)
 
@@ -217,3 +219,43 @@ def test_a_fingerprint_of_nothing_changes_once():
     prints = Fingerprint([])
     assert prints.changed()
     assert not prints.changed()
+
+
+@pytest.mark.parametrize("sizes", [(16, 32), (16, 5), (5, 16, 20), (3,), (40, 17, 1, 2)])
+def test_channels_are_joined_wherever_they_lie(sizes):
+    parts = [normal(2, size, 3, 4, dtype=np.float64) for size in sizes]
+    found = kernels.concat([few.enter(part) for part in parts])
+    close(plain(found), np.concatenate(parts, 1), 0)
+    assert np.isfinite(found.data).all()
+    beyond = found.data.transpose(0, 2, 3, 1, 4).reshape(2, 3, 4, -1)[..., sum(sizes) :]
+    assert (beyond == 0).all()
+
+
+@pytest.mark.parametrize("plane", [(3, 4), (1, 1), (1, 4), (3, 1)])
+def test_products_repeat_planes_of_one_pixel(plane):
+    a, b = normal(2, 21, 3, 4, dtype=np.float64), normal(2, 21, *plane, dtype=np.float64)
+    close(plain(kernels.multiply(few.enter(a), few.enter(b))), a * b, 0)
+    close(plain(kernels.multiply(few.enter(b), few.enter(a))), a * b, 0)
+    close(plain(kernels.add(few.enter(a), few.enter(a))), a + a, 0)
+    with pytest.raises(NotForFew):
+        kernels.multiply(few.enter(a), few.enter(normal(2, 1, 3, 4, dtype=np.float64)))
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "padding", "dilation"),
+    [
+        (32, (3, 3), (1, 1), SAME, ONE),
+        (21, (3, 3), (2, 2), SAME, ONE),
+        (5, (5, 2), (1, 2), ((2, 1), (0, 3)), ONE),
+        (17, (3, 3), (1, 1), ((2, 2), (0, 4)), (2, 3)),
+    ],
+)
+def test_depthwise_filters_agree_with_the_reference(channels, kernel, stride, padding, dilation):
+    x, bias = normal(2, channels, 7, 9, dtype=np.float64), normal(channels, dtype=np.float64)
+    weight = normal(channels, 1, *kernel, dtype=np.float64)
+    packed = few_joins.pack_depthwise(weight)
+    expected = reference.conv2d_forward(x, weight, bias, stride, padding, dilation, channels)
+    for relu in (False, True):
+        call = packed, channel_vector(bias), stride, padding, dilation, relu
+        found = few_joins.depthwise(few.enter(x), *call)
+        close(plain(found), np.maximum(expected, 0) if relu else expected, 1e-12)

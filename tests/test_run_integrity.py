@@ -318,28 +318,6 @@ def test_the_weights_never_take_a_gradient_that_is_not_finite(place, monkeypatch
     assert all(np.isfinite(a).all() for a in checkpoint.load(trainer.run.last)[0].values())
 
 
-@pytest.mark.parametrize("backend", ["reference", "numba"])
-def test_an_update_that_overflows_ends_the_run_in_its_step(place, backend):
-    (place / "nan").mkdir()
-    sets = [f"train.backend={backend}", "train.snapshots=9"]
-    trainer = Trainer(load_config("tiny.toml", sets), run_folder.RunFolder(place / "nan"))
-    backward, steps = trainer.network.backward, []
-
-    def enormous(dy, **options):
-        backward(dy, **options)
-        steps.append(1)
-        if len(steps) == 5:
-            trainer.network.grad[:], trainer.optimizer.lr = 3e38, 1e3
-
-    trainer.network.backward = enormous
-    expected = r"epoch 2, step [12] of 3: after the update \d\.\w+ holds (NaN|Inf)"
-    with pytest.raises(NumericError, match=expected):
-        trainer.fit()
-    files = list(trainer.run.path.rglob("*.safetensors"))
-    assert len(files) > 3
-    assert all(np.isfinite(a).all() for path in files for a in checkpoint.load(path)[0].values())
-
-
 @pytest.mark.parametrize("lr", ["1e37", "1e39"])
 def test_a_rate_far_too_high_ends_with_numbers_and_keeps_the_best_finite(place, capsys, lr):
     sets = ["data.validation=0", f"optimizer.lr={lr}", "optimizer.momentum=0.0", "data.batch_size=64"]

@@ -18,4 +18,7 @@ COMMANDS = {
     "exercise": "exercises that mark themselves, from softmax to a residual block",
     "break": "a classic bug, planted in a copy of cnn: find out which",
     "data": "fetch and verify a data set ahead of time",
+    "new": "look at a folder of photos and write a config for it",
+    "config": "write a config that comes with cnn into a file, to change it",
+    "completion": "print a script that completes commands and options in a shell",
 }

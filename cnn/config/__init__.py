@@ -1,5 +1,6 @@
 """Experiments in TOML: typed, complete, refused when a key or a value is wrong. Nothing is built here."""
 
+from cnn.config.keys import option_for
 from cnn.config.load import (
     bundled_config,
     load_config,
@@ -21,6 +22,7 @@ __all__ = [
     "json_schema",
     "load_config",
     "naming_file",
+    "option_for",
     "parse_document",
     "read_document",
     "resolve",

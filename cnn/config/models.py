@@ -158,7 +158,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: Data
     model: Model
-    loss: sections.of(LOSSES, only="SoftmaxCrossEntropy") = Field({}, validate_default=True)
+    loss: sections.of(LOSSES, default="SoftmaxCrossEntropy") = Field({}, validate_default=True)
     optimizer: sections.of(OPTIMIZERS, Optimizer)
     schedule: sections.of(SCHEDULES, Schedule) = Field({"type": "constant"}, validate_default=True)
     average: sections.of(AVERAGES) = Field({"type": "none"}, validate_default=True)

@@ -93,7 +93,7 @@ def fitted(images, size):
     return out
 
 
-def of_pillow(image, shape, name="image"):
+def of_pillow(image, shape, name="image", fit="stretch"):
     """Return a Pillow image as (C, H, W) uint8, as a file with it would be read; C is 1 or 3."""
     mode = "L" if shape[0] == 1 else "RGB"
-    return pixels_of(image, name, shape[1:], mode)[0]
+    return pixels_of(image, name, shape[1:], mode, fit=fit)[0]

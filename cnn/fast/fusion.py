@@ -5,7 +5,7 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv import few as few_conv
 from cnn.fast.conv import few_winograd
-from cnn.fast.kernels import activation, conv, elementwise, few, linear, norm, pool
+from cnn.fast.kernels import activation, conv, elementwise, few, few_joins, linear, norm, pool
 from cnn.fast.lanes import Lanes, NotForFew, channel_vector
 from cnn.fast.step import Single, Step, array, walk_back
 from cnn.geometry import output_shape
@@ -260,9 +260,12 @@ class Weighted(Step):
             packed = folded.packed(few_conv.pack, folded.weight[:, :, None, None])
             return few_conv.linear(x, packed, bias, k, relu)
         stride, padding, dilation, groups = self._layer._geometry()
-        if groups > 1:
-            raise NotForFew
         shape = folded.weight.shape
+        if groups > 1:
+            if not groups == k == x.shape[1]:
+                raise NotForFew
+            packed = folded.packed(few_joins.pack_depthwise, folded.weight)
+            return few_joins.depthwise(x, packed, bias, stride, padding, dilation, relu)
         out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
         quick = shape[2:] == (3, 3) and conv.suits_winograd(
             x.dtype, shape, out_size, stride, dilation, groups

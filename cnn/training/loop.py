@@ -248,7 +248,7 @@ class Trainer:
             cut["epoch_seconds"] = p.epoch_seconds
         p.cut = cut
         p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.epoch_seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
-        self.run.log(epoch_line(row, self.epochs, self.config.loss.label_smoothing > 0))
+        self.run.log(epoch_line(row, self.epochs, getattr(self.config.loss, "label_smoothing", 0) > 0))
         is_best = self._is_best(row)
         if is_best:
             p.best = {"epoch": p.epoch, "loss": loss, "accuracy": accuracy}
@@ -273,7 +273,7 @@ class Trainer:
         if len(split) == 0:
             return None, None
         try:
-            return experiment.evaluate(self.network, self.evaluation_batches(split))[:2]
+            return experiment.evaluate(self.network, self.evaluation_batches(split), loss=self.loss)[:2]
         except NumericError as error:
             found = finite.state(self.network)
             words = f"validation: {error}" + (f": {found}" if found else "")

@@ -10,7 +10,7 @@ from cnn.errors import CheckpointError, ConfigError
 from cnn.files import is_temporary, locked, remove_temporaries, write_atomically
 from cnn.language import translate
 from cnn.report import plots
-from cnn.terminal import ReaderLeft, say
+from cnn.terminal import ReaderLeft, is_quiet, say
 from cnn.training import parts, resume
 from cnn.training.finish import finish
 from cnn.training.interruption import Interrupted
@@ -103,9 +103,10 @@ class RunFolder:
         """Return what ends the training after a signal."""
         return Interrupted(message, signum)
 
-    def log(self, line):
+    def log(self, line, result=False):
         """Append a line to log.txt, in English, with the time, and print it in the language of the command.
 
+        Only the ``result`` is printed where no progress is wanted.
         Where the reader of stdout has left, ``reader_left`` says so. Raises CheckpointError when log.txt
         cannot be written.
         """
@@ -115,7 +116,8 @@ class RunFolder:
         except OSError as error:
             raise CheckpointError(f"{self.log_file}: cannot be written: {error.strerror or error}") from error
         try:
-            say(translate(line))
+            if result or not is_quiet():
+                say(translate(line))
         except ReaderLeft:
             self.reader_left = True
 

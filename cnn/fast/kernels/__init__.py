@@ -8,7 +8,7 @@ its arguments into the blocked layout and launches one compiled task.
 
 from functools import wraps
 
-from cnn.fast.kernels import few, layout  # noqa: F401  as_blocked transposes with layout
+from cnn.fast.kernels import few, few_joins, layout  # noqa: F401  as_blocked transposes with layout
 from cnn.fast.kernels.activation import (
     elu_backward,
     elu_forward,
@@ -67,6 +67,7 @@ from cnn.fast.kernels.images import (
     cut_windows,
     flip_images,
     normalize_pixels,
+    recolor_images,
     resample_images,
 )
 from cnn.fast.kernels.linear import (
@@ -185,6 +186,7 @@ __all__ = [
     "pad2d_forward",
     "prelu_backward",
     "prelu_forward",
+    "recolor_images",
     "relu6_backward",
     "relu6_forward",
     "relu_backward",
@@ -226,3 +228,19 @@ def _either(name):
 
 for _name in few.OPERATIONS:
     _either(_name)
+
+
+def _joins(name):
+    """Likewise for an operation of several arrays."""
+    many, few_images = globals()[name], getattr(few_joins, name)
+
+    @wraps(many)
+    def operation(*arguments, **options):
+        first = arguments[0][0] if isinstance(arguments[0], (list, tuple)) else arguments[0]
+        return (few_images if type(first) is Lanes else many)(*arguments, **options)
+
+    globals()[name] = operation
+
+
+for _name in ("add", "concat", "multiply"):
+    _joins(_name)

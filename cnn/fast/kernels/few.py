@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.kernels import activation, elementwise
+from cnn.fast.kernels import activation, elementwise, hardtanh
 from cnn.fast.kernels.pool import Window, counted, end_cell, first_cell, window
 from cnn.fast.lanes import Lanes, channel_vector  # noqa: F401
 from cnn.fast.machine import vector as v
@@ -213,11 +213,20 @@ def _activation(name):
 relu_forward, sigmoid_forward, tanh_forward = map(_activation, ("relu", "sigmoid", "tanh"))
 leaky_relu_forward, silu_forward, elu_forward = map(_activation, ("leaky_relu", "silu", "elu"))
 hardsigmoid_forward, hardswish_forward = map(_activation, ("hardsigmoid", "hardswish"))
+relu6_forward = _activation("relu6")
 
 
 def gelu_forward(x, tanh):
     """``gelu_forward`` on Lanes."""
     return activate(x, *activation.kind_of("gelu_tanh" if tanh else "gelu"))
+
+
+def hardtanh_forward(x, low, high):
+    """``hardtanh_forward`` on Lanes."""
+    y, size = Lanes(x.shape, x.dtype), x.data.size
+    values = table(hardtanh.Hardtanh(x.address, y.address, 0, size, bits(low), bits(high)))
+    launch(hardtanh.hardtanh_task(x.dtype.itemsize), chunks(size), values)
+    return y
 
 
 def max_pool2d_forward(x, kernel_size, stride, padding, dilation=(1, 1), ceil_mode=False):
@@ -246,4 +255,5 @@ OPERATIONS = (
     "relu_forward", "leaky_relu_forward", "sigmoid_forward", "tanh_forward", "silu_forward", "gelu_forward",
     "max_pool2d_forward", "avg_pool2d_forward", "global_max_pool_forward", "global_avg_pool_forward",
     "elu_forward", "hardsigmoid_forward", "hardswish_forward", "flatten",
+    "hardtanh_forward", "relu6_forward",
 )  # fmt: skip

@@ -20,6 +20,7 @@ import numpy as np
 from numba import types
 from numba.core.ccallback import CFunc
 from numba.extending import register_jitable
+from numba.np.ufunc import parallel as numba_threads
 
 from cnn.fast.machine import cache
 from cnn.fast.machine.owner import local, owner
@@ -166,6 +167,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+@functools.cache
+def _number_of_threads():
+    """What ``numba.get_num_threads`` asks behind two locks, which take 2 µs of a prediction's 40."""
+    numba.get_num_threads()  # starts the threads, the first time
+    return numba_threads._get_num_threads
+
+
+def _threads():
+    return 1 if _forked else _number_of_threads()()
+
+
 def launch(function, count, params):
     """Run the compiled task for index 0 ... count-1, spread over the threads; or write that down.
 
@@ -179,9 +191,9 @@ def launch(function, count, params):
         _launch_plainly(function, count, params.ctypes.data)
     elif _takes_turns:
         with _queue:
-            _launch(function.address, count, params, 1 if _forked else numba.get_num_threads())
+            _launch(function.address, count, params, _threads())
     else:
-        _launch(function.address, count, params, 1 if _forked else numba.get_num_threads())
+        _launch(function.address, count, params, _threads())
 
 
 def _launch_plainly(function, count, address):
@@ -212,9 +224,9 @@ class Launches:
             self._rows = table([(task.address, count, p.ctypes.data) for task, count, p in self._launches])
         if _takes_turns:
             with _queue:
-                _launch_all(self._rows, 1 if _forked else numba.get_num_threads())
+                _launch_all(self._rows, _threads())
         else:
-            _launch_all(self._rows, 1 if _forked else numba.get_num_threads())
+            _launch_all(self._rows, _threads())
 
 
 def plans(make):
