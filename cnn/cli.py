@@ -17,7 +17,8 @@ from cnn.backend import check_environment
 from cnn.commands import COMMANDS
 from cnn.commands.common import add_common_arguments
 from cnn.errors import CnnError, ConfigError, did_you_mean
-from cnn.language import LANGUAGES, choose, speaking, translate
+from cnn.helptext import localise
+from cnn.language import LANGUAGES, choose, pad, phrase, speaking, translate
 
 _MAX_LINES = 3
 _MAX_LENGTH = 380  # of a line of an error
@@ -84,6 +85,7 @@ def _run(argv):
     parser = _Parser(prog=f"cnn {name}", description=module.__doc__, allow_abbrev=False)
     module.add_arguments(parser)
     add_common_arguments(parser)
+    localise(parser)
     args, unknown = parser.parse_known_args(rest)
     if unknown:
         raise ConfigError(f'{parser.prog}: unknown argument "{unknown[0]}".{_hint(parser, unknown[0], rest)}')
@@ -117,16 +119,16 @@ class _Parser(argparse.ArgumentParser):
 
 def _overview():
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()]
+    lines = [f"  {pad(name, width)}  {phrase(summary)}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: cnn COMMAND ...",
+            phrase("usage: cnn COMMAND ..."),
             "",
-            "Convolutional networks from scratch. `cnn train` trains the bundled sample in seconds.",
+            phrase("Convolutional networks from scratch. `cnn train` trains the bundled sample in seconds."),
             "",
             *lines,
             "",
-            "cnn help COMMAND explains a command; cnn --version prints the version.",
+            phrase("cnn help COMMAND explains a command; cnn --version prints the version."),
         ]
     )
 

@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0,
     "files": 1,
+    "helptext": 2,
     "language": 1,
     "tensor_file": 1,
     "terminal": 1,

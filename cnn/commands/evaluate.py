@@ -5,7 +5,7 @@ harmonic mean of both; "mean" is that over the classes, so that a rare class cou
 """
 
 from cnn.commands.common import add_precision_argument, add_set_argument, add_trained_argument
-from cnn.language import translate
+from cnn.language import pad, phrase, translate, width
 from cnn.terminal import say
 
 
@@ -110,24 +110,29 @@ def class_table(classes, labels, probabilities):
     from cnn.metrics import class_scores, confusion_matrix
 
     confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
-    width = max(5, *(len(name) for name in classes))
-    lines = [f"{'class':{width}}  images   right  recall  precision      F1  most often mistaken for"]
+    heads = ("class", "images", "right", "recall", "precision", "F1", "most often mistaken for")
+    heads = [phrase(head) for head in heads]
+    first = max(5, *(width(name) for name in (*classes, heads[0])))
+    columns = [max(width(head), least) for head, least in zip(heads[1:6], (6, 6, 6, 9, 6), strict=True)]
+
+    def line(name, cells, last=""):
+        cells = [" " * (room - width(cell)) + cell for cell, room in zip(cells, columns, strict=True)]
+        return "  ".join([pad(name, first), *cells, last]).rstrip()
+
+    lines = [line(heads[0], heads[1:6], heads[6])]
     scores = np.array(class_scores(confusion))
     for k, name in enumerate(classes):
         wrong = np.where(np.arange(len(classes)) == k, 0, confusion[k])
         mistaken = f"{classes[wrong.argmax()]} ({wrong.max()})" if wrong.max() else ""
-        shown = _scores(scores[:, k])
-        lines.append(
-            f"{name:{width}}  {confusion[k].sum():6}  {confusion[k, k]:6}  {shown}  {mistaken}".rstrip()
-        )
+        counts = (str(confusion[k].sum()), str(confusion[k, k]))
+        lines.append(line(name, (*counts, *_scores(scores[:, k])), mistaken))
     means = [np.nanmean(row) if np.isfinite(row).any() else np.nan for row in scores]
-    lines.append(f"{'mean':{width}}  {'':6}  {'':6}  {_scores(means)}")
+    lines.append(line(phrase("mean"), ("", "", *_scores(means))))
     return "\n".join(lines)
 
 
 def _scores(scores):
-    recall, precision, f1 = (f"{100 * x:.1f}%" if x == x else "-" for x in scores)
-    return f"{recall:>6}  {precision:>9}  {f1:>6}"
+    return [f"{100 * x:.1f}%" if x == x else "-" for x in scores]
 
 
 def _tell_more(classes, split, probabilities, suspects):

@@ -16,6 +16,7 @@ from cnn.commands.common import (
     add_trained_argument,
     load_trained,
 )
+from cnn.language import translate
 from cnn.terminal import say
 
 
@@ -106,4 +107,4 @@ def tell_remarks(path, remarks, mean):
     from cnn.data.picture import describe
 
     for remark in remarks:
-        say(f"{path}: {describe(remark, mean)}", error=True)
+        say(f"{path}: {translate(describe(remark, mean))}", error=True)

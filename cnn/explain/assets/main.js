@@ -95,6 +95,12 @@ function setLanguage(language) {
   byId("language").focus();
 }
 
+function repaintPage(theme) {
+  setTheme(theme, false);
+  renderPage();
+  reopen();
+}
+
 function setTheme(theme, remember = true) {
   app.theme = theme;
   document.documentElement.dataset.theme = theme;
@@ -144,7 +150,7 @@ function start() {
     waitingFor = setTimeout(() => refreshPage(document.activeElement?.id || null), 150);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) => {
-    if (!kept("theme")) setTheme(event.matches ? "dark" : "light", false), renderPage(), reopen();
+    if (!kept("theme")) repaintPage(event.matches ? "dark" : "light");
   });
   verify();
 }
