@@ -118,6 +118,9 @@ class Train(Section):
     keep_top: Annotated[int, Field(ge=0, le=100)] = Field(
         0, description="checkpoints of the so many best epochs, in the folder top/ of the run"
     )
+    loggers: list[Literal["tensorboard", "mlflow", "trackio"]] = Field(
+        [], description="that get the numbers as well; each is an extra of the same name"
+    )
     snapshots: Annotated[int, Field(ge=0, le=64)] | None = Field(
         None, description="weights kept for `cnn explain --history`; default: 8 of a small network, else none"
     )

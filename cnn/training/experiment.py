@@ -28,6 +28,7 @@ from cnn.optimizers.groups import Groups
 from cnn.optimizers.schedules import make_schedule
 from cnn.training import checkpoint
 from cnn.training.callbacks import EarlyStopping, TopCheckpoints
+from cnn.training.loggers import TRACKERS, JsonLines
 from cnn.training.tta import averaged_logits
 from cnn.training.whitening import whiten, whitened_layers
 
@@ -245,7 +246,12 @@ def build_schedule(config, steps_per_epoch):
 def own_callbacks(config):
     """Return the callbacks that the config asks for."""
     patience, top = config.train.patience, config.train.keep_top
-    return [*([EarlyStopping(patience)] if patience else []), *([TopCheckpoints(top)] if top else [])]
+    return [
+        JsonLines(),
+        *([EarlyStopping(patience)] if patience else []),
+        *([TopCheckpoints(top)] if top else []),
+        *(TRACKERS[name]() for name in config.train.loggers),
+    ]
 
 
 def build_average(config, network, steps_per_epoch):
