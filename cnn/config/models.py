@@ -106,6 +106,11 @@ class Train(Section):
     epochs: Epochs = Field(10, description="9.9: the tenth epoch has nine tenths of its steps")
     backend: Literal["numba", "reference"] = "numba"
     threads: Count | None = Field(None, description="default: all cores; the results do not depend on it")
+    micro_batch: Count | None = Field(
+        None,
+        description="images of a batch computed at a time; the sum of their gradients has the same bits for "
+        "any number of processes; default: all of the batch, 16 under mpiexec",
+    )
     winograd: bool = Field(True, description="numba: 3x3 convolutions with fewer multiplications, float32")
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="numba: bf16 stores activations and multiplies in bfloat16; sums are float32"
