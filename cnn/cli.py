@@ -15,8 +15,10 @@ import cnn
 from cnn import terminal
 from cnn.backend import check_environment
 from cnn.commands import COMMANDS
+from cnn.commands.common import add_common_arguments
 from cnn.errors import CnnError, ConfigError, did_you_mean
-from cnn.language import LANGUAGES, choose, speaking, translate
+from cnn.helptext import localise
+from cnn.language import LANGUAGES, choose, pad, phrase, speaking, translate
 
 _MAX_LINES = 3
 _MAX_LENGTH = 380  # of a line of an error
@@ -65,6 +67,8 @@ def _guarded(argv, debug):
 def _run(argv):
     if any("\0" in argument for argument in argv):
         raise ConfigError("found an argument with a NUL character, which no name can have")
+    if argv[:1] == ["help"] and len(argv) > 1 and not argv[1].startswith("-"):
+        argv = [argv[1], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         terminal.say(_overview())
         return 0
@@ -77,26 +81,33 @@ def _run(argv):
             f'found "{name}", expected a command: {", ".join(COMMANDS)}.{did_you_mean(name, COMMANDS)}'
         )
     check_environment()
-    module = importlib.import_module(f"cnn.commands.{name}")
+    module = importlib.import_module(f"cnn.commands.{name.replace('-', '_')}")
     parser = _Parser(prog=f"cnn {name}", description=module.__doc__, allow_abbrev=False)
     module.add_arguments(parser)
-    common = parser.add_argument_group("for every command")
-    common.add_argument("--threads", type=int, metavar="N", help="cores to use (default: all)")
-    common.add_argument(
-        "--language", choices=LANGUAGES, help="of the messages, English or Chinese (default: the locale's)"
-    )
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_common_arguments(parser)
+    localise(parser)
     args, unknown = parser.parse_known_args(rest)
     if unknown:
-        options = [option for action in parser._actions for option in action.option_strings]
-        raise ConfigError(
-            f'{parser.prog}: unknown argument "{unknown[0]}".{did_you_mean(unknown[0], options)}'
-        )
+        raise ConfigError(f'{parser.prog}: unknown argument "{unknown[0]}".{_hint(parser, unknown[0], rest)}')
     if args.threads is not None:
         from cnn.backend import set_threads
 
         set_threads(args.threads)
-    return module.run(args) or 0
+    with terminal.volume(quiet=args.quiet, verbose=args.verbose):
+        return module.run(args) or 0
+
+
+def _hint(parser, unknown, rest):
+    """Return what somebody meant by an unknown option: a key of the config, or another option."""
+    options = [option for action in parser._actions for option in action.option_strings]
+    if "--set" in options and unknown.startswith("--"):
+        from cnn.config import option_for
+
+        following = rest[rest.index(unknown) + 1 :][:1]
+        meant = option_for(unknown, *(value for value in following if not value.startswith("-")))
+        if meant:
+            return f' Did you mean "{meant}"?'
+    return did_you_mean(unknown, options)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,16 +119,16 @@ class _Parser(argparse.ArgumentParser):
 
 def _overview():
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()]
+    lines = [f"  {pad(name, width)}  {phrase(summary)}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: cnn COMMAND ...",
+            phrase("usage: cnn COMMAND ..."),
             "",
-            "Convolutional networks from scratch. `cnn train` trains the bundled sample in seconds.",
+            phrase("Convolutional networks from scratch. `cnn train` trains the bundled sample in seconds."),
             "",
             *lines,
             "",
-            "cnn COMMAND --help explains a command; cnn --version prints the version.",
+            phrase("cnn help COMMAND explains a command; cnn --version prints the version."),
         ]
     )
 

@@ -63,8 +63,29 @@ def during(what):
         raise
 
 
+# what arguments are called in Keras, scikit-learn, Ultralytics and others -> what they are called here
+SYNONYMS = {
+    "learning_rate": "lr", "batch": "batch_size", "bs": "batch_size", "n_epochs": "epochs",
+    "num_epochs": "epochs", "max_epochs": "epochs", "max_iter": "epochs", "filters": "out_channels",
+    "channels": "out_channels", "num_filters": "out_channels", "units": "out_features",
+    "neurons": "out_features", "kernel": "kernel_size", "pool_size": "kernel_size", "rate": "p",
+    "dropout": "p", "random_state": "seed", "imgsz": "image_size", "input_size": "image_size",
+    "wd": "weight_decay", "l2": "weight_decay", "validation_split": "validation", "valid_pct": "validation",
+    "val_split": "validation", "n_jobs": "threads", "data_dir": "root", "dense": "Linear",
+    "batchnormalization": "BatchNorm2d", "maxpooling2d": "MaxPool2d", "averagepooling2d": "AvgPool2d",
+    "globalaveragepooling2d": "GlobalAvgPool2d", "leakyrelu": "LeakyReLU",
+    "randomflip": "RandomHorizontalFlip",
+}  # fmt: skip
+
+
 def did_you_mean(word, options):
-    """Return ``' Did you mean "x"?'`` for the option nearest to ``word``, or an empty string."""
+    """Return ``' Did you mean "x"?'`` for the option nearest to ``word``, or an empty string.
+
+    What other tools call it counts as nearest.
+    """
     lowered = {str(option).lower(): str(option) for option in options}
+    other = SYNONYMS.get(str(word).lower())
+    if other in lowered.values():
+        return f' Did you mean "{other}"?'
     match = difflib.get_close_matches(str(word).lower(), lowered, n=1, cutoff=0.6)
     return f' Did you mean "{lowered[match[0]]}"?' if match else ""

@@ -31,6 +31,17 @@ def write_atomically(path, payload):
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def write_new(path, payload):
+    """Write bytes into a file that is not there yet; ConfigError where it is, or cannot be written."""
+    try:
+        with open(path, "xb") as file:
+            file.write(payload)
+    except FileExistsError as error:
+        raise ConfigError(f"{path}: found a file, expected none; choose another name or remove it") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def replace_atomically(path, parts):
     """Like ``write_atomically`` for an iterable of parts; an OSError is passed on as it is."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib import resources
 
-__all__ = ["LANGUAGES", "choose", "current", "pad", "say", "speaking", "translate", "width"]
+__all__ = ["LANGUAGES", "choose", "current", "pad", "phrase", "say", "speaking", "translate", "width"]
 
 LANGUAGES = ("en", "zh")
 _spoken = ContextVar("cnn language", default="en")
@@ -65,6 +65,12 @@ def translate(message: str) -> str:
     return message
 
 
+def phrase(text: str) -> str:
+    """Return a text of ``--help`` or of a table in the current language; its white space does not count."""
+    known = _catalogue("help") if current() == "zh" else {}
+    return known.get(text) or known.get(" ".join(text.split()), text)
+
+
 def width(text: str) -> int:
     """Return the columns that a text takes in a terminal: Chinese characters take two."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
@@ -77,7 +83,7 @@ def pad(text: str, columns: int) -> str:
 
 @cache
 def _catalogue(table: str = "messages") -> dict[str, str]:
-    file = resources.files("cnn").joinpath("i18n", "zh.toml")
+    file = resources.files("cnn").joinpath("i18n", "zh_help.toml" if table == "help" else "zh.toml")
     return tomllib.loads(file.read_text(encoding="utf-8"))[table]
 
 

@@ -110,7 +110,8 @@ class Model:
         batches = experiment.evaluation_batches(self.config, split, self.mean, self.std)
         with use_backend(self.config.train.backend), np.errstate(all="ignore"):
             views = self.config.tta if tta else None
-            probabilities = experiment.evaluate(self.network, batches, views)[2]
+            loss = experiment.build_loss(self.config, len(self.classes))
+            probabilities = experiment.evaluate(self.network, batches, views, loss)[2]
         return Predictions(probabilities, self.classes, names)
 
     def _gathered(self, images):
@@ -124,7 +125,7 @@ class Model:
             return files, np.stack([self._read(file) for file in files])
         if isinstance(images, Image.Image):
             name = getattr(images, "filename", "") or None
-            pixels = of_pillow(images, self._image_shape(), name or "image")
+            pixels = of_pillow(images, self._image_shape(), name or "image", self.config.data.fit)
             return [name], self._numbers(pixels[None])
         array = self._array(images)
         return [None] * len(array), array
@@ -176,6 +177,8 @@ class Predictions:
     Attributes
     ----------
     probabilities : (N, classes) float array
+        The softmax of the outputs, their sigmoid after a training with BCEWithLogitsLoss, and the outputs
+        themselves after one with MSELoss or L1Loss.
     classes : tuple of str
     names : list of N str
         The files; "image 0" ... where there are none.

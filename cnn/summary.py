@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from cnn import backend
+from cnn.language import pad, phrase, say, width
 from cnn.layers import Sequential
 from cnn.notebook import html_table
 
@@ -57,9 +58,9 @@ class Memory:
 
     def __str__(self):
         parts = ", ".join(
-            f"{name} {value / 2**20:.0f}" for name, value in vars(self).items() if value >= 1 << 19
+            f"{phrase(name)} {value / 2**20:.0f}" for name, value in vars(self).items() if value >= 1 << 19
         )
-        return f"training needs about {self.total / 2**20:.0f} MiB ({parts})"
+        return say("training needs about {size} MiB ({parts})", size=f"{self.total / 2**20:.0f}", parts=parts)
 
 
 def training_memory(network, batch_size):
@@ -124,15 +125,18 @@ class Summary:
 
     def __str__(self):
         title, body, total = self._table()
-        header = self._HEADER
-        widths = [max(len(line[i]) for line in (header, *body, total)) for i in range(len(header))]
+        header = tuple(map(phrase, self._HEADER))
+        widths = [max(width(line[i]) for line in (header, *body, total)) for i in range(len(header))]
 
         def line(cells):
-            left = [cell.ljust(width) for cell, width in zip(cells[:3], widths[:3], strict=True)]
-            right = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
+            left = [pad(cell, columns) for cell, columns in zip(cells[:3], widths[:3], strict=True)]
+            right = [
+                " " * (columns - width(cell)) + cell
+                for cell, columns in zip(cells[3:], widths[3:], strict=True)
+            ]
             return "  ".join(left + right).rstrip()
 
-        rule = "-" * len(line(header))
+        rule = "-" * width(line(header))
         return "\n".join([title, line(header), rule, *map(line, body), rule, line(total), str(self.memory)])
 
     def _table(self):
@@ -148,13 +152,16 @@ class Summary:
             )
             for row in self.rows
         ]
-        total = ("total", "", "", _parameters(self), f"{self.macs:,}", _bytes(self.activation_bytes))
-        title = f"input {' x '.join(map(str, self.input_shape))}, batch of {self.batch_size}"
+        total = (phrase("total"), "", "", _parameters(self), f"{self.macs:,}", _bytes(self.activation_bytes))
+        shape = " x ".join(map(str, self.input_shape))
+        title = say("input {shape}, batch of {n}", shape=shape, n=self.batch_size)
         return title, body, total
 
 
 def _parameters(row):
-    return f"{row.frozen:,} frozen of {row.parameters:,}" if row.frozen else f"{row.parameters:,}"
+    if not row.frozen:
+        return f"{row.parameters:,}"
+    return say("{n} frozen of {all}", n=f"{row.frozen:,}", all=f"{row.parameters:,}")
 
 
 def _bytes(count):

@@ -35,6 +35,35 @@ def printable_name(name):
     return printable(name).replace("\n", r"\n").replace("\t", r"\t")
 
 
+_quiet = False
+
+
+@contextmanager
+def volume(quiet=False, verbose=False):
+    """Inside of the block print no progress (``quiet``), or the log's lines of information as well."""
+    global _quiet
+    logger, before = logging.getLogger("cnn"), _quiet
+    handlers = [handler for handler in logger.handlers if isinstance(handler, _Handler)]
+    level, levels = logger.level, [handler.level for handler in handlers]
+    _quiet = quiet
+    if verbose:
+        logger.setLevel(logging.INFO)
+        for handler in handlers:
+            handler.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _quiet = before
+        logger.setLevel(level)
+        for handler, old in zip(handlers, levels, strict=True):
+            handler.setLevel(old)
+
+
+def is_quiet():
+    """Whether progress is not to be printed."""
+    return _quiet
+
+
 def say(text="", end="\n", error=False):
     """Print text, or an object as text, on stdout, or with ``error`` on stderr, above any progress bar.
 
@@ -63,6 +92,7 @@ def say(text="", end="\n", error=False):
 
 def bar(show=None, **options):
     """Return a tqdm bar on stderr; ``show=None`` shows it on a terminal, and in a notebook as its own."""
+    show = False if _quiet else show
     if show is not False and in_notebook():
         import warnings
 

@@ -52,8 +52,16 @@ def everything():
         ),
         layers.ConvTranspose2d(4, 3, stride=2, padding=1),
         layers.GELU(),
-        layers.Conv2d(6, 3, stride=2, padding=2, dilation=2),
+        layers.Conv2d(4, 3, stride=2, padding=2, dilation=2),
         layers.SiLU(),
+        layers.GroupNorm(2),
+        layers.PReLU(4),
+        layers.ZeroPad2d((2, -1, 0, 1)),
+        layers.MaxPool2d(2, stride=3, padding=1, dilation=2, ceil_mode=True),
+        layers.Upsample(scale_factor=(2, 3)),
+        layers.AvgPool2d(3, stride=2, padding=((0, 1), (1, 0)), ceil_mode=True),
+        layers.LayerNorm(),
+        layers.PReLU(),
         layers.Dropout(0.3),
         layers.Concat(
             [
@@ -62,7 +70,7 @@ def everything():
                 [layers.Softmax(), layers.Flatten(), layers.Linear(5, bias=False), layers.GELU("tanh")],
             ]
         ),
-        layers.Unflatten((1, 17, 1)),
+        layers.Unflatten((1, 13, 1)),
         layers.Flatten(),
         layers.BatchNorm1d(),
         layers.ELU(0.7),
@@ -120,37 +128,63 @@ def expected_numbers(nodes):
 
     Holds y of every node, dy wherever some layer sends a gradient, and the gradients of all parameters.
     """
-    leaves = {name: layer for name, layer in make_network(np.float64).walk() if not layer.children()}
-    found, arriving = {}, {}
+    found = recompute(nodes, make_network(np.float64))
+    return {
+        (k, name): values[0] if name in ("y", "dy", "p") else values for (k, name), values in found.items()
+    }
+
+
+def recompute(nodes, network, chained=False):
+    """Return the same for a float64 network, y, dy and p of all images: (N, ...).
+
+    ``chained``: each layer reads what the layer before it made here, from the pixels on, not what is stored.
+    """
+
+    def stored(node, name):
+        return np.array([own[name] for own in node.batch], np.float64)
+
+    leaves = {name: layer for name, layer in network.walk() if not layer.children()}
+    found, arriving, criterion = {}, {}, layers.SoftmaxCrossEntropy()
     with cnn.use_backend("reference"):
         for node in nodes[1:]:
-            xs = [nodes[k].stored["y"].astype(np.float64)[None] for k in node.inputs]
+            xs = [found[k, "y"] if chained and k else stored(nodes[k], "y") for k in node.inputs]
             if node.kind == "Loss":
-                criterion = layers.SoftmaxCrossEntropy()
-                found[node.id, "y"] = np.array([criterion.forward(xs[0], node.stored["target"][None])])
-                found[node.id, "p"] = criterion.probabilities[0]
-                dxs = [criterion.backward()]
-            elif node.kind == "Add":
-                found[node.id, "y"] = sum(xs)[0]
-                dxs = [node.stored["dy"].astype(np.float64)[None]] * len(xs)
+                loss = criterion.forward(xs[0], stored(node, "target"))
+                found[node.id, "y"], found[node.id, "p"] = (
+                    np.full((len(xs[0]), 1), loss),
+                    criterion.probabilities,
+                )
+            elif node.kind in ("Add", "Concat"):
+                found[node.id, "y"] = sum(xs) if node.kind == "Add" else np.concatenate(xs, axis=1)
             elif node.kind == "Mul":
-                found[node.id, "y"] = (xs[0] * xs[1])[0]
-                dy = node.stored["dy"].astype(np.float64)[None]
-                dxs = [multiply_backward(dy, xs[1 - k], xs[k].shape) for k in range(2)]
-            elif node.kind == "Concat":
-                found[node.id, "y"] = np.concatenate(xs, axis=1)[0]
-                cuts = np.cumsum([x.shape[1] for x in xs])[:-1]
-                dxs = np.split(node.stored["dy"].astype(np.float64)[None], cuts, axis=1)
+                found[node.id, "y"] = xs[0] * xs[1]
+            elif "mask" in node.stored:
+                found[node.id, "y"] = xs[0] * stored(node, "mask")
             else:
-                layer = leaves[node.name]
                 mode = node.attributes.get("training", False)
-                found[node.id, "y"] = np.array(layer.forward(xs[0], training=mode))[0]
-                layer.zero_grad()
-                dxs = [np.array(layer.backward(node.stored["dy"].astype(np.float64)[None]))]
-                for parameter in layer.parameters():
-                    found[node.id, "d" + parameter.name] = np.array(parameter.grad)
+                found[node.id, "y"] = np.array(leaves[node.name].forward(xs[0], training=mode))
+        for node in nodes[:0:-1]:
+            if node.kind == "Loss":
+                dxs = [criterion.backward()]
+            else:
+                dy = arriving[node.id] if chained else stored(node, "dy")
+                if node.kind == "Add":
+                    dxs = [dy] * len(node.inputs)
+                elif node.kind == "Concat":
+                    sizes = [nodes[k].stored["y"].shape[0] for k in node.inputs]
+                    dxs = np.split(dy, np.cumsum(sizes)[:-1], axis=1)
+                elif node.kind == "Mul":
+                    xs = [found[k, "y"] if chained and k else stored(nodes[k], "y") for k in node.inputs]
+                    dxs = [multiply_backward(dy, xs[1 - k], xs[k].shape) for k in range(2)]
+                elif "mask" in node.stored:
+                    dxs = [dy * stored(node, "mask")]
+                else:
+                    leaves[node.name].zero_grad()
+                    dxs = [np.array(leaves[node.name].backward(dy))]
+                    for parameter in leaves[node.name].parameters():
+                        found[node.id, "d" + parameter.name] = np.array(parameter.grad)
             for source, dx in zip(node.inputs, dxs, strict=True):
-                arriving[source] = arriving.get(source, 0) + dx[0]
+                arriving[source] = arriving.get(source, 0) + dx
     found.update({(source, "dy"): dx for source, dx in arriving.items()})
     return found
 

@@ -187,6 +187,10 @@ def test_config_builds_every_type():
         {"type": "CenterCrop", "size": 30},
         {"type": "Cutout", "size": 8},
         {"type": "RandomAffine", "degrees": 5},
+        {"type": "RandomVerticalFlip"},
+        {"type": "RandomRotation", "degrees": 5},
+        {"type": "RandomResizedCrop"},
+        {"type": "ColorJitter", "brightness": 0.2},
     ]
     built = augment.from_config(entries)
     assert [type(a).__name__ for a in built] == [e["type"] for e in entries]

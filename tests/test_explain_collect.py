@@ -80,9 +80,7 @@ def test_unfit_images_labels_and_layers_are_refused():
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
-        (lambda: layers.GroupNorm(2), "GroupNorm"),
-        (lambda: layers.PReLU(), "PReLU"),
-        (lambda: layers.MaxPool2d(2, ceil_mode=True), "MaxPool2d (ceil_mode)"),
+        (lambda: layers.MaxPool2d(2, ceil_mode=True), "MaxPool2d"),
         (lambda: layers.AvgPool2d(2), "AvgPool2d"),
         (lambda: type("Own", (layers.ReLU,), {})(), "Own"),
         (lambda: type("ReLU", (layers.ReLU,), {"__module__": "mine"})(), "ReLU (mine)"),
@@ -95,7 +93,7 @@ def test_a_layer_that_the_page_cannot_compute_is_a_node_of_values(make, kind):
     x = np.random.default_rng(0).standard_normal((2, 5, 5)).astype(np.float32)
     node = collect(network, x, 1)[1]
     assert node.kind == kind
-    assert node.values_only == (kind != "AvgPool2d")
+    assert node.values_only == (kind not in ("AvgPool2d", "MaxPool2d"))
     assert ("dx0" in node.stored) == node.values_only
     for name in node.parameters:
         assert node.stored[name].shape == node.stored["d" + name].shape

@@ -74,8 +74,9 @@ def test_skipping_to_the_content_keeps_the_address(browser, file):
     reader.close()
 
 
-def test_printed_maps_are_painted(browser, file):
-    reader = h.Reader(browser, file, width=800, height=500)
+def test_paper_is_white_with_all_maps_and_the_panel_after_them(browser, file):
+    reader = h.Reader(browser, file, "#/network/1/dweight/0,0,1,1", width=800, height=500, scheme="dark")
+    reader.page.emulate_media(media="print", color_scheme="dark")
     reader.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     blank = reader.page.evaluate(
         """[...document.querySelectorAll("canvas.map")].filter((canvas) => {
@@ -84,6 +85,18 @@ def test_printed_maps_are_painted(browser, file):
         }).length"""
     )
     assert blank == 0
+    shown = reader.page.evaluate(
+        """[getComputedStyle(document.body).backgroundColor, document.documentElement.dataset.theme,
+            getComputedStyle(byId("inspector")).position,
+            document.querySelectorAll(".derivation li").length > 5,
+            byId("inspector").getBoundingClientRect().top >= byId("rows").getBoundingClientRect().bottom]"""
+    )
+    assert shown == ["rgb(255, 255, 255)", "light", "static", True, True]
+    reader.page.emulate_media(media="screen", color_scheme="dark")
+    reader.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert reader.page.get_attribute("html", "data-theme") == "dark"
+    assert reader.page.locator("#value").count() == 1
+    assert not reader.complaints
     reader.close()
 
 

@@ -1,15 +1,22 @@
 """The commands speak English or Chinese, from one catalogue, with every number in its place."""
 
+import argparse
+import importlib
 import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cnn.doctor
-from cnn import cli, language
+from cnn import cli, language, layers
+from cnn.commands import COMMANDS
+from cnn.commands.common import add_common_arguments
+from cnn.commands.evaluate import class_table
 from cnn.doctor import FAIL, Finding, Report
-from cnn.language import choose, pad, say, speaking, translate, width
+from cnn.helptext import wrapped
+from cnn.language import choose, pad, phrase, say, speaking, translate, width
 from cnn.training.progress import epoch_line
 
 TABLES = tomllib.loads((Path(language.__file__).parent / "i18n" / "zh.toml").read_text(encoding="utf-8"))
@@ -111,3 +118,66 @@ def test_a_line_of_training_is_chinese_and_says_whether_its_labels_are_smoothed(
     with speaking("zh"):
         assert name in translate(line)
         assert "验证损失 0.2000" in translate(line)
+
+
+#: The commands of which learners must understand every word.
+LEARNERS = ("train", "evaluate", "predict", "explain", "summary", "doctor", "gradcheck", "exercise", "break")
+
+
+def texts_of_help(commands=LEARNERS):
+    """Return every text that --help shows, white space as single spaces."""
+    found = {COMMANDS[name] for name in commands}
+    for name in commands:
+        module = importlib.import_module(f"cnn.commands.{name}")
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        add_common_arguments(parser)
+        found |= {module.__doc__, *(action.help for action in parser._actions if action.help)}
+        found |= {group.title for group in parser._action_groups}
+    return {" ".join(text.split()) for text in found}
+
+
+def test_every_text_of_help_is_chinese_as_well():
+    with speaking("zh"):
+        for text in texts_of_help():
+            assert CHINESE.search(phrase(text)), text
+
+
+def test_help_in_chinese_stays_within_the_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in LEARNERS:
+        assert cli.main([name, "--help", "--language", "zh"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("用法：")
+        assert max(map(width, lines)) <= 80
+        assert not [line for line in lines if line.lstrip()[:1] in "，。；：" and line.strip()]
+        assert any("选项" in line for line in lines)
+
+
+def test_the_overview_is_chinese(capsys):
+    assert cli.main(["--help", "--language", "zh"]) == 0
+    printed = capsys.readouterr().out
+    assert "按配置训练一个网络" in printed
+
+
+def test_a_line_is_broken_beside_chinese_characters_and_at_spaces():
+    assert wrapped("梯度，损失 loss 下降", 6) == ["梯度，", "损失", "loss", "下降"]
+    assert wrapped("", 6) == []
+
+
+def test_tables_have_chinese_heads_above_their_columns():
+    network = cnn.Network([layers.Conv2d(2, 3), layers.Flatten(), layers.Linear(3)])
+    network.build((1, 6, 6))
+    probabilities = np.eye(3)[[0, 1, 1, 2]]
+    with speaking("zh"):
+        table = str(network.summary(batch_size=4)).splitlines()
+        classes = class_table(["猫", "dog", "elk"], np.array([0, 1, 2, 2]), probabilities).splitlines()
+    assert table[0] == "输入 1 x 6 x 6，批次大小 4"
+    assert table[1].split() == ["层", "类型", "输出", "参数量", "乘加次数", "激活值"]
+    assert "训练大约需要" in table[-1]
+    assert (
+        len({width(line) for line in table[1:2] + table[3:6]}) == 1
+    )  # the last column ends where its head ends
+    assert classes[0].split() == ["类别", "图像数", "答对", "召回率", "精确率", "F1", "最常误判为"]
+    ends = [width(line[: line.index("%")]) for line in classes[1:]]
+    assert len(set(ends)) == 1

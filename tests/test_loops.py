@@ -73,6 +73,17 @@ def test_max_pooling_with_ties(settings):
     )
 
 
+def test_max_pooling_with_dilation():
+    x, settings = draw(2, 3, 9, 8), ((2, 3), (2, 1), ((1, 0), (1, 2)), (3, 2))
+    y, where = loops.max_pool2d_forward(x, *settings)
+    expected, argmax = reference.max_pool2d_forward(x, *settings)
+    same(y, expected)
+    dy = draw(*y.shape, seed=1)
+    same(
+        loops.max_pool2d_dx(dy, where, x.shape), reference.max_pool2d_backward(dy, argmax, x.shape, *settings)
+    )
+
+
 @pytest.mark.parametrize("count_include_pad", [True, False])
 @pytest.mark.parametrize("settings", WINDOWS.values(), ids=WINDOWS)
 def test_average_pooling(settings, count_include_pad):

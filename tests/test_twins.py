@@ -1,8 +1,8 @@
 """Each operation exists twice; here both answer the same question and must agree.
 
-CASES holds, for every public name that ``cnn.reference`` and ``cnn.fast.kernels`` share, a function
-``case(ops, draw, window)`` that calls it and returns every array it produced or changed. ``draw`` makes the
-same random arrays for both, ``window`` is one of the geometries below or a random one.
+CASES holds, for every public name that both share, a function ``case(ops, draw, window)`` that calls it and
+returns every array it made or changed. ``draw`` makes the same random arrays for both, ``window`` is a
+geometry.
 """
 
 import functools
@@ -15,8 +15,7 @@ from helpers import SEED, error_of, naming
 from cnn import geometry, reference
 from cnn.fast import kernels
 
-#: What a result may differ by, in units of its largest value.
-TOLERANCE = {np.float64: 1e-11, np.float32: 5e-5}
+TOLERANCE = {np.float64: 1e-11, np.float32: 5e-5}  # in units of the largest value
 
 
 def _windows():
@@ -351,9 +350,15 @@ def flip_images(ops, draw, window):
 
 def blacken_squares(ops, draw, window):
     images, _ = _images(draw, window)
-    tops, lefts = draw.rng.integers(-3, 9, (2, len(images)))
-    ops.blacken_squares(images, tops, lefts, 3)
+    ops.blacken_squares(images, *draw.rng.integers(-3, 9, (2, len(images))), 3)
     return [images]
+
+
+def recolor_images(ops, draw, window):
+    images, _ = _images(draw, window)
+    (n, c), out = images.shape[:2], np.full_like(images, 77)
+    ops.recolor_images(images, draw.rng.integers(-99, 99, (n, c, c + 1)) / 8, out)  # eighths add exactly
+    return [out]
 
 
 def resample_images(ops, draw, window):
@@ -472,6 +477,7 @@ CASES = {
     "cut_windows": cut_windows,
     "flip_images": flip_images,
     "blacken_squares": blacken_squares,
+    "recolor_images": recolor_images,
     "resample_images": resample_images,
     "squared_norm": squared_norm,
     "sgd_update": sgd_update,

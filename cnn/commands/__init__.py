@@ -14,8 +14,12 @@ COMMANDS = {
     "export": "write a trained network as ONNX, for PyTorch, for a model hub, or as one C file",
     "summary": "layers, shapes, parameters, multiply-adds and memory of a config",
     "doctor": "examine a config before training: data, initial loss, learning rate, gradients",
+    "lr-find": "the loss over a growing learning rate, and the rate that it suggests",
     "gradcheck": "compare every gradient of a config with numerical ones",
     "exercise": "exercises that mark themselves, from softmax to a residual block",
     "break": "a classic bug, planted in a copy of cnn: find out which",
     "data": "fetch and verify a data set ahead of time",
+    "new": "look at a folder of photos and write a config for it",
+    "config": "write a config that comes with cnn into a file, to change it",
+    "completion": "print a script that completes commands and options in a shell",
 }

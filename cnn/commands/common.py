@@ -1,5 +1,34 @@
 """Arguments that several commands share."""
 
+import argparse
+import importlib
+
+from cnn.commands import COMMANDS
+from cnn.language import LANGUAGES
+
+
+def add_common_arguments(parser):
+    """Add what every command takes."""
+    common = parser.add_argument_group("for every command")
+    common.add_argument("--threads", type=int, metavar="N", help="cores to use (default: all)")
+    common.add_argument("-q", "--quiet", action="store_true", help="no progress: results, warnings, errors")
+    common.add_argument("-v", "--verbose", action="store_true", help="also say what is read from where")
+    common.add_argument(
+        "--language", choices=LANGUAGES, help="of the messages, English or Chinese (default: the locale's)"
+    )
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def whole_parser():
+    """Return one parser of all commands, for what wants to know them all: completion in a shell."""
+    parser = argparse.ArgumentParser(prog="cnn")
+    commands = parser.add_subparsers()
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        importlib.import_module(f"cnn.commands.{name}").add_arguments(command)
+        add_common_arguments(command)
+    return parser
+
 
 def add_config_arguments(parser):
     """Add CONFIG and --set."""

@@ -1,7 +1,11 @@
-"""Print loss, accuracy and a per-class table of a trained network."""
+"""Print loss, accuracy, a table of the classes and the images whose labels are likely wrong.
+
+recall = right / images of the class; precision = right / images that were given this class; F1 is the
+harmonic mean of both; "mean" is that over the classes, so that a rare class counts as much as a frequent one.
+"""
 
 from cnn.commands.common import add_precision_argument, add_set_argument, add_trained_argument
-from cnn.language import translate
+from cnn.language import pad, phrase, translate, width
 from cnn.terminal import say
 
 
@@ -13,6 +17,16 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--tta", action="store_true", help="average over the views that the config's [tta] describes"
+    )
+    parser.add_argument(
+        "--json", metavar="F", help="write all numbers, and the confusion matrix, to this file"
+    )
+    parser.add_argument("--confusion", metavar="F.csv", help="write the confusion matrix: a row a true class")
+    parser.add_argument(
+        "--predictions", metavar="F.csv", help="write the file, label, answer and probabilities of each image"
+    )
+    parser.add_argument(
+        "--suspects", type=int, default=10, metavar="N", help="likely wrong labels to list (default: 10)"
     )
     add_precision_argument(parser)
     add_set_argument(parser)
@@ -49,11 +63,15 @@ def run(args):
         )
     with use_backend(config.train.backend), np.errstate(all="ignore"):
         tta = config.tta if args.tta else None
-        loss, accuracy, probabilities = experiment.evaluate(network, batches, tta)
+        loss, accuracy, probabilities = experiment.evaluate(
+            network, batches, tta, experiment.build_loss(config, len(meta["classes"]))
+        )
     say(class_table(images.classes, split.labels, probabilities))
+    _tell_more(images.classes, split, probabilities, args.suspects)
     views = ", with test-time augmentation" if args.tta else ""
     line = f"{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}"
     say(f"\n{translate(line)}")
+    _write_files(args, images.classes, split, probabilities, {"loss": loss, "accuracy": accuracy})
 
 
 def part_of_run(part, images, config, meta, trained):
@@ -86,27 +104,95 @@ def part_of_run(part, images, config, meta, trained):
 
 
 def class_table(classes, labels, probabilities):
-    """Return the table: for each class how many images, how many right, and what it was mistaken for.
-
-    recall = right / images of the class; precision = right / images that were given this class.
-    """
+    """Return the table: for each class how many images, how many right, and what it was mistaken for."""
     import numpy as np
 
-    from cnn.metrics import confusion_matrix
+    from cnn.metrics import class_scores, confusion_matrix
 
     confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
-    width = max(5, *(len(name) for name in classes))
-    lines = [f"{'class':{width}}  images   right  recall  precision  most often mistaken for"]
+    heads = ("class", "images", "right", "recall", "precision", "F1", "most often mistaken for")
+    heads = [phrase(head) for head in heads]
+    first = max(5, *(width(name) for name in (*classes, heads[0])))
+    columns = [max(width(head), least) for head, least in zip(heads[1:6], (6, 6, 6, 9, 6), strict=True)]
+
+    def line(name, cells, last=""):
+        cells = [" " * (room - width(cell)) + cell for cell, room in zip(cells, columns, strict=True)]
+        return "  ".join([pad(name, first), *cells, last]).rstrip()
+
+    lines = [line(heads[0], heads[1:6], heads[6])]
+    scores = np.array(class_scores(confusion))
     for k, name in enumerate(classes):
-        total, right, answered = confusion[k].sum(), confusion[k, k], confusion[:, k].sum()
         wrong = np.where(np.arange(len(classes)) == k, 0, confusion[k])
         mistaken = f"{classes[wrong.argmax()]} ({wrong.max()})" if wrong.max() else ""
-        recall, precision = _percent(right, total), _percent(right, answered)
-        lines.append(
-            f"{name:{width}}  {total:6}  {right:6}  {recall:>6}  {precision:>9}  {mistaken}".rstrip()
-        )
+        counts = (str(confusion[k].sum()), str(confusion[k, k]))
+        lines.append(line(name, (*counts, *_scores(scores[:, k])), mistaken))
+    means = [np.nanmean(row) if np.isfinite(row).any() else np.nan for row in scores]
+    lines.append(line(phrase("mean"), ("", "", *_scores(means))))
     return "\n".join(lines)
 
 
-def _percent(part, whole):
-    return f"{100 * part / whole:.1f}%" if whole else "-"
+def _scores(scores):
+    return [f"{100 * x:.1f}%" if x == x else "-" for x in scores]
+
+
+def _tell_more(classes, split, probabilities, suspects):
+    from cnn.metrics import likely_mislabelled, top_k_accuracy
+
+    if len(classes) > 5:
+        say("\n" + translate(f"top-5 accuracy {100 * top_k_accuracy(split.labels, probabilities, 5):.2f} %"))
+    found, answers = likely_mislabelled(split.labels, probabilities)
+    if not len(found) or suspects < 1:
+        return
+    say("\n" + translate(f"likely wrong labels ({len(found):,}):"))
+    for i, answer in list(zip(found, answers, strict=True))[:suspects]:
+        p = 100 * probabilities[i, answer]
+        say(f"  {split.name(i)}: {classes[split.labels[i]]}, or {classes[answer]} ({p:.1f} %)?")
+
+
+def _write_files(args, classes, split, probabilities, numbers):
+    """Write what --json, --confusion and --predictions ask for."""
+    import json
+
+    from cnn.files import user_path, write_atomically
+    from cnn.metrics import class_scores, confusion_matrix, likely_mislabelled, top_k_accuracy
+
+    answers = probabilities.argmax(axis=1)
+    confusion = confusion_matrix(split.labels, answers, len(classes))
+    if args.confusion:
+        rows = [
+            ["", *classes],
+            *([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True)),
+        ]
+        write_atomically(user_path(args.confusion), _csv(rows))
+    if args.predictions:
+        rows = [["file", "label", "answer", *classes]]
+        for i, (label, answer) in enumerate(zip(split.labels, answers, strict=True)):
+            shares = [f"{p:.6g}" for p in probabilities[i]]
+            rows.append([split.name(i), classes[label], classes[answer], *shares])
+        write_atomically(user_path(args.predictions), _csv(rows))
+    if args.json:
+        found, better = likely_mislabelled(split.labels, probabilities)
+        scores = [[None if x != x else round(x, 6) for x in row.tolist()] for row in class_scores(confusion)]
+        record = {
+            "split": args.split,
+            "images": len(split),
+            **numbers,
+            "top5_accuracy": top_k_accuracy(split.labels, probabilities, 5),
+            "classes": list(classes),
+            **dict(zip(("recall", "precision", "f1"), scores, strict=True)),
+            "confusion": confusion.tolist(),
+            "likely_mislabelled": [
+                {"file": split.name(i), "label": classes[split.labels[i]], "answer": classes[k]}
+                for i, k in zip(found, better, strict=True)
+            ],
+        }
+        write_atomically(user_path(args.json), (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _csv(rows):
+    import csv
+    import io
+
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode()

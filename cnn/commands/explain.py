@@ -67,6 +67,17 @@ def run(args):
         serve(payload, lambda address: say(translate(f"{address} (Ctrl-C ends)")))
 
 
+def check_loss(config, trained):
+    """Raise ConfigError for a loss whose gradient the page does not derive."""
+    from cnn.errors import ConfigError
+
+    if config.loss.type != "SoftmaxCrossEntropy":
+        raise ConfigError(
+            f"{trained}: loss.type: found {config.loss.type}, expected SoftmaxCrossEntropy: the page shows "
+            "where p - y comes from"
+        )
+
+
 def explain(trained, image, label=None, max_mb=10, training=False, invert=False, center=False, history=False):
     """Return (HTML text, one line about the guess).
 
@@ -93,6 +104,7 @@ def explain(trained, image, label=None, max_mb=10, training=False, invert=False,
     from cnn.training import experiment
 
     network, config, meta = load_trained(trained)
+    check_loss(config, trained)
     network.precision = "float32"  # what the page shows is computed again by its reader, in float32
     classes = meta["classes"]
     source = _read(str(image), config, meta, network.input_shape, invert, center)
@@ -140,6 +152,7 @@ def explain_batch(trained, images, max_mb=10, training=False):
     from cnn.training import experiment
 
     network, config, meta = load_trained(trained)
+    check_loss(config, trained)
     network.precision = "float32"  # what the page shows is computed again by its reader, in float32
     test = experiment.read_dataset(config).test
     numbers = _range(images, len(test))

@@ -16,6 +16,7 @@ from cnn.commands.common import (
     add_trained_argument,
     load_trained,
 )
+from cnn.language import translate
 from cnn.terminal import say
 
 
@@ -62,7 +63,7 @@ def _write_table(args, predictor, paths):
     from cnn.errors import DataError
     from cnn.files import user_path
     from cnn.inference.run import predict_table
-    from cnn.inference.shards import parse_shard, shard_of_rank
+    from cnn.parallel.ranks import parse_shard, shard_of_rank
 
     *shard, local = (*parse_shard(args.shard), 1) if args.shard else shard_of_rank()
     if local > 1 and args.threads is None:
@@ -106,4 +107,4 @@ def tell_remarks(path, remarks, mean):
     from cnn.data.picture import describe
 
     for remark in remarks:
-        say(f"{path}: {describe(remark, mean)}", error=True)
+        say(f"{path}: {translate(describe(remark, mean))}", error=True)

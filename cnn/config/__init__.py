@@ -1,5 +1,6 @@
 """Experiments in TOML: typed, complete, refused when a key or a value is wrong. Nothing is built here."""
 
+from cnn.config.keys import option_for
 from cnn.config.load import (
     bundled_config,
     load_config,
@@ -19,6 +20,7 @@ __all__ = [
     "expand_blocks",
     "json_schema",
     "load_config",
+    "option_for",
     "parse_document",
     "read_document",
     "resolve",

@@ -74,7 +74,7 @@ def resolve(document, source, overrides=()):
         config = Config.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
         raise _lines(source, overrides, describe(error, Config, document)) from None
-    errors = list(specs.check_augmentations(config.data.augment))
+    errors = [*specs.check_augmentations(config.data.augment), *specs.check_loss(config.loss)]
     try:
         expand_blocks(config.model.model_dump())
         errors += specs.check_model(config.model)

@@ -106,6 +106,11 @@ class Train(Section):
     epochs: Epochs = Field(10, description="9.9: the tenth epoch has nine tenths of its steps")
     backend: Literal["numba", "reference"] = "numba"
     threads: Count | None = Field(None, description="default: all cores; the results do not depend on it")
+    micro_batch: Count | None = Field(
+        None,
+        description="images of a batch computed at a time; the sum of their gradients has the same bits for "
+        "any number of processes; default: all of the batch, 16 under mpiexec",
+    )
     winograd: bool = Field(True, description="numba: 3x3 convolutions with fewer multiplications, float32")
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="numba: bf16 stores activations and multiplies in bfloat16; sums are float32"
@@ -117,6 +122,9 @@ class Train(Section):
     )
     keep_top: Annotated[int, Field(ge=0, le=100)] = Field(
         0, description="checkpoints of the so many best epochs, in the folder top/ of the run"
+    )
+    loggers: list[Literal["tensorboard", "mlflow", "trackio"]] = Field(
+        [], description="that get the numbers as well; each is an extra of the same name"
     )
     snapshots: Annotated[int, Field(ge=0, le=64)] | None = Field(
         None, description="weights kept for `cnn explain --history`; default: 8 of a small network, else none"
@@ -149,7 +157,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: Data
     model: Model
-    loss: sections.of(LOSSES, only="SoftmaxCrossEntropy") = Field({}, validate_default=True)
+    loss: sections.of(LOSSES, default="SoftmaxCrossEntropy") = Field({}, validate_default=True)
     optimizer: sections.of(OPTIMIZERS, Optimizer)
     schedule: sections.of(SCHEDULES, Schedule) = Field({"type": "constant"}, validate_default=True)
     average: sections.of(AVERAGES) = Field({"type": "none"}, validate_default=True)

@@ -107,7 +107,9 @@ def _without_tag(location, document):
     path, node = [], document
     for part in location:
         if isinstance(node, dict):
-            if part not in node and node.get("type") == part:
+            # a section that leaves out its type has the default one; names of classes are capitalised
+            stated = node.get("type", part if str(part)[:1].isupper() else None)
+            if part not in node and stated == part:
                 continue
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
@@ -125,21 +127,22 @@ def _known_keys(location, model):
         tagged = [cls for cls in classes if _tag(cls) == key]
         fields = (cls.model_fields[key] for cls in classes if key in cls.model_fields)
         # a key that is no field is the user's, in a table of tables
-        classes = tagged or [m for field in fields for m in _models(field.annotation)] or classes
+        classes = tagged or [m for field in fields for m in models_of(field.annotation)] or classes
     return [name for cls in classes for name in cls.model_fields]
 
 
 def _tags(location, model):
     """Return the types that the table at ``location`` can have, as words."""
-    return ", ".join(f'"{_tag(cls)}"' for cls in _models(model.model_fields[location[0]].annotation))
+    return ", ".join(f'"{_tag(cls)}"' for cls in models_of(model.model_fields[location[0]].annotation))
 
 
 def _tag(cls):
     field = cls.model_fields.get("type")
-    return get_args(field.annotation)[0] if field else None
+    return next(iter(get_args(field.annotation)), None) if field else None
 
 
-def _models(annotation):
+def models_of(annotation):
+    """Return the pydantic models in an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
+    return [model for part in get_args(annotation) for model in models_of(part)]

@@ -5,7 +5,7 @@ from functools import reduce
 from operator import or_
 from typing import Annotated, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
 
 
 class Section(BaseModel):
@@ -14,7 +14,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def of(types, base=Section, only=None):
+OWN = "package.module:Class"  # how messages and the schema call a type from outside
+
+
+class Own(Section):
+    """One's own class; ``cnn.config.specs`` checks its arguments."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+
+
+def of(types, base=Section, default=None):
     """Return the annotation of a section: any type of a registry, told apart by the key ``type``.
 
     Parameters
@@ -22,20 +32,26 @@ def of(types, base=Section, only=None):
     types : Registry
     base : subclass of Section
         Keys that are there whatever the type.
-    only : str, optional
-        The one type that the section has unless it says so.
+    default : str, optional
+        The type that the section has unless it says so; types from outside are then taken as well.
     """
-    models = [_model(types, name, kind, base, only) for name, kind in types.types().items()]
-    if only:
-        return models[0]
-    return Annotated[reduce(or_, models), Field(discriminator="type")]
+    models = {name: _model(types, name, kind, base, default) for name, kind in types.types().items()}
+    if default is None:
+        return Annotated[reduce(or_, models.values()), Field(discriminator="type")]
+
+    def tag(value):
+        name = value.get("type", default) if isinstance(value, dict) else getattr(value, "type", default)
+        return OWN if isinstance(name, str) and name not in models and set(name) & {".", ":"} else name
+
+    tagged = [Annotated[model, Tag(name)] for name, model in {**models, OWN: Own}.items()]
+    return Annotated[reduce(or_, tagged), Discriminator(tag)]
 
 
-def _model(types, name, kind, base, only):
-    fields = {"type": (Literal[name], name if only else ...)}
-    for key, (annotation, default) in types.arguments(kind).items():
-        default = ... if default is inspect.Parameter.empty else default
-        fields[key] = (annotation, Field(default, description=_description(annotation)))
+def _model(types, name, kind, base, default):
+    fields = {"type": (Literal[name], name if name == default else ...)}
+    for key, (annotation, value) in types.arguments(kind).items():
+        value = ... if value is inspect.Parameter.empty else value
+        fields[key] = (annotation, Field(value, description=_description(annotation)))
     summary = (inspect.getdoc(kind) or name).split("\n\n")[0]
     return create_model(name, __base__=base, __doc__=summary, **fields)
 

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from cnn.config.models import expand_blocks
 from cnn.config.report import show
 from cnn.errors import ConfigError, did_you_mean
-from cnn.layers import LAYERS
+from cnn.layers import LAYERS, LOSSES
 from cnn.registry import nesting, words
 
 
@@ -57,6 +57,12 @@ def check_augmentations(augment):
     from cnn.data.augment import AUGMENTATIONS  # brings Numba, which reading a config does without
 
     return _check_list(augment, "data.augment", AUGMENTATIONS)
+
+
+def check_loss(loss):
+    """Return one line for each mistake in a ``[loss]`` section that names a class from outside."""
+    spec = loss.model_dump()
+    return _check(spec, "loss", LOSSES) if spec["type"] not in LOSSES.types() else []
 
 
 def adapter(annotation):

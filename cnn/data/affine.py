@@ -66,6 +66,66 @@ class RandomAffine(Augmentation):
         return out
 
 
+@AUGMENTATIONS.register
+class RandomRotation(RandomAffine):
+    """Turns each image about its centre by an angle uniform in ``degrees``; see `RandomAffine`.
+
+    Parameters
+    ----------
+    degrees : float or (float, float)
+        Clockwise; one number d stands for (-d, d).
+    mode : "zero" or "reflect"
+        What lies outside of the image: black, or the image mirrored at its border pixel.
+    """
+
+    def __init__(self, degrees: float | tuple[float, float], mode: Mode = "zero"):
+        super().__init__(degrees, mode=mode)
+
+
+@AUGMENTATIONS.register
+class RandomResizedCrop(Augmentation):
+    """Cuts a random part out of each image and enlarges it to the size that the image had.
+
+        area = a H W,   a uniform in ``scale``;    width / height = r,   log r uniform in log ``ratio``
+        y[c, i, j] = x[c, v, u], bilinear,   u = left + (j + 1/2) width / W - 1/2,   v likewise
+
+    Where such a part is wider or higher than the image, that side is the image's. Validation and test images
+    are taken whole.
+
+    Parameters
+    ----------
+    scale, ratio : (float, float)
+        The range of the part's share of the area, and of its width over its height.
+
+    Raises ConfigError for arguments out of range.
+
+    References
+    ----------
+    Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 6; the arguments and defaults are
+    those of ``torchvision.transforms.RandomResizedCrop``.
+    """
+
+    def __init__(self, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (0.75, 4 / 3)):
+        self.scale = _ordered(scale, "scale", 0.0001, 1, "RandomResizedCrop")
+        self.ratio = _ordered(ratio, "ratio", 0.01, 100, "RandomResizedCrop")
+
+    def apply(self, images, rng, indices, epoch):
+        n, _, height, width = images.shape
+        area = rng.uniform(*self.scale, n) * height * width
+        ratio = np.exp(rng.uniform(*np.log(self.ratio), n))
+        w, h = np.minimum(np.sqrt(area * ratio), width), np.minimum(np.sqrt(area / ratio), height)
+        left, top = rng.random(n) * (width - w), rng.random(n) * (height - h)
+        matrices = np.zeros((n, 2, 3))
+        matrices[:, 0, 0], matrices[:, 1, 1] = w / width, h / height
+        matrices[:, 0, 2] = left + matrices[:, 0, 0] / 2 - 0.5
+        matrices[:, 1, 2] = top + matrices[:, 1, 1] / 2 - 0.5
+        out = np.empty_like(images)
+        operations().resample_images(
+            images, matrices, True, out
+        )  # half a pixel beyond the border is mirrored
+        return out
+
+
 def inverse_matrices(angles, shifts, scales, shears, size):
     """Return the maps from output to input pixels, (n, 2, 3): (u, v) = M[:, :2] (j, i) + M[:, 2].
 
@@ -95,18 +155,20 @@ def _range(value, name, low, high):
     """Return (from, to) of one number d, which stands for (-d, d), or of a pair."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and name != "scale":
         value = (-value, value)
-    begin, end = _pair(value, name, low, high)
+    return _ordered(value, name, low, high)
+
+
+def _ordered(value, name, low, high, owner="RandomAffine"):
+    begin, end = _pair(value, name, low, high, owner)
     if begin > end:
-        raise ConfigError(f"RandomAffine: {name}: expected the smaller number first, found {value!r}")
+        raise ConfigError(f"{owner}: {name}: expected the smaller number first, found {value!r}")
     return begin, end
 
 
-def _pair(value, name, low, high):
+def _pair(value, name, low, high, owner="RandomAffine"):
     """Return two floats; ConfigError unless both lie between ``low`` and ``high``."""
     numbers = value if isinstance(value, (tuple, list)) else ()
     fine = (isinstance(v, (int, float)) and not isinstance(v, bool) and low <= v <= high for v in numbers)
     if len(numbers) != 2 or not all(fine):
-        raise ConfigError(
-            f"RandomAffine: {name}: expected two numbers from {low:g} to {high:g}, found {value!r}"
-        )
+        raise ConfigError(f"{owner}: {name}: expected two numbers from {low:g} to {high:g}, found {value!r}")
     return float(numbers[0]), float(numbers[1])

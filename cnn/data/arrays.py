@@ -9,7 +9,6 @@ taken. Which axis holds the channels is told by these rules, in this order:
 """
 
 import numpy as np
-from PIL import Image
 
 from cnn.data.image_file import pixels_of
 from cnn.errors import ArgumentError, DataError
@@ -86,6 +85,8 @@ def fitted(images, size):
     """
     if images.shape[2:] == tuple(size):
         return images
+    from PIL import Image  # not at the top: who resizes nothing needs none, as in a browser
+
     out = np.empty((*images.shape[:2], *size), np.uint8)
     for place in np.ndindex(images.shape[:2]):
         plane = Image.fromarray(np.ascontiguousarray(images[place]))
@@ -93,7 +94,7 @@ def fitted(images, size):
     return out
 
 
-def of_pillow(image, shape, name="image"):
+def of_pillow(image, shape, name="image", fit="stretch"):
     """Return a Pillow image as (C, H, W) uint8, as a file with it would be read; C is 1 or 3."""
     mode = "L" if shape[0] == 1 else "RGB"
-    return pixels_of(image, name, shape[1:], mode)[0]
+    return pixels_of(image, name, shape[1:], mode, fit=fit)[0]

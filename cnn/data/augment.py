@@ -8,8 +8,9 @@ epoch and on which images these are.
 import numpy as np
 
 from cnn.backend import operations
-from cnn.data.affine import RandomAffine  # noqa: F401 -- registers itself
+from cnn.data.affine import RandomAffine, RandomResizedCrop, RandomRotation  # noqa: F401 -- register themselves
 from cnn.data.augmentation import AUGMENTATIONS, Augmentation, Mode, check_mode
+from cnn.data.colour import ColorJitter  # noqa: F401
 from cnn.data.streams import index_bits
 from cnn.errors import ConfigError
 from cnn.geometry import pair
@@ -20,12 +21,23 @@ class RandomHorizontalFlip(Augmentation):
     """Mirrors each image left to right with probability ``p``."""
 
     def __init__(self, p: float = 0.5):
-        if not isinstance(p, (int, float)) or isinstance(p, bool) or not 0 <= p <= 1:
-            raise ConfigError(f"RandomHorizontalFlip: p: expected a probability from 0 to 1, found {p!r}")
-        self.p = p
+        self.p = _probability(p, "RandomHorizontalFlip")
 
     def apply(self, images, rng, indices, epoch):
         operations().flip_images(images, rng.random(len(images)) < self.p)
+        return images
+
+
+@AUGMENTATIONS.register
+class RandomVerticalFlip(Augmentation):
+    """Turns each image upside down with probability ``p``: for images that have no upper side."""
+
+    def __init__(self, p: float = 0.5):
+        self.p = _probability(p, "RandomVerticalFlip")
+
+    def apply(self, images, rng, indices, epoch):
+        chosen = rng.random(len(images)) < self.p
+        images[chosen] = images[chosen, :, ::-1]
         return images
 
 
@@ -210,6 +222,12 @@ def output_shape(augmentations, shape):
     for augmentation in augmentations:
         shape = augmentation.output_shape(shape)
     return shape
+
+
+def _probability(p, owner):
+    if not isinstance(p, (int, float)) or isinstance(p, bool) or not 0 <= p <= 1:
+        raise ConfigError(f"{owner}: p: expected a probability from 0 to 1, found {p!r}")
+    return p
 
 
 def _integer(value, name, minimum):

@@ -128,6 +128,7 @@ def _find(name, places, source):
                 log.warning("%s; not used", error)
                 continue
             if dataset is not None:
+                log.info("%s: read from %s", name, path)
                 with suppress(OSError):
                     os.utime(path)  # it is in use
                 return dataset
@@ -210,6 +211,7 @@ def _write_to_first(paths, root, dataset, fingerprint):
         except OSError as error:
             problems.append(f"{path.parent}: {error.strerror or error}")
             continue
+        log.info("%s: cached in %s", dataset.name, path)
         if problems:
             log.warning("%s cannot be written to; cached in %s", root, path)
         return

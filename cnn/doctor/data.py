@@ -10,6 +10,8 @@ from cnn.doctor.finding import FAIL, OK, WARN, finding, grade
 from cnn.training import experiment
 
 _SAMPLE = 3000  # images for the checks that need not see all of them
+_NEIGHBOURS, _TELLING = 5, 0.8  # that must agree; share of agreement from which they tell something
+_ODD = 0.02  # share of images unlike their neighbours: of MNIST's labels it is 0.8 %
 _SIDE = 16  # images are averaged down to about this size before neighbours are searched
 
 
@@ -28,6 +30,7 @@ def check(config, images):
         _histogram(images),
         _test_histogram(images),
         _labels_and_pixels(config, images),
+        _wrong_labels(config, images),
         _duplicates(images.train, keys["training"]),
         _leak("training", "test", keys),
         _leak("training", "validation", keys),
@@ -41,7 +44,7 @@ def check(config, images):
 def _classes(config, images):
     """Names that are numbers belong in numerical order; class weights belong to the rare classes."""
     names, counts = images.classes, np.bincount(images.train.labels, minlength=len(images.classes))
-    weights = config.loss.class_weight
+    weights = getattr(config.loss, "class_weight", None)
     if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
         wrong = next(k for k, name in enumerate(names) if name != sorted(names, key=int)[k])
         return finding(
@@ -126,6 +129,36 @@ def _labels_and_pixels(config, images):
         "similar images do not share labels: look at some of them; were images and labels shuffled apart?"
     )
     return finding("labels fit images", verdict, measured, "clearly above chance", advice, z)
+
+
+def _wrong_labels(config, images):
+    """Images whose nearest neighbours all have one other label, where neighbours tell the label as a rule."""
+    train, expected = images.train, "labels that similar images share"
+    order = np.random.default_rng(config.seed).permutation(len(train))[:_SAMPLE]
+    if len(order) <= _NEIGHBOURS:
+        return finding("likely wrong labels", OK, "too few images to compare", expected, "")
+    features, labels = _small(train.images[order]), train.labels[order]
+    features -= features.mean(axis=0)
+    features /= np.linalg.norm(features, axis=1, keepdims=True) + 1e-6
+    alike = features @ features.T
+    np.fill_diagonal(alike, -np.inf)
+    nearest = labels[np.argpartition(-alike, _NEIGHBOURS, axis=1)[:, :_NEIGHBOURS]]
+    agree = float((nearest == labels[:, None]).mean())
+    if agree < _TELLING:
+        measured = f"not told by neighbours, of which {100 * agree:.0f} % agree; cnn evaluate tells more"
+        return finding("likely wrong labels", OK, measured, expected, "", 0)
+    united = (nearest == nearest[:, :1]).all(axis=1) & (nearest[:, 0] != labels)
+    found = sorted(zip(order[united], nearest[united, 0], strict=True))
+    if not found:
+        return finding("likely wrong labels", OK, "none", expected, "", 0)
+    named = [
+        f"{train.name(i)} ({images.classes[train.labels[i]]}, or {images.classes[k]})" for i, k in found[:3]
+    ]
+    more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
+    measured = f"{len(found)} of {len(order):,} unlike their neighbours: {', '.join(named)}{more}"
+    advice = f"the {_NEIGHBOURS} most similar images of each have another label: look at these images"
+    verdict = WARN if len(found) > _ODD * len(order) else OK  # of right labels some look odd as well
+    return finding("likely wrong labels", verdict, measured, expected, advice, len(found))
 
 
 def _small(images):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from cnn.doctor.finding import FAIL, OK, WARN, finding, grade
-from cnn.layers import Conv2d, ConvTranspose2d, Linear, Softmax
+from cnn.layers import Conv2d, ConvTranspose2d, Linear, Softmax, SoftmaxCrossEntropy
 
 _WITH_WEIGHTS = (Conv2d, ConvTranspose2d, Linear)
 
@@ -16,7 +16,7 @@ def check(patient):
     patient.rewind()
     return [
         _finite(loss, vitals),
-        _initial_loss(loss, patient.classes),
+        _initial_loss(loss, patient.classes, patient.loss),
         _logits(patient, logits),
         _weights(patient),
         _activations(vitals),
@@ -47,12 +47,18 @@ def _finite(loss, vitals):
     return finding("NaN and Inf", verdict, measured, expected, "the logits are too large")
 
 
-def _initial_loss(loss, classes):
-    """An untrained network knows nothing: p = 1/C for every class, L = -log(1/C) = log C."""
-    right = math.log(classes)
+def _initial_loss(loss, classes, kind):
+    """An untrained network knows nothing: p = 1/C for every class, L = -log(1/C) = log C.
+
+    Of another loss than softmax with cross-entropy its value for outputs of 0.
+    """
+    right, known = math.log(classes), f"ln {classes} = "
+    if type(kind) is not SoftmaxCrossEntropy:
+        zeros = np.zeros((classes, classes), np.float32)
+        right, known = kind.judge().forward(zeros, np.arange(classes)), ""
     verdict = grade(loss, 2 * right + 0.5, 4 * right + 1)
     limits = f"{0.6 * right:.3g} to {2 * right + 0.5:.3g}"
-    expected = f"{limits}; ln {classes} = {right:.3f} if nothing is known"
+    expected = f"{limits}; {known}{right:.3f} if nothing is known"
     if verdict == OK and loss < 0.6 * right:
         verdict = WARN
     advice = (

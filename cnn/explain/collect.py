@@ -15,12 +15,14 @@ from cnn.explain.derivations import kinds
 
 __all__ = ["Node", "collect"]
 
-_GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "count_include_pad")
+_GEOMETRY = (
+    "kernel_size", "stride", "padding", "dilation", "groups", "count_include_pad", "ceil_mode",
+    "num_groups", "scale_factor",
+)  # fmt: skip
 _SETTINGS = (
     "negative_slope", "approximate", "factor", "eps", "momentum", "p", "alpha", "beta", "threshold",
     "min_val", "max_val",
 )  # fmt: skip
-_PLAIN = {"dilation": (1, 1), "ceil_mode": False}  # pools with other values are not computed by the page
 
 
 @dataclass
@@ -104,9 +106,6 @@ def _kind(layer):
     if layers.layer_types().get(cls.__name__) is not cls:
         own = cls.__name__ in kinds()
         return f"{cls.__name__} ({cls.__module__})" if own else cls.__name__, True
-    options = [name for name, default in _PLAIN.items() if getattr(layer, name, default) != default]
-    if isinstance(layer, layers.MaxPool2d | layers.AvgPool2d) and options:
-        return f"{cls.__name__} ({', '.join(options)})", True
     return cls.__name__, cls.__name__ not in kinds()
 
 

@@ -26,6 +26,8 @@ _OPERATORS = {
     "in": "∈",
     "approx": "≈",
     "dots": "…",
+    "lfloor": "⌊",
+    "rfloor": "⌋",
 }
 _NAMES = ("exp", "log", "tanh", "erf")
 _LIMITS = {"sum": "<mo>∑</mo>", "max": "<mo>max</mo>", "min": "<mo>min</mo>", "argmax": "<mo>argmax</mo>"}

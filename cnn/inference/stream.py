@@ -87,7 +87,8 @@ class Predictor:
             split = Split(x, np.zeros(len(x), np.int64))
             batches = experiment.evaluation_batches(self.config, split, self.meta["mean"], self.meta["std"])
             with use_backend(self.config.train.backend), np.errstate(all="ignore"):
-                probabilities = iter(experiment.evaluate(self.network, batches)[2])
+                loss = experiment.build_loss(self.config, len(self.meta["classes"]))
+                probabilities = iter(experiment.evaluate(self.network, batches, loss=loss)[2])
         return [
             Prediction(path, None if error else next(probabilities), remarks, error)
             for path, _, remarks, error in read

@@ -11,8 +11,9 @@ from cnn.layers.hard import Hardsigmoid, Hardswish, Hardtanh, ReLU6
 from cnn.layers.layer import LAYERS, Layer
 from cnn.layers.linear import Linear
 from cnn.layers.local_response_norm import LocalResponseNorm
-from cnn.layers.loss import LOSSES, CrossEntropy, SoftmaxCrossEntropy
+from cnn.layers.loss import LOSSES, CrossEntropy, Loss, SoftmaxCrossEntropy
 from cnn.layers.norm import BatchNorm1d, BatchNorm2d
+from cnn.layers.number_loss import BCEWithLogitsLoss, L1Loss, MSELoss
 from cnn.layers.parameter import FlatBuffer, Parameter, flatten
 from cnn.layers.pool import AvgPool2d, GlobalAvgPool2d, GlobalMaxPool2d, MaxPool2d
 from cnn.layers.prelu import PReLU
@@ -23,12 +24,13 @@ from cnn.layers.softmax import LogSoftmax, Softmax
 __all__ = [
     *LAYERS.types(),
     "LAYERS",
+    *LOSSES.types(),
     "LOSSES",
     "CrossEntropy",
     "FlatBuffer",
     "Layer",
+    "Loss",
     "Parameter",
-    "SoftmaxCrossEntropy",
     "flatten",
     "from_config",
     "layer_types",

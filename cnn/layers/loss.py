@@ -13,8 +13,34 @@ from cnn.registry import NotNegative, Registry, Share, checked
 LOSSES = Registry("loss", supplied=("reduction",))
 
 
+@LOSSES.base
+class Loss:
+    """How wrong a network's outputs are, and the gradient that starts the backward pass.
+
+        value = L(outputs, targets)            backward() returns dL/doutputs
+
+    A loss of one's own writes ``forward`` and ``backward``; a config names it "package.module:Class".
+    """
+
+    def forward(self, outputs, targets):
+        """Return the loss, a Python float."""
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def backward(self):
+        """Return the gradient of the last forward's value by its outputs, an array of their shape."""
+        raise TypeError(f"{type(self).__name__} defines no backward")
+
+    def answers(self, outputs):
+        """Return what predictions show for outputs (N, C): probabilities, where the loss gives them sense."""
+        return outputs
+
+    def judge(self):
+        """Return the loss for validation and test, without what belongs to training alone."""
+        return self
+
+
 @LOSSES.register
-class SoftmaxCrossEntropy:
+class SoftmaxCrossEntropy(Loss):
     """Softmax and cross-entropy in one: the end of a classifier.
 
         p_i = exp(z_i) / sum over k of exp(z_k),      L = - sum over k of y_k log p_k
@@ -40,10 +66,15 @@ class SoftmaxCrossEntropy:
         labels, as in PyTorch.
     reduction : "mean" or "sum"
         Over the images. "mean" puts the factor 1/N into the loss and hence into the gradient.
+    ignore_index : int
+        A label that counts as no image: no loss, no gradient, and N is the number of the others.
+
+    Each pixel of a plane may have a class of its own, as in segmentation: then N counts pixels.
 
     Shapes
     ------
     logits : (N, C);  targets : (N,) class indices, or (N, C) rows, which need not sum to one
+    of pixels: logits (N, C, H, W);  targets (N, H, W) class indices, or (N, C, H, W)
 
     Errors
     ------
@@ -61,8 +92,9 @@ class SoftmaxCrossEntropy:
         label_smoothing: Share = 0.0,
         class_weight: Annotated[list[NotNegative] | None, "one number a class"] = None,
         reduction: str = "mean",
+        ignore_index: Annotated[int, "a label that counts as no image"] = -100,
     ):
-        self.label_smoothing = float(label_smoothing)
+        self.label_smoothing, self.ignore_index = float(label_smoothing), int(ignore_index)
         self.class_weight = None if class_weight is None else _check_weights(class_weight)
         self.reduction = _check_reduction(reduction)
         self._cache = None
@@ -70,36 +102,57 @@ class SoftmaxCrossEntropy:
     def forward(self, logits, targets):
         """Return the loss, a Python float."""
         self._cache = None
+        logits, targets = _pixels_as_rows(logits, targets)
+        shape = logits.shape
+        logits = logits.reshape(-1, shape[-1]) if len(shape) > 2 else logits
         logits = _as_float(logits, "SoftmaxCrossEntropy")
-        rows, indices = _target_rows(targets, logits.shape, logits.dtype, "SoftmaxCrossEntropy")
+        counted = None
+        if targets.dtype.kind in "iu" and targets.shape == logits.shape[:1]:
+            counted = targets != self.ignore_index
+            counted = None if counted.all() else counted
+        known = targets if counted is None else np.where(counted, targets, 0)
+        rows, indices = _target_rows(known, logits.shape, logits.dtype, "SoftmaxCrossEntropy")
         classes = logits.shape[1]
         if self.label_smoothing:
             rows = rows * (1 - self.label_smoothing) + self.label_smoothing / classes
-        divisor = logits.shape[0]
         if self.class_weight is not None:
             if self.class_weight.shape != (classes,):
                 raise ShapeError(
                     f"class_weight: expected {classes} numbers, found shape {self.class_weight.shape}"
                 )
             rows = rows * self.class_weight
-            if indices is not None:
-                divisor = self.class_weight[indices].sum()
-        factor = 1 / divisor if self.reduction == "mean" else 1.0
-        if rows.dtype != logits.dtype:
-            rows = rows.astype(logits.dtype)
+        if counted is not None:
+            rows = rows * counted[:, None]
+        divisor = logits.shape[0] if counted is None else np.count_nonzero(counted)
+        if self.class_weight is not None and indices is not None:
+            divisor = self.class_weight[indices if counted is None else indices[counted]].sum()
+        # where nothing counts the mean is 0/0, as PyTorch's
+        factor = np.float64(1) / divisor if divisor else np.nan
+        factor = float(factor) if self.reduction == "mean" else 1.0
+        rows = rows.astype(logits.dtype, copy=False)
         losses, probabilities = operations().softmax_cross_entropy_forward(logits, rows)
-        self._cache = operations(), probabilities, rows, factor
-        return float(np.add.reduce(losses, dtype=np.float64) * factor)
+        self._cache = operations(), probabilities, rows, factor, shape
+        return float(np.asarray(losses, np.float64).sum() * factor)
 
     def backward(self):
-        """Return dlogits (N, C) of the last forward: (p * sum(y) - y) / N."""
-        ops, probabilities, rows, factor = _saved(self._cache, "SoftmaxCrossEntropy")
-        return ops.softmax_cross_entropy_backward(probabilities, rows, factor)
+        """Return dlogits, of the shape of the last forward's: (p * sum(y) - y) / N."""
+        ops, probabilities, rows, factor, shape = _saved(self._cache, "SoftmaxCrossEntropy")
+        return _rows_as_pixels(ops.softmax_cross_entropy_backward(probabilities, rows, factor), shape)
 
     @property
     def probabilities(self):
-        """The softmax of the last forward's logits, (N, C)."""
-        return _saved(self._cache, "SoftmaxCrossEntropy")[1]
+        """The softmax of the last forward's logits, of their shape."""
+        _, probabilities, _, _, shape = _saved(self._cache, "SoftmaxCrossEntropy")
+        return _rows_as_pixels(probabilities, shape)
+
+    def answers(self, outputs):
+        """Return the softmax of logits (N, C), in float64."""
+        exponentials = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    def judge(self):
+        """Return plain cross-entropy: label smoothing and class weights belong to training."""
+        return SoftmaxCrossEntropy(ignore_index=self.ignore_index)
 
 
 class CrossEntropy:
@@ -144,6 +197,31 @@ class CrossEntropy:
         p, rows, factor = _saved(self._cache, "CrossEntropy")
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(rows == 0, 0, -rows / p * factor).astype(p.dtype)
+
+
+def _pixels_as_rows(logits, targets):
+    """Return logits (..., C) and targets (M,) or (M, C): the classes of planes (N, C, H, W) go last."""
+    logits, targets = np.asarray(logits), np.asarray(targets)
+    if logits.ndim <= 2:
+        return logits, targets
+    planes = (logits.shape[0], *logits.shape[2:])
+    if targets.shape not in (planes, logits.shape):
+        expected = f"expected targets of shape {planes} or {logits.shape}"
+        if targets.ndim == 1:  # labels of whole images
+            raise ShapeError(
+                f"SoftmaxCrossEntropy: expected an input with axes (N, C), found shape {logits.shape}; or, a "
+                f"class for each pixel, {expected}"
+            )
+        raise ShapeError(f"SoftmaxCrossEntropy: {expected}, found {targets.shape}")
+    rows = targets.shape == logits.shape
+    targets = np.moveaxis(targets, 1, -1).reshape(-1, logits.shape[1]) if rows else targets.ravel()
+    return np.ascontiguousarray(np.moveaxis(logits, 1, -1)), targets
+
+
+def _rows_as_pixels(rows, shape):
+    """Return rows (M, C) in the ``shape`` (N, ..., C) with the classes in axis 1 again."""
+    rows = np.asarray(rows)
+    return rows if len(shape) == 2 else np.ascontiguousarray(np.moveaxis(rows.reshape(shape), -1, 1))
 
 
 def _check_weights(class_weight):

@@ -63,6 +63,7 @@ from cnn.reference.images import (
     cut_windows,
     flip_images,
     normalize_pixels,
+    recolor_images,
     resample_images,
 )
 from cnn.reference.linear import (
@@ -176,6 +177,7 @@ __all__ = [
     "pad2d_forward",
     "prelu_backward",
     "prelu_forward",
+    "recolor_images",
     "relu6_backward",
     "relu6_forward",
     "relu_backward",

@@ -1,4 +1,4 @@
-"""What prepares a batch of uint8 images: normalisation, windows, flips, squares and resampling."""
+"""What prepares a batch of uint8 images: normalisation, windows, flips, squares, colours, resampling."""
 
 import numpy as np
 
@@ -46,6 +46,16 @@ def blacken_squares(images, tops, lefts, size):
     tops, lefts = (np.asarray(values)[:, None, None, None] for values in (tops, lefts))
     inside = (row >= tops) & (row < tops + size) & (column >= lefts) & (column < lefts + size)
     images[...] = np.where(inside, 0, images)
+
+
+def recolor_images(images, matrices, out):
+    """Mix the channels: out[n, c] = sum_k M[n, c, k] images[n, k] + M[n, c, C], rounded and cut to 0..255.
+
+    ``images`` and ``out`` (n, C, H, W) uint8, ``matrices`` (n, C, C + 1) float64.
+    """
+    channels = images.shape[1]
+    mixed = np.einsum("nck,nkhw->nchw", matrices[:, :, :channels], images.astype(float))
+    out[...] = np.floor(np.clip(mixed + matrices[:, :, channels, None, None], 0, 255) + 0.5)
 
 
 def resample_images(images, matrices, reflect, out):

@@ -117,11 +117,12 @@ def conv_transpose2d_dweight(dy, x, weight_shape, stride, padding, dilation, gro
 # -- pooling ---------------------------------------------------------------------------------------
 
 
-def max_pool2d_forward(x, kernel_size, stride, padding):
+def max_pool2d_forward(x, kernel_size, stride, padding, dilation=(1, 1)):
     """Return (y, where): the largest number of each window and its pixel (a, b); the first of equals."""
-    (N, C, H, W), (kh, kw), (sh, sw) = x.shape, kernel_size, stride
+    (N, C, H, W), (kh, kw), (sh, sw), (dh, dw) = x.shape, kernel_size, stride, dilation
     (top, bottom), (left, right) = padding
-    OH, OW = (H + top + bottom - kh) // sh + 1, (W + left + right - kw) // sw + 1
+    OH = (H + top + bottom - dh * (kh - 1) - 1) // sh + 1
+    OW = (W + left + right - dw * (kw - 1) - 1) // sw + 1
     y = np.full((N, C, OH, OW), -np.inf, x.dtype)
     where = np.full((N, C, OH, OW, 2), -1)
     for n in range(N):  # image
@@ -130,7 +131,7 @@ def max_pool2d_forward(x, kernel_size, stride, padding):
                 for j in range(OW):  # output column
                     for u in range(kh):  # window row
                         for v in range(kw):  # window column
-                            a, b = i * sh + u - top, j * sw + v - left
+                            a, b = i * sh + u * dh - top, j * sw + v * dw - left
                             if 0 <= a < H and 0 <= b < W and x[n, c, a, b] > y[n, c, i, j]:
                                 y[n, c, i, j], where[n, c, i, j] = x[n, c, a, b], (a, b)
     return y, where

@@ -8,13 +8,13 @@ import numpy as np
 
 from cnn.language import current, say, speaking
 from cnn.layers import Conv2d
-from cnn.metrics import confusion_matrix
+from cnn.metrics import class_scores, confusion_matrix, likely_mislabelled
 from cnn.report import numbers, pictures
 from cnn.report.charts import Line, line_chart
 from cnn.report.gradients import layer_names
 from cnn.report.style import CSS
 
-_TILES = 24
+_TILES, _MOST_SUSPECTS = 24, 50
 _LARGEST_TABLE = 20  # classes
 
 _HEAD = """<!doctype html>
@@ -60,6 +60,7 @@ def _page(story):
         _curves(story),
         _confusion(story, confusion),
         _mistakes(story),
+        _suspects(story),
         _filters(story),
         _gradients(story),
         _details(story),
@@ -260,7 +261,7 @@ def _classes(classes, confusion):
     head = _head(("is", ""), ("taken for", ""), ("times", "n"))
     caption = say("Most frequent mistakes")
     mistaken = f"<table class=rows><caption>{caption}</caption>{head}{pairs}</table>" if pairs else ""
-    rows = []
+    rows, f1 = [], class_scores(confusion)[2]
     for k, name in enumerate(classes):
         total, right, answered = confusion[k].sum(), confusion[k, k], confusion[:, k].sum()
         recall = right / total if total else 0.0
@@ -269,9 +270,10 @@ def _classes(classes, confusion):
         rows.append(
             f"<tr><td>{escape(name)}</td><td class=n>{total:,}</td>"
             f"<td class=n>{numbers.percent(recall) if total else '-'}{bar}</td>"
-            f"<td class=n>{precision}</td></tr>"
+            f"<td class=n>{precision}</td>"
+            f"<td class=n>{numbers.percent(f1[k]) if total + answered else '-'}</td></tr>"
         )
-    head = _head(("class", ""), ("images", "n"), ("recall", "n"), ("precision", "n"))
+    head = _head(("class", ""), ("images", "n"), ("recall", "n"), ("precision", "n"), ("F-score", "n"))
     table = f"<div class=scroll><table class=rows>{head}{''.join(rows)}</table></div>"
     opened = "open" if len(classes) <= _LARGEST_TABLE else ""
     return f"<div>{mistaken}<details {opened}><summary>{say('Each class')}</summary>{table}</details></div>"
@@ -289,11 +291,11 @@ def _mistakes(story):
     for i in wrong:
         is_, said = escape(story.classes[labels[i]]), escape(story.classes[answers[i]])
         caption = say(
-            "<b>{label}</b>, not {answer}<br><span>{p} sure; image {i}</span>",
+            "<b>{label}</b>, not {answer}<br><span>{p} sure; {name}</span>",
             label=is_,
             answer=said,
             p=numbers.percent(p[i, answers[i]]),
-            i=i,
+            name=_name(story.test, i),
         )
         image = f'<img alt="{say("test image {i}", i=i)}" src="{pictures.image_png(story.test.images[i])}">'
         tiles.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
@@ -301,6 +303,30 @@ def _mistakes(story):
         "The test images whose true class was given the smallest probability. Bold: what the label says."
     )
     return _section(say("Worst mistakes"), note, f"<div class=sheet>{''.join(tiles)}</div>")
+
+
+def _name(split, i):
+    """Return what an image is called in the report: its file, or its number."""
+    return say("image {i}", i=i) if split.names is None else escape(split.name(i))
+
+
+def _suspects(story):
+    """The images whose labels are likely wrong, by their files: they can be looked up and moved."""
+    found, answers = likely_mislabelled(story.test.labels, story.probabilities)
+    if not len(found) or story.test.names is None:
+        return ""
+    rows, classes = [], story.classes
+    for i, k in list(zip(found, answers, strict=True))[:_MOST_SUSPECTS]:
+        label, p = classes[story.test.labels[i]], numbers.percent(story.probabilities[i, k])
+        names = f"<td>{escape(label)}</td><td>{escape(classes[k])}</td>"
+        rows.append(f"<tr><td>{_name(story.test, i)}</td>{names}<td class=n>{p}</td></tr>")
+    head = _head(("file", ""), ("label", ""), ("or rather", ""), ("probability", "n"))
+    note = say(
+        "Test images of which the network is as sure of another class as it is of that class as a rule. "
+        "Look at them first where labels may be wrong."
+    )
+    table = f"<div class=scroll><table class=rows>{head}{''.join(rows)}</table></div>"
+    return _section(say("Likely wrong labels"), note, table)
 
 
 def _filters(story):

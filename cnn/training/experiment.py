@@ -19,8 +19,8 @@ from cnn.data import (
     split_validation,
 )
 from cnn.data.named import emnist_classes
-from cnn.errors import CheckpointError, ConfigError, NumericError, did_you_mean
-from cnn.layers import BatchNorm1d, BatchNorm2d, SoftmaxCrossEntropy, from_config
+from cnn.errors import CheckpointError, ConfigError, DataError, NumericError, ShapeError, did_you_mean
+from cnn.layers import LOSSES, BatchNorm1d, BatchNorm2d, SoftmaxCrossEntropy, from_config
 from cnn.network import Network
 from cnn.optimizers import make_optimizer
 from cnn.optimizers.averaging import make_average
@@ -28,6 +28,7 @@ from cnn.optimizers.groups import Groups
 from cnn.optimizers.schedules import make_schedule
 from cnn.training import checkpoint
 from cnn.training.callbacks import EarlyStopping, TopCheckpoints
+from cnn.training.loggers import TRACKERS, JsonLines
 from cnn.training.tta import averaged_logits
 from cnn.training.whitening import whiten, whitened_layers
 
@@ -195,16 +196,18 @@ def layer_specs(config):
 
 
 def build_loss(config, classes):
-    """Return the training loss."""
-    weights = config.loss.class_weight
+    """Return the training loss; ConfigError where it does not fit so many classes."""
+    weights = getattr(config.loss, "class_weight", None)
     if weights is not None and len(weights) != classes:
         raise ConfigError(f"loss.class_weight: found {len(weights)} numbers, expected {classes}, one a class")
     if weights is not None and not any(weights):
         raise ConfigError("loss.class_weight: every weight is 0, expected at least one above 0")
-    return SoftmaxCrossEntropy(
-        label_smoothing=config.loss.label_smoothing,
-        class_weight=None if weights is None else np.array(weights),
-    )
+    loss = LOSSES.make(config.loss.model_dump(exclude_none=True))
+    try:
+        loss.forward(np.zeros((1, classes), np.float32), np.zeros(1, np.int64))
+    except (ShapeError, DataError) as error:
+        raise ConfigError(f"loss: {error}") from error
+    return loss
 
 
 def build_groups(config, network, first=()):
@@ -243,7 +246,12 @@ def build_schedule(config, steps_per_epoch):
 def own_callbacks(config):
     """Return the callbacks that the config asks for."""
     patience, top = config.train.patience, config.train.keep_top
-    return [*([EarlyStopping(patience)] if patience else []), *([TopCheckpoints(top)] if top else [])]
+    return [
+        JsonLines(),
+        *([EarlyStopping(patience)] if patience else []),
+        *([TopCheckpoints(top)] if top else []),
+        *(TRACKERS[name]() for name in config.train.loggers),
+    ]
 
 
 def build_average(config, network, steps_per_epoch):
@@ -252,13 +260,14 @@ def build_average(config, network, steps_per_epoch):
     return make_average(options.pop("type"), network, total_steps(config, steps_per_epoch), **options)
 
 
-def evaluate(network, batches, tta=None):
+def evaluate(network, batches, tta=None, loss=None):
     """Return (loss, accuracy, probabilities) of a network over Batches, in their order.
 
         loss = average over n of  log(sum over k of exp(z[n, k])) - z[n, label[n]],  in float64
 
-    Plain cross-entropy: label smoothing and class weights belong to training. With ``tta`` (the [tta]
-    section of a config) z is averaged over the views that it describes.
+    Plain cross-entropy: label smoothing and class weights belong to training. Of another ``loss`` of the
+    training ``judge()`` gives the loss and ``answers`` the probabilities. With ``tta`` (the [tta] section of
+    a config) z is averaged over the views that it describes.
 
     Raises NumericError when a logit is NaN or infinite.
     """
@@ -275,11 +284,13 @@ def evaluate(network, batches, tta=None):
     broken = int((~np.isfinite(logits)).any(axis=1).sum())
     if broken:
         raise NumericError(f"the network answers NaN or Inf for {broken:,} of {len(logits):,} images")
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    if loss is not None and type(loss) is not SoftmaxCrossEntropy:
+        return loss.judge().forward(logits, labels), accuracy, np.asarray(loss.answers(logits), np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     total = exponentials.sum(axis=1)
     losses = np.log(total) - shifted[np.arange(len(labels)), labels]
-    accuracy = float((logits.argmax(axis=1) == labels).mean())
     return float(losses.mean()), accuracy, exponentials / total[:, None]
 
 

@@ -18,7 +18,7 @@ def finish(trainer):
         checkpoint.restore(file, "network", trainer.network.state(), run.best)
     score = meta.score or {"loss": None, "accuracy": None}
     batches = trainer.evaluation_batches(images.dataset.test)
-    loss, accuracy, probabilities = experiment.evaluate(trainer.network, batches)
+    loss, accuracy, probabilities = experiment.evaluate(trainer.network, batches, loss=trainer.loss)
     result = {
         "epoch": meta.epoch,
         "val_loss": score["loss"],
@@ -39,7 +39,8 @@ def finish(trainer):
     run.log(
         f"test accuracy {100 * accuracy:.2f} %{views}, loss {loss:.4f}, "
         f"on {len(images.dataset.test):,} images, "
-        f"weights of epoch {meta.epoch} ({why}); trained for {p.seconds:.1f} s; see {run.path}"
+        f"weights of epoch {meta.epoch} ({why}); trained for {p.seconds:.1f} s; see {run.path}",
+        result=True,
     )
     _report(trainer, result, probabilities)
     return result
@@ -49,7 +50,7 @@ def _with_tta(trainer, batches):
     """Return what [tta] adds to the result: nothing without that section."""
     if trainer.config.tta is None:
         return {}
-    loss, accuracy, _ = experiment.evaluate(trainer.network, batches, trainer.config.tta)
+    loss, accuracy, _ = experiment.evaluate(trainer.network, batches, trainer.config.tta, trainer.loss)
     return {"tta_loss": loss, "tta_accuracy": accuracy}
 
 
@@ -67,6 +68,6 @@ def _report(trainer, result, probabilities):
         dataset.test,
         probabilities,
         to_toml(config),
-        config.loss.label_smoothing,
+        getattr(config.loss, "label_smoothing", 0.0),
     )
     report.write(trainer.run.report, story)

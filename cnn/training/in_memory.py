@@ -34,7 +34,7 @@ class InMemory:
     def begin(self, config, images):
         """Nothing is to be written."""
 
-    def log(self, line):
+    def log(self, line, result=False):
         """Print a line if asked to."""
         if self._verbose:
             say(translate(line))

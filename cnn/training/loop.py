@@ -14,11 +14,14 @@ import math
 import time
 from contextlib import closing
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 
 from cnn.backend import get_threads, set_winograd, use_backend
 from cnn.errors import ConfigError, NumericError
+from cnn.parallel.micro import MicroBatches
+from cnn.parallel.team import Alone
 from cnn.report import gradients
 from cnn.training import experiment, finite, resume, stops
 from cnn.training.callbacks import Callbacks
@@ -48,11 +51,13 @@ class Trainer:
         Instead of those of config.data.
     network : Network, optional
         Instead of that of config.model; not built, or built for these images: what is built keeps its values.
+    team : cnn.parallel.team.Alone or Ranks, optional
+        The processes that train together, each with a Trainer of its own.
 
     Raises ConfigError, ShapeError or DataError when the parts do not fit; nothing has been written then.
     """
 
-    def __init__(self, config, run=None, callbacks=(), images=None, network=None):
+    def __init__(self, config, run=None, callbacks=(), images=None, network=None, team=None):
         self.config, self.run, self._restored = config, run, False
         self.callbacks, self._stopping = Callbacks([*experiment.own_callbacks(config), *callbacks]), None
         if images is None:
@@ -73,11 +78,15 @@ class Trainer:
         first = [] if self.start is None else self.start.groups(self.network)
         self.groups = experiment.build_groups(config, self.network, first)
         self.loss = experiment.build_loss(config, len(self.images.classes))
+        self.team, self.micro, micro = team or Alone(), None, config.train.micro_batch
+        if micro is not None:
+            self.micro = MicroBatches(self.network, self.loss, micro, config.data.batch_size, self.team)
         self.optimizer = experiment.build_optimizer(config, self.network)
         self.schedule = experiment.build_schedule(config, len(self.batches))
         self.average = experiment.build_average(config, self.network, len(self.batches))
         self.total_steps = experiment.total_steps(config, len(self.batches))
         self.epochs = math.ceil(self.total_steps / len(self.batches))
+        self._interruption, self._agreed = Interruption(), SimpleNamespace(signum=None)
         self._snapshots = Snapshots(config.train.snapshots, self.total_steps, self.network.data.size)
         self._gradients_every = gradients.interval(len(self.batches), self.epochs)
         experiment.check_last_batch(config, self.network, self.batches, self.total_steps)
@@ -111,6 +120,8 @@ class Trainer:
 
     def _fit(self):
         self.run.log(self.describe())
+        if self.team.launched:
+            self.run.log(f"processes: {self.team.size}; micro-batches of {self.micro.size} images")
         if self.start is not None and self.start.line:
             self.run.log(f"starts with {self.start.line}")
         self.run.write_metrics(self.history)  # a resume drops the rows after its checkpoint
@@ -122,6 +133,7 @@ class Trainer:
             np.errstate(all="ignore"),
             Interruption() as interruption,
         ):
+            self._interruption, self._agreed = interruption, SimpleNamespace(signum=None)
             if self.progress.epoch < self.epochs:
                 with interruption.at_once(lambda signum: stops.before_first_step(self, signum)):
                     warm_up(self)
@@ -168,10 +180,21 @@ class Trainer:
                 if now - shown_at > _SHOW_SECONDS or p.step == steps:
                     shown_at = now
                     self._show(images, loss, now)
-                stops.stop_if_asked(self, interruption)
+                self._stop_if_asked(interruption)
                 if now - self._saved_at > save_after:
                     self.save_last()
-        stops.stop_if_asked(self, interruption)
+        self._stop_if_asked(interruption)
+
+    def _stop_if_asked(self, interruption):
+        """After a signal save and raise Interrupted; of several processes all do so after the same step."""
+        if self.team.size == 1:
+            stops.stop_if_asked(self, interruption)
+            return
+        try:
+            stops.stop_if_asked(self, self._agreed)
+        except Interrupted as error:
+            error.agreed = self._agreed.signum is not None
+            raise
 
     def _show(self, images, loss, now):
         """Move the bar on; without a terminal, write a progress line now and then."""
@@ -195,12 +218,7 @@ class Trainer:
         self.groups.at(number / len(self.batches))
         if self.start is not None:
             self.start.at(number / len(self.batches))
-        logits = np.asarray(self.network.forward(x, training=True))
-        loss = self.loss.forward(logits, labels)
-        if not math.isfinite(loss):
-            raise stops.loss_error(self, loss, x, labels)
-        self.network.zero_grad()
-        self.network.backward(self.loss.backward(), input_gradient=False)
+        loss, correct = self._gradient(x, labels, number)
         # a sum takes a hundredth of a step; where it is not finite, the numbers themselves are looked at
         if not math.isfinite(np.add.reduce(self.network.grad)) and (found := finite.gradient(self.network)):
             raise stops.numeric_error(self, found, step=True)
@@ -210,9 +228,25 @@ class Trainer:
         p.step += 1
         p.seen += len(labels)
         p.loss_sum += loss * len(labels)
-        answers = labels if labels.ndim == 1 else labels.argmax(axis=1)  # of two mixed ones the heavier
-        p.correct += int(np.count_nonzero(logits.argmax(axis=1) == answers))
+        p.correct += correct
         return loss
+
+    def _gradient(self, x, labels, number):
+        """Compute the gradient of a batch; return its loss and how many answers are right."""
+        if self.micro is not None:
+            signum = self._interruption.signum if self.team.size > 1 else None
+            loss, correct, self._agreed.signum = self.micro.gradient(x, labels, number, signum)
+            if not math.isfinite(loss):
+                raise stops.loss_error(self, loss, x, labels)
+            return loss, correct
+        logits = np.asarray(self.network.forward(x, training=True))
+        loss = self.loss.forward(logits, labels)
+        if not math.isfinite(loss):
+            raise stops.loss_error(self, loss, x, labels)
+        self.network.zero_grad()
+        self.network.backward(self.loss.backward(), input_gradient=False)
+        answers = labels if labels.ndim == 1 else labels.argmax(axis=1)  # of two mixed ones the heavier
+        return loss, int(np.count_nonzero(logits.argmax(axis=1) == answers))
 
     def _record_gradients(self):
         p, steps = self.progress, len(self.batches)
@@ -244,7 +278,7 @@ class Trainer:
             cut["epoch_seconds"] = p.epoch_seconds
         p.cut = cut
         p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.epoch_seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
-        self.run.log(epoch_line(row, self.epochs, self.config.loss.label_smoothing > 0))
+        self.run.log(epoch_line(row, self.epochs, getattr(self.config.loss, "label_smoothing", 0) > 0))
         is_best = self._is_best(row)
         if is_best:
             p.best = {"epoch": p.epoch, "loss": loss, "accuracy": accuracy}
@@ -269,7 +303,7 @@ class Trainer:
         if len(split) == 0:
             return None, None
         try:
-            return experiment.evaluate(self.network, self.evaluation_batches(split))[:2]
+            return experiment.evaluate(self.network, self.evaluation_batches(split), loss=self.loss)[:2]
         except NumericError as error:
             raise self.numeric_error(f"end of the epoch: {error}") from error
 

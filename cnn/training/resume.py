@@ -22,6 +22,7 @@ _FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.checkpoint_minutes",
     "data.root",
+    "train.loggers",
     "train.patience",
     "train.keep_top",
 )
@@ -244,7 +245,7 @@ def check_same_experiment(config, began):
     """
     before, now = flat(began), flat(config)
     for key in [*now, *(key for key in before if key not in now)]:
-        if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key):
+        if key.partition(",")[0] not in _FREE_TO_CHANGE and before.get(key) != now.get(key):
             found, expected = (show(values[key]) if key in values else "nothing" for values in (now, before))
             raise ConfigError(
                 f"--resume: {key}: found {found}, expected {expected} as the run began; "

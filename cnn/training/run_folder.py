@@ -10,7 +10,7 @@ from cnn.errors import CheckpointError, ConfigError
 from cnn.files import is_temporary, locked, remove_temporaries, write_atomically
 from cnn.language import translate
 from cnn.report import plots
-from cnn.terminal import ReaderLeft, say
+from cnn.terminal import ReaderLeft, is_quiet, say
 from cnn.training import parts, resume
 from cnn.training.finish import finish
 from cnn.training.interruption import Interrupted
@@ -29,10 +29,12 @@ COLUMNS = (
 
 
 class RunFolder:
-    """Paths inside a run folder, and its log and metrics."""
+    """Paths inside a run folder, and its log and metrics; ``quiet`` prints nothing of the log."""
 
-    def __init__(self, path):
+    def __init__(self, path, quiet=False):
         self.path = Path(path)
+        self.shows_progress = False if quiet else None  # on a terminal and in a notebook
+        self._quiet = quiet
         self.reader_left = False
         self.config = self.path / "config.toml"
         self.parts = self.path / "split.csv"
@@ -48,8 +50,6 @@ class RunFolder:
         self.top = self.path / "top"
         self.reader_left = False  # nobody reads stdout any more, as after `cnn train | head`
         self._locked = False
-
-    shows_progress = None  # on a terminal and in a notebook
 
     @contextmanager
     def locked(self):
@@ -103,9 +103,10 @@ class RunFolder:
         """Return what ends the training after a signal."""
         return Interrupted(message, signum)
 
-    def log(self, line):
+    def log(self, line, result=False):
         """Append a line to log.txt, in English, with the time, and print it in the language of the command.
 
+        Only the ``result`` is printed where no progress is wanted.
         Where the reader of stdout has left, ``reader_left`` says so. Raises CheckpointError when log.txt
         cannot be written.
         """
@@ -114,8 +115,11 @@ class RunFolder:
                 file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
         except OSError as error:
             raise CheckpointError(f"{self.log_file}: cannot be written: {error.strerror or error}") from error
+        if self._quiet:
+            return
         try:
-            say(translate(line))
+            if result or not is_quiet():
+                say(translate(line))
         except ReaderLeft:
             self.reader_left = True
 

@@ -55,13 +55,15 @@ const className = (k) => manifest.classes[k] ?? String(k);
 // "conv1 Conv2d" for sentences; `name` is the layer's place in the network ("3.body.1").
 const nodeTitle = (node) => (node.kind === "Input" ? t("node.image") : node === lossNode ? t("node.loss") : `${node.name} · ${node.kind}`);
 
+// Normalisation scales by γ and shifts by β; PReLU has a slope a.
+const scaleLetter = (node) => (isNorm(node) ? "γ" : node.kind === "PReLU" ? "a" : "w");
+
 // What a tensor is called: activations are a, gradients ∂L/∂a, after the layer's own letters.
 function tensorTitle(node, tensor) {
   if (/^dx\d$/.test(tensor)) return `∂L/∂x (${t("branch")} ${Number(tensor[2]) + 1})`;
   if (tensor === "y") return node === lossNode ? "L" : node.kind === "Input" ? "x" : "y";
   if (tensor === "dy") return node.kind === "Input" ? "∂L/∂x" : "∂L/∂y";
-  const batch = node.kind.startsWith("Batch");
-  const letters = { weight: batch ? "γ" : "w", bias: batch ? "β" : "b", running_mean: "μ", running_var: "σ²", p: "p", target: "y" };
+  const letters = { weight: scaleLetter(node), bias: isNorm(node) ? "β" : "b", running_mean: "μ", running_var: "σ²", p: "p", target: "y" };
   return tensor.startsWith("d") && letters[tensor.slice(1)] ? `∂L/∂${letters[tensor.slice(1)]}` : letters[tensor] ?? tensor;
 }
 
@@ -70,3 +72,11 @@ const cellTitle = (c) => (tensorOf(c.node, c.tensor).data.length === 1 && c.node
 
 // Probabilities and the loss carry no sign.
 const neverNegative = (c) => c.node === lossNode && /^(y|p|target)$/.test(c.tensor);
+
+// A probability that is not 1 does not read as 1, however few digits there are: −ln 1 would be 0.
+function probability(value, digits = 4) {
+  const nearly = value < 1 && Number(value.toPrecision(digits)) === 1;
+  return number(value, nearly ? Math.min(15, Math.ceil(-Math.log10(1 - value)) + 1) : digits);
+}
+
+const numberText = (c, value, digits = 4) => (!neverNegative(c) ? signed(value, digits) : c.tensor === "p" ? probability(value, digits) : number(value, digits));

@@ -45,7 +45,7 @@ function runGently(work, done, alive = () => true) {
 
 // Multiplications of one pass of one image: above this a pass would be felt, and views say that they compute.
 const feltWork = 4e6;
-const workOf = (node) => (node.stored.weight && !node.kind.startsWith("Batch") ? sizeOf(node.stored.weight.shape) * (node.shape.length === 3 ? sizeOf((node.kind === "ConvTranspose2d" ? node.inShapes[0] : node.shape).slice(1)) : 1) : 0);
+const workOf = (node) => (node.stored.weight && !isNorm(node) ? sizeOf(node.stored.weight.shape) * (node.shape.length === 3 ? sizeOf((node.kind === "ConvTranspose2d" ? node.inShapes[0] : node.shape).slice(1)) : 1) : 0);
 const networkWork = nodes.reduce((sum, node) => sum + workOf(node), 0);
 
 const lossOf = (values) => values[lossNode.id][0];
@@ -71,14 +71,16 @@ function* backwardSteps(values, { logit = null, truth = {} } = {}) {
   return { dys, grads };
 }
 
-// Which side of each kink (ReLU gate, pool winner) a run is on; the number of places where two runs differ.
-function kinksBetween(a, b) {
+// Which side of each kink (ReLU gate, pool winner) a run is on; the number of places where two runs differ. Yields after
+// each layer.
+function* kinksBetween(a, b) {
   let crossed = 0;
   for (const node of nodes) {
     const choices = layerKinds[node.kind]?.choices;
     if (!choices || node.inputs.every((k) => a[k] === b[k])) continue;
     const left = choices(node, node.inputs.map((k) => a[k])), right = choices(node, node.inputs.map((k) => b[k]));
     for (let k = 0; k < left.length; k++) if (left[k] !== right[k]) crossed++;
+    yield null;
   }
   return crossed;
 }

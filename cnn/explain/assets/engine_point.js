@@ -209,8 +209,9 @@ layerKinds.Softmax = {
     }
     return y;
   },
-  backward(node, [x], y, dy) {
-    const [C] = node.shape, each = x.length / C, dx = new Float64Array(x.length);
+  // From x and not from y, which may have been rounded.
+  backward(node, [x], rounded, dy) {
+    const [C] = node.shape, each = x.length / C, dx = new Float64Array(x.length), y = layerKinds.Softmax.forward(node, [x]);
     for (let q = 0; q < each; q++) {
       let mixed = 0;
       for (let c = 0; c < C; c++) mixed += dy[c * each + q] * y[c * each + q];

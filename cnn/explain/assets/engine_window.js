@@ -104,15 +104,18 @@ function channelSums(dy, channels, sums = new Float64Array(channels)) {
   return sums;
 }
 
+// The first of start, start + step, … that is not below 0.
+const firstInside = (start, step) => (start >= 0 ? start : start + step * Math.ceil(-start / step));
+
 // The input cells under the window of output o, in row-major order (padding left out).
 function windowCells(node, o) {
   const [C, H, W] = node.inShapes[0];
   if (node.kind.startsWith("Global")) return Array.from({ length: H * W }, (_, k) => o * H * W + k);
   const [c, r, q] = unravel(o, node.shape);
-  const { kernel_size: [kh, kw], stride: [sh, sw], padding } = node.attrs;
+  const { kernel_size: [kh, kw], stride: [sh, sw], padding, dilation: [dh, dw] = [1, 1] } = node.attrs;
   const top = r * sh - padding[0][0], left = q * sw - padding[1][0], cells = [];
-  for (let i = Math.max(top, 0); i < Math.min(top + kh, H); i++)
-    for (let j = Math.max(left, 0); j < Math.min(left + kw, W); j++) cells.push((c * H + i) * W + j);
+  for (let i = firstInside(top, dh); i < Math.min(top + kh * dh, H); i += dh)
+    for (let j = firstInside(left, dw); j < Math.min(left + kw * dw, W); j += dw) cells.push((c * H + i) * W + j);
   return cells;
 }
 
@@ -127,15 +130,15 @@ function winnerOf(x, cells) {
 function winnersOf(node, x) {
   const winners = new Int32Array(sizeOf(node.shape)), [C, H, W] = node.inShapes[0], global = node.kind.startsWith("Global");
   const [, OH, OW] = global ? [C, 1, 1] : node.shape;
-  const { kernel_size: [kh, kw], stride: [sh, sw], padding: [[top], [left]] } = global ? { kernel_size: [H, W], stride: [1, 1], padding: [[0], [0]] } : node.attrs;
+  const { kernel_size: [kh, kw], stride: [sh, sw], padding: [[top], [left]], dilation: [dh, dw] = [1, 1] } = global ? { kernel_size: [H, W], stride: [1, 1], padding: [[0], [0]] } : node.attrs;
   for (let c = 0, o = 0; c < C; c++) {
     for (let r = 0; r < OH; r++) {
-      const i0 = Math.max(r * sh - top, 0), i1 = Math.min(r * sh - top + kh, H);
+      const i0 = firstInside(r * sh - top, dh), i1 = Math.min(r * sh - top + kh * dh, H);
       for (let q = 0; q < OW; q++, o++) {
-        const j0 = Math.max(q * sw - left, 0), j1 = Math.min(q * sw - left + kw, W);
-        let best = (c * H + i0) * W + j0, most = x[best];
-        for (let i = i0; i < i1; i++) {
-          for (let k = (c * H + i) * W + j0, end = k + j1 - j0; k < end; k++) {
+        const j0 = firstInside(q * sw - left, dw), j1 = Math.min(q * sw - left + kw * dw, W);
+        let best = i0 < i1 && j0 < j1 ? (c * H + i0) * W + j0 : -1, most = x[best]; // -1: a window without any pixel
+        for (let i = i0; i < i1; i += dh) {
+          for (let k = (c * H + i) * W + j0, end = k + j1 - j0; k < end; k += dw) {
             const v = x[k];
             if (v > most || (v !== v && most === most)) (best = k), (most = v);
           }
@@ -150,12 +153,12 @@ function winnersOf(node, x) {
 const maxPool = {
   forward(node, [x]) {
     const winners = winnersOf(node, x), y = new Float64Array(winners.length);
-    for (let o = 0; o < y.length; o++) y[o] = x[winners[o]];
+    for (let o = 0; o < y.length; o++) y[o] = winners[o] < 0 ? -Infinity : x[winners[o]];
     return y;
   },
   backward(node, [x], y, dy) {
     const dx = new Float64Array(x.length), winners = winnersOf(node, x);
-    for (let o = 0; o < dy.length; o++) dx[winners[o]] += dy[o];
+    for (let o = 0; o < dy.length; o++) if (winners[o] >= 0) dx[winners[o]] += dy[o];
     return { dx: [dx], grads: {} };
   },
   // Which input cell each output took: two runs that differ here have crossed a kink.
@@ -166,11 +169,11 @@ const maxPool = {
 function divisorOf(node, o) {
   const [, H, W] = node.inShapes[0];
   if (node.kind.startsWith("Global")) return H * W;
-  if (!node.attrs.count_include_pad) return windowCells(node, o).length;
+  if (!node.attrs.count_include_pad) return Math.max(1, windowCells(node, o).length);
   const [, r, q] = unravel(o, node.shape);
   const { kernel_size: [kh, kw], stride: [sh, sw], padding: [[top, bottom], [left, right]] } = node.attrs;
   const i = r * sh - top, j = q * sw - left;
-  return (Math.min(i + kh, H + bottom) - i) * (Math.min(j + kw, W + right) - j);
+  return Math.max(1, (Math.min(i + kh, H + bottom) - i) * (Math.min(j + kw, W + right) - j));
 }
 
 const avgPool = {

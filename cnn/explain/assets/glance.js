@@ -1,7 +1,7 @@
 // The whole network in one picture: image, layers, loss; the arrows forward and backward; the update of the weights.
 // It is lit where the reader is: glanceAt(phase, node). phase: forward, loss, backward, update or all.
 
-const glance = { phase: "forward", node: null };
+const glance = { phase: "forward", node: null, room: 0 };
 
 const blockKind = (node) => (node.parameters.length ? "weighted" : "plain");
 
@@ -75,8 +75,9 @@ function renderGlance() {
     lightBlocks(holder);
   };
   holder.draw = draw;
+  holder.room = glance.room; // until it is measured, that of the last time
   new ResizeObserver(([{ contentRect }]) => {
-    holder.room = contentRect.width;
+    glance.room = holder.room = contentRect.width;
     draw();
   }).observe(holder);
   const step = (phase) => h("span", { class: `loop-step ${phase}` }, t(`loop.${phase}`));
@@ -90,7 +91,7 @@ function renderGlance() {
           return h("li", { class: k === live.label ? "truth" : null }, h("span", { class: "name" }, className(k)), h("span", { class: "track", "aria-hidden": "true" }, fill), numberButton(cell(lossNode, "p", k), 3));
         })),
         h("p", { class: "glance-loss" }, "L = ", numberButton(cell(lossNode, "y", 0)),
-          isBatch ? h("span", { class: "fine" }, ` ${t("batch.mean", { n: batchSize })}`) : live.smoothing ? null : h("span", { class: "fine" }, ` = −ln ${number(p[live.label], 4)}`)))),
+          isBatch ? h("span", { class: "fine" }, ` ${t("batch.mean", { n: batchSize })}`) : live.smoothing || p[live.label] === 1 ? null : h("span", { class: "fine" }, ` = −ln ${probability(p[live.label])}`)))),
     h("p", { class: "loop", "aria-label": t("loop.label") }, ["forward", "loss", "backward", "update"].flatMap((phase, k) => [k ? h("span", { class: "loop-arrow", "aria-hidden": "true" }, "→") : null, step(phase)]),
       h("span", { class: "loop-arrow again", "aria-hidden": "true" }, "↺")));
 }

@@ -51,11 +51,17 @@ function computeLive() {
   lossNode.tensors.p = fixed(lossNode.tensors.p, softmaxOf(values[lossNode.inputs[0]]).p);
 }
 
-// Changes the state and shows it. focus: id of the control to return to.
+// Changes the state and shows it. focus: id of the control to return to. Where a pass would be felt, the page first says
+// that it computes.
 function setLive(changes, focus = null) {
   Object.assign(live, changes);
-  computeLive();
-  refreshPage(focus);
+  const show = () => {
+    computeLive();
+    refreshPage(focus);
+  };
+  if (networkWork < feltWork) return show();
+  byId("summary").append(h("p", { class: "ribbon", role: "status" }, t("lab.computing")));
+  requestAnimationFrame(() => setTimeout(show));
 }
 
 function restoreStored(focus = null) {
@@ -114,12 +120,13 @@ const samples = manifest.samples ? openSamples(manifest.samples) : null;
 function randomParameters(seed) {
   const random = seededRandom(seed);
   return nodes.map((node) => Object.fromEntries([...node.parameters, ...node.buffers].map((name) => {
-    const { shape, data } = node.tensors[name], batch = node.kind.startsWith("Batch");
-    if (name === "weight" && !batch) {
+    const { shape, data } = node.tensors[name];
+    if (name === "weight" && node.kind === "PReLU") return [name, new Float64Array(data.length).fill(0.25)];
+    if (name === "weight" && !isNorm(node)) {
       const bound = Math.sqrt(6 / sizeOf(shape.slice(1)));
       return [name, Float64Array.from(data, () => bound * (2 * random() - 1))];
     }
-    return [name, new Float64Array(data.length).fill((batch && name === "weight") || name === "running_var" ? 1 : 0)];
+    return [name, new Float64Array(data.length).fill(name === "weight" || name === "running_var" ? 1 : 0)];
   })));
 }
 

@@ -95,6 +95,12 @@ function setLanguage(language) {
   byId("language").focus();
 }
 
+function repaintPage(theme) {
+  setTheme(theme, false);
+  renderPage();
+  reopen();
+}
+
 function setTheme(theme, remember = true) {
   app.theme = theme;
   document.documentElement.dataset.theme = theme;
@@ -127,7 +133,9 @@ function kept(name) {
 }
 
 function start() {
-  app.language = kept("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
+  // ?lang=zh in the address of a link comes before what was chosen here
+  const asked = new URLSearchParams(location.search).get("lang");
+  app.language = (texts[asked] ? asked : null) ?? kept("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
   setTheme(kept("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"), false);
   document.documentElement.dataset.direction = app.direction;
   place.view = viewOf(location.hash);
@@ -144,7 +152,7 @@ function start() {
     waitingFor = setTimeout(() => refreshPage(document.activeElement?.id || null), 150);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) => {
-    if (!kept("theme")) setTheme(event.matches ? "dark" : "light", false), renderPage(), reopen();
+    if (!kept("theme")) repaintPage(event.matches ? "dark" : "light");
   });
   verify();
 }

@@ -309,9 +309,19 @@ function paintWhenSeen(map) {
   watcher.observe(map.canvas);
 }
 
-// Paper shows all maps, wherever the reader has scrolled.
+// Paper is white, and shows all maps, wherever the reader has scrolled.
+let themeBeforePrint = null;
+
 addEventListener("beforeprint", () => {
+  themeBeforePrint = app.theme;
+  if (app.theme !== "light") repaintPage("light");
+  fillDerivations();
   for (const map of waiting.values()) map.paint();
+});
+
+addEventListener("afterprint", () => {
+  if (themeBeforePrint && themeBeforePrint !== app.theme) repaintPage(themeBeforePrint);
+  themeBeforePrint = null;
 });
 
 // Forgets maps whose canvas has left the page.

@@ -3,8 +3,8 @@
 
 const slotNames = { sgd: ["velocity"], adam: ["mean", "square"] };
 
-// Weight decay leaves biases and the scales and shifts of normalisation alone.
-const decaysOf = (node, name) => name === "weight" && !node.kind.startsWith("Batch");
+// Weight decay leaves biases, the scales and shifts of normalisation and the slopes of PReLU alone.
+const decaysOf = (node, name) => name === "weight" && !isNorm(node) && node.kind !== "PReLU";
 
 const newSlots = (method, size) => Object.fromEntries(slotNames[method].map((name) => [name, new Float64Array(size)]));
 

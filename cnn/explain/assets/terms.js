@@ -21,8 +21,8 @@ const sumOf = (equation, terms, extra = {}) => ({
 const inputAt = (node, index, slot = 0) => factor(nodes[node.inputs[slot]], "y", index, "x");
 const gradAt = (node, index) => factor(node, "dy", index, "dy");
 const outputAt = (node, index) => factor(node, "y", index, "y");
-const weightAt = (node, index) => factor(node, "weight", index, node.kind.startsWith("Batch") ? "γ" : "w");
-const biasAt = (node, index) => factor(node, "bias", index, node.kind.startsWith("Batch") ? "β" : "b");
+const weightAt = (node, index) => factor(node, "weight", index, scaleLetter(node));
+const biasAt = (node, index) => factor(node, "bias", index, isNorm(node) ? "β" : "b");
 
 // --- convolution: the same taps read in three directions ------------------------------------------------------------
 
@@ -90,11 +90,12 @@ function windowsOver(node, index) {
   const [c, i, j] = unravel(index, node.inShapes[0]);
   if (node.kind.startsWith("Global")) return [c];
   const [, OH, OW] = node.shape;
-  const { kernel_size: [kh, kw], stride: [sh, sw], padding } = node.attrs;
+  const { kernel_size: [kh, kw], stride: [sh, sw], padding, dilation: [dh, dw] = [1, 1] } = node.attrs;
   const found = [], top = padding[0][0], left = padding[1][0];
-  for (let r = Math.max(0, Math.ceil((i + top - kh + 1) / sh)); r <= Math.min(OH - 1, Math.floor((i + top) / sh)); r++)
-    for (let q = Math.max(0, Math.ceil((j + left - kw + 1) / sw)); q <= Math.min(OW - 1, Math.floor((j + left) / sw)); q++)
-      found.push((c * OH + r) * OW + q);
+  const covers = (at, start, size, step) => (at - start) % step === 0 && at - start < size * step;
+  for (let r = Math.max(0, Math.ceil((i + top - (kh - 1) * dh) / sh)); r <= Math.min(OH - 1, Math.floor((i + top) / sh)); r++)
+    for (let q = Math.max(0, Math.ceil((j + left - (kw - 1) * dw) / sw)); q <= Math.min(OW - 1, Math.floor((j + left) / sw)); q++)
+      if (covers(i + top, r * sh, kh, dh) && covers(j + left, q * sw, kw, dw)) found.push((c * OH + r) * OW + q);
   return found;
 }
 
@@ -103,7 +104,7 @@ const maxPoolRules = {
     const x = inputsOf(node)[0], cells = windowCells(node, index), winner = winnerOf(x, cells);
     const ties = cells.filter((k) => x[k] === x[winner]).length;
     const terms = cells.map((k) => ({ ...product(inputAt(node, k)), wins: k === winner }));
-    return { form: "max", equation: "forward", terms, total: x[winner], note: ties > 1 ? "note.ties" : null, count: ties };
+    return { form: "max", equation: "forward", terms, total: cells.length ? x[winner] : -Infinity, note: cells.length ? (ties > 1 ? "note.ties" : null) : "note.nopixel", count: ties };
   },
   dx(node, index) {
     const x = inputsOf(node)[0];
@@ -280,9 +281,10 @@ const softmaxRules = {
   },
   dx(node, index) {
     const [C] = node.shape, each = sizeOf(node.shape) / C, q = index % each;
-    const own = outputAt(node, index);
+    const column = softmaxOf(Float64Array.from({ length: C }, (_, c) => inputAt(node, c * each + q).value)).p;
+    const own = { ...outputAt(node, index), value: column[Math.floor(index / each)] };
     const terms = Array.from({ length: C }, (_, c) => {
-      const k = c * each + q, y = outputAt(node, k).value;
+      const k = c * each + q, y = column[c];
       return product(gradAt(node, k), constant(k === index ? "S·(1 − S)" : "−S·S′", own.value * ((k === index ? 1 : 0) - y)));
     });
     return sumOf("dx", terms, { steps: [own] });

@@ -13,7 +13,8 @@ function proseElement(markup) {
   return holder;
 }
 
-const hasBias = (node) => Boolean(node.stored.bias);
+// Of normalisation the formulas without bias are those without γ and β.
+const hasBias = (node) => Boolean(isNorm(node) ? node.stored.weight : node.stored.bias);
 
 // The formula of a step for this very layer, in the language of the page.
 function formulaOf(step, node) {
@@ -24,7 +25,7 @@ function formulaOf(step, node) {
 const animations = { "conv-dx": () => convAnimation("dx"), "conv-dweight": () => convAnimation("dweight") };
 
 // [place in the derivation, step] of what is shown of a layer.
-const shownSteps = (node) => [...(manifest.derivations[node.kind] ?? []).entries()].filter(([, step]) => step.needs !== "bias" || hasBias(node));
+const shownSteps = (node) => [...(manifest.derivations[node.kind] ?? []).entries()].filter(([, step]) => step.needs !== "bias" || node.stored[step.id === "dweight" ? "weight" : "bias"]);
 
 // The derivation of a row fills itself as soon as the page is idle, or when it is wanted at once; the one shown last is
 // kept, for a row that is drawn anew.
@@ -49,8 +50,6 @@ function fillDerivation(holder) {
 }
 
 const fillDerivations = () => [...unfilled.keys()].forEach(fillDerivation);
-
-addEventListener("beforeprint", fillDerivations);
 
 function renderDerivation(node) {
   return h("div", { class: "derivation" },

@@ -34,19 +34,20 @@ function renderWhenReady(ready, steps, render) {
   return waiting;
 }
 
-function lossWith(node, tensor, index, delta) {
+function* lossWith(node, tensor, index, delta) {
   const changed = Float64Array.from(node.tensors[tensor].data);
   changed[index] += delta;
-  const values = runForward(new Map([[node, { [tensor]: changed }]]), floatChain().values);
+  const values = yield* forwardSteps(new Map([[node, { [tensor]: changed }]]), floatChain().values);
   return { loss: lossOf(values), values };
 }
 
 // (L(w + h) − L(w − h)) / 2h against backprop, and the number of kinks between the two points.
-function finiteDifference(node, tensor, index, step) {
-  const plus = lossWith(node, tensor, index, step), minus = lossWith(node, tensor, index, -step);
+function* finiteDifference({ node, tensor, index }, step) {
+  const plus = yield* lossWith(node, tensor, index, step), minus = yield* lossWith(node, tensor, index, -step);
   const numeric = (plus.loss - minus.loss) / (2 * step), analytic = floatChain().grads[node.id][tensor][index];
   const error = Math.abs(numeric - analytic) / Math.max(Math.abs(numeric), Math.abs(analytic), 1e-300);
-  return { step, plus: plus.loss, minus: minus.loss, numeric, analytic, error: numeric === analytic ? 0 : error, kinks: kinksBetween(plus.values, minus.values) };
+  const kinks = yield* kinksBetween(plus.values, minus.values);
+  return { step, plus: plus.loss, minus: minus.loss, numeric, analytic, error: numeric === analytic ? 0 : error, kinks };
 }
 
 function testWeight(node, tensor, index) {
@@ -65,19 +66,35 @@ function renderExperiments() {
   return renderWhenReady(() => chains.has(null) && chains.has(lab.aim), steps, () => h("div", {}, differenceCard(), stepCard()));
 }
 
-// Computes points between the user's actions, about 30 ms at a time, and redraws; stops when the chart has gone.
+// Computes points between the reader's actions, layer by layer, and redraws; stops when the chart has gone.
 function fillGradually(points, count, make, id, draw) {
-  const work = () => {
-    const holder = byId(id), until = performance.now() + 30;
-    if (!holder || holder.points !== points) return;
-    while (points.length < count && performance.now() < until) points.push(make(points.length));
-    holder.replaceChildren(draw());
-    if (points.length < count) setTimeout(work);
+  let drawn = 0;
+  const redraw = () => {
+    drawn = performance.now();
+    byId(id).replaceChildren(draw());
   };
+  function* work() {
+    while (points.length < count) {
+      points.push(yield* make(points.length));
+      if (performance.now() > drawn + 100) redraw();
+    }
+  }
   setTimeout(() => {
-    if (byId(id)) byId(id).points = points;
-    work();
+    const holder = byId(id);
+    if (!holder) return;
+    holder.points = points;
+    redraw();
+    runGently(work(), redraw, () => byId(id)?.points === points);
   });
+}
+
+// Fills the element with what `lines` makes of a result: at once, or, where a pass would be felt, between the reader's
+// actions; a later call for the same element replaces one that is still at work.
+function showResult(holder, steps, lines) {
+  if (networkWork < feltWork) return holder.replaceChildren(...lines(drain(steps)));
+  holder.steps = steps;
+  if (!holder.childElementCount) holder.replaceChildren(h("dt", { class: "computing", role: "status" }, t("lab.computing")));
+  runGently(steps, (result) => holder.replaceChildren(...lines(result)), () => holder.steps === steps);
 }
 
 // --- finite difference --------------------------------------------------------------------------------------------
@@ -99,11 +116,13 @@ function differenceCard() {
   const slider = h("input", { type: "range", id: "fd-h", min: -12, max: 1, step: 0.25, value: lab.logH, "aria-valuetext": `h = ${number(10 ** lab.logH)}`, oninput: (event) => {
     lab.logH = Number(event.target.value);
     event.target.setAttribute("aria-valuetext", `h = ${number(10 ** lab.logH)}`);
-    byId("fd-result").replaceChildren(...differenceResult());
+    showResult(byId("fd-result"), numericAt(lab.logH), differenceLines);
     byId("fd-chart").replaceChildren(differenceChart());
   } });
   lab.curve ??= [];
-  fillGradually(lab.curve, 53, (k) => finiteDifferenceAt(-12 + k / 4), "fd-chart", differenceChart);
+  const result = h("dl", { class: "result columns", id: "fd-result" });
+  showResult(result, numericAt(lab.logH), differenceLines);
+  fillGradually(lab.curve, 53, (k) => numericAt(-12 + k / 4), "fd-chart", differenceChart);
   return h("section", { class: "sheet" }, h("div", { class: "sheet-head" }, h("h2", {}, t("fd.title"))),
     h("p", { class: "lead" }, t("fd.lead")),
     h("div", { class: "form" },
@@ -111,7 +130,7 @@ function differenceCard() {
       h("div", {}, h("label", { for: "fd-tensor" }, t("fd.tensor")), pickTensor),
       h("div", {}, h("label", { for: "fd-index" }, t("fd.index", { shape: shapeText(shape) })), field),
       h("div", { class: "wide" }, h("label", { for: "fd-h" }, t("fd.h")), slider)),
-    h("dl", { class: "result columns", id: "fd-result" }, differenceResult()),
+    result,
     h("div", { id: "fd-chart" }),
     h("p", { class: "fine" }, t("fd.reading")));
 }
@@ -122,10 +141,9 @@ function chooseWeight(tensor, index) {
   byId("fd-index").focus();
 }
 
-const finiteDifferenceAt = (logH) => finiteDifference(lab.node, lab.tensor, lab.index, 10 ** logH);
+const numericAt = (logH) => finiteDifference({ ...lab }, 10 ** logH);
 
-function differenceResult() {
-  const r = finiteDifferenceAt(lab.logH);
+function differenceLines(r) {
   const line = (key, value, id, text = number(value, 9)) => [h("dt", {}, t(key)), h("dd", { class: "num", id, "data-value": String(value) }, text)];
   return [
     ...line("fd.step", r.step, "fd-step", number(r.step, 3)), ...line("fd.plus", r.plus, "fd-plus"), ...line("fd.minus", r.minus, "fd-minus"),
@@ -146,8 +164,10 @@ function differenceChart() {
 // --- one step of gradient descent -----------------------------------------------------------------------------------
 
 // L(w − lr·g) − L(w) for all parameters at once, and what the gradient alone predicts.
-function descend(rate) {
-  const { values, grads, squares, truth } = floatChain(lab.aim), change = new Map([[lossNode, truth]]);
+const descend = (rate, aim) => drain(descentSteps(rate, aim));
+
+function* descentSteps(rate, aim = lab.aim) {
+  const { values, grads, squares, truth } = floatChain(aim), change = new Map([[lossNode, truth]]);
   for (const node of trainable) {
     const moved = {};
     for (const name of node.parameters) {
@@ -156,7 +176,7 @@ function descend(rate) {
     }
     change.set(node, moved);
   }
-  const after = runForward(change, values);
+  const after = yield* forwardSteps(change, values);
   return { rate, predicted: -rate * squares, actual: lossOf(after) - lossOf(values), z: after[lossNode.inputs[0]] };
 }
 
@@ -170,13 +190,15 @@ function stepCard() {
   const [low, high] = rateRange();
   lab.logRate ??= low + 2;
   lab.step ??= [];
-  fillGradually(lab.step, 57, (k) => descend(10 ** (low + ((high - low) * k) / 56)), "sgd-chart", stepChart);
+  fillGradually(lab.step, 57, (k) => descentSteps(10 ** (low + ((high - low) * k) / 56)), "sgd-chart", stepChart);
   const slider = h("input", { type: "range", id: "sgd-rate", min: low, max: high, step: 0.05, value: lab.logRate, "aria-valuetext": `lr = ${number(10 ** lab.logRate)}`, oninput: (event) => {
     lab.logRate = Number(event.target.value);
     event.target.setAttribute("aria-valuetext", `lr = ${number(10 ** lab.logRate)}`);
-    byId("sgd-result").replaceChildren(...stepResult());
+    showResult(byId("sgd-result"), descentSteps(10 ** lab.logRate), stepLines);
     byId("sgd-chart").replaceChildren(stepChart());
   } });
+  const result = h("dl", { class: "result columns", id: "sgd-result" });
+  showResult(result, descentSteps(10 ** lab.logRate), stepLines);
   const truth = manifest.about.label, target = lossNode.tensors.target.data;
   const aim = h("select", { id: "sgd-class", onchange: (event) => {
     const chosen = event.target.value;
@@ -189,13 +211,13 @@ function stepCard() {
     h("p", { class: "lead" }, t("sgd.lead")),
     h("div", { class: "form" }, h("div", {}, h("label", { for: "sgd-class" }, t("sgd.class")), aim),
       h("div", { class: "wide" }, h("label", { for: "sgd-rate" }, t("sgd.rate")), slider)),
-    h("dl", { class: "result columns", id: "sgd-result" }, stepResult()),
+    result,
     h("div", { id: "sgd-chart" }),
     h("p", { class: "fine" }, t("sgd.reading")));
 }
 
-function stepResult() {
-  const r = descend(10 ** lab.logRate), loss = lossOf(floatChain(lab.aim).values);
+function stepLines(r) {
+  const loss = lossOf(floatChain(lab.aim).values);
   const line = (key, value, id, plus = false) => [h("dt", {}, t(key)),
     h("dd", { class: `num ${plus ? signClass(value) : ""}`, id, "data-value": String(value) }, number(value, 7, plus))];
   const verdict = r.actual > 0 ? "sgd.overshot" : loss + r.actual < 1e-3 * loss ? "sgd.floor" : r.actual < 0.5 * r.predicted ? "sgd.good" : "sgd.curved";

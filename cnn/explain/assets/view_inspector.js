@@ -62,7 +62,7 @@ function renderInspector(c, made) {
     renderTrail(),
     h("div", { class: "headline" },
       h("p", { class: "what" }, h("span", { class: "symbol" }, cellTitle(c)), h("span", { class: "of" }, nodeTitle(c.node))),
-      h("p", { class: `value ${neverNegative(c) ? "" : signClass(stored)}`, id: "value", "data-value": String(stored) }, neverNegative(c) ? number(stored, 6) : signed(stored, 6)),
+      h("p", { class: `value ${neverNegative(c) ? "" : signClass(stored)}`, id: "value", "data-value": String(stored) }, numberText(c, stored, 6)),
     ),
     gotoForm(c),
     companions(c),

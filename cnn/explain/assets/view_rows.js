@@ -9,6 +9,9 @@ function settingsText(node) {
   if (a.stride && (a.stride[0] !== 1 || a.stride[1] !== 1)) parts.push(t("set.stride", { n: pairText(a.stride) }));
   if (a.padding?.flat().some((p) => p)) parts.push(t("set.padding", { n: [...new Set(a.padding.flat())].join("/") }));
   if (a.dilation && (a.dilation[0] !== 1 || a.dilation[1] !== 1)) parts.push(t("set.dilation", { n: pairText(a.dilation) }));
+  if (a.ceil_mode) parts.push("ceil_mode");
+  if (a.scale_factor) parts.push(`× ${pairText(a.scale_factor)}`);
+  if (a.num_groups) parts.push(t("set.groups", { n: a.num_groups }));
   if (a.groups > 1) parts.push(t("set.groups", { n: a.groups }));
   if (a.negative_slope !== undefined) parts.push(`a = ${a.negative_slope}`);
   if (a.factor !== undefined) parts.push(`× ${a.factor}`);
@@ -114,7 +117,7 @@ function mapFigure(node, tensor, spread = false) {
 
 // A number that opens its own explanation.
 function numberButton(c, digits = 4) {
-  const value = valueAt(c), text = neverNegative(c) ? number(value, digits) : signed(value, digits);
+  const value = valueAt(c), text = numberText(c, value, digits);
   return h("a", {
     class: `num ${neverNegative(c) ? "" : signClass(value)}`, href: `#/network/${cellKey(c)}`, "data-value": String(value),
     "aria-label": `${cellTitle(c)}, ${nodeTitle(c.node)} = ${text}`,

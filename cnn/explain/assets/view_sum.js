@@ -38,7 +38,8 @@ const indexed = {
   },
   MaxPool2d: {
     forward({ attrs }, [c, i, j]) {
-      const { kernel_size: [kh, kw], stride: [sh, sw], padding: [[top], [left]] } = attrs;
+      const { kernel_size: [kh, kw], stride: [sh, sw], padding: [[top], [left]], dilation: [dh, dw] } = attrs;
+      if (dh > 1 || dw > 1) return `max x[${c}, ${affine(i * sh - top, dh, "u")}, ${affine(j * sw - left, dw, "v")}]`;
       return `max x[${c}, ${i * sh - top}…${i * sh - top + kh - 1}, ${j * sw - left}…${j * sw - left + kw - 1}]`;
     },
     dx: (node, [c, a, b]) => `Σ dy[${c}, i, j] · [x[${c}, ${a}, ${b}] = max]`,

@@ -33,7 +33,7 @@ function stationValues(station) {
   const p = lossNode.tensors.p.data, [C, H, W] = nodes[0].shape;
   return {
     gradient: station.id === "update" ? signed(valueAt(cell(station.cell.node, "d" + station.cell.tensor, station.cell.index)), 3) : "",
-    truth: className(live.label), p: number(p[live.label], 3), loss: number(lossNode.tensors.y.data[0], 3), layer: nodeTitle(station.node),
+    truth: className(live.label), p: probability(p[live.label], 3), loss: number(lossNode.tensors.y.data[0], 3), layer: nodeTitle(station.node),
     size: `${H} × ${W}${C > 1 ? ` × ${C}` : ""}`, value: signed(valueAt(station.cell), 3), classes: p.length, shape: shapeText(station.node.shape),
     parameters: nodes.reduce((n, node) => n + node.parameters.reduce((m, name) => m + node.tensors[name].data.length, 0), 0).toLocaleString("en"),
   };
@@ -99,7 +99,7 @@ function classBars(values, plus, names = className) {
     bar.style.width = `${(both ? 50 : 100) * Math.abs(values[k]) / widest}%`;
     if (both) bar.style[values[k] < 0 ? "right" : "left"] = "50%";
     return h("li", { class: k === live.label ? "truth" : null }, h("span", { class: "name" }, names(k)), h("span", { class: "rail-bar", "aria-hidden": "true" }, bar),
-      h("span", { class: `num ${plus ? signClass(values[k]) : ""}`, "data-value": String(values[k]) }, plus ? signed(values[k], 3) : number(values[k], 3)));
+      h("span", { class: `num ${plus ? signClass(values[k]) : ""}`, "data-value": String(values[k]) }, plus ? signed(values[k], 3) : probability(values[k], 3)));
   }));
 }
 
@@ -116,7 +116,7 @@ function sumOfCell(c, heading = null) {
   const made = explain(c), value = valueAt(c);
   return h("article", { class: "sum-card" },
     h("div", { class: "sum-left" }, heading && c.tensor !== "y" ? h("h3", {}, t(heading, { layer: nodeTitle(c.node) })) : null,
-      h("p", { class: "sum-head" }, h("span", { class: "symbol" }, cellTitle(c)), " = ", h("span", { class: `num ${neverNegative(c) ? "" : signClass(value)}`, "data-value": String(value) }, neverNegative(c) ? number(value, 5) : signed(value, 5))),
+      h("p", { class: "sum-head" }, h("span", { class: "symbol" }, cellTitle(c)), " = ", h("span", { class: `num ${neverNegative(c) ? "" : signClass(value)}`, "data-value": String(value) }, numberText(c, value, 5))),
       made.note ? h("p", { class: "note" }, t(made.note, { n: made.count ?? "" })) : null,
       equationOf(made), indexedLine(c, made), windowPicture(c, made)),
     h("div", { class: "sum-right" }, made.steps?.length ? stepList(made.steps.slice(0, 6)) : null,
@@ -128,8 +128,8 @@ function sumOfCell(c, heading = null) {
 function tourStep() {
   const { values } = floatChain(), before = lossOf(values);
   if (tour.step?.values === values) return tour.step;
-  let rate = 0.1, made = descend(rate);
-  for (let k = 0; k < 8 && !(made.actual < 0); k++) made = descend((rate /= 3));
+  let rate = 0.1, made = descend(rate, null);
+  for (let k = 0; k < 8 && !(made.actual < 0); k++) made = descend((rate /= 3), null);
   tour.step = { values, rate: made.rate, before, after: before + made.actual, p: softmaxOf(made.z).p };
   return tour.step;
 }

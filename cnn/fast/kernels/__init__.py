@@ -67,6 +67,7 @@ from cnn.fast.kernels.images import (
     cut_windows,
     flip_images,
     normalize_pixels,
+    recolor_images,
     resample_images,
 )
 from cnn.fast.kernels.linear import (
@@ -185,6 +186,7 @@ __all__ = [
     "pad2d_forward",
     "prelu_backward",
     "prelu_forward",
+    "recolor_images",
     "relu6_backward",
     "relu6_forward",
     "relu_backward",

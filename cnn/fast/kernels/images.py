@@ -1,4 +1,4 @@
-"""What prepares a batch of uint8 images: normalisation, windows, flips, squares and resampling.
+"""What prepares a batch of uint8 images: normalisation, windows, flips, squares, colours, resampling.
 
 A piece of each task is one image: so they take all threads where the training kernels wait for them, and one
 where they run beside those, on a background thread.
@@ -76,8 +76,18 @@ class Resample(NamedTuple):
     reflect: int  # whether what lies outside is the image mirrored, or else black
 
 
+class Recolor(NamedTuple):
+    """A piece is one image."""
+
+    images: int  # address of uint8
+    matrices: int  # address of float64 (images, channels, channels + 1)
+    out: int  # address of uint8
+    channels: int
+    pixels: int  # of a plane
+
+
 normalize_of, window_of, flip_of, square_of = map(reader, (Normalize, Window, Flip, Square))
-resample_of = reader(Resample)
+resample_of, recolor_of = reader(Resample), reader(Recolor)
 
 
 def place(array, dtype):
@@ -244,6 +254,36 @@ def _blacken_task():
                     image[c, y, x] = 0
 
     return cover
+
+
+def recolor_images(images, matrices, out):
+    """Mix the channels: out[n, c] = sum_k M[n, c, k] images[n, k] + M[n, c, C], rounded and cut to 0..255.
+
+    ``images`` and ``out`` (n, C, H, W) uint8, ``matrices`` (n, C, C + 1) float64.
+    """
+    n, channels, height, width = images.shape
+    arrays = place(images, np.uint8), place(matrices, np.float64), place(out, np.uint8)
+    launch(_recolor_task(), n, parameters(Recolor(*arrays, channels, height * width)))
+
+
+@functools.cache
+def _recolor_task():
+    @task
+    def recolor_image(n, thread, params):
+        p = recolor_of(params)
+        channels, size = p.channels, p.channels * p.pixels
+        image = carray(pointer(p.images + n * size, 1), (channels, p.pixels))
+        m = carray(pointer(p.matrices + n * channels * (channels + 1) * 8, 8), (channels, channels + 1))
+        out = carray(pointer(p.out + n * size, 1), (channels, p.pixels))
+        for c in range(channels):
+            target = out[c]
+            for k in range(p.pixels):
+                value = m[c, channels]
+                for d in range(channels):
+                    value += m[c, d] * image[d, k]
+                target[k] = np.uint8(min(max(value, 0.0), 255.0) + 0.5)
+
+    return recolor_image
 
 
 def resample_images(images, matrices, reflect, out):
