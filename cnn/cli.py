@@ -81,7 +81,7 @@ def _run(argv):
             f'found "{name}", expected a command: {", ".join(COMMANDS)}.{did_you_mean(name, COMMANDS)}'
         )
     check_environment()
-    module = importlib.import_module(f"cnn.commands.{name}")
+    module = importlib.import_module(f"cnn.commands.{name.replace('-', '_')}")
     parser = _Parser(prog=f"cnn {name}", description=module.__doc__, allow_abbrev=False)
     module.add_arguments(parser)
     add_common_arguments(parser)

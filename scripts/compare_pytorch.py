@@ -204,9 +204,7 @@ def parse(arguments=None):
     )
     parser.add_argument("--timing-only", type=int, metavar="STEPS", help="time so many steps in turns")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of --timing-only")
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="seconds are processor time, of one thread"
-    )
+    parser.add_argument("--cpu-time", action="store_true", help="seconds are processor time, of one thread")
     parser.add_argument("--out", type=Path, help="folder of the results (default: compare-<name>)")
     options = parser.parse_args(arguments)
     options.frameworks = options.frameworks.split(",")

@@ -89,9 +89,7 @@ def run_nodes(folder):
             counts[kind, "refused"] += 1
             refused.append((kind, case.name, str(error).split(": ", 1)[1]))
             continue
-        right = y.shape == expected.shape and np.allclose(
-            y, expected, case.rtol, max(case.atol, 1e-5)
-        )
+        right = y.shape == expected.shape and np.allclose(y, expected, case.rtol, max(case.atol, 1e-5))
         counts[kind, "right" if right else "WRONG"] += 1
         if not right:
             refused.append((kind, case.name, "WRONG"))

@@ -35,6 +35,7 @@ FLOORS = {
     "data": 10,
     "config": 11,
     "report": 12,
+    "parallel": 12,
     "training": 13,
     "explain": 14,
     "doctor": 15,
@@ -59,6 +60,7 @@ RESTRICTED = {
     "PIL": ("data", "explain", "model", "report"),
     "scipy": (),
     "numba": ("fast", "backend"),
+    "mpi4py": ("parallel",),
     "optuna": ("tuning",),
     "pyarrow": ("data", "inference"),
 }

@@ -1,6 +1,6 @@
 """A layer from outside of the package, and how much it takes: this class, and nothing in any table.
 
-README, "A new layer", is this file.
+"A new layer" in the manual is this file.
 """
 
 import helpers_explain as h

@@ -16,8 +16,8 @@ from PIL import Image
 from cnn.errors import ConfigError, DataError, MissingExtra
 from cnn.inference import inputs, parts, tables
 from cnn.inference.inputs import image_files
-from cnn.inference.shards import parse_shard, shard_of_rank
 from cnn.inference.stream import Prediction, Predictor
+from cnn.parallel.ranks import parse_shard, shard_of_rank
 from cnn.training import experiment
 
 

@@ -61,6 +61,7 @@ def test_a_run_learns_and_writes_its_whole_folder(workplace, here, capsys):
         "last.safetensors",
         "log.txt",
         "metrics.csv",
+        "metrics.jsonl",
         "report.html",
         "result.json",
         "snapshots",

@@ -14,6 +14,7 @@ COMMANDS = {
     "export": "write a trained network as ONNX, for PyTorch, for a model hub, or as one C file",
     "summary": "layers, shapes, parameters, multiply-adds and memory of a config",
     "doctor": "examine a config before training: data, initial loss, learning rate, gradients",
+    "lr-find": "the loss over a growing learning rate, and the rate that it suggests",
     "gradcheck": "compare every gradient of a config with numerical ones",
     "exercise": "exercises that mark themselves, from softmax to a residual block",
     "break": "a classic bug, planted in a copy of cnn: find out which",

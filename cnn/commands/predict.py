@@ -63,7 +63,7 @@ def _write_table(args, predictor, paths):
     from cnn.errors import DataError
     from cnn.files import user_path
     from cnn.inference.run import predict_table
-    from cnn.inference.shards import parse_shard, shard_of_rank
+    from cnn.parallel.ranks import parse_shard, shard_of_rank
 
     *shard, local = (*parse_shard(args.shard), 1) if args.shard else shard_of_rank()
     if local > 1 and args.threads is None:

@@ -1,9 +1,10 @@
 """The sections of a config file as pydantic models: every key, its type, its range, its default."""
 
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, PrivateAttr, model_validator
 
 from cnn.config import sections
 from cnn.config.sections import Section
@@ -106,6 +107,11 @@ class Train(Section):
     epochs: Epochs = Field(10, description="9.9: the tenth epoch has nine tenths of its steps")
     backend: Literal["numba", "reference"] = "numba"
     threads: Count | None = Field(None, description="default: all cores; the results do not depend on it")
+    micro_batch: Count | None = Field(
+        None,
+        description="images of a batch computed at a time; the sum of their gradients has the same bits for "
+        "any number of processes; default: all of the batch, 16 under mpiexec",
+    )
     winograd: bool = Field(True, description="numba: 3x3 convolutions with fewer multiplications, float32")
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="numba: bf16 stores activations and multiplies in bfloat16; sums are float32"
@@ -117,6 +123,9 @@ class Train(Section):
     )
     keep_top: Annotated[int, Field(ge=0, le=100)] = Field(
         0, description="checkpoints of the so many best epochs, in the folder top/ of the run"
+    )
+    loggers: list[Literal["tensorboard", "mlflow", "trackio"]] = Field(
+        [], description="that get the numbers as well; each is an extra of the same name"
     )
     snapshots: Annotated[int, Field(ge=0, le=64)] | None = Field(
         None, description="weights kept for `cnn explain --history`; default: 8 of a small network, else none"
@@ -142,6 +151,14 @@ class Tta(Section):
     crops: Literal[2, 4] = Field(2, description="2 of the corners, upper left and lower right, or all 4")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a config came from; it is the same config wherever that was."""
+
+    source: Any = field(default="config", compare=False)  # the file
+    overrides: tuple = field(default=(), compare=False)  # what --set changed in it
+
+
 class Config(Section):
     """One experiment."""
 
@@ -157,6 +174,12 @@ class Config(Section):
     start: Start | None = Field(None, description="fine-tuning; `cnn train --from` sets start.weights")
     tta: Tta | None = Field(None, description="for the test and `cnn evaluate --tta`")
     sweep: Sweep | None = Field(None, description="for `cnn sweep`: searched with Optuna (extra sweep)")
+    _origin: Origin = PrivateAttr(Origin())
+
+    @property
+    def source(self):
+        """The file that the config came from."""
+        return self._origin.source
 
     @model_validator(mode="after")
     def _fits_together(self):

@@ -9,7 +9,6 @@ taken. Which axis holds the channels is told by these rules, in this order:
 """
 
 import numpy as np
-from PIL import Image
 
 from cnn.data.image_file import pixels_of
 from cnn.errors import ArgumentError, DataError
@@ -86,6 +85,8 @@ def fitted(images, size):
     """
     if images.shape[2:] == tuple(size):
         return images
+    from PIL import Image  # not at the top: who resizes nothing needs none, as in a browser
+
     out = np.empty((*images.shape[:2], *size), np.uint8)
     for place in np.ndindex(images.shape[:2]):
         plane = Image.fromarray(np.ascontiguousarray(images[place]))

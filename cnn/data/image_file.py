@@ -17,7 +17,7 @@ EXTENSIONS = (
 # Pillow guesses the format from the content, whatever the name; only these decoders are ever asked, so that
 # no file starts another program (EPS starts Ghostscript).
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-if features.check("avif"):  # since Pillow 11.3
+if "avif" in features.modules and features.check("avif"):  # since Pillow 11.3
     EXTENSIONS, FORMATS = (*EXTENSIONS, ".avif"), (*FORMATS, "AVIF")
 _HEIF = (".heic", ".heif")
 if importlib.util.find_spec("pillow_heif"):

@@ -13,7 +13,7 @@ from cnn.errors import ConfigError
 from cnn.explain.derivations import derivation, loop_source, reference_source
 from cnn.explain.packing import deflated, pack_numbers
 
-__all__ = ["build_page", "check_size", "questions", "texts"]
+__all__ = ["asset", "build_page", "check_size", "questions", "texts"]
 
 # In the order in which they build on each other; all share one scope. The engine also runs in a worker; the
 # program starts when the loader has unpacked the data.
@@ -99,9 +99,9 @@ def build_page(nodes, title: str, classes, about: dict, samples=None, history=()
             "pixels": base64.b64encode(np.ascontiguousarray(images).tobytes()).decode("ascii"),
             "labels": [int(label) for label in labels],
         }
-    style = "".join(_asset(name) for name in STYLES)
+    style = "".join(asset(name) for name in STYLES)
     scripts = {"load": LOADER, "engine": ENGINE, "program": SCRIPTS}
-    scripts = {key: '"use strict";\n' + "\n".join(map(_asset, names)) for key, names in scripts.items()}
+    scripts = {key: '"use strict";\n' + "\n".join(map(asset, names)) for key, names in scripts.items()}
     allowed = " ".join(f"'{_hash(script)}'" for script in scripts.values())
     policy = (
         f"default-src 'none'; script-src {allowed}; worker-src blob:; "
@@ -114,7 +114,7 @@ def build_page(nodes, title: str, classes, about: dict, samples=None, history=()
         **scripts,
         "data": "\n".join([deflated(manifest), *(deflated(texts(one)) for one in LANGUAGES), *blocks]),
     }
-    before, *parts = _asset("page.html").split("{{")
+    before, *parts = asset("page.html").split("{{")
     pieces = [before]
     for part in parts:
         name, rest = part.split("}}", 1)
@@ -137,7 +137,7 @@ def check_size(page: str, limit_mb: float, nodes) -> None:
 def texts(language: str) -> dict[str, str]:
     """Return the texts of the page in "en" or "zh"."""
     return {
-        key: text for name in TEXTS for key, text in json.loads(_asset(f"i18n/{name}{language}.json")).items()
+        key: text for name in TEXTS for key, text in json.loads(asset(f"i18n/{name}{language}.json")).items()
     }
 
 
@@ -147,7 +147,8 @@ def questions() -> list[dict]:
     return tomllib.loads(file.read_text(encoding="utf-8"))["question"]
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of a file in cnn/explain/assets."""
     return resources.files("cnn.explain").joinpath("assets", name).read_text(encoding="utf-8")
 
 

@@ -98,8 +98,9 @@ def check_network(
     options = {"entries": entries, "directions": directions, "step": step}
     # fewer for a whole: its forward is long, and its tensors are checked in their own layers as well
     whole = {**options, "entries": 1, "directions": 1}
-    # the whole at all threads, as in training
-    place_of_whole = {"name": "network", "kind": type(network).__name__, "threads": get_threads()}
+    # the whole at all threads, as in training; the reference has none, and needs no Numba
+    threads = get_threads() if "numba" in backends else 1
+    place_of_whole = {"name": "network", "kind": type(network).__name__, "threads": threads}
     state = {name: array.copy() for name, array in network.state().items()}
     found = []
     try:

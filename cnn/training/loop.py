@@ -14,11 +14,15 @@ import math
 import time
 from contextlib import closing
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 
 from cnn.backend import get_threads, set_winograd, use_backend
+from cnn.config import naming_file
 from cnn.errors import ConfigError, NumericError
+from cnn.parallel.micro import MicroBatches
+from cnn.parallel.team import Alone
 from cnn.report import gradients
 from cnn.training import experiment, finite, resume, stops
 from cnn.training.callbacks import Callbacks
@@ -48,11 +52,13 @@ class Trainer:
         Instead of those of config.data.
     network : Network, optional
         Instead of that of config.model; not built, or built for these images: what is built keeps its values.
+    team : cnn.parallel.team.Alone or Ranks, optional
+        The processes that train together, each with a Trainer of its own.
 
     Raises ConfigError, ShapeError or DataError when the parts do not fit; nothing has been written then.
     """
 
-    def __init__(self, config, run=None, callbacks=(), images=None, network=None):
+    def __init__(self, config, run=None, callbacks=(), images=None, network=None, team=None):
         self.config, self.run, self._restored = config, run, False
         self.callbacks, self._stopping = Callbacks([*experiment.own_callbacks(config), *callbacks]), None
         if images is None:
@@ -66,18 +72,23 @@ class Trainer:
         classes = len(self.images.classes)
         self.network = experiment.build_network(config, self.batches.image_shape, classes, network)
         if config.tta is not None:
-            check_reach(config.tta.translate, *self.batches.image_shape[1:])
+            with naming_file(config, "tta.translate"):
+                check_reach(config.tta.translate, *self.batches.image_shape[1:])
         experiment.whiten_network(config, self.network, self.images)
         if self.start is not None:
             self.start.apply(self.network)
         first = [] if self.start is None else self.start.groups(self.network)
         self.groups = experiment.build_groups(config, self.network, first)
         self.loss = experiment.build_loss(config, len(self.images.classes))
+        self.team, self.micro, micro = team or Alone(), None, config.train.micro_batch
+        if micro is not None:
+            self.micro = MicroBatches(self.network, self.loss, micro, config.data.batch_size, self.team)
         self.optimizer = experiment.build_optimizer(config, self.network)
         self.schedule = experiment.build_schedule(config, len(self.batches))
         self.average = experiment.build_average(config, self.network, len(self.batches))
         self.total_steps = experiment.total_steps(config, len(self.batches))
         self.epochs = math.ceil(self.total_steps / len(self.batches))
+        self._interruption, self._agreed = Interruption(), SimpleNamespace(signum=None)
         self._snapshots = Snapshots(config.train.snapshots, self.total_steps, self.network.data.size)
         self._gradients_every = gradients.interval(len(self.batches), self.epochs)
         experiment.check_last_batch(config, self.network, self.batches, self.total_steps)
@@ -111,6 +122,8 @@ class Trainer:
 
     def _fit(self):
         self.run.log(self.describe())
+        if self.team.launched:
+            self.run.log(f"processes: {self.team.size}; micro-batches of {self.micro.size} images")
         if self.start is not None and self.start.line:
             self.run.log(f"starts with {self.start.line}")
         self.run.write_metrics(self.history)  # a resume drops the rows after its checkpoint
@@ -122,11 +135,12 @@ class Trainer:
             np.errstate(all="ignore"),
             Interruption() as interruption,
         ):
+            self._interruption, self._agreed = interruption, SimpleNamespace(signum=None)
             if self.progress.epoch < self.epochs:
                 with interruption.at_once(lambda signum: stops.before_first_step(self, signum)):
                     warm_up(self)
             if self.progress.epoch == self.progress.step == 0:
-                self._snapshots.take(0, self.network, self.run.snapshots)
+                self._take_snapshot(0)
             self._tell_losses()
             self.callbacks.tell("on_fit_begin", self)
             with self._bar() as images:
@@ -161,17 +175,27 @@ class Trainer:
                 if self.callbacks.of_steps:
                     self.callbacks.tell("on_step_end", self, loss)
                 if self.run is not None:  # without a run folder epochs are for measuring
-                    number = p.epoch * len(self.batches) + p.step
-                    self._snapshots.take(number, self.network, self.run.snapshots)
+                    self._take_snapshot(p.epoch * len(self.batches) + p.step)
                 now = time.perf_counter()
                 p.epoch_seconds, begin = p.epoch_seconds + now - begin, now
                 if now - shown_at > _SHOW_SECONDS or p.step == steps:
                     shown_at = now
                     self._show(images, loss, now)
-                stops.stop_if_asked(self, interruption)
+                self._stop_if_asked(interruption)
                 if now - self._saved_at > save_after:
                     self.save_last()
-        stops.stop_if_asked(self, interruption)
+        self._stop_if_asked(interruption)
+
+    def _stop_if_asked(self, interruption):
+        """After a signal save and raise Interrupted; of several processes all do so after the same step."""
+        if self.team.size == 1:
+            stops.stop_if_asked(self, interruption)
+            return
+        try:
+            stops.stop_if_asked(self, self._agreed)
+        except Interrupted as error:
+            error.agreed = self._agreed.signum is not None
+            raise
 
     def _show(self, images, loss, now):
         """Move the bar on; without a terminal, write a progress line now and then."""
@@ -195,24 +219,38 @@ class Trainer:
         self.groups.at(number / len(self.batches))
         if self.start is not None:
             self.start.at(number / len(self.batches))
+        loss, correct = self._gradient(x, labels, number)
+        # a sum takes a hundredth of a step; where it is not finite, the numbers themselves are looked at
+        if not math.isfinite(np.add.reduce(self.network.grad)) and (found := finite.gradient(self.network)):
+            raise stops.numeric_error(self, found, step=True)
+        self._record_gradients()
+        self.optimizer.step()
+        # finite gradients can overflow in the update: that ends the run before anything is saved
+        if not math.isfinite(np.add.reduce(self.network.data)) and (found := finite.state(self.network)):
+            raise stops.numeric_error(self, f"after the update {found}", step=True)
+        self.average.step(number + 1)
+        p.step += 1
+        p.seen += len(labels)
+        p.loss_sum += loss * len(labels)
+        p.correct += correct
+        return loss
+
+    def _gradient(self, x, labels, number):
+        """Compute the gradient of a batch; return its loss and how many answers are right."""
+        if self.micro is not None:
+            signum = self._interruption.signum if self.team.size > 1 else None
+            loss, correct, self._agreed.signum = self.micro.gradient(x, labels, number, signum)
+            if not math.isfinite(loss):
+                raise stops.loss_error(self, loss, x, labels)
+            return loss, correct
         logits = np.asarray(self.network.forward(x, training=True))
         loss = self.loss.forward(logits, labels)
         if not math.isfinite(loss):
             raise stops.loss_error(self, loss, x, labels)
         self.network.zero_grad()
         self.network.backward(self.loss.backward(), input_gradient=False)
-        # a sum takes a hundredth of a step; where it is not finite, the numbers themselves are looked at
-        if not math.isfinite(np.add.reduce(self.network.grad)) and (found := finite.gradient(self.network)):
-            raise stops.numeric_error(self, found, step=True)
-        self._record_gradients()
-        self.optimizer.step()
-        self.average.step(number + 1)
-        p.step += 1
-        p.seen += len(labels)
-        p.loss_sum += loss * len(labels)
         answers = labels if labels.ndim == 1 else labels.argmax(axis=1)  # of two mixed ones the heavier
-        p.correct += int(np.count_nonzero(logits.argmax(axis=1) == answers))
-        return loss
+        return loss, int(np.count_nonzero(logits.argmax(axis=1) == answers))
 
     def _record_gradients(self):
         p, steps = self.progress, len(self.batches)
@@ -271,7 +309,9 @@ class Trainer:
         try:
             return experiment.evaluate(self.network, self.evaluation_batches(split), loss=self.loss)[:2]
         except NumericError as error:
-            raise self.numeric_error(f"end of the epoch: {error}") from error
+            found = finite.state(self.network)
+            words = f"validation: {error}" + (f": {found}" if found else "")
+            raise stops.numeric_error(self, words) from error
 
     def evaluation_batches(self, split):
         """Return the Batches of a split, normalised as the training images are, free of chance."""
@@ -296,6 +336,12 @@ class Trainer:
         """Write last.safetensors now."""
         self.run.save_last(self)
         self._saved_at = time.perf_counter()
+
+    def _take_snapshot(self, number):
+        if number in self._snapshots.steps:
+            if found := finite.state(self.network):
+                raise stops.numeric_error(self, found)
+            self._snapshots.take(number, self.network, self.run.snapshots)
 
     # -- words -----------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ _FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.checkpoint_minutes",
     "data.root",
+    "train.loggers",
     "train.patience",
     "train.keep_top",
 )
@@ -86,7 +87,7 @@ def began_with(run):
         plain = check_header(file.description, run.last).config
     try:
         # resolved again: a key that is newer than the checkpoint has its default
-        return resolve(plain, run.last)
+        return resolve(plain, run.last, foreign=True)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
 
@@ -244,7 +245,7 @@ def check_same_experiment(config, began):
     """
     before, now = flat(began), flat(config)
     for key in [*now, *(key for key in before if key not in now)]:
-        if key not in _FREE_TO_CHANGE and before.get(key) != now.get(key):
+        if key.partition(",")[0] not in _FREE_TO_CHANGE and before.get(key) != now.get(key):
             found, expected = (show(values[key]) if key in values else "nothing" for values in (now, before))
             raise ConfigError(
                 f"--resume: {key}: found {found}, expected {expected} as the run began; "

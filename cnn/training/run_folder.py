@@ -29,10 +29,12 @@ COLUMNS = (
 
 
 class RunFolder:
-    """Paths inside a run folder, and its log and metrics."""
+    """Paths inside a run folder, and its log and metrics; ``quiet`` prints nothing of the log."""
 
-    def __init__(self, path):
+    def __init__(self, path, quiet=False):
         self.path = Path(path)
+        self.shows_progress = False if quiet else None  # on a terminal and in a notebook
+        self._quiet = quiet
         self.reader_left = False
         self.config = self.path / "config.toml"
         self.parts = self.path / "split.csv"
@@ -48,8 +50,6 @@ class RunFolder:
         self.top = self.path / "top"
         self.reader_left = False  # nobody reads stdout any more, as after `cnn train | head`
         self._locked = False
-
-    shows_progress = None  # on a terminal and in a notebook
 
     @contextmanager
     def locked(self):
@@ -115,6 +115,8 @@ class RunFolder:
                 file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
         except OSError as error:
             raise CheckpointError(f"{self.log_file}: cannot be written: {error.strerror or error}") from error
+        if self._quiet:
+            return
         try:
             if result or not is_quiet():
                 say(translate(line))

@@ -21,6 +21,7 @@ def warm_up(trainer):
     state = {name: array.copy() for name, array in network.state().items()}
     steps = {name: array.copy() for name, array in optimizer.state().items()}
     x, labels = next(trainer.batches.epoch(0, prefetch=False, as_pixels=True))
+    x, labels = x[: trainer.config.train.micro_batch], labels[: trainer.config.train.micro_batch]
     trainer.loss.forward(np.asarray(network.forward(x, training=True)), labels)
     network.backward(trainer.loss.backward(), input_gradient=False)
     optimizer.step()

@@ -133,7 +133,9 @@ function kept(name) {
 }
 
 function start() {
-  app.language = kept("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
+  // ?lang=zh in the address of a link comes before what was chosen here
+  const asked = new URLSearchParams(location.search).get("lang");
+  app.language = (texts[asked] ? asked : null) ?? kept("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
   setTheme(kept("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"), false);
   document.documentElement.dataset.direction = app.direction;
   place.view = viewOf(location.hash);

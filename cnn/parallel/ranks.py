@@ -1,4 +1,4 @@
-"""Which share of a long prediction a process takes: said by --shard, or its rank under mpiexec."""
+"""Which of how many processes this is: said by --shard, or by mpiexec."""
 
 import os
 import re
@@ -12,6 +12,11 @@ _LAUNCHERS = (
 )
 
 
+def launched(environ=os.environ):
+    """Whether mpiexec started this process."""
+    return any(names[0] in environ for names in _LAUNCHERS)
+
+
 def parse_shard(text):
     """Return (2, 8) for "2/8"; ConfigError unless 1 <= K <= P."""
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
@@ -23,7 +28,7 @@ def parse_shard(text):
 def shard_of_rank(environ=os.environ):
     """Return (K, P, processes on this machine) of a process that mpiexec started, (1, 1, 1) for any other.
 
-    The launcher's environment is enough: the shares need not talk to each other.
+    It is the launcher's environment that tells, so processes that need not talk to each other need no MPI.
     """
     for names in _LAUNCHERS:
         rank, size, local = (environ.get(name, "") for name in names)
