@@ -11,11 +11,16 @@ import inspect
 import json
 import math
 import numbers
+import sys
 import types
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cnn.errors import ArgumentError, ConfigError, did_you_mean
+
+_importing = ContextVar("may import the modules that names are in", default=True)
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,16 @@ def nesting(annotation):
     return int(list in (annotation, *get_args(annotation)))
 
 
+@contextmanager
+def nothing_imported():
+    """Let no name of the block import a module: what a file of somebody else says is not obeyed."""
+    token = _importing.set(False)
+    try:
+        yield
+    finally:
+        _importing.reset(token)
+
+
 class Registry:
     """The classes or functions of one kind, by name.
 
@@ -203,9 +218,13 @@ class Registry:
 
     def _imported(self, path):
         module, _, name = path.rpartition(":" if ":" in path else ".")
+        if not all(part.isidentifier() for part in (*module.split("."), name)):
+            raise ConfigError(f'found "{path}", expected a known {self.what} or "package.module:Class"')
+        if not _importing.get() and module not in sys.modules:
+            raise ConfigError(f'found "{path}": the {self.what} is in module {module}: import that first')
         try:
             found = getattr(importlib.import_module(module), name, None)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # whatever runs when it is imported
             raise ConfigError(
                 f'found "{path}": cannot import {module or "it"}: {error}. Is its folder on PYTHONPATH?'
             ) from error

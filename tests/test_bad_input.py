@@ -236,6 +236,44 @@ def test_a_wrong_config(capsys, place, override, expected):
     refused(capsys, place, USAGE, expected, "train", "tiny.toml", "--set", override)
 
 
+@pytest.mark.parametrize(
+    "command", [("train", "--dry-run"), ("train",), ("summary",), ("sweep", "--out", "s")], ids=" ".join
+)
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("out_features = 3", "out_features = 4", "model.layers"),
+        ('{ type = "Flatten" },', "", "model.layers"),
+        ("kernel_size = 3", "kernel_size = 30", "model.layers"),
+        ("padding = 1", 'padding = 1, weight_init = "whitening"', "model.layers"),
+        ("padding = 1", "padding = 1, groups = 4", "model.layers"),
+        ("padding = 1", 'padding = 1, weight_init = "he"', "model.layers"),
+        ("out_channels = 4", "out_channels = 9223372036854775808", "model.layers"),
+        ("padding = 1", "padding = 1000000", "model.layers"),
+        ("padding = 1", "padding = 1000000000000", "model.layers"),
+        ("batch_size = 16", 'batch_size = 16\nsplit = "letters"', "data"),
+        ('dataset = "folder"', 'dataset = "folders"', "data.dataset"),
+        ("pixels = 1", "pixels = 99, mode = 'reflect'", "data"),
+        ("momentum = 0.9", "groups = [{ match = 'Linaer.bias' }]", "optimizer.groups[0].match"),
+        ("label_smoothing = 0.05", "class_weight = [1, 2]", "loss.class_weight"),
+        ("[schedule]", "[tta]\ntranslate = 20\n[schedule]", "tta.translate"),
+        ("validation = 0.2", "validation = 0.0001", "data.validation"),
+    ],
+)
+def test_what_is_found_after_the_file_was_read_names_it_and_the_key(capsys, place, command, old, new, key):
+    later = ("class_weight", "translate", "0.0001", "Linaer", "split")  # what `summary` has no need of
+    if command == ("summary",) and any(word in new for word in later):
+        command = ("train", "--dry-run")
+    text = (place / "tiny.toml").read_text()
+    assert text.count(old) >= 1
+    (place / "bad.toml").write_text(text.replace(old, new, 1))
+    name, *options = command
+    expected = f"cnn: bad.toml: {key}" if name != "sweep" else f"bad.toml: {key}"
+    found, out, err = tiny.run(capsys, name, "bad.toml", *options)
+    print(err, end="")
+    assert (found, expected in err, len(err.splitlines())) == (USAGE, True, 1), (out, err)
+
+
 def test_layers_that_cannot_learn(capsys, place):
     model = "model.layers=[{type='MaxPool2d', kernel_size=4}, {type='Flatten'}, {type='ReLU'}]"
     expected = "no layer has parameters"

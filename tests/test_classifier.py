@@ -251,6 +251,25 @@ def test_copies_predict_the_same(features):
         twin.fit(*features)
 
 
+def test_it_is_fine_tuned_for_other_classes(digits, tmp_path):
+    X, y = digits
+    cnn.Classifier(small_layers(), epochs=2).fit(X, y).save(tmp_path / "three.safetensors")
+    before = cnn.Network.load(tmp_path / "three.safetensors").state()
+    source, even = str(tmp_path / "three.safetensors"), np.where(y == 1, "odd", "even")
+    model = cnn.Classifier(pretrained=source, freeze=True, epochs=2, lr=1e-2).fit(X, even)
+    after = model.model_.network.state()
+    assert after["5.weight"].shape == (2, 6)
+    for name in ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var"):
+        assert after[name].tobytes() == before[name].tobytes(), name
+    np.testing.assert_array_equal(model.model_.mean, cnn.load(source).mean)
+    same = cnn.Classifier(pretrained=source, freeze=True, epochs=1, lr=1e-9).fit(X, y)  # its head as well
+    np.testing.assert_allclose(same.predict_proba(X), cnn.load(source).predict(X).probabilities, atol=1e-5)
+    free = cnn.Classifier(pretrained=source, epochs=1).fit(X[:60], y[:60])
+    assert (free.model_.network["0.weight"].data != before["0.weight"]).any()
+    with pytest.raises(DataError, match="learnt from uint8 images, found float ones"):
+        cnn.Classifier(pretrained=source).fit(X / 255, y)
+
+
 # -- with scikit-learn ------------------------------------------------------------------------------
 
 

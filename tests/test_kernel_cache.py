@@ -150,6 +150,28 @@ def test_a_damaged_cache_is_compiled_again_without_a_word(tmp_path, suffix, dama
     assert small(tmp_path, NUMBA_CACHE_DIR=str(tmp_path))["compiled"] == 0
 
 
+FOREIGN = """
+import hashlib, pickle, sys, types
+from pathlib import Path
+
+sys.modules["gone"] = module = types.ModuleType("gone")
+exec("class Kind: pass", module.__dict__)
+module.Kind.__module__ = "gone"
+payload = pickle.dumps((module.Kind(), 0, {}))
+for path in Path(".").rglob("*.nb[ic]"):
+    path.write_bytes(hashlib.sha256(payload).digest() + payload)
+print("1")
+"""
+
+
+def test_kernels_that_another_version_of_a_library_wrote_are_compiled_again(tmp_path):
+    small(tmp_path, NUMBA_CACHE_DIR=str(tmp_path))
+    small(tmp_path, FOREIGN)
+    again = small(tmp_path, NUMBA_CACHE_DIR=str(tmp_path))
+    assert (again["y"], again["loaded"]) == (DOUBLED, 0)
+    assert small(tmp_path, NUMBA_CACHE_DIR=str(tmp_path))["compiled"] == 0
+
+
 OUTSIDE = """
 import numpy as np
 from cnn.fast.machine.jit import address, jit, launch, table, task

@@ -47,7 +47,7 @@ def test_a_dotted_path_names_a_layer_of_ones_own(path):
         ({"type": "no_such_package:Swirl"}, "cannot import no_such_package: .*PYTHONPATH"),
         ({"type": f"{__name__}:Swirl"}, "expected a subclass of Layer"),
         ({"type": "subprocess:Popen", "args": "true"}, "expected a subclass of Layer"),
-        ({"type": ":Swirl"}, "cannot import"),
+        ({"type": ":Swirl"}, 'expected a known layer or "package.module:Class"'),
         ({"type": SHIFT}, '"amount" is missing'),
         ({"type": SHIFT, "amont": 1}, 'unknown argument "amont". Did you mean "amount"'),
         ({"type": 3}, "layer type: found 3"),

@@ -147,6 +147,8 @@ def test_sizes_are_compared_before_anything_is_allocated(place, capsys):
         ("layers", {}),
         ("layers", [[]]),
         ("layers", [{"type": "Sequential", "layers": 3}]),
+        ("layers", [{"type": "antigravity:Layer"}]),
+        ("layers", [{"type": "../.."}]),
         ("layers", [{"block": "a", "repeat": 10**9}]),
         ("epoch", "3"),
         ("epoch", -1),
@@ -183,6 +185,26 @@ def test_a_hostile_progress_record_is_refused_in_one_line(place, capsys, record)
         record = {**meta["progress"], **record}
     change("run/last.safetensors", lambda _: None, progress=record)
     refused(capsys, CHECKPOINT, "run/last.safetensors: ", *resume())
+
+
+@pytest.mark.parametrize("where", [("model", "layers"), ("data", "augment")])
+@pytest.mark.parametrize("name", ["antigravity:Layer", "a.b", "../..", ":", "."])
+def test_a_strangers_config_imports_nothing(place, capsys, where, name):
+    _, meta = checkpoint.load("run/last.safetensors")
+    meta["config"][where[0]][where[1]][0] = {"type": name}
+    for file in ("best", "last"):
+        change(f"run/{file}.safetensors", lambda _: None, config=meta["config"])
+    for argv in (("evaluate", "run"), ("predict", "run", "images/test/row/00.png"), resume()):
+        refused(capsys, CHECKPOINT, f'{".".join(where)}[0].type: found "{name}"', *argv)
+    assert "antigravity" not in sys.modules
+
+
+def test_a_hostile_snapshot_is_refused_in_one_line(place, capsys):
+    snapshot = max(Path("run/snapshots").iterdir())
+    for meta in ({}, {"step": "1"}, {"step": -1}, {"step": 1, "more": 2}):
+        checkpoint.save(snapshot, checkpoint.load(snapshot)[0], meta)
+        argv = ("explain", "run", "--image", "0", "--history")
+        refused(capsys, CHECKPOINT, f"{snapshot}: the header: ", *argv)
 
 
 def test_a_billion_layers_are_refused_at_once(place, capsys):

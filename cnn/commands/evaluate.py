@@ -87,7 +87,7 @@ def part_of_run(part, images, config, meta, trained):
 
     path = checkpoint.find(trained)
     splits = {"test": images.dataset.test, "validation": images.validation, "train": images.train}
-    began, digests = resolve(meta["config"], path), meta.get("data") or {}
+    began, digests = resolve(meta["config"], path, foreign=True), meta.get("data") or {}
     drawn = [(c.seed, c.data.validation) for c in (config, began)]
     if digests == images.dataset.digests and drawn[0] == drawn[1]:
         return splits[part]

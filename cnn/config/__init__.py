@@ -4,6 +4,7 @@ from cnn.config.keys import option_for
 from cnn.config.load import (
     bundled_config,
     load_config,
+    naming_file,
     parse_document,
     read_document,
     resolve,
@@ -20,6 +21,7 @@ __all__ = [
     "expand_blocks",
     "json_schema",
     "load_config",
+    "naming_file",
     "option_for",
     "parse_document",
     "read_document",

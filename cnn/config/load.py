@@ -4,16 +4,18 @@ import copy
 import json
 import re
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from cnn.config import specs
-from cnn.config.models import Config, expand_blocks
+from cnn.config.models import Config, Origin, expand_blocks
 from cnn.config.report import describe, key_path, show
 from cnn.config.sweep import with_flat_space
 from cnn.errors import ConfigError, did_you_mean
 from cnn.files import shipped
+from cnn.registry import nothing_imported
 
 _KEY = re.compile(r"([A-Za-z0-9_-]+)((?:\[-?\d+\])*)")
 _MAX_LINES = 3
@@ -62,8 +64,14 @@ def parse_document(text, source):
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
 
 
-def resolve(document, source, overrides=()):
-    """Return the Config that a plain dict stands for; ``source`` names it in errors."""
+def resolve(document, source, overrides=(), foreign=False):
+    """Return the Config that a plain dict stands for; ``source`` names it in errors.
+
+    ``foreign``: somebody else may have written it, so that the types in it cause no module to be imported.
+    """
+    if foreign:
+        with nothing_imported():
+            return resolve(document, source, overrides)
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(source).stem).lstrip(".-")  # of .mine.toml: mine
     document = {"name": name or "config", **copy.deepcopy(document)}
     for override in overrides:
@@ -82,7 +90,26 @@ def resolve(document, source, overrides=()):
         errors.append(str(error))
     if errors:
         raise _lines(source, overrides, errors)
+    config._origin = Origin(source, tuple(overrides))
     return config
+
+
+@contextmanager
+def naming_file(config, key=None):
+    """Let a ConfigError of the block name the file, or the --set, that ``config`` came from, and ``key``."""
+    origin = config._origin
+    try:
+        yield
+    except ConfigError as error:
+        message = str(error)
+        if message.startswith((f"{origin.source}: ", "--set ")):  # by a block inside this one
+            raise
+        first = re.match(r"(\w+)[:.\[]", message)
+        if key is not None and (first is None or first[1] not in type(config).model_fields):
+            section = getattr(config, key.partition(".")[0])
+            known = first is not None and first[1] in type(section).model_fields
+            message = f"{key}{'.' if known else ': '}{message}"
+        raise _lines(origin.source, origin.overrides, [message]) from error
 
 
 def to_toml(config):

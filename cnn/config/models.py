@@ -1,9 +1,10 @@
 """The sections of a config file as pydantic models: every key, its type, its range, its default."""
 
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, PrivateAttr, model_validator
 
 from cnn.config import sections
 from cnn.config.sections import Section
@@ -150,6 +151,14 @@ class Tta(Section):
     crops: Literal[2, 4] = Field(2, description="2 of the corners, upper left and lower right, or all 4")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a config came from; it is the same config wherever that was."""
+
+    source: Any = field(default="config", compare=False)  # the file
+    overrides: tuple = field(default=(), compare=False)  # what --set changed in it
+
+
 class Config(Section):
     """One experiment."""
 
@@ -165,6 +174,12 @@ class Config(Section):
     start: Start | None = Field(None, description="fine-tuning; `cnn train --from` sets start.weights")
     tta: Tta | None = Field(None, description="for the test and `cnn evaluate --tta`")
     sweep: Sweep | None = Field(None, description="for `cnn sweep`: searched with Optuna (extra sweep)")
+    _origin: Origin = PrivateAttr(Origin())
+
+    @property
+    def source(self):
+        """The file that the config came from."""
+        return self._origin.source
 
     @model_validator(mode="after")
     def _fits_together(self):

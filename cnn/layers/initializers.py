@@ -27,6 +27,7 @@ import math
 import numpy as np
 
 from cnn.errors import ConfigError, ShapeError, did_you_mean
+from cnn.layers.parameter import MOST_NUMBERS
 
 
 def _uniform(bound):
@@ -84,6 +85,8 @@ def initialize(name, shape, rng, dtype=np.float32, fan_in=None, groups=1):
         For an unknown name, for a bias with a random start and no ``fan_in``, and for "dirac" or "whitening"
         where there are no filters (K, C/groups, kh, kw).
     """
+    if math.prod(shape) > MOST_NUMBERS:
+        raise ShapeError(f"needs a parameter of shape {shape}, more than {MOST_NUMBERS:,} numbers")
     if hasattr(rng, "starting_values"):
         return rng.starting_values(shape, dtype)
     if name in _CONSTANT:

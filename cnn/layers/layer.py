@@ -1,13 +1,14 @@
 """The contract that every layer keeps."""
 
 import inspect
+import math
 
 import numpy as np
 
 from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
 from cnn.layers.guard import Guarded, refuse_unknown
-from cnn.layers.parameter import Parameter
+from cnn.layers.parameter import MOST_NUMBERS, Parameter
 from cnn.registry import Registry
 
 #: Every layer that a config can name; a config may also name one's own, as "package.module:Class".
@@ -185,6 +186,8 @@ class Layer(metaclass=Guarded):
         self._made = False  # _build makes attributes as the constructor does
         try:
             output_shape = self._build(input_shape, np.random.default_rng(0) if rng is None else rng, dtype)
+            if math.prod(output_shape) > MOST_NUMBERS:
+                raise ShapeError(f"gives {output_shape}, more than {MOST_NUMBERS:,} numbers an image")
             kept.put_back(input_shape)
         except ShapeError as error:
             kept.undo()

@@ -7,6 +7,8 @@ import numpy as np
 from cnn.errors import ShapeError
 from cnn.layers.guard import refuse_unknown
 
+MOST_NUMBERS = 2**31  # of a parameter, and of one image between two layers: 8 GB
+
 
 class FlatBuffer:
     """One array of all values and one of all gradients, of which parameters are views.

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from functools import wraps
 
 import numpy as np
 
-from cnn.config import expand_blocks
+from cnn.config import expand_blocks, naming_file
 from cnn.data import (
     NAMES,
     Batches,
@@ -45,6 +46,20 @@ _SHAPES = {
 _WHITENING_IMAGES = 5000
 
 
+def _of(key):
+    """Decorate a function of a config: its ConfigErrors name the file and the key, at least ``key``."""
+
+    def decorate(function):
+        @wraps(function)
+        def named(config, *args, **options):
+            with naming_file(config, key):
+                return function(config, *args, **options)
+
+        return named
+
+    return decorate
+
+
 @dataclass(frozen=True, eq=False)
 class Images:
     """The data of a run: what is trained on, what is kept aside, and how pixels become numbers."""
@@ -61,6 +76,7 @@ class Images:
         return self.dataset.classes
 
 
+@_of("data")
 def load_images(config, own=True):
     """Return the Images of a config: loaded, split by its seed, mean and std of the training part.
 
@@ -74,6 +90,7 @@ def load_images(config, own=True):
     return Images(dataset, train, validation, *normalization(train.images))
 
 
+@_of("data")
 def read_dataset(config, own=True):
     """Return the Dataset of a config.
 
@@ -84,6 +101,7 @@ def read_dataset(config, own=True):
     return load_dataset(config.data.dataset, config.data.root, download, own, **config.data.options())
 
 
+@_of("data")
 def input_shape(config):
     """Return ((C, H, W), classes) of what the network will see, without reading a data set.
 
@@ -104,6 +122,7 @@ def input_shape(config):
     return augment.output_shape(augment.from_config(config.data.augment), shape), classes
 
 
+@_of("data")
 def training_batches(config, images):
     """Return the shuffled, augmented Batches of the training part."""
     return Batches(
@@ -121,6 +140,7 @@ def training_batches(config, images):
     )
 
 
+@_of("data")
 def evaluation_batches(config, split, mean, std):
     """Return the Batches of a split in its own order, free of chance."""
     batch_size = max(64, config.data.batch_size)  # needs no more memory than training does
@@ -128,6 +148,7 @@ def evaluation_batches(config, split, mean, std):
     return Batches(split.images, split.labels, batch_size, mean, std, augment=changes)
 
 
+@_of("model.layers")
 def build_network(config, input_shape, classes=None, network=None):
     """Return the built network of a config, its weights drawn from the config's seed.
 
@@ -149,6 +170,7 @@ def build_network(config, input_shape, classes=None, network=None):
     return network
 
 
+@_of("model.layers")
 def check_parameters(config):
     """Raise what ``build_groups`` and ``whiten_network`` would, before a data set is read."""
     if not config.optimizer.groups and "whitening" not in str(config.model):
@@ -159,6 +181,7 @@ def check_parameters(config):
     whitened_layers(network)
 
 
+@_of("data.batch_size")
 def check_last_batch(config, network, batches, total_steps):
     """Raise ConfigError where a batch of one image would reach a BatchNorm that needs more than one value."""
     count, size = batches.images_per_epoch, batches.batch_size
@@ -174,6 +197,7 @@ def check_last_batch(config, network, batches, total_steps):
             )
 
 
+@_of("model.layers")
 def whiten_network(config, network, images):
     """Whiten the layers that ask for it with up to 5,000 training images, unaugmented.
 
@@ -195,6 +219,7 @@ def layer_specs(config):
     return expand_blocks(config.model.model_dump())
 
 
+@_of("loss")
 def build_loss(config, classes):
     """Return the training loss; ConfigError where it does not fit so many classes."""
     weights = getattr(config.loss, "class_weight", None)
@@ -210,6 +235,7 @@ def build_loss(config, classes):
     return loss
 
 
+@_of("optimizer.groups")
 def build_groups(config, network, first=()):
     """Return the Groups of a config, after telling every parameter of a built network what they ask.
 
@@ -218,6 +244,7 @@ def build_groups(config, network, first=()):
     return Groups(network, [group.model_dump(exclude_none=True) for group in config.optimizer.groups], first)
 
 
+@_of("optimizer")
 def build_optimizer(config, network):
     """Return the optimizer of a config for a built network; ``build_groups`` goes before it."""
     if not network.parameters():
@@ -230,6 +257,7 @@ def total_steps(config, steps_per_epoch):
     return math.ceil(round(config.train.epochs * steps_per_epoch, 6))  # 0.1 * 30 is a little above 3
 
 
+@_of("schedule")
 def build_schedule(config, steps_per_epoch):
     """Return the function step -> learning rate."""
     schedule = config.schedule
@@ -254,6 +282,7 @@ def own_callbacks(config):
     ]
 
 
+@_of("average")
 def build_average(config, network, steps_per_epoch):
     """Return the average of the weights that a config asks for; the network holds its first weights."""
     options = config.average.model_dump()
@@ -312,7 +341,7 @@ def load_trained(run_or_checkpoint, overrides=()):
     path = checkpoint.find(run_or_checkpoint)
     document = meta["config"] or untrained("none")
     try:
-        resolve(document, path)
+        resolve(document, path, foreign=True)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     config = resolve(document, path, overrides)

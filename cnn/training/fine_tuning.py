@@ -125,7 +125,7 @@ def with_head(config, classes):
         return config
     document = copy.deepcopy(config.plain())
     document["model"]["layers"][-1]["out_features"] = classes
-    return resolve(document, config.name)
+    return resolve(document, config.source)
 
 
 def document_of(weights):

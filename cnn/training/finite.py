@@ -25,6 +25,17 @@ def gradient(network):
     return None
 
 
+def state(network):
+    """Return words for the first parameter or running statistic that is not finite."""
+    for name, layer in network.walk():
+        if not layer.children():
+            for place, arrays in _state_of(name, layer):
+                found = first_not_finite({f"{place}.{key}": array for key, array in arrays.items()})
+                if found:
+                    return f"{found} ({type(layer).__name__})"
+    return None
+
+
 def activation(network, x):
     """Return words for what first makes the output of a network for ``x`` NaN or Inf; None without such.
 

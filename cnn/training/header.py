@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cnn.config import check_layers
 from cnn.config.report import describe
 from cnn.errors import CheckpointError
-from cnn.training.progress import Score
+from cnn.training.progress import Count, Score
 
 _MOST_PIXELS = 1 << 28  # of one image, all channels
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -66,6 +66,12 @@ class Header(Record):
             if size > _MOST_PIXELS:
                 raise ValueError(f"{name}: {size:,} numbers an image, expected at most {_MOST_PIXELS:,}")
         return self
+
+
+class SnapshotHeader(Record):
+    """The header of snapshots/<step>.safetensors."""
+
+    step: Count
 
 
 def check_header(meta, path):

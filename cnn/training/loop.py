@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from cnn.backend import get_threads, set_winograd, use_backend
+from cnn.config import naming_file
 from cnn.errors import ConfigError, NumericError
 from cnn.parallel.micro import MicroBatches
 from cnn.parallel.team import Alone
@@ -71,7 +72,8 @@ class Trainer:
         classes = len(self.images.classes)
         self.network = experiment.build_network(config, self.batches.image_shape, classes, network)
         if config.tta is not None:
-            check_reach(config.tta.translate, *self.batches.image_shape[1:])
+            with naming_file(config, "tta.translate"):
+                check_reach(config.tta.translate, *self.batches.image_shape[1:])
         experiment.whiten_network(config, self.network, self.images)
         if self.start is not None:
             self.start.apply(self.network)
@@ -138,7 +140,7 @@ class Trainer:
                 with interruption.at_once(lambda signum: stops.before_first_step(self, signum)):
                     warm_up(self)
             if self.progress.epoch == self.progress.step == 0:
-                self._snapshots.take(0, self.network, self.run.snapshots)
+                self._take_snapshot(0)
             self._tell_losses()
             self.callbacks.tell("on_fit_begin", self)
             with self._bar() as images:
@@ -173,8 +175,7 @@ class Trainer:
                 if self.callbacks.of_steps:
                     self.callbacks.tell("on_step_end", self, loss)
                 if self.run is not None:  # without a run folder epochs are for measuring
-                    number = p.epoch * len(self.batches) + p.step
-                    self._snapshots.take(number, self.network, self.run.snapshots)
+                    self._take_snapshot(p.epoch * len(self.batches) + p.step)
                 now = time.perf_counter()
                 p.epoch_seconds, begin = p.epoch_seconds + now - begin, now
                 if now - shown_at > _SHOW_SECONDS or p.step == steps:
@@ -224,6 +225,9 @@ class Trainer:
             raise stops.numeric_error(self, found, step=True)
         self._record_gradients()
         self.optimizer.step()
+        # finite gradients can overflow in the update: that ends the run before anything is saved
+        if not math.isfinite(np.add.reduce(self.network.data)) and (found := finite.state(self.network)):
+            raise stops.numeric_error(self, f"after the update {found}", step=True)
         self.average.step(number + 1)
         p.step += 1
         p.seen += len(labels)
@@ -305,7 +309,9 @@ class Trainer:
         try:
             return experiment.evaluate(self.network, self.evaluation_batches(split), loss=self.loss)[:2]
         except NumericError as error:
-            raise self.numeric_error(f"end of the epoch: {error}") from error
+            found = finite.state(self.network)
+            words = f"validation: {error}" + (f": {found}" if found else "")
+            raise stops.numeric_error(self, words) from error
 
     def evaluation_batches(self, split):
         """Return the Batches of a split, normalised as the training images are, free of chance."""
@@ -330,6 +336,12 @@ class Trainer:
         """Write last.safetensors now."""
         self.run.save_last(self)
         self._saved_at = time.perf_counter()
+
+    def _take_snapshot(self, number):
+        if number in self._snapshots.steps:
+            if found := finite.state(self.network):
+                raise stops.numeric_error(self, found)
+            self._snapshots.take(number, self.network, self.run.snapshots)
 
     # -- words -----------------------------------------------------------------------------------
 

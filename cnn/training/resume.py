@@ -87,7 +87,7 @@ def began_with(run):
         plain = check_header(file.description, run.last).config
     try:
         # resolved again: a key that is newer than the checkpoint has its default
-        return resolve(plain, run.last)
+        return resolve(plain, run.last, foreign=True)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
 

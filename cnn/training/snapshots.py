@@ -4,6 +4,7 @@ import math
 
 from cnn.errors import CheckpointError
 from cnn.training import checkpoint
+from cnn.training.header import SnapshotHeader, validated
 
 __all__ = ["Snapshots", "read_snapshots"]
 
@@ -55,5 +56,5 @@ def read_snapshots(folder):
     found = []
     for file in files:
         tensors, meta = checkpoint.load(file)
-        found.append((int(meta["step"]), tensors))
+        found.append((validated(SnapshotHeader, meta, file).step, tensors))
     return found

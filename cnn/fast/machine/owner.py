@@ -9,6 +9,7 @@ threads, or two threads that ask one network, never meet in one buffer.
     Eager      a thread that runs operations at once, outside of any program
 """
 
+import math
 import threading
 from collections import OrderedDict, defaultdict
 from contextlib import contextmanager
@@ -96,7 +97,10 @@ class Arena(_Owner):
         """Return the array of ``shape`` at an address inside a chunk."""
         dtype = np.dtype(dtype)
         if self.dry:
-            return np.broadcast_to(np.zeros((), dtype), shape)
+            try:
+                return np.broadcast_to(np.zeros((), dtype), shape)
+            except ValueError as error:
+                raise MemoryError(f"an array of {math.prod(shape):.1e} numbers") from error
         size = int(np.prod(shape)) * dtype.itemsize
         for start, extent, memory in self.chunks:
             if start <= address < start + extent:

@@ -11,22 +11,19 @@ import sys
 import numpy as np
 
 import cnn
+from cnn.classifier.inputs import class_weights, column_names, default_layers, labels_of, seed_of
 from cnn.config import resolve
 from cnn.data import Dataset, Split, normalization, split_validation
 from cnn.data.arrays import channels_first, to_numpy
 from cnn.errors import ConfigError, DataError, did_you_mean
 from cnn.layers import Flatten, Layer, Linear, from_config
 from cnn.model import Model
-from cnn.training import checkpoint
+from cnn.training import checkpoint, fine_tuning
 from cnn.training.experiment import Images
 from cnn.training.in_memory import InMemory
 from cnn.training.loop import Trainer
 
 __all__ = ["Classifier", "NotFitted"]
-
-_WIDTHS = 16, 32, 64  # filters of the default network
-_SMALLEST = 4  # pixels down to which it pools
-_HIDDEN = 64  # features of the default network for features
 
 
 class NotFitted(ConfigError, AttributeError):
@@ -49,6 +46,11 @@ class Classifier:
         last is a ``Linear`` with one output a class, ``Flatten`` (for images) and such a ``Linear`` are
         added. Left out: convolutions of 16, 32 and 64 filters with batch normalisation, each followed by
         pooling while the image is larger than 4 pixels; for features a hidden layer of 64.
+    pretrained : str, optional
+        A run folder, a checkpoint or a file of ``save``: its layers, the last ``Linear`` replaced, unless
+        ``layers`` are given, and its weights, where name and shape fit; X is normalised as there.
+    freeze : bool
+        With ``pretrained``: only the head learns.
     epochs : float
     batch_size : int
     optimizer : str or dict
@@ -84,6 +86,8 @@ class Classifier:
         self,
         layers=None,
         *,
+        pretrained=None,
+        freeze=False,
         epochs=20,
         batch_size=32,
         optimizer="AdamW",
@@ -101,6 +105,8 @@ class Classifier:
         verbose=False,
     ):
         self.layers = layers
+        self.pretrained = pretrained
+        self.freeze = freeze
         self.epochs = epochs
         self.batch_size = batch_size
         self.optimizer = optimizer
@@ -128,13 +134,13 @@ class Classifier:
         """
         if y is None:
             raise DataError("Classifier requires y to be passed, but the target y is None")
-        numbers, labels = self._images(X, fit=True), _labels(y)
+        numbers, labels = self._images(X, fit=True), labels_of(y)
         if len(numbers) != len(labels):
             raise DataError(f"expected one label an image, found {len(numbers)} images, {len(labels)} labels")
         self.classes_, indices = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(f"expected at least 2 classes in y, found 1 class: {self.classes_.tolist()}")
-        seed, indices = _seed(self.random_state), indices.astype(np.int64)
+        seed, indices = seed_of(self.random_state), indices.astype(np.int64)
         train, validation = Split(numbers, indices), Split(numbers[:0], indices[:0])
         if validation_data is not None:
             validation = self._validation(validation_data, numbers)
@@ -149,8 +155,8 @@ class Classifier:
         meta = {
             "classes": [str(c) for c in self.classes_],
             "image_shape": list(numbers.shape[1:]),
-            "mean": images.mean.tolist(),
-            "std": images.std.tolist(),
+            "mean": trainer.images.mean.tolist(),
+            "std": trainer.images.std.tolist(),
             "numbers": "uint8" if numbers.dtype == np.uint8 else "float",
         }
         self.model_ = Model(trainer.network, config, meta, "Classifier")
@@ -168,7 +174,7 @@ class Classifier:
 
     def score(self, X, y, sample_weight=None):
         """Return the share of right answers."""
-        return float(np.average(self.predict(X) == _labels(y), weights=sample_weight))
+        return float(np.average(self.predict(X) == labels_of(y), weights=sample_weight))
 
     def save(self, file):
         """Write the trained network for ``cnn.load``, `cnn predict` and fine-tuning; labels become words."""
@@ -273,11 +279,7 @@ class Classifier:
 
     def _check_names(self, X, fit):
         """Remember the names of a data frame's columns, or compare them."""
-        names = getattr(X, "columns", None)
-        if names is not None:
-            names = np.asarray(names, dtype=object)
-            names = names if len(names) and all(isinstance(name, str) for name in names) else None
-        known = getattr(self, "feature_names_in_", None)
+        names, known = column_names(X), getattr(self, "feature_names_in_", None)
         if fit:
             if names is not None:
                 self.feature_names_in_ = names
@@ -291,7 +293,7 @@ class Classifier:
 
     def _validation(self, data, numbers):
         X, y = data
-        held, labels = self._images_like(X, numbers), _labels(y)
+        held, labels = self._images_like(X, numbers), labels_of(y)
         unknown = np.setdiff1d(labels, self.classes_).tolist()
         if unknown:
             raise DataError(f"validation_data: found the class {unknown[0]!r}, which y does not have")
@@ -309,8 +311,10 @@ class Classifier:
 
     def _layers(self, numbers):
         """Return fresh layers up to one output a class."""
+        if self.pretrained is not None:
+            trunk = self._pretrained_layers("uint8" if numbers.dtype == np.uint8 else "float")
         if self.layers is None:
-            layers = _default_layers(numbers.shape[1:])
+            layers = default_layers(numbers.shape[1:]) if self.pretrained is None else trunk
         elif all(isinstance(layer, Layer) for layer in self.layers):
             layers = copy.deepcopy(list(self.layers))
         else:
@@ -320,6 +324,18 @@ class Classifier:
             flat = numbers.ndim == 2 or any(isinstance(layer, Flatten) for layer in layers)
             layers = [*layers, *([] if flat else [Flatten()]), Linear(len(self.classes_))]
         return layers
+
+    def _pretrained_layers(self, numbers):
+        """Return the layers of ``pretrained``, but for a last Linear that is for other classes."""
+        network, meta = fine_tuning.read(self.pretrained)
+        learnt = (meta or {}).get("numbers", "uint8")
+        if learnt != numbers:
+            found = f"learnt from {learnt} images, found {numbers} ones"
+            raise DataError(f"pretrained: {self.pretrained}: {found}")
+        specs = [layer.spec() for layer in network.layers]
+        if specs[-1]["type"] == "Linear" and specs[-1]["out_features"] != len(self.classes_):
+            specs.pop()
+        return from_config(specs)
 
     def _document(self, seed, count, indices, network):
         """Return the config of the training."""
@@ -341,70 +357,17 @@ class Classifier:
                 "augment": list(self.augment),
             },
             "model": {"layers": specs},
-            "loss": self._loss(indices),
+            "loss": {
+                "label_smoothing": float(self.label_smoothing),
+                **class_weights(self.class_weight, self.classes_, indices),
+            },
             "optimizer": {**own, **optimizer},
             "schedule": self.schedule if isinstance(self.schedule, dict) else {"type": self.schedule},
             "train": {"epochs": self.epochs, "backend": self.backend, "snapshots": 0},
+            **self._start(),
         }
 
-    def _loss(self, indices):
-        loss, weight = {"label_smoothing": float(self.label_smoothing)}, self.class_weight
-        if weight is None:
-            return loss
-        if isinstance(weight, str) and weight == "balanced":
-            counts = np.bincount(indices, minlength=len(self.classes_))
-            weights = len(indices) / (len(counts) * counts)
-        elif isinstance(weight, dict):
-            weights = [weight.get(label, 1.0) for label in self.classes_.tolist()]
-        else:
-            raise ConfigError(f'class_weight: expected a dict by label, "balanced" or None, found {weight!r}')
-        return {**loss, "class_weight": [float(w) for w in weights]}
-
-
-def _default_layers(shape):
-    """Return layers for images (C, H, W), or for features (F,)."""
-    if len(shape) == 1:
-        return from_config([{"type": "Linear", "out_features": _HIDDEN}, {"type": "ReLU"}])
-    specs, size = [], min(shape[1:])
-    for width in _WIDTHS:
-        specs += [
-            {"type": "Conv2d", "out_channels": width, "kernel_size": 3, "padding": 1, "bias": False},
-            {"type": "BatchNorm2d"},
-            {"type": "ReLU"},
-        ]
-        if size > _SMALLEST:
-            specs.append({"type": "MaxPool2d", "kernel_size": 2})
-            size //= 2
-    return from_config([*specs, {"type": "GlobalAvgPool2d"}, {"type": "Flatten"}])
-
-
-def _labels(y):
-    """Return labels as a checked array (N,)."""
-    if hasattr(y, "detach"):
-        y = y.detach().cpu()
-    labels = np.asarray(y)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        import warnings
-
-        message = "A column-vector y was passed when a 1d array was expected: ravel() it"
-        category = UserWarning
-        if "sklearn" in sys.modules:
-            from sklearn.exceptions import DataConversionWarning as category
-        warnings.warn(message, category, stacklevel=3)
-        labels = labels.ravel()
-    if labels.ndim != 1:
-        raise DataError(f"expected labels (N,), found shape {labels.shape}")
-    if labels.dtype.kind == "f":
-        if not np.isfinite(labels).all():
-            raise DataError("Input y contains NaN or infinity")
-        if (labels != np.rint(labels)).any():
-            raise DataError("Unknown label type: continuous; found fractions in y, expected classes")
-    return labels
-
-
-def _seed(random_state):
-    """Return a seed for a config."""
-    if isinstance(random_state, (int, np.integer)):
-        return int(random_state)
-    draw = random_state if random_state is not None else np.random.default_rng()
-    return int(draw.integers(2**31) if hasattr(draw, "integers") else draw.randint(2**31 - 1))
+    def _start(self):
+        if self.pretrained is None:
+            return {}
+        return {"start": {"weights": str(self.pretrained), "freeze": bool(self.freeze)}}
