@@ -3,6 +3,7 @@
     python scripts/interop_check.py nodes        the onnx package's own node tests of the operators offered
     python scripts/interop_check.py random       random networks, exported and run by onnxruntime
     python scripts/interop_check.py mutated      damaged files: refused in a line, or read and run
+    python scripts/interop_check.py c            the C files of LeNet and ResNet-20: size, speed, numbers
     python scripts/interop_check.py torchvision  five networks by both exporters: logits, gradients, a step
     python scripts/interop_check.py speed        predictions beside onnxruntime, one thread, medians
 
@@ -10,7 +11,11 @@ Needs the extras onnx and torchvision, and onnxruntime.
 """
 
 import argparse
+import copy
+import ctypes
+import functools
 import resource
+import subprocess
 import tempfile
 import time
 import warnings
@@ -170,10 +175,54 @@ def damaged(whole, rng):
     return bytes(changed[: rng.integers(len(changed))] if rng.random() < 0.05 else changed)
 
 
+def precise_logits(network, x):
+    """Return the logits of the first image in float64."""
+    state, precise = network.state(), copy.deepcopy(network)
+    precise.body.reset()
+    precise.build(x.shape[1:], dtype=np.float64)
+    precise.load_state({k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in state.items()})
+    return precise.predict(x.astype(np.float64))[0]
+
+
+def c_files(arguments, folder):
+    """Compile LeNet and ResNet-20 as C files; print sizes, and milliseconds of an image beside ours."""
+    from cnn.backend import set_threads
+    from cnn.config import load_config
+    from cnn.interop.c_write import to_c
+    from cnn.training import experiment
+
+    set_threads(1)
+    wrong, configs = 0, Path(__file__).parents[1] / "configs"
+    flags = ["-std=c11", "-O3", "-march=native", "-Wall", "-Wextra", "-pedantic"]
+    flags += ["-DNO_MAIN", "-shared", "-fPIC"]
+    for name, shape in (("mnist_lenet", (1, 28, 28)), ("cifar10_resnet20", (3, 32, 32))):
+        network = experiment.build_network(load_config(configs / f"{name}.toml"), shape, 10)
+        source, library = folder / f"{name}.c", folder / f"{name}.so"
+        source.write_text(to_c(network, About()), "utf-8")
+        done = subprocess.run(["cc", *flags, source, "-o", library, "-lm"], capture_output=True, text=True)
+        forward = ctypes.CDLL(str(library)).forward
+        x = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+        y = np.zeros(10, np.float32)
+        places = [ctypes.c_void_p(array.ctypes.data) for array in (x, y)]
+        ours, theirs = interop_nets.interleaved(
+            functools.partial(network.predict, x), functools.partial(forward, *places), 100
+        )
+        expected = precise_logits(network, x)
+        error = float(np.abs(y - expected).max() / max(1, np.abs(expected).max()))
+        wrong += error > 1e-6 or bool(done.stderr)
+        print(
+            f"{name}: {source.stat().st_size / 2**20:.2f} MiB of C, {library.stat().st_size / 2**20:.2f} MiB "
+            f"compiled, warnings {len(done.stderr.splitlines())}, differs by {error:.1e}; an image takes "
+            f"{theirs:.3f} ms, ours {ours:.3f} ms"
+        )
+    return wrong
+
+
 CHECKS = {
     "nodes": nodes,
     "random": random,
     "mutated": mutated,
+    "c": c_files,
     "torchvision": interop_nets.torchvision,
     "speed": interop_nets.speed,
 }

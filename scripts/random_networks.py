@@ -4,6 +4,7 @@ import numpy as np
 
 from cnn.errors import ShapeError
 from cnn.layers import (
+    ELU,
     GELU,
     AvgPool2d,
     BatchNorm1d,
@@ -15,16 +16,28 @@ from cnn.layers import (
     Flatten,
     GlobalAvgPool2d,
     GlobalMaxPool2d,
+    Graph,
+    GroupNorm,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LayerNorm,
     LeakyReLU,
     Linear,
+    LocalResponseNorm,
     MaxPool2d,
+    PReLU,
     ReLU,
+    ReLU6,
     Residual,
     Scale,
     Sigmoid,
     SiLU,
     Softmax,
+    Softplus,
     Tanh,
+    Upsample,
+    ZeroPad2d,
 )
 from cnn.network import Network
 
@@ -64,10 +77,15 @@ def _spatial(rng, depth):
         if rng.random() < 0.5:
             return MaxPool2d(kernel, stride=stride, padding=padding)
         return AvgPool2d(kernel, stride=stride, padding=padding, count_include_pad=bool(rng.integers(2)))
+    if choice == 3 and rng.random() < 0.4:
+        return [LayerNorm, lambda: GroupNorm(1), lambda: LocalResponseNorm(3, 0.5)][rng.integers(3)]()
     if choice == 3:
         return BatchNorm2d(eps=float(rng.choice([1e-5, 1e-3])), affine=bool(rng.integers(2)))
     if choice == 4:
         return _activation(rng)
+    if choice == 5 and rng.random() < 0.4:
+        sides = tuple(int(side) for side in rng.integers(-1, 3, 4))
+        return ZeroPad2d(sides) if rng.random() < 0.5 else Upsample(scale_factor=(1, 2))
     if choice == 5:
         return Scale(float(rng.normal())) if rng.random() < 0.5 else Dropout(0.3)
     if choice == 6:
@@ -86,7 +104,19 @@ def _spatial(rng, depth):
             if (len(body) == 1)
             else Concat([body, [], [_activation(rng)]])
         )
+    if rng.random() < 0.5:
+        return _graph(rng)
     return Concat([[_same(rng)], [_same(rng), _activation(rng)]])
+
+
+def _graph(rng):
+    """Return three values that are joined again and again, as in no list of branches."""
+    join = ["add", "mul", "concat"][rng.integers(3)]
+    return Graph(
+        [[_activation(rng)], [_activation(rng)], [], [_same(rng), _activation(rng)]],
+        [(0,), (0,), (1, 2), (3, 0, 1)],
+        ["", "", join, "concat"],
+    )
 
 
 def _same(rng):
@@ -105,7 +135,10 @@ def _conv(rng):
 
 
 def _activation(rng):
-    kinds = [ReLU, LeakyReLU, GELU, SiLU, Sigmoid, Tanh, lambda: GELU("tanh"), lambda: LeakyReLU(0.2)]
+    kinds = [
+        ReLU, LeakyReLU, GELU, SiLU, Sigmoid, Tanh, lambda: GELU("tanh"), lambda: LeakyReLU(0.2), ReLU6,
+        lambda: ELU(0.7), PReLU, Softplus, Hardsigmoid, Hardswish, lambda: Hardtanh(-0.5, 2.0),
+    ]  # fmt: skip
     return kinds[rng.integers(len(kinds))]()
 
 

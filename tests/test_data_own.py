@@ -102,7 +102,7 @@ def test_what_is_passed_over_is_counted(tmp_path, caplog):
     }
     with caplog.at_level(logging.WARNING, "cnn.data"):
         load_dataset("folder", tmp_path / "set")
-    assert f"{tmp_path / 'set'}: 2 images in extra/ not read" in caplog.text
+    assert f"{tmp_path / 'set'}: not read: 2 images in extra/" in caplog.text
 
 
 def test_jfif_is_jpeg(tmp_path):

@@ -9,7 +9,7 @@ from cnn.fast import kernels
 from cnn.fast.conv import few as few_conv
 from cnn.fast.conv import few_winograd
 from cnn.fast.kernels import activation, few, few_joins
-from cnn.fast.lanes import NotForFew, channel_vector
+from cnn.fast.lanes import channel_vector
 from cnn.fast.machine.fingerprint import PIECE, Fingerprint
 
 ONE, SAME = (1, 1), ((1, 1), (1, 1))
@@ -134,10 +134,10 @@ def test_pooling_with_dilation_and_rounded_up_agrees_with_the_reference(padding,
             close(plain(found), reference.avg_pool2d_forward(x, *call, include, ceil_mode), 1e-12)
 
 
-@pytest.mark.parametrize("name", ["elu", "hardsigmoid", "hardswish", "relu6", "hardtanh"])
+@pytest.mark.parametrize("name", ["elu", "hardsigmoid", "hardswish", "relu6", "hardtanh", "softplus"])
 def test_new_activations_agree_with_the_reference(name):
     x = 3 * normal(3, 21, 5, 3, dtype=np.float64)
-    arguments = {"elu": (0.7,), "hardtanh": (-0.5, 2.0)}.get(name, ())
+    arguments = {"elu": (0.7,), "hardtanh": (-0.5, 2.0), "softplus": (2.0, 3.0)}.get(name, ())
     found = getattr(kernels, f"{name}_forward")(few.enter(x), *arguments)
     close(plain(found), getattr(reference, f"{name}_forward")(x, *arguments), 1e-12)
 
@@ -149,8 +149,9 @@ def test_the_others_agree_with_numpy(dtype):
     a = few.enter(x)
     y = x * factor[:, None, None] + shift[:, None, None]
     vectors = few.channel_vector(factor), few.channel_vector(shift)
-    close(plain(few.scale(a, *vectors, activation.IDENTITY, 0.0)), y)
-    close(plain(few.scale(a, *vectors, activation.LEAKY_RELU, 0.1)), np.where(y > 0, y, y * dtype(0.1)))
+    close(plain(few.scale_channels(a, *vectors, activation.IDENTITY, 0.0)), y)
+    leaky = few.scale_channels(a, *vectors, activation.LEAKY_RELU, 0.1)
+    close(plain(leaky), np.where(y > 0, y, y * dtype(0.1)))
     close(plain(few.activate(a, activation.TANH, 0.0)), np.tanh(x))
     b = few.enter(y)
     np.testing.assert_array_equal(plain(few.add(a, b, False)), x + y)
@@ -237,8 +238,16 @@ def test_products_repeat_planes_of_one_pixel(plane):
     close(plain(kernels.multiply(few.enter(a), few.enter(b))), a * b, 0)
     close(plain(kernels.multiply(few.enter(b), few.enter(a))), a * b, 0)
     close(plain(kernels.add(few.enter(a), few.enter(a))), a + a, 0)
-    with pytest.raises(NotForFew):
-        kernels.multiply(few.enter(a), few.enter(normal(2, 1, 3, 4, dtype=np.float64)))
+    gate = normal(2, 1, 3, 4, dtype=np.float64)  # one channel for all
+    close(np.asarray(kernels.multiply(few.enter(a), few.enter(gate))), a * gate, 0)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "local_response_norm"])
+def test_what_has_no_such_form_goes_on_with_images_side_by_side(name):
+    x = normal(3, 21, 5, 3, dtype=np.float64)
+    arguments = (3, 0.5, 0.75, 1.0) if name == "local_response_norm" else ()
+    found = getattr(kernels, f"{name}_forward")(few.enter(x), *arguments)
+    close(np.asarray(found), getattr(reference, f"{name}_forward")(x, *arguments))
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,8 @@ def as_blocked(x, dtype=None):
         x = converted(x, np.float32)
     if isinstance(x, BlockedArray) and (dtype is None or x.dtype == dtype):
         return x
+    if hasattr(x, "to_blocked"):  # Lanes, from here on in this layout
+        return x.to_blocked(dtype)
     if local.lowering is not None and isinstance(x, (np.ndarray, BlockedArray, Pixels)):
         raise NotLowerable
     if isinstance(x, BlockedArray):

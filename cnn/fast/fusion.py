@@ -6,7 +6,7 @@ from cnn.fast.blocked import LANES
 from cnn.fast.conv import few as few_conv
 from cnn.fast.conv import few_winograd
 from cnn.fast.kernels import activation, conv, elementwise, few, few_joins, linear, norm, pool
-from cnn.fast.lanes import Lanes, NotForFew, channel_vector
+from cnn.fast.lanes import Lanes, channel_vector
 from cnn.fast.step import Single, Step, array, walk_back
 from cnn.geometry import output_shape
 
@@ -246,12 +246,18 @@ class Weighted(Step):
 
     def forward(self, x, training):
         folded, x = self._folded, array(x)
-        if type(x) is Lanes:
+        if type(x) is Lanes and self._fits_few(x):
             return self._few(x)
         if self._dense:
             return linear.linear_forward(x, folded.weight, folded.bias, relu=self._relu)
         geometry = self._layer._geometry()
         return conv.conv2d_forward(x, folded.weight, folded.bias, *geometry, relu=self._relu)
+
+    def _fits_few(self, x):
+        """Whether there is a form for sixteen channels: one group, or a filter for each channel."""
+        if self._dense or self._layer.groups == 1:
+            return True
+        return self._layer.groups == len(self._folded.weight) == x.shape[1]
 
     def _few(self, x):
         folded, relu = self._folded, self._relu
@@ -262,8 +268,6 @@ class Weighted(Step):
         stride, padding, dilation, groups = self._layer._geometry()
         shape = folded.weight.shape
         if groups > 1:
-            if not groups == k == x.shape[1]:
-                raise NotForFew
             packed = folded.packed(few_joins.pack_depthwise, folded.weight)
             return few_joins.depthwise(x, packed, bias, stride, padding, dilation, relu)
         out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
@@ -307,7 +311,7 @@ class Normalise(Step):
     def forward(self, x, training):
         folded, x = self._folded, array(x)
         if type(x) is Lanes:
-            return few.scale(x, folded.scale, folded.shift, *self._kind)
+            return few.scale_channels(x, folded.scale, folded.shift, *self._kind)
         return norm.batch_norm_forward(x, folded.mean, folded.rstd, *self._norm.affine_arrays(), *self._kind)
 
 

@@ -6,6 +6,7 @@ last channel hold finite numbers that are never read. Forward only: this serves 
 
 import numpy as np
 
+from cnn.fast import blocked
 from cnn.fast.blocked import LANES
 from cnn.fast.machine.jit import scratch
 
@@ -39,6 +40,23 @@ class Lanes:
 
     def __array__(self, dtype=None, copy=None):
         raise NotForFew
+
+    def to_blocked(self, dtype=None):
+        """Return the same images side by side, for an operation that knows no other order."""
+        if dtype is not None and dtype != self.dtype:
+            raise NotForFew
+        plain = scratch(self.shape, self.dtype)
+        _leave(self, plain)
+        return blocked.pack(plain)
+
+
+_leave = None
+
+
+def leave_with(leave):
+    """Let a compiled function copy Lanes into a plain array; see ``cnn.fast.kernels.few``."""
+    global _leave
+    _leave = leave
 
 
 def channel_vector(values):

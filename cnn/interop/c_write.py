@@ -240,10 +240,10 @@ def _by_plane(name, function):
     return write
 
 
-def _pointwise(name, function, argument=None):
+def _pointwise(name, function, *arguments):
     def write(w):
         w.use(name)
-        extra = "" if argument is None else f", {_number(np.float32(getattr(w.layer, argument)))}"
+        extra = "".join(f", {_number(np.float32(getattr(w.layer, name)))}" for name in arguments)
         return [f"{function}({w.x[0]}, {w.y}, {w.count}{extra});"]
 
     return write
@@ -270,6 +270,56 @@ def _batch_norm(w):
         scale, shift = scale * layer.weight.data, shift * layer.weight.data + layer.bias.data
     arrays = f"{w.array('scale', scale)}, {w.array('shift', shift)}"
     return [f"batch_norm({w.x[0]}, {arrays}, {w.y}, {w.planes()});"]
+
+
+def _prelu(w):
+    w.use("PReLU")
+    weight = w.layer.weight.data
+    return [f"prelu({w.x[0]}, {w.array('weight', weight)}, {w.y}, {w.planes()}, {int(weight.size > 1)});"]
+
+
+def _group_norm(w):
+    w.use("GroupNorm")
+    layer, channels = w.layer, w.step.shape[0]
+    groups = getattr(layer, "num_groups", 1)
+    weight, bias = (getattr(layer, name) for name in ("weight", "bias"))
+    arrays = [w.array(name, p and p.data) for name, p in (("weight", weight), ("bias", bias))]
+    each = w.count // (channels if w.step.kind == "GroupNorm" else w.count)
+    sizes = f"{groups}, {w.count // groups}, {each}, {_number(np.float32(layer.eps))}"
+    return [f"group_norm({w.x[0]}, {', '.join(arrays)}, {w.y}, {sizes});"]
+
+
+def _local_response_norm(w):
+    w.use("LocalResponseNorm")
+    layer = w.layer
+    numbers = (layer.alpha / layer.size, layer.beta, layer.k)
+    window = f"{layer.size // 2}, {(layer.size - 1) // 2}"
+    shown = ", ".join(_number(np.float32(number)) for number in numbers)
+    return [f"local_response_norm({w.x[0]}, {w.y}, {w.planes()}, {window}, {shown});"]
+
+
+def _upsample(w):
+    w.use("Upsample")
+    sizes = (*w.step.shapes[0], *w.layer.scale_factor)
+    return [f"upsample({w.x[0]}, {w.y}, {', '.join(map(str, sizes))});"]
+
+
+def _zero_pad(w):
+    w.use("ZeroPad2d")
+    (top, _), (left, _) = w.layer.padding
+    sizes = (*w.step.shapes[0], *w.step.shape[1:], top, left)
+    return [f"zero_pad2d({w.x[0]}, {w.y}, {', '.join(map(str, sizes))});"]
+
+
+def _mul(w):
+    w.use("Mul")
+    shape = (*w.step.shape, 1, 1)[:3]
+    steps = []
+    for found in w.step.shapes:
+        c, height, width = (*found, 1, 1)[:3]
+        kept = zip((height * width, width, 1), (c, height, width), strict=True)
+        steps.append("(const int[]){" + ", ".join(str(s if size > 1 else 0) for s, size in kept) + "}")
+    return [f"multiply({w.x[0]}, {w.x[1]}, {w.y}, {', '.join(map(str, shape))}, {', '.join(steps)});"]
 
 
 def _add(w):
@@ -304,6 +354,20 @@ _CALLS = {
     "BatchNorm1d": _batch_norm,
     "BatchNorm2d": _batch_norm,
     "Scale": _pointwise("Scale", "scale", "factor"),
+    "LogSoftmax": _by_plane("LogSoftmax", "log_softmax"),
+    "ReLU6": _pointwise("ReLU6", "relu6"),
+    "Hardtanh": _pointwise("Hardtanh", "hardtanh", "min_val", "max_val"),
+    "Hardsigmoid": _pointwise("Hardsigmoid", "hardsigmoid"),
+    "Hardswish": _pointwise("Hardswish", "hardswish"),
+    "ELU": _pointwise("ELU", "elu", "alpha"),
+    "Softplus": _pointwise("Softplus", "softplus", "beta", "threshold"),
+    "PReLU": _prelu,
+    "GroupNorm": _group_norm,
+    "LayerNorm": _group_norm,
+    "LocalResponseNorm": _local_response_norm,
+    "Upsample": _upsample,
+    "ZeroPad2d": _zero_pad,
+    "Mul": _mul,
     "Add": _add,
     "Join": _join,
 }

@@ -255,9 +255,141 @@ static void scale(const float *restrict x, float *restrict y, int n, float facto
         y[i] = factor * x[i];
 }
 
+//== ReLU6
+/* y = min(max(x, 0), 6) */
+static void relu6(const float *restrict x, float *restrict y, int n)
+{
+    for (int i = 0; i < n; i++)
+        y[i] = x[i] < 0.0f ? 0.0f : x[i] > 6.0f ? 6.0f : x[i];
+}
+
+//== Hardtanh
+/* y = min(max(x, low), high) */
+static void hardtanh(const float *restrict x, float *restrict y, int n, float low, float high)
+{
+    for (int i = 0; i < n; i++)
+        y[i] = x[i] < low ? low : x[i] > high ? high : x[i];
+}
+
+//== Hardsigmoid
+/* y = min(max(x/6 + 1/2, 0), 1) */
+static void hardsigmoid(const float *restrict x, float *restrict y, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const float line = x[i] / 6.0f + 0.5f;
+        y[i] = line < 0.0f ? 0.0f : line > 1.0f ? 1.0f : line;
+    }
+}
+
+//== Hardswish
+/* y = x * min(max(x/6 + 1/2, 0), 1) */
+static void hardswish(const float *restrict x, float *restrict y, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const float line = x[i] / 6.0f + 0.5f;
+        y[i] = x[i] * (line < 0.0f ? 0.0f : line > 1.0f ? 1.0f : line);
+    }
+}
+
+//== ELU
+/* y = x where x > 0, else alpha * (exp(x) - 1) */
+static void elu(const float *restrict x, float *restrict y, int n, float alpha)
+{
+    for (int i = 0; i < n; i++)
+        y[i] = x[i] > 0.0f ? x[i] : alpha * expm1f(x[i]);
+}
+
+//== Softplus
+/* y = log(1 + exp(beta * x)) / beta, or x where beta * x > threshold */
+static void softplus(const float *restrict x, float *restrict y, int n, float beta, float threshold)
+{
+    for (int i = 0; i < n; i++) {
+        const float z = beta * x[i];
+        const float smooth = (z > 0.0f ? z : 0.0f) + log1pf(expf(-fabsf(z)));
+        y[i] = z > threshold ? x[i] : smooth / beta;
+    }
+}
+
+//== PReLU
+/* y[c,i] = x[c,i] where x[c,i] > 0, else weight[c] * x[c,i]; step is 0 where there is one weight only. */
+static void prelu(const float *restrict x, const float *restrict weight, float *restrict y, int channels,
+                  int n, int step)
+{
+    for (int c = 0; c < channels; c++)
+        for (int i = c * n; i < (c + 1) * n; i++)
+            y[i] = x[i] > 0.0f ? x[i] : weight[c * step] * x[i];
+}
+
+//== GroupNorm
+/* y = (x - mean) / sqrt(variance + eps) * weight + bias, mean and variance over the size numbers of a group;
+   each weight stands for n numbers side by side: a plane, or one number in layer normalisation. */
+static void group_norm(const float *restrict x, const float *restrict weight, const float *restrict bias,
+                       float *restrict y, int groups, int size, int n, float eps)
+{
+    for (int g = 0; g < groups; g++) {
+        double mean = 0.0, variance = 0.0;
+        for (int i = g * size; i < (g + 1) * size; i++)
+            mean += x[i];
+        mean /= size;
+        for (int i = g * size; i < (g + 1) * size; i++)
+            variance += (x[i] - mean) * (x[i] - mean);
+        const double rstd = 1.0 / sqrt(variance / size + eps);
+        for (int i = g * size; i < (g + 1) * size; i++)
+            y[i] = (float)((x[i] - mean) * rstd) * (weight ? weight[i / n] : 1.0f) + (bias ? bias[i / n] : 0.0f);
+    }
+}
+
+//== LocalResponseNorm
+/* y[c] = x[c] * (k + scale * sum of x[i]^2 over c - before <= i <= c + after)^(-beta), at each of n pixels */
+static void local_response_norm(const float *restrict x, float *restrict y, int channels, int n, int before,
+                                int after, float scale, float beta, float k)
+{
+    for (int c = 0; c < channels; c++)
+        for (int j = 0; j < n; j++) {
+            float sum = 0.0f;
+            for (int i = c < before ? 0 : c - before; i <= c + after && i < channels; i++)
+                sum += x[(size_t)i * n + j] * x[(size_t)i * n + j];
+            y[(size_t)c * n + j] = x[(size_t)c * n + j] * powf(k + scale * sum, -beta);
+        }
+}
+
+//== Upsample
+/* y[c,i,j] = x[c, i / sh, j / sw]: every pixel becomes a block of sh x sw. */
+static void upsample(const float *restrict x, float *restrict y, int channels, int h, int w, int sh, int sw)
+{
+    for (int r = 0; r < channels * h * sh; r++)
+        for (int j = 0; j < w * sw; j++)
+            y[(size_t)r * w * sw + j] = x[(size_t)(r / sh) * w + j / sw];
+}
+
+//== ZeroPad2d
+/* y[c,i,j] = x[c, i - top, j - left], 0 outside of x */
+static void zero_pad2d(const float *restrict x, float *restrict y, int channels, int h, int w, int oh, int ow,
+                       int top, int left)
+{
+    for (int c = 0; c < channels; c++)
+        for (int i = 0; i < oh; i++)
+            for (int j = 0; j < ow; j++) {
+                const int r = i - top, q = j - left, inside = r >= 0 && r < h && q >= 0 && q < w;
+                y[((size_t)c * oh + i) * ow + j] = inside ? x[((size_t)c * h + r) * w + q] : 0.0f;
+            }
+}
+
+//== Mul
+/* y[c,i,j] = a[c,i,j] * b[c,i,j]; the steps of an axis that is repeated are 0. */
+static void multiply(const float *a, const float *b, float *restrict y, int channels, int h, int w,
+                     const int *as, const int *bs)
+{
+    for (int c = 0; c < channels; c++)
+        for (int i = 0; i < h; i++)
+            for (int j = 0; j < w; j++)
+                y[((size_t)c * h + i) * w + j] = a[(size_t)c * as[0] + i * as[1] + j * as[2]]
+                                                 * b[(size_t)c * bs[0] + i * bs[1] + j * bs[2]];
+}
+
 //== Add
 /* y = a + b */
-static void add(const float *a, const float *b, float *restrict y, int n)
+static void add(const float *a, const float *b, float *y, int n)
 {
     for (int i = 0; i < n; i++)
         y[i] = a[i] + b[i];
@@ -277,6 +409,22 @@ static void softmax(const float *restrict x, float *restrict y, int channels, in
             sum += y[(size_t)c * n + i] = expf(x[(size_t)c * n + i] - largest);
         for (int c = 0; c < channels; c++)
             y[(size_t)c * n + i] /= sum;
+    }
+}
+
+//== LogSoftmax
+/* y[c] = x[c] - m - log(sum over k of exp(x[k] - m)), m = max over k of x[k]; for each of the n pixels */
+static void log_softmax(const float *restrict x, float *restrict y, int channels, int n)
+{
+    for (int i = 0; i < n; i++) {
+        float largest = x[i], sum = 0.0f;
+        for (int c = 1; c < channels; c++)
+            if (x[(size_t)c * n + i] > largest)
+                largest = x[(size_t)c * n + i];
+        for (int c = 0; c < channels; c++)
+            sum += expf(x[(size_t)c * n + i] - largest);
+        for (int c = 0; c < channels; c++)
+            y[(size_t)c * n + i] = x[(size_t)c * n + i] - largest - logf(sum);
     }
 }
 

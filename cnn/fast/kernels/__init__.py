@@ -236,8 +236,8 @@ def _joins(name):
 
     @wraps(many)
     def operation(*arguments, **options):
-        first = arguments[0][0] if isinstance(arguments[0], (list, tuple)) else arguments[0]
-        return (few_images if type(first) is Lanes else many)(*arguments, **options)
+        arrays = arguments[0] if isinstance(arguments[0], (list, tuple)) else arguments[:2]
+        return (few_images if all(type(a) is Lanes for a in arrays) else many)(*arguments, **options)
 
     globals()[name] = operation
 

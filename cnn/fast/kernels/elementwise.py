@@ -63,7 +63,9 @@ def add(a, b, relu=False):
 
 
 @functools.cache
-def _scale_task(itemsize):
+def scale_task(itemsize):
+    """The task that takes a Scale."""
+
     @task
     def forward(index, thread, params):
         p = scale_of(params)
@@ -80,7 +82,7 @@ def scale(x, factor):
     y = blocked.empty(x.shape, x.dtype)
     size = y.buffer.size
     values = table(Scale(x.address, y.address, size, bits(factor)))
-    launch(_scale_task(x.dtype.itemsize), chunks(size), values)
+    launch(scale_task(x.dtype.itemsize), chunks(size), values)
     return y
 
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.kernels import activation, elementwise, hardtanh
+from cnn.fast.kernels import activation, elementwise, hardtanh, softplus
 from cnn.fast.kernels.pool import Window, counted, end_cell, first_cell, window
-from cnn.fast.lanes import Lanes, channel_vector  # noqa: F401
+from cnn.fast.lanes import Lanes, channel_vector, leave_with  # noqa: F401
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import chunks, launch, table, task
 from cnn.fast.machine.tables import Table, bits, from_bits, pointer, reader
@@ -88,6 +88,9 @@ def leave(x, plain):
     """Copy ``Lanes`` into a contiguous NumPy array of their shape."""
     values = table(Reorder(x.address, plain.ctypes.data, x.shape[1], x.pixels, x.shape[1] * x.pixels))
     launch(_leave_task(x.dtype.itemsize), len(x), values)
+
+
+leave_with(leave)
 
 
 def flatten(x):
@@ -175,7 +178,7 @@ def _scale_task(kind, size):
     return scale
 
 
-def scale(x, factor, shift, kind, parameter):
+def scale_channels(x, factor, shift, kind, parameter):
     """f(x[n,c,...] * factor[c] + shift[c]) for an activation f of ``cnn.fast.kernels.activation``."""
     y = Lanes(x.shape, x.dtype)
     ends = x.address, y.address, factor.ctypes.data, shift.ctypes.data
@@ -229,6 +232,22 @@ def hardtanh_forward(x, low, high):
     return y
 
 
+def scale(x, factor):
+    """``scale`` on Lanes."""
+    y, size = Lanes(x.shape, x.dtype), x.data.size
+    values = table(elementwise.Scale(x.address, y.address, size, bits(factor)))
+    launch(elementwise.scale_task(x.dtype.itemsize), chunks(size), values)
+    return y
+
+
+def softplus_forward(x, beta, threshold):
+    """``softplus_forward`` on Lanes."""
+    y, size = Lanes(x.shape, x.dtype), x.data.size
+    values = table(softplus.Softplus(x.address, y.address, 0, size, bits(beta), bits(threshold)))
+    launch(softplus.softplus_task(x.dtype.itemsize), chunks(size), values)
+    return y
+
+
 def max_pool2d_forward(x, kernel_size, stride, padding, dilation=(1, 1), ceil_mode=False):
     """``max_pool2d_forward`` on Lanes, without the winners."""
     window = kernel_size, stride, padding
@@ -255,5 +274,5 @@ OPERATIONS = (
     "relu_forward", "leaky_relu_forward", "sigmoid_forward", "tanh_forward", "silu_forward", "gelu_forward",
     "max_pool2d_forward", "avg_pool2d_forward", "global_max_pool_forward", "global_avg_pool_forward",
     "elu_forward", "hardsigmoid_forward", "hardswish_forward", "flatten",
-    "hardtanh_forward", "relu6_forward",
+    "hardtanh_forward", "relu6_forward", "scale", "softplus_forward",
 )  # fmt: skip

@@ -6,8 +6,9 @@ from typing import NamedTuple
 from cnn.fast.blocked import LANES
 from cnn.fast.kernels.few import add  # noqa: F401  a join, too
 from cnn.fast.kernels.multiply import Product, factor, product_task
+from cnn.fast.kernels.multiply import multiply as many
 from cnn.fast.kernels.pool import Window, end_cell, first_cell, window
-from cnn.fast.lanes import Lanes, NotForFew, in_blocks
+from cnn.fast.lanes import Lanes, in_blocks
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import launch, scratch, table, task
 from cnn.fast.machine.tables import Table, pointer, reader
@@ -61,8 +62,6 @@ def _part_task(itemsize):
 
 def concat(parts):
     """Join Lanes along the channels."""
-    if not all(type(part) is Lanes for part in parts):
-        raise NotForFew
     channels, at = sum(part.shape[1] for part in parts), 0
     y = Lanes((len(parts[0]), channels, *parts[0].shape[2:]), parts[0].dtype)
     for number, part in enumerate(parts):
@@ -76,8 +75,8 @@ def concat(parts):
 
 def multiply(a, b):
     """a * b, planes of one pixel being repeated."""
-    if not (type(a) is Lanes and type(b) is Lanes and a.shape[1] == b.shape[1]):
-        raise NotForFew
+    if a.shape[1] != b.shape[1]:  # one channel for all of them lies in one lane
+        return many(a, b)
     plane = tuple(max(sizes) for sizes in zip(a.shape[2:], b.shape[2:], strict=True))
     y = Lanes((*a.shape[:2], *plane), a.dtype)
     factors = [factor(x.address, (len(x), x.blocks, *x.plane)) for x in (a, b)]

@@ -25,7 +25,7 @@ softplus_of = reader(Softplus)
 
 
 @functools.cache
-def _softplus_task(itemsize):
+def softplus_task(itemsize):
     """y = x where beta x > threshold, else (max(beta x, 0) + log(1 + exp(-|beta x|))) / beta."""
 
     @task
@@ -62,7 +62,7 @@ def softplus_forward(x, beta, threshold):
     y = blocked.empty(x.shape, x.dtype)
     size = y.buffer.size
     values = table(Softplus(x.address, y.address, 0, size, bits(beta), bits(threshold)))
-    launch(_softplus_task(x.dtype.itemsize), chunks(size), values)
+    launch(softplus_task(x.dtype.itemsize), chunks(size), values)
     return y
 
 
