@@ -294,17 +294,21 @@ class WeightPlan:
         chunk = -(-one.channels // chunks // mr) * mr
         chunks = -(-one.channels // chunk)
         columns = -(-other.channels // LANES) * LANES
-        whole = 36 * (chunk + columns) * pixel <= WHOLE_BYTES
-        slots = 36 if whole else 12
-        fitting = TILE_BYTES // (slots * (chunk + columns) * pixel)
-        most = min(16, max(2 if whole else 4, fitting))
-        ranges, tiles = self._records = tile_tables(images, out_shape[2:], most, 1, outputs)
+        # All rows at once where they are near and there are tasks enough without sharing out the pairs.
+        fits = 36 * (chunk + columns) * pixel <= WHOLE_BYTES
+        for whole in (fits, False):
+            slots = 36 if whole else 12
+            fitting = TILE_BYTES // (slots * (chunk + columns) * pixel)
+            most = min(16, max(2 if whole else 4, fitting))
+            ranges, tiles = self._records = tile_tables(images, out_shape[2:], most, 1, outputs)
+            if len(ranges) >= 4:
+                break
         most = int(ranges[:, TileRange._fields.index("count")].max())
         sums_row = columns * SIZE
         sums_point = odd_lines(chunk * sums_row // PIXEL)
         # Tiles of all pairs are read while they are near; where their sums would not be, or there were hardly
         # any tasks, a pair at a time.
-        self.splits = 1 if whole or (36 * sums_point <= TOGETHER and len(ranges) >= 4) else 3
+        self.splits = 1 if 36 * sums_point <= TOGETHER and len(ranges) >= 4 else 3
         parts = min(8 if self.splits == 1 else 4, SUM_BYTES // (36 * sums_point * chunks))
         parts = min(len(ranges), max(1, parts))
         self._tasks, threads = self.splits * chunks * parts, scratch_threads()
