@@ -146,7 +146,7 @@ def _unforeseen(argv, error):
         where = f"the traceback is in {file.name}"
     except OSError:  # no room for a file
         where = "--debug shows the traceback"
-    return f"unforeseen {what}\nwhile running {done}\nfiles are as before; {where}; please report it"
+    return f"unforeseen {what}\nwhile running {done}\nno file is half written; {where}; please report it"
 
 
 def _fail(message, code, debug):

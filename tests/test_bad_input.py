@@ -64,7 +64,7 @@ def refused(capsys, place, code, expected, *argv):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["trian"], 'found "trian", expected a command: train, sweep, evaluate'),
+        (["trian"], 'found "trian", expected a command: train, sweep, compare, evaluate'),
         (["trian"], 'Did you mean "train"?'),
         (["train", "tiny.toml", "--epochs", "3"], 'unknown argument "--epochs"'),
         (["train", "tiny.toml", "--resum"], 'Did you mean "--resume"?'),

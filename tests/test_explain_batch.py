@@ -15,13 +15,13 @@ from cnn.explain import build_page, collect
 COUNT = 5
 
 
-def make_network():
+def make_network(dtype=np.float32):
     network = cnn.Network(
         [layers.Conv2d(3, 3, padding=1), layers.BatchNorm2d(), layers.ReLU(), layers.MaxPool2d(2),
          layers.Residual([layers.Conv2d(3, 3, padding=1), layers.BatchNorm2d()]), layers.Dropout(0.4),
          layers.Flatten(), layers.Linear(6), layers.BatchNorm1d(), layers.Tanh(), layers.Linear(4)]
     )  # fmt: skip
-    network.build(small.SHAPE, rng=np.random.default_rng(2))
+    network.build(small.SHAPE, rng=np.random.default_rng(2), dtype=dtype)
     return network
 
 
@@ -135,7 +135,37 @@ def test_the_loss_is_the_mean_and_one_over_n_enters_at_the_logits(reader):
     assert computed == pytest.approx(float(make_nodes()[-1].stored["y"][0]), rel=1e-5)
     reader.open(f"{logits}/dy/1")
     assert f"1/{COUNT}" in reader.page.inner_text("#terms")
-    assert reader.page.locator("#tab-train, #tab-tour, #tab-experiments").count() == 0
+    assert reader.page.locator("#tab-train, #tab-tour").count() == 0
+
+
+@pytest.mark.parametrize("name", ["0.weight", "1.bias", "4.body.0.weight", "7.weight", "8.weight", "10.bias"])
+def test_finite_differences_of_the_mean_loss_equal_python_s(reader, name):
+    nodes, network = make_nodes(), make_network(np.float64)
+    state = make_network().state()
+    network.load_state({k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in state.items()})
+    layer, tensor = name.rsplit(".", 1)
+    node = next(node for node in nodes if node.name == layer)
+    parameter = next(
+        p for own, one in network.walk() if own == layer for p in one.parameters() if p.name == tensor
+    )
+    place = np.unravel_index(np.abs(node.stored["d" + tensor]).argmax(), parameter.shape)
+    reader.go("#/experiments")
+    page = reader.page
+    page.select_option("#fd-layer", str(node.id))
+    page.select_option("#fd-tensor", tensor)
+    page.fill("#fd-index", ", ".join(map(str, place)))
+    page.press("#fd-index", "Enter")
+    step, original, losses = reader.value("#fd-step"), parameter.data[place], []
+    for change in (step, -step):
+        parameter.data[place] = original + change
+        losses.append(float(h.recompute(nodes, network, chained=True)[nodes[-1].id, "y"].flat[0]))
+    parameter.data[place] = original
+    gradient = h.recompute(nodes, network, chained=True)[node.id, "d" + tensor][place]
+    assert reader.value("#fd-plus") == pytest.approx(losses[0], rel=1e-12)
+    numeric = (losses[0] - losses[1]) / (2 * step)
+    assert reader.value("#fd-numeric") == pytest.approx(numeric, rel=1e-6, abs=1e-10)
+    assert reader.value("#fd-analytic") == pytest.approx(gradient, rel=1e-9, abs=1e-13)
+    assert f"the mean over the {COUNT} images" in page.inner_text(".lead >> nth=0")
 
 
 def test_the_command_makes_a_page_of_a_batch(tmp_path, capsys, browser):

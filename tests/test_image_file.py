@@ -227,3 +227,11 @@ def test_a_file_object_is_never_named_in_an_error(tmp_path):
     with pytest.raises(DataError) as error:
         read_image(tmp_path / "a.png")
     assert "BufferedReader" not in str(error.value)
+
+
+def test_heic_is_read_with_its_extra(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    pixels = np.full((16, 24, 3), (200, 100, 50), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.heic")
+    np.testing.assert_allclose(read_image(tmp_path / "a.heic").transpose(1, 2, 0).astype(int), pixels, atol=4)

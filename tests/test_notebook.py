@@ -4,6 +4,7 @@ import base64
 import io
 import sys
 import types
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -94,3 +95,24 @@ def test_a_notebook_gets_tqdms_own_bar(monkeypatch):
     terminal.bar(total=3)
     assert bars == [{"total": 3}]
     assert terminal.bar(False, total=3).disable
+
+
+CELLS = [
+    "import numpy as np, cnn; X = np.eye(40, 5); y = X.argmax(axis=1)\n"
+    "model = cnn.Classifier(epochs=2, backend='reference', verbose=True).fit(X, y)",
+    "model.model_.network",
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_kernel_of_jupyter_shows_the_bar_the_lines_and_the_table(monkeypatch):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("PYTHONPATH", str(Path(cnn.__file__).parents[1]))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    training, table = (cell.outputs for cell in notebook.cells)
+    out, err = ("".join(o.text for o in training if o.get("name") == n) for n in ("stdout", "stderr"))
+    assert "epoch 2/2" in out
+    assert "images/s" in err or any("widget" in str(o.get("data")) for o in training)
+    assert table[0].data["text/html"].startswith("<table>")

@@ -175,6 +175,7 @@ def test_a_hostile_header_is_refused_in_one_line(place, capsys, key, value):
         {"best": {"epoch": 1}},
         {"gradients": [[1.0]]},
         {"gradients": "x"},
+        {"gradients": [[2.0**31, 1.0, 1.0, 1.0]]},
         {"seen": 1, "correct": 2},
         {"unknown": 1},
     ],

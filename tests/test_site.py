@@ -16,6 +16,8 @@ import pytest
 
 import cnn
 from cnn import layers
+from cnn.config import load_config
+from cnn.explain.derivations import kinds
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("en", "zh")
@@ -262,15 +264,32 @@ def test_a_folder_of_somebody_else_is_left_as_it_is(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_data_that_are_there_are_found(tmp_path):
+    pytest.importorskip("mistune")
+    recipes = website("networks")._recipes
+    assert [name for name, *_ in recipes(ROOT, tmp_path, False)] == ["digits"]
+    for name in ("MNIST", "cifar10-images"):
+        (tmp_path / name).mkdir()
+    configs = {
+        name: load_config(file, overrides) for name, file, overrides, _ in recipes(ROOT, tmp_path, False)
+    }
+    assert configs["mnist"].data.dataset == "MNIST"
+    assert Path(configs["mnist"].data.root) == tmp_path
+    assert configs["cifar"].data.dataset == "folder"
+    assert Path(configs["cifar"].data.root) == tmp_path / "cifar10-images"
+
+
+def website(name):
+    """Return a module of scripts/website."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        return importlib.import_module(f"website.{name}")
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+
+
 def test_the_readme_is_short_and_the_chapters_are_all_derivations():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
     pytest.importorskip("mistune")
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        chapters = importlib.import_module("website.chapters")
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
-    from cnn.explain.derivations import kinds
-
-    named = [kind for _, part in chapters.order() for kind in part]
+    named = [kind for _, part in website("chapters").order() for kind in part]
     assert sorted(named) == sorted(kinds())

@@ -2,6 +2,7 @@
 
 import json
 
+from cnn.language import pad, translate, width
 from cnn.terminal import say
 
 _RESULTS = {  # what of result.json is shown, under which name, how
@@ -40,8 +41,8 @@ def run(args):
         return
     keys = list(dict.fromkeys(key for row in results for key in row))
     table = [["", *args.runs]]
-    table += [[key, *(row.get(key, "-") for row in results)] for key in keys]
-    same = "the configs are the same"
+    table += [[translate(key), *(row.get(key, "-") for row in results)] for key in keys]
+    same = translate("the configs are the same")
     rows = [[key, *(values[key] for values in differing)] for key in differing[0]]
     say("\n".join([*aligned(table), "", *(aligned(rows) if rows else [same])]))
 
@@ -86,8 +87,8 @@ def differences(configs):
 
 def aligned(rows):
     """Return the lines of a table, all but the first column to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(width(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join([pad(row[0], widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]

@@ -54,7 +54,7 @@ def load_folder(root, image_size=None, mode=None, fit="stretch", test=None, skip
     image_size = _checked(image_size, mode, fit, test)
     listing = list_images(root, test)
     for remark in listing.remarks():
-        log.warning("%s: %s not read", listing.root, remark)
+        log.warning("%s: not read: %s", listing.root, remark)
     options = image_size, mode, fit, test, skip_unreadable
 
     def build():

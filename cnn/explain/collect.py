@@ -21,7 +21,7 @@ _GEOMETRY = (
 )  # fmt: skip
 _SETTINGS = (
     "negative_slope", "approximate", "factor", "eps", "momentum", "p", "alpha", "beta", "threshold",
-    "min_val", "max_val",
+    "min_val", "max_val", "size", "k",
 )  # fmt: skip
 
 

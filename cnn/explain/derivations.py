@@ -60,6 +60,11 @@ _REFERENCE = {
     "BatchNorm1d": _BATCH_NORM,
     "GroupNorm": ("group_norm.group_norm_forward", "group_norm.group_norm_backward"),
     "LayerNorm": ("group_norm.group_norm_forward", "group_norm.group_norm_backward"),
+    "LocalResponseNorm": (
+        "local_response_norm.local_response_norm_forward",
+        "local_response_norm.local_response_norm_backward",
+    ),
+    "LogSoftmax": ("softmax.log_softmax_forward", "softmax.log_softmax_backward"),
     "PReLU": ("prelu.prelu_forward", "prelu.prelu_backward"),
     "Upsample": ("resize.upsample_nearest_forward", "resize.upsample_nearest_backward"),
     "ZeroPad2d": ("resize.pad2d_forward", "resize.pad2d_backward"),

@@ -20,7 +20,7 @@ import numpy as np
 
 from cnn.backend import get_threads, set_winograd, use_backend
 from cnn.config import naming_file
-from cnn.errors import ConfigError, NumericError
+from cnn.errors import ConfigError, NumericError, during
 from cnn.parallel.micro import MicroBatches
 from cnn.parallel.team import Alone
 from cnn.report import gradients
@@ -113,7 +113,7 @@ class Trainer:
         Raises NumericError when a number is no longer finite; Interrupted after SIGINT, SIGTERM or SIGHUP
         and when the reader of the output has left; ConfigError when another process trains in the folder.
         """
-        with self.run.locked():
+        with self.run.locked(), during(f"training in {self.run.path}, whose checkpoints are whole"):
             if not self._restored and self.run.has_state():
                 raise ConfigError(f"{self.run.path}: holds a run already; restore() continues it")
             self._restored = True  # what lies there from now on is this run's

@@ -159,6 +159,7 @@ def _progress(trainer, saved):
     widths = {len(row) for row in progress.gradients}
     steps = progress.cut["step"] if progress.cut else progress.step
     sound = widths <= {1 + len(gradients.layer_names(trainer.network))} and progress.epoch == saved.epoch
+    sound = sound and all(row[0] <= progress.epoch + 1 and min(row) >= 0 for row in progress.gradients if row)
     if not sound or steps > len(trainer.batches) or progress.correct > progress.seen:
         raise CheckpointError(
             f"{path}: holds no state to resume (progress: numbers that do not fit this run)"

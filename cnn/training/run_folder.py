@@ -1,6 +1,7 @@
 """The folder of one run: which files it has, and how they are written so that a crash cannot spoil them."""
 
 import csv
+import math
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -139,7 +140,9 @@ class RunFolder:
         rows = []
         try:
             with open(self.metrics, encoding="utf-8", newline="") as file:
-                for row in csv.DictReader(file):
+                for number, row in enumerate(csv.DictReader(file), 1):
+                    if row["epoch"] != str(number):  # charts have room for one row an epoch
+                        break
                     rows.append({name: _number(name, row[name]) for name in COLUMNS})
         except (OSError, ValueError, KeyError, TypeError, csv.Error):
             pass
@@ -149,7 +152,10 @@ class RunFolder:
 def _number(column, text):
     if text == "" and column.startswith("val_"):
         return None
-    return int(text) if column in ("epoch", "step") else float(text)
+    value = int(text) if column in ("epoch", "step") else float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{column}: {text}")
+    return value
 
 
 def create(path, name):

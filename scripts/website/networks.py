@@ -43,12 +43,8 @@ def _recipes(root, data, draft):
     if (data / "MNIST").is_dir():
         yield "mnist", root / "configs" / "mnist_lenet.toml", [f"data.root={data}", *short], 0
     if (data / "cifar10-images").is_dir():
-        yield (
-            "cifar",
-            root / "configs" / "cifar10_small.toml",
-            [f"data.root={data / 'cifar10-images'}", *short],
-            0,
-        )
+        images = ["data.dataset=folder", f"data.root={data / 'cifar10-images'}"]
+        yield "cifar", root / "configs" / "cifar10_small.toml", [*images, *short], 0
 
 
 def build(root, out, data, draft):

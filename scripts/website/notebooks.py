@@ -43,7 +43,8 @@ def _execute(notebook, root):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
-        NotebookClient(notebook, timeout=900, resources=resources).execute(env=environment)
+        client = NotebookClient(notebook, timeout=900, resources=resources, coalesce_streams=True)
+        client.execute(env=environment)
 
 
 def style():

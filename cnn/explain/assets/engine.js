@@ -78,8 +78,10 @@ function* kinksBetween(a, b) {
   for (const node of nodes) {
     const choices = layerKinds[node.kind]?.choices;
     if (!choices || node.inputs.every((k) => a[k] === b[k])) continue;
-    const left = choices(node, node.inputs.map((k) => a[k])), right = choices(node, node.inputs.map((k) => b[k]));
-    for (let k = 0; k < left.length; k++) if (left[k] !== right[k]) crossed++;
+    for (let n = 0; n < batchSize; n++) {
+      const [left, right] = [a, b].map((run) => choices(node, node.inputs.map((k) => (isBatch ? run[k][n] : run[k]))));
+      for (let k = 0; k < left.length; k++) if (left[k] !== right[k]) crossed++;
+    }
     yield null;
   }
   return crossed;

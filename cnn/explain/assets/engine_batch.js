@@ -2,9 +2,10 @@
 // net = { nodes, loss }: nodes as in the manifest with inShapes; the last one is the loss.
 // parameters[id] = { weight, bias, running_mean, running_var } are Float64Arrays.
 
-// values[id][n] is what node id makes of image n. `random` draws dropout's masks; without it dropout is off.
-function forwardBatch(net, parameters, images, { training = false, random = null } = {}) {
-  const values = [], moved = [], masks = [];
+// values[id][n] is what node id makes of image n. `random` draws dropout's masks; without it those in `masks` count, by
+// node id and image, and where there are none dropout is off.
+function forwardBatch(net, parameters, images, { training = false, random = null, masks: given = [] } = {}) {
+  const values = [], moved = [], masks = [...given];
   for (const node of net.nodes) {
     if (node === net.loss) continue;
     const kind = layerKinds[node.kind], p = parameters[node.id];
@@ -17,7 +18,8 @@ function forwardBatch(net, parameters, images, { training = false, random = null
       const keep = 1 - node.attrs.p;
       masks[node.id] = values[node.inputs[0]].map((x) => Float64Array.from(x, () => (random() < keep ? 1 / keep : 0)));
       values[node.id] = values[node.inputs[0]].map((x, n) => x.map((v, k) => v * masks[node.id][n][k]));
-    } else values[node.id] = images.map((_, n) => kind.forward(node, node.inputs.map((k) => values[k][n]), p));
+    } else if (masks[node.id]) values[node.id] = values[node.inputs[0]].map((x, n) => x.map((v, k) => v * masks[node.id][n][k]));
+    else values[node.id] = images.map((_, n) => kind.forward(node, node.inputs.map((k) => values[k][n]), p));
   }
   return { values, moved, masks };
 }

@@ -97,3 +97,53 @@ layerKinds.Upsample = layerKinds.ZeroPad2d = {
     return { dx: [dx], grads: {} };
   },
 };
+
+// y = x − log Σ exp(x) over the channels, at each position.
+layerKinds.LogSoftmax = {
+  forward(node, [x]) {
+    const [C] = node.shape, each = x.length / C, y = new Float64Array(x.length);
+    for (let q = 0; q < each; q++) {
+      const { max, sum } = softmaxOf(Float64Array.from({ length: C }, (_, c) => x[c * each + q]));
+      for (let c = 0; c < C; c++) y[c * each + q] = x[c * each + q] - max - Math.log(sum);
+    }
+    return y;
+  },
+  backward(node, [x], rounded, dy) {
+    const p = layerKinds.Softmax.forward(node, [x]), [C] = node.shape, each = x.length / C, dx = new Float64Array(x.length);
+    for (let q = 0; q < each; q++) {
+      let sum = 0;
+      for (let c = 0; c < C; c++) sum += dy[c * each + q];
+      for (let c = 0; c < C; c++) dx[c * each + q] = dy[c * each + q] - p[c * each + q] * sum;
+    }
+    return { dx: [dx], grads: {} };
+  },
+};
+
+// The channels in the window of channel c, and those whose windows hold it.
+const responseWindow = ({ attrs, shape }, c) => [Math.max(0, c - Math.floor(attrs.size / 2)), Math.min(shape[0] - 1, c + Math.floor((attrs.size - 1) / 2))];
+const responseReaders = ({ attrs, shape }, c) => [Math.max(0, c - Math.floor((attrs.size - 1) / 2)), Math.min(shape[0] - 1, c + Math.floor(attrs.size / 2))];
+
+// s of value k: k + alpha/size times the squares in its window.
+function responseScale(node, x, k) {
+  const each = x.length / node.shape[0], [from, to] = responseWindow(node, Math.floor(k / each));
+  let sum = 0;
+  for (let c = from; c <= to; c++) sum += x[c * each + (k % each)] ** 2;
+  return node.attrs.k + (node.attrs.alpha / node.attrs.size) * sum;
+}
+
+layerKinds.LocalResponseNorm = {
+  forward: (node, [x]) => Float64Array.from(x, (v, k) => v * responseScale(node, x, k) ** -node.attrs.beta),
+  backward(node, [x], y, dy) {
+    const { alpha, beta, size } = node.attrs, each = x.length / node.shape[0], s = Float64Array.from(x, (_, k) => responseScale(node, x, k));
+    const dx = Float64Array.from(x, (v, k) => {
+      const [from, to] = responseReaders(node, Math.floor(k / each));
+      let sum = 0;
+      for (let c = from; c <= to; c++) {
+        const at = c * each + (k % each);
+        sum += dy[at] * x[at] * s[at] ** (-beta - 1);
+      }
+      return dy[k] * s[k] ** -beta - ((2 * alpha * beta) / size) * v * sum;
+    });
+    return { dx: [dx], grads: {} };
+  },
+};

@@ -49,9 +49,9 @@ function viewOf(hash) {
   return Object.hasOwn(views, view ?? "") && hasView(view) ? view : "network";
 }
 
-// A batch has its own numbers; what the page computes for one image belongs to the pages of one image. And where a
-// layer is shown as values only, nothing else can be computed.
-const hasView = (view) => (view === "history" ? past.length > 0 && !fixedPage : !(isBatch || fixedPage) || view === "network" || view === "loss");
+// The tour, drawing and training follow one image, so they belong to the pages of one image; the experiments need only a
+// loss, of a batch the mean. And where a layer is shown as values only, nothing else can be computed.
+const hasView = (view) => (/^(network|loss)$/.test(view) ? true : fixedPage ? false : view === "history" ? past.length > 0 : !isBatch || view === "experiments");
 
 function route() {
   const wanted = viewOf(location.hash), moved = wanted !== place.view, [, , ...rest] = location.hash.split("/");

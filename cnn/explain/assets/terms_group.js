@@ -60,4 +60,31 @@ const planeRules = {
   },
 };
 
-Object.assign(rules, { GroupNorm: groupNormRules, LayerNorm: groupNormRules, PReLU: preluRules, Upsample: planeRules, ZeroPad2d: planeRules });
+const logSoftmaxRules = {
+  y(node, index) {
+    const [C] = node.shape, each = sizeOf(node.shape) / C, column = Array.from({ length: C }, (_, c) => inputAt(node, c * each + (index % each)));
+    const { max, sum } = softmaxOf(Float64Array.from(column, (f) => f.value));
+    return sumOf("forward", [product(inputAt(node, index)), product(constant("−max", -max)), product(constant("−log Σ exp(x − max)", -Math.log(sum)))], { steps: column });
+  },
+  dx(node, index) {
+    const [C] = node.shape, each = sizeOf(node.shape) / C, p = layerKinds.Softmax.forward(node, [inputsOf(node)[0]])[index];
+    const others = Array.from({ length: C }, (_, c) => product(gradAt(node, c * each + (index % each)), constant("−S", -p)));
+    return sumOf("dx", [product(gradAt(node, index)), ...others], { steps: [inputAt(node, index), constant("S = exp(y)", p)] });
+  },
+};
+
+const responseRules = {
+  y(node, index) {
+    const x = inputsOf(node)[0], each = x.length / node.shape[0], [from, to] = responseWindow(node, Math.floor(index / each)), s = responseScale(node, x, index);
+    const window = Array.from({ length: to - from + 1 }, (_, c) => inputAt(node, (from + c) * each + (index % each)));
+    return sumOf("forward", [product(inputAt(node, index), constant("s^−β", s ** -node.attrs.beta))], { steps: [...window, constant("s", s)] });
+  },
+  dx(node, index) {
+    const x = inputsOf(node)[0], { alpha, beta, size } = node.attrs, each = x.length / node.shape[0], [from, to] = responseReaders(node, Math.floor(index / each));
+    const factorOf = (k) => constant("−2αβ/n · x · s^(−β−1)", ((-2 * alpha * beta) / size) * x[index] * responseScale(node, x, k) ** (-beta - 1));
+    const places = Array.from({ length: to - from + 1 }, (_, c) => (from + c) * each + (index % each));
+    return sumOf("dx", [product(gradAt(node, index), constant("s^−β", responseScale(node, x, index) ** -beta)), ...places.map((k) => product(gradAt(node, k), inputAt(node, k), factorOf(k)))]);
+  },
+};
+
+Object.assign(rules, { LogSoftmax: logSoftmaxRules, LocalResponseNorm: responseRules, GroupNorm: groupNormRules, LayerNorm: groupNormRules, PReLU: preluRules, Upsample: planeRules, ZeroPad2d: planeRules });

@@ -10,13 +10,42 @@ function floatChain(aim = null) {
   return chains.get(aim);
 }
 
+// The network on all images of a batch page, with its masks: values[id] is a list of images, that of the loss the mean.
+const batchNet = { nodes, loss: lossNode };
+const batchParameters = (change) => currentParameters().map((own, id) => ({ ...own, ...change.get(nodes[id]) }));
+
+function batchPass(change = new Map()) {
+  const masks = nodes.map((node) => (node.tensors.mask ? batchOf(node, "mask") : undefined));
+  const images = batchOf(nodes[0], "y").map((x) => Float64Array.from(x));
+  const run = forwardBatch(batchNet, batchParameters(change), images, { training: about.training, masks });
+  const { loss, dzs } = lossBatch(batchNet, run.values, batchOf(lossNode, "target"));
+  run.values[lossNode.id] = Float64Array.of(loss);
+  return { run, dzs };
+}
+
+function* passSteps(change, base = null) {
+  if (!isBatch) return yield* forwardSteps(change, base);
+  const { run } = batchPass(change);
+  yield null;
+  return run.values;
+}
+
 function* chainSteps(aim) {
+  if (isBatch) {
+    const { run, dzs } = batchPass(), grads = backwardBatch(batchNet, batchParameters(new Map()), run, dzs, about.training).grads;
+    yield null;
+    return void chains.set(aim, { values: run.values, dys: null, grads, squares: squaresOf(grads), truth: {} });
+  }
   const { data } = lossNode.tensors.target;
   const truth = aim === null ? {} : { target: Float64Array.from(data, (_, k) => (aim === "even" ? 1 / data.length : Number(k === aim))) };
   const values = yield* forwardSteps(new Map([[lossNode, truth]])), { dys, grads } = yield* backwardSteps(values, { truth });
+  chains.set(aim, { values, dys, grads, squares: squaresOf(grads), truth });
+}
+
+function squaresOf(grads) {
   let squares = 0;
   for (const own of grads) for (const grad of Object.values(own ?? {})) for (const g of grad) squares += g * g;
-  chains.set(aim, { values, dys, grads, squares, truth });
+  return squares;
 }
 
 // Gradients of one class's logit, kept until the numbers change.
@@ -28,7 +57,7 @@ function logitGradients(logit) {
 
 // A view that needs a long computation says so first, and appears when it is done.
 function renderWhenReady(ready, steps, render) {
-  if (ready() || networkWork < feltWork) return render();
+  if (ready() || networkWork * batchSize < feltWork) return render();
   const waiting = h("section", { class: "sheet" }, h("p", { role: "status", class: "computing" }, t("lab.computing")));
   runGently(steps(), () => waiting.isConnected && byId("content").replaceChildren(render()), () => waiting.isConnected || !byId("content").childElementCount);
   return waiting;
@@ -37,7 +66,7 @@ function renderWhenReady(ready, steps, render) {
 function* lossWith(node, tensor, index, delta) {
   const changed = Float64Array.from(node.tensors[tensor].data);
   changed[index] += delta;
-  const values = yield* forwardSteps(new Map([[node, { [tensor]: changed }]]), floatChain().values);
+  const values = yield* passSteps(new Map([[node, { [tensor]: changed }]]), floatChain().values);
   return { loss: lossOf(values), values };
 }
 
@@ -91,7 +120,7 @@ function fillGradually(points, count, make, id, draw) {
 // Fills the element with what `lines` makes of a result: at once, or, where a pass would be felt, between the reader's
 // actions; a later call for the same element replaces one that is still at work.
 function showResult(holder, steps, lines) {
-  if (networkWork < feltWork) return holder.replaceChildren(...lines(drain(steps)));
+  if (networkWork * batchSize < feltWork) return holder.replaceChildren(...lines(drain(steps)));
   holder.steps = steps;
   if (!holder.childElementCount) holder.replaceChildren(h("dt", { class: "computing", role: "status" }, t("lab.computing")));
   runGently(steps, (result) => holder.replaceChildren(...lines(result)), () => holder.steps === steps);
@@ -124,7 +153,7 @@ function differenceCard() {
   showResult(result, numericAt(lab.logH), differenceLines);
   fillGradually(lab.curve, 53, (k) => numericAt(-12 + k / 4), "fd-chart", differenceChart);
   return h("section", { class: "sheet" }, h("div", { class: "sheet-head" }, h("h2", {}, t("fd.title"))),
-    h("p", { class: "lead" }, t("fd.lead")),
+    h("p", { class: "lead" }, t("fd.lead"), isBatch ? ` ${t("fd.batch", { n: batchSize })}` : null),
     h("div", { class: "form" },
       h("div", {}, h("label", { for: "fd-layer" }, t("fd.layer")), pickLayer),
       h("div", {}, h("label", { for: "fd-tensor" }, t("fd.tensor")), pickTensor),
@@ -176,7 +205,7 @@ function* descentSteps(rate, aim = lab.aim) {
     }
     change.set(node, moved);
   }
-  const after = yield* forwardSteps(change, values);
+  const after = yield* passSteps(change, values);
   return { rate, predicted: -rate * squares, actual: lossOf(after) - lossOf(values), z: after[lossNode.inputs[0]] };
 }
 
@@ -209,7 +238,7 @@ function stepCard() {
   [...target.keys()].map((k) => h("option", { value: k, selected: k === (lab.aim ?? truth) }, k === truth ? t("sgd.truth", { name: className(k) }) : className(k))));
   return h("section", { class: "sheet" }, h("div", { class: "sheet-head" }, h("h2", {}, t("sgd.title"))),
     h("p", { class: "lead" }, t("sgd.lead")),
-    h("div", { class: "form" }, h("div", {}, h("label", { for: "sgd-class" }, t("sgd.class")), aim),
+    h("div", { class: "form" }, isBatch ? null : h("div", {}, h("label", { for: "sgd-class" }, t("sgd.class")), aim),
       h("div", { class: "wide" }, h("label", { for: "sgd-rate" }, t("sgd.rate")), slider)),
     result,
     h("div", { id: "sgd-chart" }),
