@@ -29,6 +29,11 @@ def images(shape, batch):
     return rng.standard_normal((batch, *shape), dtype=np.float32), rng.integers(0, 10, batch)
 
 
+def precision(variant):
+    """The argument of Network for a variant; none for float32, so that older checkouts can be measured."""
+    return {"precision": "bf16"} if "bf16" in variant else {}
+
+
 class Cnn:
     """Our side."""
 
@@ -41,9 +46,9 @@ class Cnn:
         self.cnn = cnn
         backend.set_threads(threads)
 
-    def _network(self, name):
+    def _network(self, name, variant):
         layers, shape = (NETWORKS | WIDER)[name]
-        network = self.cnn.Network(self.cnn.layers.from_config(layers))
+        network = self.cnn.Network(self.cnn.layers.from_config(layers), **precision(variant))
         network.build(shape, rng=np.random.default_rng(0))
         return network, shape
 
@@ -51,7 +56,7 @@ class Cnn:
         from cnn.layers import SoftmaxCrossEntropy
         from cnn.optimizers import SGD
 
-        network, shape = self._network(name)
+        network, shape = self._network(name, variant)
         x, labels = images(shape, batch)
         loss, optimizer = SoftmaxCrossEntropy(), SGD(network.parameters(), lr=0.01, momentum=0.9)
         np.savez(weights, *[p.data for p in network.parameters()])
@@ -127,7 +132,7 @@ class Cnn:
         return lambda: (memory, launch(multiply_add, threads, params)), {}
 
     def inference(self, name, batch, weights, variant):
-        network, shape = self._network(name)
+        network, shape = self._network(name, variant)
         x, _ = images(shape, batch)
         np.savez(weights, *[p.data for p in network.parameters()])
         return lambda: network.predict(x, batch_size=batch), {"logits": fingerprint(network.predict(x))}
@@ -139,6 +144,12 @@ class Cnn:
         *_, padding, stride, groups = case
         x, weight, bias, dy = operands(case, batch)
         x, dy, ops = blocked.as_blocked(x), blocked.as_blocked(dy), backend.operations()
+        if precision(variant):
+            from cnn.fast.machine.bf16 import BFLOAT16
+            from cnn.fast.machine.owner import local
+
+            local.eager.precision = "bf16"
+            x, dy = (blocked.converted(array, BFLOAT16) for array in (x, dy))
         geometry = (stride, stride), ((padding, padding), (padding, padding)), (1, 1), groups
         if direction == "forward":
             run = lambda: ops.conv2d_forward(x, weight, bias, *geometry)  # noqa: E731
@@ -167,9 +178,7 @@ def operands(case, batch):
 
 
 class Torch:
-    """PyTorch: each of NCHW and channels_last, eager and compiled."""
-
-    variants = ("NCHW", "channels_last", "NCHW compiled", "channels_last compiled")
+    """PyTorch: each of NCHW and channels_last, eager and compiled, float32 and bf16 (autocast)."""
 
     def __init__(self, threads):
         import torch
@@ -180,6 +189,9 @@ class Torch:
     def _format(self, variant):
         torch = self.torch
         return torch.channels_last if variant.startswith("channels_last") else torch.contiguous_format
+
+    def _autocast(self, variant):
+        return self.torch.autocast("cpu", self.torch.bfloat16, enabled="bf16" in variant)
 
     def _module(self, spec):
         nn, torch = self.torch.nn, self.torch
@@ -230,14 +242,19 @@ class Torch:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
         compiled = torch.compile(network) if "compiled" in variant else network
 
+        def forward():
+            with self._autocast(variant):
+                logits = compiled(x)
+            return torch.nn.functional.cross_entropy(logits.float(), labels)
+
         def run():
             optimizer.zero_grad(set_to_none=True)
-            value = torch.nn.functional.cross_entropy(compiled(x), labels)
+            value = forward()
             value.backward()
             optimizer.step()
             return value.item()
 
-        value = torch.nn.functional.cross_entropy(compiled(x), labels)
+        value = forward()
         value.backward()
         marks = {"loss": [value.item()] * 2} | {
             f"gradient {i}": fingerprint(p.grad.numpy()) for i, p in enumerate(network.parameters())
@@ -252,17 +269,19 @@ class Torch:
         compiled = torch.compile(network) if "compiled" in variant else network
 
         def run():
-            with torch.inference_mode():
+            with torch.inference_mode(), self._autocast(variant):
                 return compiled(x)
 
-        return run, {"logits": fingerprint(run().numpy())}
+        return run, {"logits": fingerprint(run().float().numpy())}
 
     def convolution(self, case, batch, direction, variant):
         torch = self.torch
         _, k, _, _, padding, stride, groups = case
         x, weight, bias, dy = map(torch.from_numpy, operands(case, batch))
         layout = self._format(variant)
-        x, dy = x.to(memory_format=layout), dy.to(memory_format=layout)
+        dtype = torch.bfloat16 if "bf16" in variant else torch.float32
+        x, dy = (a.to(dtype=dtype, memory_format=layout) for a in (x, dy))
+        weight, bias = weight.to(dtype), bias.to(dtype)
         if direction == "forward":
 
             def run():
@@ -275,7 +294,7 @@ class Torch:
                 return torch.ops.aten.convolution_backward(dy, x, weight, *sizes, mask)[mask.index(True)]
 
         with torch.no_grad():
-            return run, {direction: fingerprint(run().contiguous().numpy())}
+            return run, {direction: fingerprint(run().contiguous().float().numpy())}
 
 
 def repeat(run, seconds, clock):

@@ -247,15 +247,25 @@ def test_pools_of_bfloat16_are_exact(kernel, stride):
 
 
 @needs_bf16
-def test_a_convolution_without_a_form_in_bfloat16_computes_in_float32_and_rounds_its_result():
-    x, _ = _arrays(2)
-    weight = np.random.default_rng(5).standard_normal((3, 6, 3, 3)).astype(np.float32)
-    geometry = (2, 2), ((1, 1), (1, 1)), (1, 1), 1
-    with precision("bf16"):
-        y = conv.conv2d_forward(_narrow(x), weight, None, *geometry)
-    assert y.itemsize == 2
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("channels", "taps"), [((6, 3), 3), ((2, 9), 2), ((6, 8), 1)])
+def test_a_convolution_without_a_form_in_bfloat16_computes_in_float32_and_rounds_its_result(
+    channels, taps, stride
+):
+    c, k = channels
+    x = _arrays(1, (19, c, 8, 11))[0]
+    weight = np.random.default_rng(5).standard_normal((k, c, taps, taps)).astype(np.float32)
+    geometry = (stride, stride), ((taps // 3, taps // 3),) * 2, (1, 1), 1
     wanted = np.asarray(conv.conv2d_forward(x, weight, None, *geometry))
-    np.testing.assert_array_equal(np.asarray(y), twin.rounded(wanted))
+    (dy,) = _arrays(1, wanted.shape)
+    wanted_dx = np.asarray(conv.conv2d_backward_input(dy, weight, x.shape, *geometry))
+    for bring in (_narrow, as_blocked):
+        with precision("bf16"):
+            y = conv.conv2d_forward(bring(x), weight, None, *geometry)
+            dx = conv.conv2d_backward_input(bring(dy), weight, x.shape, *geometry)
+        assert y.itemsize == dx.itemsize == 2
+        np.testing.assert_array_equal(np.asarray(y), twin.rounded(wanted))
+        np.testing.assert_array_equal(np.asarray(dx), twin.rounded(wanted_dx))
 
 
 # -- networks ---------------------------------------------------------------------------------------------

@@ -20,13 +20,14 @@ from cnn.fast.machine.jit import plans
 def forward_plan(geometry, pooled=False):
     """The plan of a forward pass."""
     g, (stride, *_) = geometry, geometry.window
-    source = planes(*g.x_shape[2:], g.itemsize)
+    source = planes(*g.x_shape[2:], g.sizes[0])
     if g.pointwise and g.channels[0] > 4 and not pooled:
         # without the pixels that the stride passes over
         source = Planes(*g.out_size, source.plane, stride[0] * source.row, stride[1] * source.pixel)
         return PointwisePlan(g, g.channels, source, g.out_size)
     axes = Axis.forward(*g.axis(0)), Axis.forward(*g.axis(1))
-    problem = Problem(g.blocks, g.window.groups, *g.channels, source, g.out_size, *axes, g.kernel, g.itemsize)
+    numbers = g.itemsize, *g.sizes
+    problem = Problem(g.blocks, g.window.groups, *g.channels, source, g.out_size, *axes, g.kernel, *numbers)
     return GatherPlan(problem, pooled)
 
 
@@ -34,11 +35,11 @@ def forward_plan(geometry, pooled=False):
 def input_plan(geometry):
     """The plan of a d-input pass: dy is gathered."""
     g, channels = geometry, geometry.channels[::-1]
-    source, in_size = planes(*g.out_size, g.itemsize), g.x_shape[2:]
+    source, in_size, numbers = planes(*g.out_size, g.sizes[0]), g.x_shape[2:], (g.itemsize, *g.sizes)
     if g.pointwise and g.window.stride == (1, 1):
         return PointwisePlan(g, channels, source, in_size)
     axes = Axis.backward(*g.axis(0)), Axis.backward(*g.axis(1))
-    problem = Problem(g.blocks, g.window.groups, *channels, source, in_size, *axes, g.kernel, g.itemsize)
+    problem = Problem(g.blocks, g.window.groups, *channels, source, in_size, *axes, g.kernel, *numbers)
     return GatherPlan(problem, False)
 
 
@@ -49,8 +50,12 @@ def _strides(weight, groups, transposed=False):
 
 
 def forward(x, weight, bias, out, window, floor=-np.inf):
-    """out = max(floor, weight * x + bias): arrays of one dtype, blocked; the weight contiguous."""
-    geometry = Geometry(x.shape, weight.shape, out.shape[2:], window, x.dtype.itemsize)
+    """out = max(floor, weight * x + bias): arrays of one dtype, blocked; the weight contiguous.
+
+    Of float32 x and out may be bfloat16 in memory, each for itself.
+    """
+    stored = x.itemsize, out.itemsize
+    geometry = Geometry(x.shape, weight.shape, out.shape[2:], window, x.dtype.itemsize, stored)
     forward_plan(geometry).run(x, weight, _strides(weight, window.groups), bias, out, floor)
 
 
@@ -65,6 +70,7 @@ def forward_pooled(x, weight, bias, out, argmax, out_size, window):
 
 
 def backward_input(dy, weight, dx, window):
-    """dx = the transpose of ``forward`` applied to dy."""
-    geometry = Geometry(dx.shape, weight.shape, dy.shape[2:], window, dy.dtype.itemsize)
+    """dx = the transpose of ``forward`` applied to dy; in memory both may be bfloat16."""
+    stored = dy.itemsize, dx.itemsize
+    geometry = Geometry(dx.shape, weight.shape, dy.shape[2:], window, dy.dtype.itemsize, stored)
     input_plan(geometry).run(dy, weight, _strides(weight, window.groups, True), None, dx)

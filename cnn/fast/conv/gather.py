@@ -17,7 +17,16 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import even_slivers, pixels_at_once
 from cnn.fast.conv.geometry import Planes
-from cnn.fast.conv.microkernels import STORE, STORE_NONTEMPORAL, Ends, Loop, Loops, memory_fence, prefetch
+from cnn.fast.conv.microkernels import (
+    STORE,
+    STORE_NARROW,
+    STORE_NONTEMPORAL,
+    Ends,
+    Loop,
+    Loops,
+    memory_fence,
+    prefetch,
+)
 from cnn.fast.conv.pack import NOWHERE, Pack, Packed
 from cnn.fast.conv.pool_2x2 import Maxima, max_2x2
 from cnn.fast.conv.routines import Copy, RowProducts, copy_planes, row_products
@@ -219,7 +228,9 @@ class Problem(NamedTuple):
     rows: Axis
     columns: Axis
     kernel: tuple
-    itemsize: int
+    itemsize: int  # bytes of a number that is multiplied
+    read_size: int  # of a number of the source in memory
+    written_size: int  # of a number of the result in memory
 
 
 def _cut(problem, unit):
@@ -290,7 +301,8 @@ class GatherPlan:
         self._weight_tap, self._weight_channel = tap * g.itemsize, channel * g.itemsize
         copied = g.in_channels > 4 or g.source.pixel != pixel
         self._source_row = g.source.width * pixel if copied else g.source.row
-        self._out_row = g.out_size[1] * pixel
+        self._out_pixel = LANES * g.written_size
+        self._out_row = g.out_size[1] * self._out_pixel
         self._lay_out(pooled)
         largest = max(strip.rows for strip in self._strips) * g.source.width
         plane = (largest | 1) * pixel if copied else g.source.plane
@@ -312,9 +324,10 @@ class GatherPlan:
             found = _bands(g.rows, (first, last, low), *row_steps)
             self._strips.append(Strip(first, last, low, high - low, len(bands), len(bands) + len(found)))
             bands += found
+        out_pixel = self._out_pixel
         runs = [
             Run(
-                pixels=count, out=at * pixel, out_pixel=step * pixel, source=index * pixel,
+                pixels=count, out=at * out_pixel, out_pixel=step * out_pixel, source=index * pixel,
                 source_pixel=index_step * pixel, weight=tap * self._weight_tap, taps=taps,
             )
             for at, step, count, tap, taps, index, index_step in self._runs
@@ -325,7 +338,7 @@ class GatherPlan:
         g, pixel = self._problem, LANES * self._problem.itemsize
         strips, bands, runs = (array.ctypes.data for array in self._tables)
         row_tap, tap = g.kernel[1] * self._weight_tap, self._weight_tap
-        how = STORE if pooled else STORE_NONTEMPORAL
+        how = STORE if pooled else STORE_NONTEMPORAL if g.written_size == g.itemsize else STORE_NARROW
         products = [
             row_products(mr, self._nr, g.itemsize, how=how) if mr else 0
             for mr in (self._mr, self._mr - 1 if self._full < self._packed.slivers else 0)
@@ -334,8 +347,8 @@ class GatherPlan:
             x=0, weight=self._packed.address, bias=0, out=0, argmax=0, floor=0, itemsize=g.itemsize,
             groups=g.groups, in_channels=g.in_channels, out_channels=g.out_channels, source=g.source,
             copied_plane=copied_plane, scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
-            copy=copy_planes(g.itemsize), strips=strips, strip_count=len(self._strips), bands=bands,
-            runs=runs, run_count=len(self._runs), mr=self._mr, full=self._full,
+            copy=copy_planes(g.itemsize, g.read_size), strips=strips, strip_count=len(self._strips),
+            bands=bands, runs=runs, run_count=len(self._runs), mr=self._mr, full=self._full,
             slivers=self._packed.slivers, weight_sliver=self._packed.sliver_bytes,
             products=products[0], smaller=products[1],
             down=Loop(0, g.rows.index_step * self._source_row, g.rows.tap_step * row_tap),

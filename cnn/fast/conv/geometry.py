@@ -23,6 +23,12 @@ class Geometry(NamedTuple):
     out_size: tuple  # (H', W') before a pool behind it
     window: Window
     itemsize: int  # bytes of a number
+    stored: tuple = ()  # the same in the array that is read and in that which is written, if not itemsize
+
+    @property
+    def sizes(self):
+        """Bytes of a number that is read, and of one that is written."""
+        return self.stored or (self.itemsize, self.itemsize)
 
     @property
     def blocks(self):

@@ -18,7 +18,7 @@ from cnn.fast.blocked import LANES
 from cnn.fast.machine import bf16
 from cnn.fast.machine.simd import INT64, Vectors, literals
 
-STORE, ADD, STORE_NONTEMPORAL = range(3)  # what ``outer_product`` does with its sums
+STORE, ADD, STORE_NONTEMPORAL, STORE_NARROW = range(4)  # what ``outer_product`` does with its sums
 
 
 class Loop(NamedTuple):
@@ -136,6 +136,20 @@ def copy_lanes(typing_context, source, target, count, source_step, target_step, 
 
 
 @intrinsic
+def widen_lanes(typing_context, source, target, count, source_step, target_step):
+    """As ``copy_lanes``, from bfloat16 to float32."""
+
+    def generate(context, builder, signature, arguments):
+        source, target, count, source_step, target_step = arguments
+        v = bf16.Narrow(builder)
+        with v.loop(count, (source, source_step), (target, target_step)) as (s, t):
+            v.store(v.load_wide(s), t)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
+
+
+@intrinsic
 def prefetch(typing_context, address, count):
     """Ask for ``count`` cache lines that will be read soon, without waiting for them."""
 
@@ -166,8 +180,8 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
 
     for k < mr and j < nr. ``ends``, ``loops`` and ``steps`` are Ends, Loops and Steps. ``how``: STORE the
     result; STORE_NONTEMPORAL (to multiples of the bytes of a register), for results that are not read soon;
-    or ADD the sums, without bias and floor, to ``out``. ``itemsize``: bytes of a number, 2 for pairs of
-    bfloat16 (``bf16.Pairs``), whose sums, biases and results are float32.
+    STORE_NARROW, rounded to bfloat16; or ADD the sums, without bias and floor, to ``out``. ``itemsize``:
+    bytes of a number, 2 for pairs of bfloat16 (``bf16.Pairs``), whose sums, biases and results are float32.
     Each turn has mr broadcasts, nr loads and mr * nr multiply-adds.
     """
     sizes = literals(how, mr, nr, itemsize)
@@ -181,6 +195,8 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
         (vectors, scalars, bias, out), loops, steps = (_unpacked(builder, *record) for record in records)
         scalars_k, vectors_j, out_k, out_j = steps
         v = bf16.Pairs(builder) if size == bf16.SIZE else Vectors(builder, dtype)
+        if how_ == STORE_NARROW:
+            v = bf16.Narrow(builder)
         parts = LANES // v.lanes
         sums = [v.variables(nr_ * parts) for _ in range(mr_)]
         for k in range(mr_):
@@ -204,8 +220,11 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
                 total = builder.load(register)
                 # One addition for each call: a gradient of two passes is to be exactly the sum of both.
                 total = v.add(v.load(place), v.fence(total)) if how_ == ADD else v.max(total, lowest)
-                put = v.store_nontemporal if how_ == STORE_NONTEMPORAL else v.store
-                put(total, place)
+                if how_ == STORE_NARROW:
+                    v.store_narrow(total, place)
+                else:
+                    put = v.store_nontemporal if how_ == STORE_NONTEMPORAL else v.store
+                    put(total, place)
         return context.get_dummy_value()
 
     return types.void(ends, loops, steps, dtype, how, mr, nr, itemsize), generate

@@ -15,7 +15,7 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import register_block
 from cnn.fast.conv.geometry import Planes
-from cnn.fast.conv.microkernels import STORE_NONTEMPORAL, Ends, memory_fence
+from cnn.fast.conv.microkernels import STORE_NARROW, STORE_NONTEMPORAL, Ends, memory_fence
 from cnn.fast.conv.pack import NOWHERE, Pack, Packed
 from cnn.fast.conv.routines import Copy, PixelProducts, copy_planes, pixel_products
 from cnn.fast.machine.jit import address, launch, scratch_threads, task
@@ -59,6 +59,7 @@ class Pointwise(NamedTuple):
     slivers: int
     last: int  # output channel that the last sliver begins with
     weight_sliver: int
+    out_pixel: int
     copy: int  # address of ``copy_planes``
     products: int  # address of ``pixel_products``
 
@@ -91,9 +92,9 @@ def _pointwise_task():
         call_with(
             p.products,
             PixelProducts(
-                ends=Ends(copied, weight, bias, out + (piece.top * source.width + piece.left) * pixel),
+                ends=Ends(copied, weight, bias, out + (piece.top * source.width + piece.left) * p.out_pixel),
                 floor=p.floor, pixels=piece.rows * piece.columns, vectors_pixel=p.copied_pixel,
-                out_pixel=pixel, channels=p.in_channels, slivers=p.slivers, last=p.last,
+                out_pixel=p.out_pixel, channels=p.in_channels, slivers=p.slivers, last=p.last,
                 scalars_sliver=p.weight_sliver, out_k=p.out_plane,
             ),
         )  # fmt: skip
@@ -121,6 +122,8 @@ class PointwisePlan:
         """``channels``: (in, out) of one group; ``source``: the Planes of the pixels that are read."""
         groups, itemsize = geometry.window.groups, geometry.itemsize
         (in_channels, out_channels), pixel = channels, LANES * itemsize
+        read_size, written_size = geometry.sizes
+        how = STORE_NONTEMPORAL if written_size == itemsize else STORE_NARROW
         mr, nr = register_block(out_channels, blocks(itemsize)[0])
         count = -(-out_channels // mr)
         pack = Pack(
@@ -143,11 +146,12 @@ class PointwisePlan:
             Pointwise(
                 x=0, weight=self._packed.address, bias=0, out=0, floor=0, itemsize=itemsize, groups=groups,
                 in_channels=in_channels, out_channels=out_channels, source=source,
-                out_plane=out_size[0] * out_size[1] * pixel, pieces=self._pieces.ctypes.data,
+                out_plane=out_size[0] * out_size[1] * LANES * written_size, pieces=self._pieces.ctypes.data,
                 piece_count=len(pieces), scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
                 copied_pixel=copied_pixel, slivers=count, last=out_channels - mr,
-                weight_sliver=self._packed.sliver_bytes, copy=copy_planes(itemsize),
-                products=pixel_products(mr, nr, itemsize, STORE_NONTEMPORAL),
+                weight_sliver=self._packed.sliver_bytes, out_pixel=LANES * written_size,
+                copy=copy_planes(itemsize, read_size),
+                products=pixel_products(mr, nr, itemsize, how),
             )
         )  # fmt: skip
 

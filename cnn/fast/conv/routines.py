@@ -26,6 +26,7 @@ from cnn.fast.conv.microkernels import (
     outer_product,
     transpose,
     transpose_image_pairs,
+    widen_lanes,
 )
 from cnn.fast.machine.jit import task
 from cnn.fast.machine.tables import from_bits, reader
@@ -227,8 +228,9 @@ copy_of = reader(Copy)
 
 
 @cache
-def copy_planes(itemsize):
-    """Address of the routine for Copy."""
+def copy_planes(itemsize, source_size=None):
+    """Address of the routine for Copy; ``source_size``: bytes of a number that is read, if not itemsize."""
+    widens = source_size not in (None, itemsize)
 
     @task
     def copy(record):
@@ -237,7 +239,10 @@ def copy_planes(itemsize):
             for row in range(p.rows):
                 source = p.source + plane * p.source_plane + row * p.source_row
                 target = p.target + plane * p.target_plane + row * p.target_row
-                copy_lanes(source, target, p.pixels, p.source_pixel, p.target_pixel, itemsize)
+                if widens:
+                    widen_lanes(source, target, p.pixels, p.source_pixel, p.target_pixel)
+                else:
+                    copy_lanes(source, target, p.pixels, p.source_pixel, p.target_pixel, itemsize)
 
     return copy.address
 

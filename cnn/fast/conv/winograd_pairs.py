@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnn.fast.conv.winograd_matrices import ROOTS, both_ways
-from cnn.fast.conv.winograd_tiles import PIXEL, prefetch_next, window
+from cnn.fast.conv.winograd_tiles import PIXEL, window
 from cnn.fast.machine import bf16
 from cnn.fast.machine.simd import INT64
 
@@ -38,17 +38,19 @@ def input_tile_pairs(size):
                 v.store(v.const(0), v.at(half, place))
         start, put = v.times(first, pixel), v.times(first, 2 * PIXEL)
         with v.loop(pairs, (image, v.times(plane, 2)), (out, step)) as (here, to):
-            for channel in range(2):
-                begin = v.at(here, plane) if channel else here
-                starts = [
-                    builder.select(i, v.at(begin, at), zeros) for i, at in zip(inside, row_at, strict=True)
-                ]
-                prefetch_next(v, starts, columns, start, v.times(plane, 2), pixel)
-                place = v.at(half, put, channel * PIXEL)
-                with v.loop(columns, (start, pixel), (place, 2 * PIXEL)) as (column, place):
-                    result = ROOTS.input(v, [read(v.at(line, column)) for line in starts])
+            starts = [
+                builder.select(i, v.at(begin, at), zeros)
+                for begin in (here, v.at(here, plane))
+                for i, at in zip(inside, row_at, strict=True)
+            ]
+            with v.loop(columns, (start, pixel), (v.at(half, put), 2 * PIXEL)) as (column, place):
+                for line in starts:  # no hardware foresees the next pair's pixels
+                    v.prefetch(v.at(line, column, v.times(plane, 2)))
+                for channel in range(2):
+                    lines = starts[6 * channel : 6 * channel + 6]
+                    result = ROOTS.input(v, [read(v.at(line, column)) for line in lines])
                     for row, value in enumerate(result):
-                        v.store(value, v.at(place, row * 12 * PIXEL))
+                        v.store(value, v.at(place, row * 12 * PIXEL + channel * PIXEL))
             with v.loop(keep, (half, 12 * PIXEL), (to, v.times(point, 6))) as (one, other):
                 even, odd = (
                     ROOTS.input(v, [v.load(v.at(one, (2 * j + channel) * PIXEL)) for j in range(6)])

@@ -159,17 +159,21 @@ def vectors(builder, *sizes, ordered=False):
 
 
 PAIRS = (0, 5), (1, 2), (3, 4)  # rows of points that are computed from the same sums
+ALL_ROWS = len(PAIRS)  # the choice of all six
 
 input_tile = image_to_tile(INTEGERS.input, 6, (range(6),))
 
 
 @cache
 def tile_pair(outputs, size=SIZE, point_size=SIZE):
-    """The intrinsic that transforms a tile of dy, of so many outputs, or of x (0), and keeps one of PAIRS."""
-    matrices = matrices_for(point_size)
+    """The intrinsic that transforms a tile of dy, of so many outputs, or of x (0), and keeps one of PAIRS.
+
+    Or, as ALL_ROWS, all.
+    """
+    matrices, choices = matrices_for(point_size), (*PAIRS, range(6))
     if outputs:
-        return image_to_tile(matrices.gradient, outputs, PAIRS, size, point_size)
-    return image_to_tile(matrices.input, 6, PAIRS, size, point_size)
+        return image_to_tile(matrices.gradient, outputs, choices, size, point_size)
+    return image_to_tile(matrices.input, 6, choices, size, point_size)
 
 
 def matrices_for(point_size):

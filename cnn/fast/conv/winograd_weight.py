@@ -31,6 +31,7 @@ from cnn.fast.conv.winograd import (
     tile_tables,
 )
 from cnn.fast.conv.winograd_tiles import (
+    ALL_ROWS,
     PIXEL,
     SIZE,
     Points,
@@ -46,6 +47,7 @@ from cnn.fast.machine.tables import Table, call_with, pointer, reader
 CHUNK = 128  # channels of the left operand in one task: those of the right are transformed for each
 SUM_BYTES = 8 << 20  # of sums, unless fewer than two parts were left
 TILE_BYTES = 192 << 10  # of transformed tiles, which leave room in an L2 cache of 512 KiB
+WHOLE_BYTES = 80 << 10  # of a transformed tile, up to which all rows of points are transformed at once
 TOGETHER = 2 << 20  # of sums that a task may add to in turn
 
 
@@ -67,8 +69,8 @@ class TransformPair(NamedTuple):
 
     array: int  # address of the operand
     operand: Operand
-    pair: int  # place in ``winograd_tiles.PAIRS``
-    keep: int  # how many of the two rows of points the tiles have
+    pair: int  # place in ``winograd_tiles.PAIRS``, or ALL_ROWS
+    keep: int  # how many of these rows of points the tiles have
     tiles: int  # address of the Tile records of an image
     range: TileRange
     first: int  # channel
@@ -120,6 +122,8 @@ class Sums(NamedTuple):
     chunk: int  # channels of the left operand
     parts: int  # that the ranges are divided into
     splits: int  # tasks that share the three pairs of rows of points
+    whole: int  # whether all rows are transformed at once
+    slots: int  # points of transformed tiles at once
     left_point: int  # from one point of the transformed tiles to the next
     right_point: int
     pixel: int  # of transformed tiles
@@ -135,17 +139,25 @@ sums_of = reader(Sums)
 
 
 @helper
-def _rows_of(pair):
-    """The two rows of points of a pair: (0, 5), (1, 2), (3, 4)."""
-    return (2 * pair - 1, 2 * pair) if pair else (0, 5)
+def _rows(pair):
+    """How many rows of points a pair has, or ALL_ROWS."""
+    return 6 if pair == ALL_ROWS else 2
+
+
+@helper
+def _row_of(pair, i):
+    """Row number i of a pair: (0, 5), (1, 2), (3, 4), or of ALL_ROWS."""
+    if pair == ALL_ROWS:
+        return i
+    return 2 * pair - 1 + i if pair else 5 * i
 
 
 @helper
 def _clear(p, sums, first, last):
     """sums = 0 for some pairs."""
     for pair in range(first, last):
-        for row in _rows_of(pair):
-            cells = pointer(sums + 6 * row * p.sums_point, 4)
+        for i in range(_rows(pair)):
+            cells = pointer(sums + 6 * _row_of(pair, i) * p.sums_point, 4)
             for j in range(6 * p.sums_point // 4):
                 cells[j] = 0
 
@@ -153,14 +165,14 @@ def _clear(p, sums, first, last):
 @helper
 def _transform_pair(p, tiles, pair, k, left):
     """A pair of rows of points of a range of tiles: the left operand to ``left``, the right one behind."""
-    keep = 2 if _rows_of(pair)[1] < tiles.down else 1
+    keep = tiles.down if pair == ALL_ROWS else 2 if _row_of(pair, 1) < tiles.down else 1
     count = min(p.chunk, p.left.channels - k)
     target = Points(left, p.channel, p.left_point)
     call_with(
         p.left.transform,
         TransformPair(p.left_array, p.left, pair, keep, p.tiles, tiles, k, count, target),
     )  # fmt: skip
-    target, count = Points(left + 12 * p.left_point, p.channel, p.right_point), p.right.channels
+    target, count = Points(left + p.slots * p.left_point, p.channel, p.right_point), p.right.channels
     call_with(
         p.right.transform,
         TransformPair(p.right_array, p.right, pair, keep, p.tiles, tiles, 0, count, target),
@@ -170,10 +182,10 @@ def _transform_pair(p, tiles, pair, k, left):
 @helper
 def _add_pair(p, tiles, pair, rows, left, sums):
     """sums[point][k, c] += sum over tiles and lanes of left[point][k] * right[point][c] for a pair."""
-    right = left + 12 * p.left_point
-    panel = right + 12 * p.right_point
-    for i in range(2):
-        row = _rows_of(pair)[i]
+    right = left + p.slots * p.left_point
+    panel = right + p.slots * p.right_point
+    for i in range(_rows(pair)):
+        row = _row_of(pair, i)
         for j in range(tiles.across if row < tiles.down else 0):
             xi = 6 * i + j
             out = sums + (6 * row + j) * p.sums_point
@@ -199,6 +211,8 @@ def _sum_task():
         left = p.scratch + thread * p.scratch_bytes
         total = p.sums + (part * p.chunks + chunk) * 36 * p.sums_point
         first, last = 3 * split // p.splits, 3 * (split + 1) // p.splits
+        if p.whole:
+            first, last = ALL_ROWS, ALL_ROWS + 1
         _clear(p, total, first, last)
         for q in range(p.range_count * part // p.parts, p.range_count * (part + 1) // p.parts):
             tiles = tile_range_of(p.ranges + q * TILE_RANGE_RECORD)
@@ -280,28 +294,31 @@ class WeightPlan:
         chunk = -(-one.channels // chunks // mr) * mr
         chunks = -(-one.channels // chunk)
         columns = -(-other.channels // LANES) * LANES
-        fitting = TILE_BYTES // (12 * (chunk + columns) * pixel)
-        most = min(16, max(4, fitting))
+        whole = 36 * (chunk + columns) * pixel <= WHOLE_BYTES
+        slots = 36 if whole else 12
+        fitting = TILE_BYTES // (slots * (chunk + columns) * pixel)
+        most = min(16, max(2 if whole else 4, fitting))
         ranges, tiles = self._records = tile_tables(images, out_shape[2:], most, 1, outputs)
         most = int(ranges[:, TileRange._fields.index("count")].max())
         sums_row = columns * SIZE
         sums_point = odd_lines(chunk * sums_row // PIXEL)
         # Tiles of all pairs are read while they are near; where their sums would not be, or there were hardly
         # any tasks, a pair at a time.
-        self.splits = 1 if 36 * sums_point <= TOGETHER and len(ranges) >= 4 else 3
+        self.splits = 1 if whole or (36 * sums_point <= TOGETHER and len(ranges) >= 4) else 3
         parts = min(8 if self.splits == 1 else 4, SUM_BYTES // (36 * sums_point * chunks))
         parts = min(len(ranges), max(1, parts))
         self._tasks, threads = self.splits * chunks * parts, scratch_threads()
         self._sums = workspace("sums", parts * chunks * 36 * sums_point)
         left_point, right_point = (odd_lines(-(-rows * most * pixel // PIXEL)) for rows in (chunk, columns))
-        scratch_bytes = 12 * (left_point + right_point) + most * LANES * pixel
+        scratch_bytes = slots * (left_point + right_point) + most * LANES * pixel
         self._scratch = workspace("scratch", threads * scratch_bytes)
         self._table = Table(
             Sums(
                 left_array=0, right_array=0, left=one, right=other, ranges=ranges.ctypes.data,
                 range_count=len(ranges), tiles=tiles.ctypes.data, sums=self._sums.ctypes.data,
                 scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunks=chunks, chunk=chunk,
-                parts=parts, splits=self.splits, left_point=left_point, right_point=right_point,
+                parts=parts, splits=self.splits, whole=whole, slots=slots, left_point=left_point,
+                right_point=right_point,
                 pixel=pixel, channel=most * pixel, sums_row=sums_row, sums_point=sums_point, mr=mr,
                 products=panel_products(mr, operand), transpose=transpose_pixels(operand),
             )

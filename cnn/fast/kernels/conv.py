@@ -45,6 +45,11 @@ def _stored(y):
     return converted(y, BFLOAT16) if owner().precision == "bf16" and y.itemsize == 4 else y
 
 
+def _bring(x, dtype):
+    """x blocked, in float32 as it is stored."""
+    return as_stored(x) if dtype == np.float32 and x.dtype == np.float32 else as_blocked(x, dtype)
+
+
 def _common(*arrays):
     return np.result_type(*[a.dtype for a in arrays])
 
@@ -74,12 +79,13 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
         y = activations((n, k, oh, ow), dtype)
         conv_winograd.forward(as_stored(x), weight, bias, y, padding, floor, pairs=True)
         return y
-    x, y = as_blocked(x, dtype), empty((n, k, oh, ow), dtype)
     if suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True):
-        conv_winograd.forward(x, weight, bias, y, padding, floor)
-    else:
-        conv_direct.forward(x, weight, bias, y, Window(stride, padding, dilation, groups), floor)
-    return _stored(y)
+        y = empty((n, k, oh, ow), dtype)
+        conv_winograd.forward(as_blocked(x, dtype), weight, bias, y, padding, floor)
+        return _stored(y)
+    y = activations((n, k, oh, ow), dtype)
+    conv_direct.forward(_bring(x, dtype), weight, bias, y, Window(stride, padding, dilation, groups), floor)
+    return y
 
 
 def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups):
@@ -115,12 +121,13 @@ def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, gr
         dx = activations(tuple(input_shape), dtype)
         conv_winograd.backward_input(as_stored(dy), weight, dx, padding, pairs=True)
         return dx
-    dy, dx = as_blocked(dy, dtype), empty(tuple(input_shape), dtype)
-    if suits_winograd(dtype, weight.shape, dx.shape[2:], stride, dilation, groups):
-        conv_winograd.backward_input(dy, weight, dx, padding)
-    else:
-        conv_direct.backward_input(dy, weight, dx, Window(stride, padding, dilation, groups))
-    return _stored(dx)
+    if suits_winograd(dtype, weight.shape, tuple(input_shape)[2:], stride, dilation, groups):
+        dx = empty(tuple(input_shape), dtype)
+        conv_winograd.backward_input(as_blocked(dy, dtype), weight, dx, padding)
+        return _stored(dx)
+    dx = activations(tuple(input_shape), dtype)
+    conv_direct.backward_input(_bring(dy, dtype), weight, dx, Window(stride, padding, dilation, groups))
+    return dx
 
 
 def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
