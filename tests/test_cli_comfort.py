@@ -133,12 +133,12 @@ def photos(root, counts, size, colour=True):
 def test_a_new_config_fits_the_photos_and_trains(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photos(tmp_path / "my photos", {"cat": 30, "dog": 8}, (40, 60))
-    (tmp_path / "my photos" / "cat" / "x.heic").write_bytes(b"x")
+    (tmp_path / "my photos" / "cat" / "x.cr2").write_bytes(b"x")
     code, out, err = tiny.run(capsys, "new", "my photos")
     assert (code, err) == (0, "")
     assert "my photos: 2 classes: cat, dog" in out
     assert "sizes: 40x60 to 40x60, median 40x60" in out
-    assert "not read: 1 .heic files" in out
+    assert "not read: 1 .cr2 files" in out
     config = tomllib.loads(Path("my_photos.toml").read_text())
     assert config["data"]["image_size"] == 32
     assert config["data"]["fit"] == "crop"

@@ -11,7 +11,7 @@ from data_files import idx
 from PIL import Image
 from test_data_folder import picture, save, user_folder  # noqa: F401 -- a fixture
 
-from cnn.data import cache, load_dataset, own_shape, split_validation
+from cnn.data import cache, image_file, load_dataset, own_shape, split_validation
 from cnn.data.dataset import Split
 from cnn.data.decode import Unreadable
 from cnn.data.listing import class_folders
@@ -89,12 +89,12 @@ def test_sub_folders_of_a_class_are_read_and_a_circle_of_links_ends(tmp_path):
 
 def test_what_is_passed_over_is_counted(tmp_path, caplog):
     photos(tmp_path / "set", {"train/ant": 3, "train/bee": 3, "test/ant": 1, "test/bee": 1, "extra/ant": 2})
-    for path in ("train/ant/a.heic", "train/ant/b.HEIC", "train/bee/notes.txt", "test/ant/README"):
+    for path in ("train/ant/a.cr2", "train/ant/b.CR2", "train/bee/notes.txt", "test/ant/README"):
         (tmp_path / "set" / path).write_bytes(b"x")
     save(tmp_path / "set" / "train" / "loose.png", picture(0))
     listing = class_folders(tmp_path / "set")
     assert dict(listing.passed_over) == {
-        '.heic files (pip install "cnn[heic]" reads them)': 2,
+        ".cr2 files": 2,
         ".txt files": 1,
         "files without an extension": 1,
         "images in extra/": 2,
@@ -103,6 +103,10 @@ def test_what_is_passed_over_is_counted(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "cnn.data"):
         load_dataset("folder", tmp_path / "set")
     assert f"{tmp_path / 'set'}: not read: 2 images in extra/" in caplog.text
+
+
+def test_photos_of_iphones_name_the_extra_that_reads_them():
+    assert image_file.with_extra(".heic") == '.heic files (pip install "cnn[heic]" reads them)'
 
 
 def test_jfif_is_jpeg(tmp_path):

@@ -37,7 +37,7 @@ def full(rng):
     while True:
         name = rng.choice(list(_COMMANDS))
         if rng.random() < 0.5:
-            limit = int(10 ** rng.uniform(0, 5))
+            limit = int(10 ** rng.uniform(2, 5))  # semaphores of 32 bytes are files too
             how, prepare = f"files of {limit} bytes", lambda n=limit: _limit_files(n)
         elif small and rng.random() < 0.2:
             size = rng.choice((16, 32, 64, 128))
