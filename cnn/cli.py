@@ -5,7 +5,6 @@ Exit codes: 0 done; 2 usage or config; 3 data; 4 checkpoint; 5 numbers; 70 an ex
 """
 
 import argparse
-import importlib
 import shlex
 import sys
 import tempfile
@@ -14,7 +13,7 @@ import traceback
 import cnn
 from cnn import terminal
 from cnn.backend import check_environment
-from cnn.commands import COMMANDS
+from cnn.commands import COMMANDS, module_of
 from cnn.commands.common import add_common_arguments
 from cnn.errors import CnnError, ConfigError, did_you_mean
 from cnn.helptext import localise
@@ -81,7 +80,7 @@ def _run(argv):
             f'found "{name}", expected a command: {", ".join(COMMANDS)}.{did_you_mean(name, COMMANDS)}'
         )
     check_environment()
-    module = importlib.import_module(f"cnn.commands.{name.replace('-', '_')}")
+    module = module_of(name)
     parser = _Parser(prog=f"cnn {name}", description=module.__doc__, allow_abbrev=False)
     module.add_arguments(parser)
     add_common_arguments(parser)

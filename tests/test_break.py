@@ -145,7 +145,7 @@ def test_a_chosen_bug_shows_in_the_curve_and_in_the_gradient_check(quick, tmp_pa
     assert cli.main(["break", "missing-one-over-n", "--epochs", "1", "--out", str(tmp_path / "kept")]) == 0
     out = capsys.readouterr().out
     assert "the 1/N is missing" in out
-    assert out.index("+        return ops.softmax") < out.index("  right ") < out.index("  broken ")
+    assert out.index("(probabilities, rows, 1.0)") < out.index("  right ") < out.index("  broken ")
     assert (tmp_path / "kept" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert {path: path.read_bytes() for path in (ROOT / "cnn").rglob("*.py")} == before
 

@@ -64,7 +64,7 @@ def install_torchvision(monkeypatch, **datasets):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("MINST", {}, 'unknown name "MINST", expected sample, folder, MNIST.*Did you mean "MNIST"'),
+        ("MINST", {}, 'unknown name "MINST", expected sample, folder, npz, .*Did you mean "MNIST"'),
         ("mnist", {}, 'Did you mean "MNIST"'),
         ("MNIST", {"image_size": 32}, 'dataset MNIST: unknown option "image_size", it has none'),
         ("EMNIST", {"splt": "letters"}, 'unknown option "splt", expected split. Did you mean "split"'),

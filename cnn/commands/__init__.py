@@ -4,6 +4,8 @@ A module has a docstring (the help), ``add_arguments(parser)`` and ``run(args)``
 code or None. A new command is such a module and a line here.
 """
 
+import importlib
+
 COMMANDS = {
     "train": "train a network from a config; writes a run folder",
     "sweep": "train with several seeds and settings, and tabulate the results",
@@ -23,3 +25,8 @@ COMMANDS = {
     "config": "write a config that comes with cnn into a file, to change it",
     "completion": "print a script that completes commands and options in a shell",
 }
+
+
+def module_of(name):
+    """Return the module of a command, imported: that of "lr-find" is ``lr_find``."""
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

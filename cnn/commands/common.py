@@ -1,9 +1,8 @@
 """Arguments that several commands share."""
 
 import argparse
-import importlib
 
-from cnn.commands import COMMANDS
+from cnn.commands import COMMANDS, module_of
 from cnn.language import LANGUAGES
 
 
@@ -25,7 +24,7 @@ def whole_parser():
     commands = parser.add_subparsers()
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary)
-        importlib.import_module(f"cnn.commands.{name}").add_arguments(command)
+        module_of(name).add_arguments(command)
         add_common_arguments(command)
     return parser
 

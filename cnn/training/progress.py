@@ -47,6 +47,7 @@ class Progress:
     seconds: Seconds = 0.0  # of training and validation in finished epochs
     best: Score | None = None
     cut: CutEpoch | None = None  # the last epoch, where the run ended before its last step
+    history: str | None = None  # the digest of the rows of metrics.csv
     gradients: list[list[float]] = Field(default_factory=list)  # the rows of gradients.csv: at most some 200
 
     def record(self):

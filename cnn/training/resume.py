@@ -62,6 +62,7 @@ def save_last(trainer):
     """Write last.safetensors; raises NumericError, and writes nothing, where a number in it is not finite."""
     tensors = _tensors(_sections(trainer))
     _refuse_not_finite(trainer, tensors)
+    trainer.progress.history = trainer.run.digest(trainer.history)
     checkpoint.save(trainer.run.last, tensors, {**header(trainer), "progress": trainer.progress.record()})
 
 
@@ -132,6 +133,8 @@ def restore(trainer):
             f"{run.metrics}: found {len(trainer.history)} whole rows, expected {progress.epoch}; "
             "the curves lack the others"
         )
+    elif progress.history not in (None, run.digest(trainer.history)):
+        run.log(f"{run.metrics}: changed since the checkpoint was written; the curves show what it says now")
     if saved.processor != processor():
         run.log(
             f"another type of processor: the run began on {saved.processor}, this is {processor()}; "

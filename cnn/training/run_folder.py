@@ -1,6 +1,7 @@
 """The folder of one run: which files it has, and how they are written so that a crash cannot spoil them."""
 
 import csv
+import hashlib
 import math
 from contextlib import contextmanager
 from datetime import datetime
@@ -126,11 +127,12 @@ class RunFolder:
 
     def write_metrics(self, history):
         """Write metrics.csv: one row an epoch, the columns of COLUMNS."""
-        rows = [
-            ",".join(COLUMNS),
-            *(",".join("" if row[c] is None else str(row[c]) for c in COLUMNS) for row in history),
-        ]
-        write_atomically(self.metrics, ("\n".join(rows) + "\n").encode())
+        write_atomically(self.metrics, _table(history))
+
+    @staticmethod
+    def digest(history):
+        """Return the SHA-256 of metrics.csv for a history: tells a resume whether the file is as it was."""
+        return hashlib.sha256(_table(history)).hexdigest()
 
     def read_metrics(self):
         """Return the rows of metrics.csv as ``write_metrics`` takes them, up to the first damaged one.
@@ -147,6 +149,11 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError, csv.Error):
             pass
         return rows
+
+
+def _table(history):
+    rows = (",".join("" if row[c] is None else str(row[c]) for c in COLUMNS) for row in history)
+    return "".join(f"{row}\n" for row in (",".join(COLUMNS), *rows)).encode()
 
 
 def _number(column, text):
