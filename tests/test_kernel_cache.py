@@ -1,11 +1,13 @@
 """Compiled kernels are kept: what one process compiled, the next one only loads."""
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -212,6 +214,28 @@ def test_a_changed_kernel_is_compiled_anew(tmp_path):
         text.replace("v.load(x, i) + v.load(y, i)", "v.load(x, i) - v.load(y, i)"), encoding="utf-8"
     )
     assert small(tmp_path, path=tmp_path, NUMBA_CACHE_DIR=str(tmp_path))["y"] == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_what_a_kernel_closes_over_tells_it_apart_the_same_in_every_process():
+    def closed_over():
+        from cnn.fast.conv.winograd import FLOAT32, _transform_outputs
+        from cnn.fast.conv.winograd_tiles import tile_to_image
+
+        values = [tile_to_image(2, 4), tile_to_image(4, 4), tile_to_image(4, 64)]
+        values += [_transform_outputs(2, FLOAT32, True), _transform_outputs(4, FLOAT32, True)]
+        values += [_transform_outputs(4, FLOAT32, False)]
+        return [repr(cache._meaning(value)) for value in values]
+
+    mine = closed_over()
+    assert len(set(mine)) == len(mine)
+    script = "import json\nfrom cnn.fast.machine import cache\n"
+    body = textwrap.dedent(inspect.getsource(closed_over))
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}{body}\nprint(json.dumps(closed_over()))"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert json.loads(done.stdout) == mine, done.stderr
 
 
 @pytest.mark.parametrize("module", [cache.numba, cache.llvmlite])

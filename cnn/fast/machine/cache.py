@@ -18,6 +18,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from types import FunctionType
 
 import llvmlite
 import numba
@@ -29,6 +30,7 @@ from numba.core.caching import (
     NullCache,
     _CacheLocator,
 )
+from numba.core.serialize import dumps
 from numba.np.ufunc.parallel import _launch_threads
 
 from cnn.files import user_cache_folder
@@ -178,6 +180,28 @@ class _NoCache(NullCache):
         _announce()
 
 
+def _meaning(value, above=()):
+    """What a value that a kernel closes over is, in words that are the same in every process.
+
+    Numba pickles such values; an intrinsic or a kernel is pickled with a number drawn at random, so what
+    closes over one would be compiled, and kept, by every process anew. Here it is its place in the sources
+    (which are hashed) and what it closes over itself.
+    """
+    if isinstance(value, tuple):
+        return [type(value).__qualname__, *(_meaning(each, above) for each in value)]
+    if isinstance(value, type):
+        return [value.__module__, value.__qualname__]
+    inside = getattr(value, "__dict__", {})  # of a dispatcher, an intrinsic, a task
+    function = next((inside[name] for name in ("py_func", "_defn", "_pyfunc") if name in inside), value)
+    if not isinstance(function, FunctionType):
+        return value if isinstance(value, (int, float, str, bytes, type(None))) else dumps(value)
+    place = [function.__module__, function.__qualname__, function.__code__.co_firstlineno]
+    if function in above:
+        return place
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return place + [_meaning(cell, (*above, function)) for cell in cells]
+
+
 class KernelCache(FunctionCache):
     """Numba's function cache with the changes described above."""
 
@@ -200,6 +224,11 @@ class KernelCache(FunctionCache):
         else:  # no library knows whether a parallel kernel is inside of it
             _launch_threads()
         return found
+
+    def _index_key(self, sig, codegen):
+        cells = [_meaning(cell.cell_contents) for cell in self._py_func.__closure__ or ()]
+        words = self._py_func.__code__.co_code, repr(cells).encode()
+        return sig, codegen.magic_tuple(), tuple(hashlib.sha256(word).hexdigest() for word in words)
 
     def save_overload(self, sig, data):
         """Keep a compiled kernel; a folder that cannot be written switches this off."""
