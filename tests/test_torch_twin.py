@@ -151,7 +151,7 @@ EVERY_LAYER = [
     {"type": "MaxPool2d", "kernel_size": 2, "padding": 1},
     {"type": "Concat", "branches": [[{"type": "GlobalAvgPool2d"}], [{"type": "GlobalMaxPool2d"}]]},
     {"type": "BatchNorm1d"},
-    {"type": "Unflatten", "unflattened_size": [16, 1, 2]},
+    {"type": "Unflatten", "unflattened_size": [22, 1, 2]},
     {"type": "Flatten"},
     {"type": "Tanh"},
     {"type": "Dropout", "p": 0.0},
