@@ -128,7 +128,7 @@ def test_train_without_arguments_takes_the_bundled_sample(capsys, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     code, out, _ = tiny.run(capsys, "train", "--dry-run")
     assert code == 0
-    assert "sample: 3,800 training, 200 validation, 1,000 test images" in out
+    assert "sample: 3,600 training, 400 validation, 1,000 test images" in out
 
 
 def test_python_m_cnn_is_the_same_command():
