@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from cnn.fast import blocked
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import launch, table, task
+from cnn.fast.machine.jit import helper, launch, table, task
 from cnn.fast.machine.special import exp, log
 from cnn.fast.machine.tables import pointer, reader
 
@@ -23,6 +23,16 @@ class Softmax(NamedTuple):
 softmax_of = reader(Softmax)
 
 
+@helper
+def _largest(x, first, step, channels):
+    """The largest number of all channels; a NaN in the first one stays, one in another is passed over."""
+    largest = v.load(x, first)
+    for c in range(1, channels):
+        value = v.load(x, first + c * step)
+        largest = v.select(v.greater(value, largest), value, largest)
+    return largest
+
+
 @functools.cache
 def _softmax_task(itemsize):
     @task
@@ -30,10 +40,7 @@ def _softmax_task(itemsize):
         p = softmax_of(params)
         x, y = pointer(p.x, itemsize), pointer(p.y, itemsize)
         first, step = (index // p.pixels * p.channels * p.pixels + index % p.pixels) * 16, p.pixels * 16
-        largest = v.load(x, first)
-        for c in range(1, p.channels):
-            value = v.load(x, first + c * step)
-            largest = v.select(v.greater(value, largest), value, largest)
+        largest = _largest(x, first, step, p.channels)
         scale = v.zeros(x)
         for c in range(p.channels):
             e = exp(v.load(x, first + c * step) - largest)
@@ -101,10 +108,7 @@ def _log_softmax_task(itemsize):
         p = softmax_of(params)
         x, y = pointer(p.x, itemsize), pointer(p.y, itemsize)
         first, step = (index // p.pixels * p.channels * p.pixels + index % p.pixels) * 16, p.pixels * 16
-        largest = v.load(x, first)
-        for c in range(1, p.channels):
-            value = v.load(x, first + c * step)
-            largest = v.select(v.greater(value, largest), value, largest)
+        largest = _largest(x, first, step, p.channels)
         total = v.zeros(x)
         for c in range(p.channels):
             total = total + exp(v.load(x, first + c * step) - largest)
