@@ -7,7 +7,7 @@ import pytest
 from cnn import reference
 from cnn.fast import kernels
 from cnn.fast.conv import few as few_conv
-from cnn.fast.conv import few_winograd
+from cnn.fast.conv import few_pool, few_winograd
 from cnn.fast.kernels import activation, few, few_joins
 from cnn.fast.lanes import channel_vector
 from cnn.fast.machine.fingerprint import PIECE, Fingerprint
@@ -82,6 +82,47 @@ def test_convolution_agrees_with_the_reference(name, dtype):
     for relu in (False, True):
         y = direct(x, weight, bias, stride, padding, dilation, relu)
         close(plain(y), np.maximum(expected, 0) if relu else expected, 1e-5 if dtype == np.float32 else 1e-12)
+
+
+POOLED = {name: case for name, case in CONVOLUTIONS.items() if name not in ("one number",)} | {
+    "two by two": (3, 1, 6, (28, 28), (5, 5), ONE, ((2, 2), (2, 2)), ONE),
+    "two by two, eight and odd": (1, 3, 8, (8, 9), (3, 2), ONE, ((1, 0), (0, 2)), ONE),
+    "two by two, 1x1": (2, 40, 3, (4, 6), (1, 1), ONE, NONE, ONE),
+    "nine": (1, 3, 9, (8, 9), (3, 3), ONE, SAME, ONE),
+    "six and strided": (1, 3, 6, (9, 17), (3, 3), (1, 2), SAME, ONE),
+}
+
+
+def pooled(x, weight, bias, stride, padding, dilation):
+    two = len(weight) <= few_pool.HALF and stride == dilation == ONE
+    packed, k = (few_pool.pack_two if two else few_conv.pack)(weight), len(weight)
+    arguments = packed, few.channel_vector(bias), k, weight.shape[2:], stride, padding, dilation
+    return few_pool.convolve(few.enter(x), *arguments)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", POOLED)
+def test_a_convolution_and_its_maxima_agree_with_the_reference(name, dtype):
+    n, c, k, plane, kernel, stride, padding, dilation = POOLED[name]
+    x, weight = normal(n, c, *plane, dtype=dtype), normal(k, c, *kernel, dtype=dtype, seed=1)
+    bias = normal(k, dtype=dtype, seed=2) - 1  # some maxima are below 0
+    sums = reference.conv2d_forward(x, weight, bias, stride, padding, dilation, 1)
+    expected = np.maximum(reference.max_pool2d_forward(sums, (2, 2), (2, 2), NONE)[0], 0)
+    y = pooled(x, weight, bias, stride, padding, dilation)
+    close(plain(y), expected, 1e-5 if dtype == np.float32 else 1e-12)
+    beyond = y.data.transpose(0, 2, 3, 1, 4).reshape(n, *y.plane, -1)[..., k:]
+    assert (beyond == 0).all()
+
+
+@pytest.mark.parametrize("k", [6, 20])
+def test_nan_wins_against_its_window(k):
+    x, weight = normal(1, 2, 8, 8), normal(k, 2, 3, 3, seed=1)
+    x[0, 1, 4, 5] = np.nan
+    sums = reference.conv2d_forward(x, weight, normal(k), ONE, SAME, ONE, 1)
+    expected = reference.max_pool2d_forward(sums, (2, 2), (2, 2), NONE)[0]
+    found = plain(pooled(x, weight, normal(k), ONE, SAME, ONE))
+    assert np.isnan(expected).any()
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
 
 
 @pytest.mark.parametrize("name", WINOGRAD)
