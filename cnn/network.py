@@ -129,9 +129,13 @@ class Network:
         self._engines, self._watch = {}, None
         return self.output_shape
 
-    def forward(self, x, training=False):
-        """Return the output, a NumPy array, for a batch ``x`` (N, *input_shape), which may be Pixels."""
-        return self._engine().forward(self._checked(x), training)
+    def forward(self, x, training=False, share=None):
+        """Return the output, a NumPy array, for a batch ``x`` (N, *input_shape), which may be Pixels.
+
+        ``share`` says what part of a batch ``x`` is where several processes compute it together; see
+        ``cnn.parallel.share``.
+        """
+        return self._engine().forward(self._checked(x), training, share)
 
     def backward(self, dy, input_gradient=True):
         """Return dx for the last forward, a NumPy array; add to the gradients of all parameters.
