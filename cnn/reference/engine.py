@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from cnn.errors import ConfigError
-
 
 class Engine:
     """Runs the layers of a network one after the other.
@@ -21,13 +19,8 @@ class Engine:
     def __init__(self, body):
         self._body = body
 
-    def forward(self, x, training, share=None):
-        """Return the output for a batch ``x``; the layers keep what backward needs.
-
-        Raises ConfigError for a share of a batch, which needs kernels.
-        """
-        if share is not None:
-            raise ConfigError('a share of a batch: expected backend "numba", found "reference"')
+    def forward(self, x, training):
+        """Return the output for a batch ``x``; the layers keep what backward needs."""
         return np.asarray(self._body.forward(np.asarray(x), training))
 
     def backward(self, dy, input_gradient):
