@@ -4,7 +4,7 @@ import numpy as np
 
 from cnn.fast.blocked import LANES
 from cnn.fast.conv import few as few_conv
-from cnn.fast.conv import few_pool, few_winograd
+from cnn.fast.conv import few_pool, few_winograd, few_winograd_pairs
 from cnn.fast.kernels import activation, conv, elementwise, few, few_joins, linear, norm, pool
 from cnn.fast.lanes import Lanes, channel_vector
 from cnn.fast.step import Single, Step, array, walk_back
@@ -291,8 +291,10 @@ class Weighted(Step):
             return few_joins.depthwise(x, packed, bias, stride, padding, dilation, relu)
         if self._winograd(x):
             out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
-            packed = folded.packed(few_winograd.pack, folded.weight)
-            return few_winograd.convolve(x, packed, bias, k, out_size, padding, relu)
+            pairs = conv.in_pairs(x.dtype, shape, out_size, stride, dilation, groups)
+            form = few_winograd_pairs if pairs else few_winograd
+            packed = folded.packed(form.pack, folded.weight)
+            return form.convolve(x, packed, bias, k, out_size, padding, relu)
         packed = folded.packed(few_conv.pack, folded.weight)
         return few_conv.convolve(x, packed, bias, k, stride, padding, dilation, relu)
 

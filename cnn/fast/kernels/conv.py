@@ -37,7 +37,8 @@ def suits_pairs(dtype, weight_shape, *geometry):
     return even and suits_winograd(dtype, weight_shape, *geometry)
 
 
-def _in_pairs(*arguments):
+def in_pairs(*arguments):
+    """Whether they are multiplied in bfloat16, by the precision in use: see ``suits_pairs``."""
     return owner().precision == "bf16" and suits_pairs(*arguments)
 
 
@@ -76,7 +77,7 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
     k, _, kh, kw = weight.shape
     oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
-    if _in_pairs(dtype, weight.shape, (oh, ow), stride, dilation, groups):
+    if in_pairs(dtype, weight.shape, (oh, ow), stride, dilation, groups):
         y = activations((n, k, oh, ow), dtype)
         conv_winograd.forward(as_stored(x), weight, bias, y, padding, floor, pairs=True)
         return y
@@ -118,7 +119,7 @@ def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups)
 def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, groups):
     """Return dx, the gradient of the loss by x."""
     dtype, weight = _common(dy, weight), _plain(weight, _common(dy, weight))
-    if _in_pairs(dtype, weight.shape, tuple(input_shape)[2:], stride, dilation, groups):
+    if in_pairs(dtype, weight.shape, tuple(input_shape)[2:], stride, dilation, groups):
         dx = activations(tuple(input_shape), dtype)
         conv_winograd.backward_input(as_stored(dy), weight, dx, padding, pairs=True)
         return dx
@@ -137,7 +138,7 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     total = (
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
     )
-    pairs = _in_pairs(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups)
+    pairs = in_pairs(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups)
     dy, x = (as_stored(dy), as_stored(x)) if pairs else (as_blocked(dy, dtype), as_blocked(x, dtype))
     winograd = suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups)
     for part, sums in micro_batches(total):
