@@ -9,6 +9,7 @@ from cnn.fast.conv import weight as conv_weight
 from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
 from cnn.fast.conv.geometry import Geometry, Window
+from cnn.fast.kernels.shared import micro_batches
 from cnn.fast.machine.bf16 import BFLOAT16
 from cnn.fast.machine.owner import owner
 
@@ -138,10 +139,13 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     )
     pairs = _in_pairs(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups)
     dy, x = (as_stored(dy), as_stored(x)) if pairs else (as_blocked(dy, dtype), as_blocked(x, dtype))
-    if suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups):
-        conv_winograd_weight.backward_weight(dy, x, total, padding, pairs)
-    else:
-        conv_weight.backward_weight(dy, x, total, Window(stride, padding, dilation, groups))
+    winograd = suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups)
+    for part, sums in micro_batches(total):
+        if winograd:
+            conv_winograd_weight.backward_weight(part(dy), part(x), sums, padding, pairs)
+        else:
+            window = Window(stride, padding, dilation, groups)
+            conv_weight.backward_weight(part(dy), part(x), sums, window)
     if total is not dweight:
         dweight += total
 
@@ -166,5 +170,7 @@ def conv2d_relu_pool_backward_weight(dy, argmax, x, dweight, out_shape, stride, 
     if not (fits and pools_within(dtype, dweight.shape, out_shape[2:], *geometry)):
         return False
     dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
-    conv_weight.backward_weight_pooled(dy, argmax, x, dweight, out_shape[2:], Window(*geometry))
+    for part, sums in micro_batches(dweight):
+        arguments = part(dy), part(argmax), part(x), sums, out_shape[2:], Window(*geometry)
+        conv_weight.backward_weight_pooled(*arguments)
     return True
