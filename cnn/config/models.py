@@ -149,6 +149,9 @@ class Tta(Section):
     flip: bool = Field(True, description="mirrored left to right as well")
     translate: Annotated[int, Field(ge=0)] = Field(0, description="pixels; crops of the reflect-padded image")
     crops: Literal[2, 4] = Field(2, description="2 of the corners, upper left and lower right, or all 4")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="of the images: those with the least confident answers; the others are seen once"
+    )
 
 
 @dataclass(frozen=True)
