@@ -109,8 +109,11 @@ class Train(Section):
     threads: Count | None = Field(None, description="default: all cores; the results do not depend on it")
     micro_batch: Count | None = Field(
         None,
-        description="images of a batch computed at a time; the sum of their gradients has the same bits for "
-        "any number of processes; default: all of the batch, 16 under mpiexec",
+        description="images, a multiple of 16, whose gradients are added before those of others, in an order "
+        "that any number of processes keeps to: the same bits; default: all of the batch, 16 under mpiexec",
+    )
+    batch_norm: Literal["batch", "rank"] = Field(
+        "batch", description="mpiexec: statistics of the whole batch, or of the share of each process"
     )
     winograd: bool = Field(True, description="numba: 3x3 convolutions with fewer multiplications, float32")
     precision: Literal["float32", "bf16"] = Field(
