@@ -171,9 +171,7 @@ class _Plan:
         """Whether any layer computes otherwise in this precision: only then is anything stored so."""
         wanted = precision == "bf16" and has_bf16() and self.dtype == np.float32
         return wanted and any(
-            conv.suits_pairs(
-                self.dtype, c.weight.data.shape, c.output_shape[1:], c.stride, c.dilation, c.groups
-            )
+            conv.gains_from_bf16(self.dtype, c.weight.data.shape, c.groups)
             for c in self.layers
             if fact(c, "role") == "convolution"
         )

@@ -291,7 +291,7 @@ class Weighted(Step):
             return few_joins.depthwise(x, packed, bias, stride, padding, dilation, relu)
         if self._winograd(x):
             out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
-            pairs = conv.in_pairs(x.dtype, shape, out_size, stride, dilation, groups)
+            pairs = conv.winograd_of_pairs(x.dtype, shape, out_size, stride, dilation, groups)
             form = few_winograd_pairs if pairs else few_winograd
             packed = folded.packed(form.pack, folded.weight)
             return form.convolve(x, packed, bias, k, out_size, padding, relu)
