@@ -330,7 +330,19 @@ def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0
 
 
 def batch_norm_backward(
-    dy, x, mean, rstd, weight, dweight, dbias, training, bias=None, kind=IDENTITY, parameter=0.0, over=False
+    dy,
+    x,
+    mean,
+    rstd,
+    weight,
+    dweight,
+    dbias,
+    training,
+    bias=None,
+    kind=IDENTITY,
+    parameter=0.0,
+    over=False,
+    planes=None,
 ):
     """Return dx and add to dweight and dbias (either may be None).
 
@@ -341,13 +353,15 @@ def batch_norm_backward(
         dx = rstd * weight * g                                                otherwise
 
     ``bias``, ``kind`` and ``parameter`` are those of the forward pass when it had the activation on top. With
-    ``over`` dx takes the place of dy, which must be blocked.
+    ``over`` dx takes the place of dy, which must be blocked. ``planes``: the sums of each plane, where they
+    are known (``residual.residual_backward``).
     """
     x = blocked.as_stored(x)
     dy = blocked.as_stored(dy, x)
     dx = dy if over else blocked.empty_like(x)
     blocks, channels, height, width, _ = x.buffer.shape
-    size, planes = x.itemsize, scratch((blocks, channels, 2), np.float64)
+    size, known = x.itemsize, planes is not None
+    planes = planes if known else scratch((blocks, channels, 2), np.float64)
     arrays = _channel_parameters(x, mean, rstd, weight, bias)
     slope, constant = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
     sizes = x.shape[0], channels, height, width
@@ -357,7 +371,8 @@ def batch_norm_backward(
         coefficients = map(address, (planes, slope, constant))
         values = Table(Backward(*ends, *coefficients, *sizes, training, bits(parameter)))
         # where g is kept, it goes to where dx will stand, and is read from there
-        launch(_sums_task(kind, size), blocks * channels, values.array)
+        if not known:
+            launch(_sums_task(kind, size), blocks * channels, values.array)
         launch(_combine_gradients_task(x.dtype.itemsize), channels, values.array)
     if kind not in _CHEAP:
         values.set(dy=dx.address)
