@@ -123,7 +123,7 @@ def test_layers_that_are_named_compute_in_float32():
 
 
 def test_an_unknown_name_among_the_layers_of_float32_is_named():
-    with pytest.raises(ConfigError, match='float32_layers: the network has no layer "3.bdy.0".*"3.body.0"'):
+    with pytest.raises(ConfigError, match=r'no layer "3.bdy.0".*"3.body.0"'):
         cnn.Network(_layers(), float32_layers=["3.bdy.0"])
 
 

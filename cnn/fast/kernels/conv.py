@@ -9,6 +9,7 @@ from cnn.fast.conv import weight as conv_weight
 from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
 from cnn.fast.conv.geometry import Geometry, Window
+from cnn.fast.kernels.shared import micro_batches
 from cnn.fast.machine.bf16 import BFLOAT16
 from cnn.fast.machine.owner import owner
 
@@ -167,16 +168,16 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
     )
     geometry = dtype, dweight.shape, dy.shape[2:], stride, dilation, groups
-    if _in_bf16(dtype) and suits_pairs(*geometry):
-        conv_winograd_weight.backward_weight(as_stored(dy), as_stored(x), total, padding, pairs=True)
-    elif _in_bf16(dtype) and conv_weight.suits_pairs(dweight.shape, groups):
-        window = Window(stride, padding, dilation, groups)
-        conv_weight.backward_weight(_narrow(dy), _narrow(x), total, window, pairs=True)
-    elif suits_winograd(*geometry):
-        conv_winograd_weight.backward_weight(as_blocked(dy, dtype), as_blocked(x, dtype), total, padding)
-    else:
-        window = Window(stride, padding, dilation, groups)
-        conv_weight.backward_weight(as_blocked(dy, dtype), as_blocked(x, dtype), total, window)
+    winograd = suits_winograd(*geometry)
+    pairs = suits_pairs(*geometry) if winograd else conv_weight.suits_pairs(dweight.shape, groups)
+    pairs = pairs and _in_bf16(dtype)
+    dy, x = (_narrow(dy), _narrow(x)) if pairs else (as_blocked(dy, dtype), as_blocked(x, dtype))
+    for part, sums in micro_batches(total):
+        if winograd:
+            conv_winograd_weight.backward_weight(part(dy), part(x), sums, padding, pairs)
+        else:
+            window = Window(stride, padding, dilation, groups)
+            conv_weight.backward_weight(part(dy), part(x), sums, window, pairs)
     if total is not dweight:
         dweight += total
 
@@ -201,5 +202,7 @@ def conv2d_relu_pool_backward_weight(dy, argmax, x, dweight, out_shape, stride, 
     if not (fits and pools_within(dtype, dweight.shape, out_shape[2:], *geometry)):
         return False
     dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
-    conv_weight.backward_weight_pooled(dy, argmax, x, dweight, out_shape[2:], Window(*geometry))
+    for part, sums in micro_batches(dweight):
+        arguments = part(dy), part(argmax), part(x), sums, out_shape[2:], Window(*geometry)
+        conv_weight.backward_weight_pooled(*arguments)
     return True

@@ -21,8 +21,9 @@ from cnn.fast import blocked
 from cnn.fast.kernels.activation import RELU, pull_back
 from cnn.fast.kernels.arguments import parameter
 from cnn.fast.kernels.norm import parameter_size
+from cnn.fast.kernels.shared import BlockSums
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import address, launch, scratch, table, task
+from cnn.fast.machine.jit import address, launch, table, task
 from cnn.fast.machine.tables import pointer, reader
 
 
@@ -79,7 +80,7 @@ def _backward_task(itemsize, adds, sums):
 
 
 def residual_backward(parts, y, x=None, mean=None):
-    """Return (g, sums of each plane for ``norm.batch_norm_backward``, or None without a normalisation).
+    """Return (g, BlockSums for ``norm.batch_norm_backward``, or None without a normalisation).
 
     ``parts``: one or two arrays whose sum is the gradient of y; ``x`` and ``mean``: of the normalisation.
     """
@@ -90,8 +91,8 @@ def residual_backward(parts, y, x=None, mean=None):
     ends = a.address, others[0].address if others else 0, y.address, g.address
     planes, sums = None, (0, 0, 0)
     if x is not None:
-        x, planes = blocked.as_stored(x, y), scratch((blocks, channels, 2), np.float64)
-        sums = x.address, address(parameter(mean, x.dtype)), address(planes)
+        x, planes = blocked.as_stored(x, y), BlockSums(x, 2)
+        sums = x.address, address(parameter(mean, x.dtype)), planes.own
     values = table(End(*ends, *sums, channels, height, width))
     launch(_backward_task(y.itemsize, bool(others), x is not None), blocks * channels, values)
     return g, planes
