@@ -120,7 +120,7 @@ def test_the_end_of_a_residual_block_goes_back_in_one_pass_to_the_bits_of_three(
     rng = np.random.default_rng(0)
     x, y, *gradients = (rng.standard_normal((19, 5, 6, 7)).astype(dtype) for _ in range(2 + parts))
     y, gradients = np.maximum(y, 0), [blocked.as_blocked(g) for g in gradients]
-    mean, rstd, weight, bias = (rng.uniform(0.5, 1.5, 5).astype(dtype) for _ in range(4))
+    mean, rstd, weight = (rng.uniform(0.5, 1.5, 5).astype(dtype) for _ in range(3))
     dy = elementwise.add(*gradients) if parts == 2 else gradients[0]
     g = activation.relu_backward(dy, blocked.as_blocked(y))
     wanted, found = ([np.zeros(5, dtype) for _ in range(2)] for _ in range(2))
