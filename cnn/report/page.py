@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from cnn.language import current, say, speaking
+from cnn.language import current, fill, speaking
 from cnn.layers import Conv2d
 from cnn.metrics import class_scores, confusion_matrix, likely_mislabelled
 from cnn.report import numbers, pictures
@@ -65,7 +65,7 @@ def _page(story):
         _gradients(story),
         _details(story),
     ]
-    title = say("{name}: training report", name=escape(story.name))
+    title = fill("{name}: training report", name=escape(story.name))
     head = _HEAD.format(title=title, css=CSS, language="zh-CN" if current() == "zh" else "en")
     return f"{head}{_header(story, confusion)}{''.join(sections)}</main></body></html>\n"
 
@@ -79,27 +79,27 @@ def _header(story, confusion):
     speed = story.history[-1]["images_per_second"] if story.history else None
     facts = [
         (
-            say("test accuracy"),
+            fill("test accuracy"),
             f"{100 * r['test_accuracy']:.2f} %",
-            say("95 % interval {low} to {high}", low=numbers.percent(low), high=numbers.percent(high)),
+            fill("95 % interval {low} to {high}", low=numbers.percent(low), high=numbers.percent(high)),
         ),
         *_augmented(r),
-        (say("test loss"), f"{r['test_loss']:.4f}", say("{n} images", n=f"{r['test_images']:,}")),
-        (say("weights of epoch"), f"{r['epoch']}", say("of {n}", n=len(story.history))),
+        (fill("test loss"), f"{r['test_loss']:.4f}", fill("{n} images", n=f"{r['test_images']:,}")),
+        (fill("weights of epoch"), f"{r['epoch']}", fill("of {n}", n=len(story.history))),
         (
-            say("parameters"),
+            fill("parameters"),
             f"{r['parameters']:,}",
-            say("input {shape}", shape=" x ".join(map(str, story.network.input_shape))),
+            fill("input {shape}", shape=" x ".join(map(str, story.network.input_shape))),
         ),
         (
-            say("training time"),
+            fill("training time"),
             numbers.seconds(r["seconds"]),
-            "" if speed is None else say("{n} images/s", n=f"{speed:,.0f}"),
+            "" if speed is None else fill("{n} images/s", n=f"{speed:,.0f}"),
         ),
     ]
     cells = "".join(f"<div><dt>{k}</dt><dd>{v}<small>{s}</small></dd></div>" for k, v, s in facts)
     sentences = ("" if current() == "zh" else " ").join(_observations(story, confusion))
-    trained = say("Trained on {data}, {n} classes.", data=escape(story.dataset), n=len(story.classes))
+    trained = fill("Trained on {data}, {n} classes.", data=escape(story.dataset), n=len(story.classes))
     return (
         f"<h1>{escape(story.name)}</h1><p class=soft>{trained}</p><p>{sentences}</p>"
         f"<dl class=facts>{cells}</dl>"
@@ -109,20 +109,20 @@ def _header(story, confusion):
 def _augmented(result):
     """The accuracy over several views of each image, if that was asked for."""
     if result.get("tta_accuracy") is not None:
-        yield say("with TTA"), f"{100 * result['tta_accuracy']:.2f} %", say("test-time augmentation")
+        yield fill("with TTA"), f"{100 * result['tta_accuracy']:.2f} %", fill("test-time augmentation")
 
 
 def _observations(story, confusion):
     """Return sentences (HTML) about what stands out."""
     wrong = int(confusion.sum() - np.trace(confusion))
-    yield say(
+    yield fill(
         "{wrong} of {n} test images were answered wrongly.", wrong=f"{wrong:,}", n=f"{confusion.sum():,}"
     )
     pairs = numbers.pairs(confusion)
     if pairs and pairs[0][0] > 1:
         count, label, answer = pairs[0]
         names = escape(story.classes[label]), escape(story.classes[answer])
-        yield say(
+        yield fill(
             "Most often <b>{label}</b> was taken for <b>{answer}</b> ({n} times).",
             label=names[0],
             answer=names[1],
@@ -132,7 +132,7 @@ def _observations(story, confusion):
     if last and last["val_accuracy"] is not None:
         gap = last["train_accuracy"] - last["val_accuracy"]
         if gap > 0.05:
-            yield say(
+            yield fill(
                 "At the end it was right on {train} of the training images but on {val} of the validation "
                 "images: it overfits; more augmentation, weight decay or dropout would help.",
                 train=numbers.percent(last["train_accuracy"]),
@@ -141,7 +141,7 @@ def _observations(story, confusion):
         elif last["train_loss"] > 0 and last["val_loss"] > 0 and len(story.history) > 2:
             before = story.history[-3]
             if before["val_loss"] > 1.1 * last["val_loss"]:
-                yield say("The validation loss was still falling at the end: more epochs may help.")
+                yield fill("The validation loss was still falling at the end: more epochs may help.")
 
 
 # -- sections -------------------------------------------------------------------------------------
@@ -153,13 +153,13 @@ def _section(title, note, *content):
 
 def _head(*columns):
     """Return the head of a table from (title, class) of each column; the class "n" is that of numbers."""
-    cells = (f"<th{kind and f' class={kind}'}>{say(title)}</th>" for title, kind in columns)
+    cells = (f"<th{kind and f' class={kind}'}>{fill(title)}</th>" for title, kind in columns)
     return f"<tr>{''.join(cells)}</tr>"
 
 
 def _curves(story):
     if not story.history:
-        return _section(say("Training"), say("No epoch was trained."))
+        return _section(fill("Training"), fill("No epoch was trained."))
     history = story.history
 
     def lines(what):
@@ -168,7 +168,7 @@ def _curves(story):
             if story.label_smoothing and (part, what) == ("train", "loss"):
                 label = "training, smoothed labels"  # not to be compared with the validation loss
             if any(y is not None for _, y in points):
-                yield Line(say(label), points, f"var({color})", dashed=part == "train")
+                yield Line(fill(label), points, f"var({color})", dashed=part == "train")
 
     best = story.result["epoch"] if history[-1]["val_accuracy"] is not None else None
     row = next((row for row in history if row["epoch"] == best), None)
@@ -176,57 +176,57 @@ def _curves(story):
     log = min(losses) > 0 and max(losses) > 20 * min(losses)
     charts = [
         line_chart(
-            say("Loss"),
+            fill("Loss"),
             list(lines("loss")),
-            say("epoch"),
+            fill("epoch"),
             numbers.short,
             log,
             row and (best, row["val_loss"]),
         ),
         line_chart(
-            say("Accuracy"),
+            fill("Accuracy"),
             list(lines("accuracy")),
-            say("epoch"),
+            fill("epoch"),
             numbers.percent_tick,
             False,
             row and (best, row["val_accuracy"]),
         ),
         line_chart(
-            say("Learning rate"),
-            [Line(say("lr"), [(r["epoch"], r["lr"]) for r in history], "var(--early)")],
-            say("epoch"),
+            fill("Learning rate"),
+            [Line(fill("lr"), [(r["epoch"], r["lr"]) for r in history], "var(--early)")],
+            fill("epoch"),
             numbers.short,
         ),
     ]
-    note = say(
+    note = fill(
         "Once an epoch. Training values are averages over the epoch while it ran, with augmentation; "
         "the ring marks the epoch whose weights were kept."
         if row
         else "Once an epoch. Training values are averages over the epoch while it ran, with augmentation."
     )
     columns = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    head = "".join(f"<th class=n>{say(c.replace('_', ' '))}</th>" for c in columns)
+    head = "".join(f"<th class=n>{fill(c.replace('_', ' '))}</th>" for c in columns)
     body = "".join(
         f"<tr>{''.join(f'<td class=n>{numbers.cell(r[c])}</td>' for c in columns)}</tr>" for r in history
     )
     table = f"<div class=scroll><table class=rows><tr>{head}</tr>{body}</table></div>"
-    details = f"<details><summary>{say('The numbers')}</summary>{table}</details>"
-    return _section(say("Training"), note, f"<div class=charts>{''.join(charts)}</div>", details)
+    details = f"<details><summary>{fill('The numbers')}</summary>{table}</details>"
+    return _section(fill("Training"), note, f"<div class=charts>{''.join(charts)}</div>", details)
 
 
 def _confusion(story, confusion):
     classes = story.classes
-    note = say("Each row is a true class, each column an answer, on the test images.")
+    note = fill("Each row is a true class, each column an answer, on the test images.")
     if len(classes) <= _LARGEST_TABLE:
         picture = _confusion_table(classes, confusion)
     else:
-        note += say(" Blue: right; orange: wrong.")
-        alt = say(
+        note += fill(" Blue: right; orange: wrong.")
+        alt = fill(
             "Confusion matrix of {n} classes; the most frequent mistakes are listed beside it", n=len(classes)
         )
         picture = f'<img class=heat alt="{alt}" src="{pictures.confusion_png(confusion)}">'
     return _section(
-        say("Confusion matrix"),
+        fill("Confusion matrix"),
         note,
         f"<div class=wide><div>{picture}</div>",
         _classes(classes, confusion),
@@ -249,7 +249,7 @@ def _confusion_table(classes, confusion):
         rows.append(f'<tr><th scope=row title="{escape(name)}">{escape(name)}</th>{"".join(cells)}</tr>')
     body = f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     table = f"<table class=confusion>{body}</table>"
-    return f'<div class=scroll tabindex=0 role=region aria-label="{say("Confusion matrix")}">{table}</div>'
+    return f'<div class=scroll tabindex=0 role=region aria-label="{fill("Confusion matrix")}">{table}</div>'
 
 
 def _classes(classes, confusion):
@@ -259,7 +259,7 @@ def _classes(classes, confusion):
         for count, k, j in numbers.pairs(confusion)[:8]
     )
     head = _head(("is", ""), ("taken for", ""), ("times", "n"))
-    caption = say("Most frequent mistakes")
+    caption = fill("Most frequent mistakes")
     mistaken = f"<table class=rows><caption>{caption}</caption>{head}{pairs}</table>" if pairs else ""
     rows, f1 = [], class_scores(confusion)[2]
     for k, name in enumerate(classes):
@@ -276,7 +276,7 @@ def _classes(classes, confusion):
     head = _head(("class", ""), ("images", "n"), ("recall", "n"), ("precision", "n"), ("F-score", "n"))
     table = f"<div class=scroll><table class=rows>{head}{''.join(rows)}</table></div>"
     opened = "open" if len(classes) <= _LARGEST_TABLE else ""
-    return f"<div>{mistaken}<details {opened}><summary>{say('Each class')}</summary>{table}</details></div>"
+    return f"<div>{mistaken}<details {opened}><summary>{fill('Each class')}</summary>{table}</details></div>"
 
 
 def _mistakes(story):
@@ -285,29 +285,29 @@ def _mistakes(story):
     wrong = rows[answers != labels]
     wrong = wrong[np.argsort(p[wrong, labels[wrong]], kind="stable")][:_TILES]
     if not len(wrong):
-        none = say("There is none: every test image was answered rightly.")
-        return _section(say("Worst mistakes"), none)
+        none = fill("There is none: every test image was answered rightly.")
+        return _section(fill("Worst mistakes"), none)
     tiles = []
     for i in wrong:
         is_, said = escape(story.classes[labels[i]]), escape(story.classes[answers[i]])
-        caption = say(
+        caption = fill(
             "<b>{label}</b>, not {answer}<br><span>{p} sure; {name}</span>",
             label=is_,
             answer=said,
             p=numbers.percent(p[i, answers[i]]),
             name=_name(story.test, i),
         )
-        image = f'<img alt="{say("test image {i}", i=i)}" src="{pictures.image_png(story.test.images[i])}">'
+        image = f'<img alt="{fill("test image {i}", i=i)}" src="{pictures.image_png(story.test.images[i])}">'
         tiles.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
-    note = say(
+    note = fill(
         "The test images whose true class was given the smallest probability. Bold: what the label says."
     )
-    return _section(say("Worst mistakes"), note, f"<div class=sheet>{''.join(tiles)}</div>")
+    return _section(fill("Worst mistakes"), note, f"<div class=sheet>{''.join(tiles)}</div>")
 
 
 def _name(split, i):
     """Return what an image is called in the report: its file, or its number."""
-    return say("image {i}", i=i) if split.names is None else escape(split.name(i))
+    return fill("image {i}", i=i) if split.names is None else escape(split.name(i))
 
 
 def _suspects(story):
@@ -321,12 +321,12 @@ def _suspects(story):
         names = f"<td>{escape(label)}</td><td>{escape(classes[k])}</td>"
         rows.append(f"<tr><td>{_name(story.test, i)}</td>{names}<td class=n>{p}</td></tr>")
     head = _head(("file", ""), ("label", ""), ("or rather", ""), ("probability", "n"))
-    note = say(
+    note = fill(
         "Test images of which the network is as sure of another class as it is of that class as a rule. "
         "Look at them first where labels may be wrong."
     )
     table = f"<div class=scroll><table class=rows>{head}{''.join(rows)}</table></div>"
-    return _section(say("Likely wrong labels"), note, table)
+    return _section(fill("Likely wrong labels"), note, table)
 
 
 def _filters(story):
@@ -339,16 +339,16 @@ def _filters(story):
     weight = layer.weight.data
     k, c, kh, kw = weight.shape
     if c == 3:
-        colours = say("A filter is a picture: grey is 0.")
+        colours = fill("A filter is a picture: grey is 0.")
     else:
-        colours = say("Blue weights are negative, orange ones positive.")
-        colours += say(" Shown: the strongest channel.") if c > 1 else ""
+        colours = fill("Blue weights are negative, orange ones positive.")
+        colours += fill(" Shown: the strongest channel.") if c > 1 else ""
     images = "".join(
-        f'<img alt="{say("filter {i}", i=i)}" src="{url}">'
+        f'<img alt="{fill("filter {i}", i=i)}" src="{url}">'
         for i, url in enumerate(pictures.filter_pngs(weight))
     )
-    shown = say("the first {few} of {n}", few=64, n=k) if k > 64 else say("all {n}", n=k)
-    note = say(
+    shown = fill("the first {few} of {n}", few=64, n=k) if k > 64 else fill("all {n}", n=k)
+    note = fill(
         "Layer {name}, {h} x {w} pixels, {shown}. {colours}",
         name=escape(name),
         h=kh,
@@ -356,7 +356,7 @@ def _filters(story):
         shown=shown,
         colours=colours,
     )
-    return _section(say("First-layer filters"), note, f"<div class=filters>{images}</div>")
+    return _section(fill("First-layer filters"), note, f"<div class=filters>{images}</div>")
 
 
 def _gradients(story):
@@ -369,9 +369,9 @@ def _gradients(story):
         points = [(row[0], row[1 + i]) for row in story.gradients]
         lines.append(Line(name, points, f"color-mix(in oklch,var(--late) {depth}%,var(--early))"))
     chart = line_chart(
-        say("Norm of the gradient of each layer"), lines, say("epoch"), numbers.power, log=True
+        fill("Norm of the gradient of each layer"), lines, fill("epoch"), numbers.power, log=True
     )
-    note = say(
+    note = fill(
         "The length of each layer's gradient at sampled steps, from the first layer (violet) to the last "
         "(amber). Lines that drift far apart mean a gradient that vanishes or explodes on its way back."
     )
@@ -387,16 +387,16 @@ def _gradients(story):
             f"<td class=n>{numbers.power(end)}</td></tr>"
         )
     head = _head(("layer", ""), ("at the start", "n"), ("at the end", "n"))
-    caption = f"<caption>{say('Median norm over the first and the last fifth of the run')}</caption>"
+    caption = f"<caption>{fill('Median norm over the first and the last fifth of the run')}</caption>"
     table = f"<div class=scroll><table class=rows>{caption}{head}{''.join(rows)}</table></div>"
-    return _section(say("Gradients"), note, f'<div class="two noisy">{chart}{table}</div>')
+    return _section(fill("Gradients"), note, f'<div class="two noisy">{chart}{table}</div>')
 
 
 def _details(story):
     summary = escape(str(story.network.summary()))
     return _section(
-        say("The experiment"),
-        say("What was trained; config.toml beside this file trains it again."),
-        f"<details><summary>{say('Layers')}</summary><pre>{summary}</pre></details>",
-        f"<details><summary>{say('Config')}</summary><pre>{escape(story.config_toml)}</pre></details>",
+        fill("The experiment"),
+        fill("What was trained; config.toml beside this file trains it again."),
+        f"<details><summary>{fill('Layers')}</summary><pre>{summary}</pre></details>",
+        f"<details><summary>{fill('Config')}</summary><pre>{escape(story.config_toml)}</pre></details>",
     )

@@ -27,7 +27,6 @@ from cnn.optimizers import make_optimizer
 from cnn.optimizers.averaging import make_average
 from cnn.optimizers.groups import Groups
 from cnn.optimizers.schedules import make_schedule
-from cnn.training import checkpoint
 from cnn.training.callbacks import EarlyStopping, TopCheckpoints
 from cnn.training.loggers import TRACKERS, JsonLines
 from cnn.training.tta import averaged_logits, least_confident
@@ -343,6 +342,7 @@ def untrained(dataset, augment=()):
 def load_trained(run_or_checkpoint, overrides=()):
     """Return (network, config, meta) of a run folder or a checkpoint; ``overrides`` change its config."""
     from cnn.config import resolve
+    from cnn.training import checkpoint
 
     network, meta = checkpoint.load_network(run_or_checkpoint)
     path = checkpoint.find(run_or_checkpoint)
