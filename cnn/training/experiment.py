@@ -157,6 +157,8 @@ def build_network(config, input_shape, classes=None, network=None):
     """
     if network is None:
         network = Network(from_config(layer_specs(config)), precision=config.train.precision)
+        with naming_file(config, "train"):
+            network.float32_layers = config.train.float32_layers
     output = network.build(input_shape, rng=np.random.default_rng(config.seed))
     if len(output) != 1:
         raise ConfigError(
@@ -351,4 +353,5 @@ def load_trained(run_or_checkpoint, overrides=()):
         raise CheckpointError(str(error)) from error
     config = resolve(document, path, overrides)
     network.precision = config.train.precision
+    network.float32_layers = config.train.float32_layers
     return network, config, meta
