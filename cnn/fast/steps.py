@@ -10,8 +10,8 @@ between its layers is never stored.
     normalisation, activation    its input is kept, the activation's input computed again
     residual, ReLU               body + shortcut and ReLU, with a normalisation that ends the body
 
-In predictions nothing is kept, so that a normalisation moves into the weights in front of it, and dropout is
-left out. What a layer may be fused as stands in its class (``pure``, ``role``; see ``cnn.layers.layer``).
+In predictions nothing is kept, so that a normalisation moves into the weights in front of it, maxima of 2x2
+windows follow a convolution and ReLU at once, and dropout is left out. What a layer may be fused as stands in its class (``pure``, ``role``; see ``cnn.layers.layer``).
 """
 
 from cnn.fast import fusion
