@@ -36,6 +36,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 def with_extra(suffix):
@@ -151,6 +152,18 @@ def _decoded(file, path):
         f"{path}: expected an image of at most {MAX_PIXELS:,} pixels, found {height} x {width}; "
         "make it smaller first"
     )
+
+
+def upright_size(path):
+    """Return (width, height) of an image file as `open_image` gives it, without decoding it."""
+    if "HEIF" in FORMATS:
+        _know_heif()
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+            return image.size[::-1] if turned else image.size
+    except Exception:  # as `_decoded`; it then says what is wrong
+        return open_image(path).size
 
 
 @functools.cache

@@ -31,6 +31,7 @@ def settings_of(predictor):
         "augment": predictor.config.data.augment,
         "fit": predictor.config.data.fit,
         "numbers": meta.get("numbers", "uint8"),
+        "targets": predictor.kind.name,
         "invert": predictor.invert,
         "center": predictor.center,
     }
@@ -57,7 +58,8 @@ def predict_table(predictor, paths, out, top=None, shard=(1, 1)):
     SIGTERM or SIGHUP, ConfigError where ``out`` belongs to another network or other files, DataError without
     any path.
     """
-    parts = Parts(out, table_for(out, predictor.meta["classes"], top), settings_of(predictor))
+    table = table_for(out, predictor.meta["classes"], top, predictor.kind.name)
+    parts = Parts(out, table, settings_of(predictor))
     asked = {"images": 0}
     begun = parts.begin()
 

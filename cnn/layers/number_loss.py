@@ -186,3 +186,37 @@ class BCEWithLogitsLoss(_OfNumbers):
     def judge(self):
         """Return the loss without weights, which belong to training."""
         return BCEWithLogitsLoss()
+
+
+class Standardized(Loss):
+    """A loss of outputs in units of the targets' spread, for targets in units of their own.
+
+        L(z, t) = loss(z, (t - mean) / std)           answers(z) = mean + std z
+
+    So a network learns ages and prices alike: its outputs, its rate and the loss have the size of 1.
+
+    Parameters
+    ----------
+    loss : Loss
+    mean, std : (K,), std above 0
+        Of each of K numbers, over the training images.
+    """
+
+    def __init__(self, loss, mean, std):
+        self.loss, self.mean, self.std = loss, np.asarray(mean, float), np.asarray(std, float)
+
+    def forward(self, outputs, targets):
+        """Return the loss, a Python float."""
+        return self.loss.forward(outputs, (np.asarray(targets, np.float64) - self.mean) / self.std)
+
+    def backward(self):
+        """Return the gradient by the outputs of the last forward."""
+        return self.loss.backward()
+
+    def answers(self, outputs):
+        """Return the numbers that the outputs stand for."""
+        return self.mean + self.std * np.asarray(outputs, np.float64)
+
+    def judge(self):
+        """Return the same without what belongs to training alone."""
+        return Standardized(self.loss.judge(), self.mean, self.std)
