@@ -236,7 +236,8 @@ def test_exports_answer_in_units_of_their_own(trained, capsys, tmp_path):
     kind, place = trained
     folder = place / "images/images" if kind == "masks" else place / "images"
     files = sorted(str(f) for f in folder.iterdir() if f.suffix in (".png", ".jpg"))[:4]
-    expected, pixels = cnn.load(place / "run").predict(files), np.stack([np.asarray(Image.open(f)) for f in files])
+    pixels = np.stack([np.asarray(Image.open(f)) for f in files])
+    expected = cnn.load(place / "run").predict(files)
     options = ("--format", "onnx", "--with-preprocessing", "--out", tmp_path / "m.onnx")
     assert tiny.run(capsys, "export", place / "run", *options)[0] == 0
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
@@ -253,11 +254,13 @@ def test_exports_answer_in_units_of_their_own(trained, capsys, tmp_path):
     assert tiny.run(capsys, "export", place / "run", "--format", "c", "--out", tmp_path / "m.c")[0] == 0
     if shutil.which("gcc") is None:
         return
-    subprocess.run(["gcc", "-O2", "-Werror", "-Wall", tmp_path / "m.c", "-o", tmp_path / "m", "-lm"], check=True)
-    Image.fromarray(pixels[0]).save(tmp_path / "one.pgm")
-    said = subprocess.run([tmp_path / "m", tmp_path / "one.pgm"], check=True, capture_output=True, text=True).stdout
+    program, source, image = (tmp_path / name for name in ("m", "m.c", "one.pgm"))
+    subprocess.run(["gcc", "-O2", "-Werror", "-Wall", source, "-o", program, "-lm"], check=True)
+    Image.fromarray(pixels[0]).save(image)
+    said = subprocess.run([program, image], check=True, capture_output=True, text=True).stdout
     if kind == "masks":
-        np.testing.assert_array_equal([line.split() for line in said.split("\n")[:SIDE]], expected.masks[0].astype(str))
+        rows = [line.split() for line in said.split("\n")[:SIDE]]
+        np.testing.assert_array_equal(rows, expected.masks[0].astype(str))
     else:
         found = [float(line.split()[1]) for line in said.strip().splitlines()]
         np.testing.assert_allclose(found, expected.answers[0], rtol=2e-4, atol=1e-4)

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass, field
 
-
 #: The function that makes a network's outputs its answers, by the loss that it was trained with.
 ENDINGS = {"SoftmaxCrossEntropy": "softmax", "BCEWithLogitsLoss": "sigmoid"}
 _WHAT = {
