@@ -22,11 +22,11 @@ import numpy as np
 from cnn.backend import engine, get_winograd, use_backend
 from cnn.errors import ShapeError
 from cnn.fast.blocked import NotLowerable, as_blocked
+from cnn.fast.folding import Folding
 from cnn.fast.kept import kept, restore
 from cnn.fast.kernels import conv
 from cnn.fast.lanes import NotForFew
 from cnn.fast.machine.bf16 import has_bf16
-from cnn.fast.machine.fingerprint import Fingerprint
 from cnn.fast.machine.jit import Launches, address
 from cnn.fast.machine.owner import Arena, Lowering, lower_into
 from cnn.fast.step import Context, Plain, array, enter, fact, leave, walk_back
@@ -154,7 +154,7 @@ class _Plan:
         known = [p.dtype for p in self.parameters] + [a.dtype for a in floats]
         self.dtype = known[0] if known else None
         self.precision = precision if self._gains(precision) else "float32"
-        self.folding, self.for_few, self.idle = Folding(self), True, []
+        self.folding, self.for_few, self.idle = Folding(self.layers, self.parameters), True, []
         # a layer that says to be pure and is not: then the layers run one by one
         self.lowerable, self.walk = True, engine(body, "reference")
 
@@ -178,40 +178,6 @@ class _Plan:
         if type(x) is Pixels and x.dtype == dtype:
             return x.images, dtype, x.table
         return np.ascontiguousarray(x, dtype), dtype, None
-
-
-class Folding:
-    """The weights that predictions read, made again as soon as a parameter or a statistic has changed.
-
-    In evaluation a normalisation is a fixed scale and shift of each channel, so it moves into the weights in
-    front of it:
-
-        ((w * x + b) - mean) * s + beta  =  (s w) * x + (b - mean) s + beta,      s = gamma / sqrt(var + eps)
-    """
-
-    def __init__(self, plan):
-        arrays = [a for layer in plan.layers for a in layer.buffers().values() if a.dtype.kind == "f"]
-        if plan.parameters:
-            first, last = plan.parameters[0], plan.parameters[-1]
-            same = all(p.buffer is first.buffer for p in plan.parameters)
-            arrays += (
-                [first.buffer.data[first.start : last.stop]] if same else [p.data for p in plan.parameters]
-            )
-        self._changes, self._entries = Fingerprint(arrays), {}
-
-    def entry(self, make, *layers):
-        """Return ``make(*layers)``, which has a method ``refresh``; made once."""
-        key = (make, *map(id, layers))
-        if key not in self._entries:
-            self._entries[key] = make(*layers)
-            self._entries[key].refresh()
-        return self._entries[key]
-
-    def refresh(self):
-        """Fold again if anything changed."""
-        if self._changes.changed():
-            for entry in self._entries.values():
-                entry.refresh()
 
 
 class _Programs:
