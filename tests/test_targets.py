@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import helpers_explain
 import numpy as np
 import onnxruntime
 import pytest
@@ -264,6 +265,33 @@ def test_exports_answer_in_units_of_their_own(trained, capsys, tmp_path):
     else:
         found = [float(line.split()[1]) for line in said.strip().splitlines()]
         np.testing.assert_allclose(found, expected.answers[0], rtol=2e-4, atol=1e-4)
+
+
+LABELS = {"numbers": ("1200, 3", "1200,3,4"), "labels": ("row, corner", "rom"), "masks": (None, "1")}
+
+
+def test_explain_shows_the_loss_of_the_kind(trained, capsys, tmp_path):
+    kind, place = trained
+    given, wrong = LABELS[kind]
+    out = tmp_path / "page.html"
+    code, said, _ = tiny.run(capsys, "explain", place / "run", "--image", "0", "--out", out)
+    assert code == 0
+    assert "tells " in said
+    page = helpers_explain.manifest(out.read_text(encoding="utf-8"))
+    ends = {"numbers": "MSELoss", "labels": "BCEWithLogitsLoss", "masks": "PixelLoss"}
+    assert page["nodes"][-1]["kind"] == ends[kind]
+    assert page["about"]["known"]
+    file = next(f for f in sorted((place / "images").rglob("*")) if f.suffix in (".png", ".jpg"))
+    options = () if given is None else ("--label", given)
+    assert tiny.run(capsys, "explain", place / "run", "--image", file, "--out", out, *options)[0] == 0
+    page = helpers_explain.manifest(out.read_text(encoding="utf-8"))
+    assert page["about"]["known"] == (given is not None)
+    args = ("explain", place / "run", "--image", file, "--out", out, "--label", wrong)
+    code, _, error = tiny.run(capsys, *args)
+    assert code == 2
+    assert "--label" in error
+    code, _, error = tiny.run(capsys, "explain", place / "run", "--images", "0..3", "--out", out)
+    assert (code, "it is for classes" in error) == (2, True)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
