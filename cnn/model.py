@@ -138,7 +138,8 @@ class Model:
 
     def _read(self, file):
         shape = self._image_shape()
-        return self._numbers(read_picture(file, shape, self.mean, fit=self.config.data.fit)[0])
+        data = self.config.data
+        return self._numbers(read_picture(file, shape, self.mean, fit=data.fit, decode=data.decode)[0])
 
     def _numbers(self, pixels):
         """Return pixels as they are, or for a network that learnt from floats as numbers from 0 to 1."""

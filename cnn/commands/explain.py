@@ -229,7 +229,7 @@ def _read(image: str, config, meta, input_shape, invert, center):
     number = whole_number(image)
     if number is None:
         pixels, remarks = read_picture(
-            image, meta["image_shape"], meta["mean"], invert, center, config.data.fit
+            image, meta["image_shape"], meta["mean"], invert, center, config.data.fit, config.data.decode
         )
         tell_remarks(image, remarks, meta["mean"])
         samples = find_samples(config, meta, input_shape) if config.data.targets == "classes" else None

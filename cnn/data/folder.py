@@ -9,7 +9,7 @@ import numpy as np
 from cnn.data import cache, masks, tables
 from cnn.data.dataset import make_dataset
 from cnn.data.decode import read_all
-from cnn.data.image_file import FITS, check_options, default_mode, read_image
+from cnn.data.image_file import DECODES, FITS, check_options, default_mode, read_image
 from cnn.data.listing import Listing, class_folders, has_tables
 from cnn.errors import ConfigError, DataError
 from cnn.files import user_path
@@ -30,6 +30,7 @@ def load_folder(
     targets="classes",
     columns=None,
     classes=None,
+    decode="full",
 ):
     """Return the images below ``root`` as a Dataset named "folder", from its cache where nothing changed.
 
@@ -65,19 +66,21 @@ def load_folder(
         Of the CSV file, those to take.
     classes : list of str, optional
         Names of the values 0, 1 ... of masks.
+    decode : "full" or "reduced"
+        See `cnn.data.image_file.open_image`.
 
     Raises DataError naming the file or folder: unreadable, of another size, missing or empty.
     """
-    image_size = _checked(image_size, mode, fit, test)
+    image_size = _checked(image_size, mode, fit, test, decode)
     listing = list_images(root, test, targets, columns)
     for remark in listing.remarks():
         log.warning("%s: not read: %s", listing.root, remark)
-    options = image_size, mode, fit, test, skip_unreadable, targets, columns, classes
+    options = image_size, mode, fit, test, skip_unreadable, targets, columns, classes, decode
 
     def build():
         order = [(part, k) for part, files in listing.files.items() for k in range(len(files))]
         paths = [path for files in listing.files.values() for path in files]
-        images, kept = read_all(paths, image_size, mode, fit, skip_unreadable)
+        images, kept = read_all(paths, image_size, mode, fit, skip_unreadable, decode)
         labels, named = _read_labels(listing, paths, kept, images.shape[2:], targets, classes, options)
         names = np.array([name for part in listing.files for name in listing.names(part)], object)
         parts = np.array([part for part, _ in order], object)[kept]
@@ -105,16 +108,23 @@ def _read_labels(listing, paths, kept, shape, targets, classes, options):
 
 
 def folder_shape(
-    root, image_size=None, mode=None, fit="stretch", test=None, skip_unreadable=False, **targets
+    root,
+    image_size=None,
+    mode=None,
+    fit="stretch",
+    test=None,
+    skip_unreadable=False,
+    decode="full",
+    **targets,
 ):
     """Return ((C, H, W), classes) of what `load_folder` would load; only one image is read.
 
     With masks all are: how many classes there are is known then only.
     """
     if targets.get("targets") == "masks":
-        dataset = load_folder(root, image_size, mode, fit, test, skip_unreadable, **targets)
+        dataset = load_folder(root, image_size, mode, fit, test, skip_unreadable, **targets, decode=decode)
         return dataset.input_shape, len(dataset.classes)
-    image_size = _checked(image_size, mode, fit, test)
+    image_size = _checked(image_size, mode, fit, test, decode)
     listing, problem = list_images(root, test, **targets), None
     for path in listing.files["train"]:
         try:
@@ -144,7 +154,9 @@ def list_images(root, test=None, targets="classes", columns=None, classes=None):
     return listing
 
 
-def _checked(image_size, mode, fit, test):
+def _checked(image_size, mode, fit, test, decode):
+    if decode not in DECODES:
+        raise ConfigError(f"decode: expected {' or '.join(DECODES)}, found {decode!r}")
     if fit not in FITS:
         raise ConfigError(f"fit: expected one of {', '.join(FITS)}, found {fit!r}")
     if fit != "stretch" and image_size is None:

@@ -8,7 +8,7 @@ from cnn.errors import ConfigError, did_you_mean
 
 _OWN = {"folder": load_folder, "npz": load_npz, "idx": load_idx, "parquet": load_parquet}
 NAMES = ("sample", *_OWN, *named.NAMES)
-_FILES = ("image_size", "mode", "fit", "test", "skip_unreadable")
+_FILES = ("image_size", "mode", "fit", "test", "skip_unreadable", "decode")
 _OPTIONS = {
     "EMNIST": ("split",),
     "folder": (*_FILES, "targets", "columns", "classes"),
@@ -40,8 +40,8 @@ def load_dataset(name, root="data", download=True, into_root=True, **options):
         cache folder. The caches of your own images always do.
     **options
         EMNIST: ``split`` ("balanced" if left out). folder, parquet: ``image_size``, ``mode``, ``fit``,
-        ``test``, ``skip_unreadable``. npz, idx: ``test``. folder, npz: ``targets``, ``classes``; folder:
-        ``columns``. None leaves an option out.
+        ``test``, ``skip_unreadable``, ``decode``. npz, idx: ``test``. folder, npz: ``targets``, ``classes``;
+        folder: ``columns``. None leaves an option out.
 
     Raises ConfigError for an unknown name or option, DataError for missing or damaged files, MissingExtra
     where torchvision is needed and absent.

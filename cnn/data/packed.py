@@ -148,7 +148,9 @@ def _hold_out_test(arrays, share, stratified):
         arrays |= {"train": (train.images, train.labels), "test": (test.images, test.labels)}
 
 
-def load_parquet(root, image_size=None, mode=None, fit="stretch", test=None, skip_unreadable=False):
+def load_parquet(
+    root, image_size=None, mode=None, fit="stretch", test=None, skip_unreadable=False, decode="full"
+):
     """Return the images in a Parquet file, or in a folder of them, as Hugging Face stores a data set.
 
     A column ``image`` holds the bytes of image files (or {bytes, path}), a column ``label`` numbers or texts;
@@ -157,7 +159,7 @@ def load_parquet(root, image_size=None, mode=None, fit="stretch", test=None, ski
 
     Raises MissingExtra without the extra ``parquet``, DataError naming the file.
     """
-    options = check_options(image_size, mode), mode, fit, test, skip_unreadable
+    options = check_options(image_size, mode), mode, fit, test, skip_unreadable, decode
     path = user_path(root)
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
@@ -175,7 +177,7 @@ def load_parquet(root, image_size=None, mode=None, fit="stretch", test=None, ski
         if "train" not in parts:
             raise DataError(f"{path}: expected images of the part train, found {', '.join(parts)}")
         everything = [image for images, _ in parts.values() for image in images]
-        pixels, kept = read_all(everything, options[0], mode, fit, skip_unreadable)
+        pixels, kept = read_all(everything, options[0], mode, fit, skip_unreadable, decode)
         arrays, start = {}, 0
         for part, (images, labels) in parts.items():
             chosen = (kept >= start) & (kept < start + len(images))

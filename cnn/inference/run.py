@@ -30,6 +30,7 @@ def settings_of(predictor):
         "std": [float(v) for v in meta["std"]],
         "augment": predictor.config.data.augment,
         "fit": predictor.config.data.fit,
+        "decode": predictor.config.data.decode,
         "numbers": meta.get("numbers", "uint8"),
         "targets": predictor.kind.name,
         "invert": predictor.invert,

@@ -76,8 +76,10 @@ class Predictor:
         found = []
         for path in paths:
             try:
-                shape, mean, fit = self.meta["image_shape"], self.meta["mean"], self.config.data.fit
-                pixels, remarks = read_picture(path, shape, mean, self.invert, self.center, fit)
+                shape, mean, data = self.meta["image_shape"], self.meta["mean"], self.config.data
+                pixels, remarks = read_picture(
+                    path, shape, mean, self.invert, self.center, data.fit, data.decode
+                )
                 found.append((path, pixels, tuple(remarks), None))
             except DataError as error:
                 found.append((path, None, (), str(error)))
