@@ -7,7 +7,7 @@ import numpy as np
 from cnn.errors import NumericError
 from cnn.layers import SoftmaxCrossEntropy
 from cnn.targets import IGNORED, KINDS
-from cnn.training.tta import averaged_logits
+from cnn.training.tta import averaged_logits, least_confident
 
 
 class Evaluation(NamedTuple):
@@ -31,7 +31,8 @@ def evaluate(network, batches, tta=None, loss=None, targets="classes"):
 
     Plain cross-entropy: label smoothing and class weights belong to training. Of another ``loss`` of the
     training ``judge()`` gives the loss and ``answers`` the probabilities. With ``tta`` (the [tta] section of
-    a config) z is averaged over the views that it describes. Of masks only one batch of outputs is held.
+    a config) z is averaged over the views that it describes, of the ``share`` of least confident images. Of
+    masks only one batch of outputs is held.
 
     Raises NumericError when a logit is NaN or infinite.
     """
@@ -41,16 +42,21 @@ def evaluate(network, batches, tta=None, loss=None, targets="classes"):
         value, answers, labels = _of_pixels(network, batches, loss)
         scores = kind.scores(answers, labels, range(network.output_shape[0]))
         return Evaluation(value, scores["accuracy"], answers, labels, scores)
-    views = {"flip": False} if tta is None else tta.model_dump()
+    plain = {"flip": False}
+    views = {**plain, "share": 1.0} if tta is None else tta.model_dump()
+    share = views.pop("share")
     logits, labels = [], []
 
     def predict(x):
         return network.predict(x, batch_size=len(x))
 
     for x, y in batches.epoch(0):
-        logits.append(averaged_logits(predict, x, **views))
+        logits.append(averaged_logits(predict, x, **(views if share == 1 else plain)))
         labels.append(y)
     logits, labels = np.concatenate(logits), np.concatenate(labels)
+    if share < 1:
+        for numbers, x in batches.of(least_confident(logits, share)):
+            logits[numbers] = averaged_logits(predict, x, **views)
     _check(np.count_nonzero(~np.isfinite(logits).all(axis=1)), len(logits))
     if loss is not None and type(loss) is not SoftmaxCrossEntropy:
         value, answers = loss.judge().forward(logits, labels), np.asarray(loss.answers(logits), np.float64)
