@@ -138,6 +138,9 @@ class Train(Section):
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="numba: bf16 stores activations and multiplies in bfloat16; sums are float32"
     )
+    float32_layers: list[str] = Field(
+        [], description='names like "0" or "3.body.0" of layers that stay float32 with precision = "bf16"'
+    )
     checkpoint_every: Count = Field(1, description="epochs between two checkpoints")
     checkpoint_minutes: Rate = Field(5.0, description="a long epoch is saved this often as well")
     patience: Count | None = Field(

@@ -1,9 +1,8 @@
 """Which image files there are and what they show: the layouts in which people keep their photos.
 
-    root/train/<class>/...  root/val/<class>/...  root/test/<class>/...     PyTorch, Keras, Ultralytics
-    root/<class>/...                                                        one folder; the test is drawn
-    from it root/metadata.csv, or root/train/metadata.csv                           Hugging Face's
-    "imagefolder"
+    root/train/<class>/...  root/val/<class>/...  root/test/<class>/...   PyTorch, Keras, Ultralytics
+    root/<class>/...                                                      one folder; a test is drawn of it
+    root/metadata.csv, or root/train/metadata.csv                         Hugging Face's "imagefolder"
 
 A class folder is searched through to its deepest sub-folder. Names that begin with a dot are passed over in
 silence; what else is passed over is counted.
@@ -206,13 +205,13 @@ def _count_images(folder):
 
 
 def _entries(folder):
-    """Return what lies in a folder, sorted by name, without hidden names."""
+    """Return what lies in a folder, without hidden names, sorted by the bytes of the names."""
     try:
         with os.scandir(folder) as entries:
             chosen = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{folder}: expected a folder, found none ({error.strerror})") from error
-    return sorted(chosen, key=lambda entry: entry.name)
+    return sorted(chosen, key=lambda entry: os.fsencode(entry.name))
 
 
 def _is(kind, entry):

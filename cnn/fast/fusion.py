@@ -5,9 +5,9 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv import few as few_conv
 from cnn.fast.conv import few_winograd
-from cnn.fast.kernels import activation, conv, elementwise, few, few_joins, linear, norm, pool
+from cnn.fast.kernels import activation, conv, elementwise, few, few_joins, linear, norm, pool, residual
 from cnn.fast.lanes import Lanes, channel_vector
-from cnn.fast.step import Single, Step, array, walk_back
+from cnn.fast.step import Single, Step, Sum, array, walk_back
 from cnn.geometry import output_shape
 
 
@@ -150,7 +150,11 @@ class NormActivation(Step):
 
 
 class SumReLU(Step):
-    """Residual, ReLU: a normalisation at the end of the body adds the shortcut in its own pass."""
+    """Residual, ReLU: a normalisation at the end of the body adds the shortcut in its own pass.
+
+    On the way back the sum of what body and shortcut return is left to who reads it: to the block in front,
+    which adds in the pass that goes back through its own ReLU.
+    """
 
     roles = ("sum", "relu")
 
@@ -183,17 +187,19 @@ class SumReLU(Step):
 
     def backward(self, dy, input_gradient, over):
         y, saved = self.kept
-        g = activation.relu_backward(array(dy), y)
+        parts = dy.take() if type(dy) is Sum else [array(dy)]
+        g, planes = residual.residual_backward(parts, y, *(saved or ())[:2])
+        del parts
         dx = g
         if saved is not None:
             x, mean, rstd, training = saved
             weight, gradients = self._norm.affine_arrays()[0], self._norm.affine_gradients()
-            dx = norm.batch_norm_backward(g, x, mean, rstd, weight, *gradients, training)
+            dx = norm.batch_norm_backward(g, x, mean, rstd, weight, *gradients, training, planes=planes)
         if self.consume:
             self.kept = y = saved = None
         dx = walk_back(self._body, dx, input_gradient, self.consume, over=dx is not g)
         other = walk_back(self._shortcut, g, input_gradient, self.consume)
-        return elementwise.add(array(dx), array(other)) if input_gradient else None
+        return Sum(array(dx), array(other)) if input_gradient else None
 
 
 # -- predictions: nothing is kept, and weights are folded --------------------------------------------------

@@ -15,7 +15,7 @@ left out. What a layer may be fused as stands in its class (``pure``, ``role``; 
 """
 
 from cnn.fast import fusion
-from cnn.fast.step import Branches, Graph, Outside, Single, fact
+from cnn.fast.step import Branches, Graph, InFloat32, Outside, Single, fact
 
 _CONTAINERS = ("sum", "branches", "graph")
 _BRANCHING = {"sum": Branches, "branches": Branches, "graph": Graph}
@@ -35,7 +35,8 @@ def plan(layers, context):
         paths = [path for _, path in taken[0].children()] if roles[0] in _CONTAINERS else []
         parts = [plan(path.layers, context) for path in paths]
         if make is not _NOTHING:
-            steps.append(make(taken, context, parts))
+            step = make(taken, context, parts)
+            steps.append(step if context.exact.isdisjoint(map(id, taken)) else InFloat32(step))
     return steps
 
 

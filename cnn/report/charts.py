@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-from cnn.language import say
+from cnn.language import fill
 
 _WIDTH, _HEIGHT = 420, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 34
@@ -35,7 +35,7 @@ def line_chart(title, lines, x_label, y_format, log=False, mark=None):
     lines = [_clean(line, log) for line in lines]
     points = [p for line in lines for p in line.points if p[1] is not None]
     if not points:
-        return f"<figure><h3>{escape(title)}</h3><p class=soft>{say('Nothing was recorded.')}</p></figure>"
+        return f"<figure><h3>{escape(title)}</h3><p class=soft>{fill('Nothing was recorded.')}</p></figure>"
     x0, x1 = min(x for x, _ in points), max(x for x, _ in points)
     x0, x1 = (x0 - 0.5, x1 + 0.5) if x0 == x1 else (x0, x1)
     ticks = (log_ticks if log else ticks_between)(min(y for _, y in points), max(y for _, y in points))
@@ -65,7 +65,7 @@ def line_chart(title, lines, x_label, y_format, log=False, mark=None):
         parts.append(f'<circle cx={x} cy={y} r=6.5 fill=none stroke="var(--ink)" stroke-width=1.6 />')
     ends = [(line.label, [y for _, y in line.points if y is not None]) for line in lines]
     told = "; ".join(
-        say("{line}: {first} to {last}", line=label, first=y_format(ys[0]), last=y_format(ys[-1]))
+        fill("{line}: {first} to {last}", line=label, first=y_format(ys[0]), last=y_format(ys[-1]))
         for label, ys in ends
         if ys
     )
@@ -101,7 +101,7 @@ def scatter_chart(title, points, x_label, y_label):
         parts.append(f'<circle cx={at[0]} cy={at[1]} r=2.2 fill="var(--val)" fill-opacity=.55 />')
     names = escape(f"{y_label} / {x_label}")
     parts.append(f"<text x={_WIDTH - _RIGHT} y={_HEIGHT - 2} text-anchor=end>{names}</text>")
-    told = escape(say("{title}: {n} images", title=title, n=len(points)))
+    told = escape(fill("{title}: {n} images", title=title, n=len(points)))
     return (
         f"<figure><h3>{escape(title)}</h3>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role=img aria-label="{told}">{"".join(parts)}</svg></figure>'

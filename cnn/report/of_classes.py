@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from cnn.language import say
+from cnn.language import fill
 from cnn.metrics import class_scores, confusion_matrix, likely_mislabelled
 from cnn.report import numbers, pictures
 from cnn.report.parts import name_of, section, table, table_head, tile
@@ -18,24 +18,24 @@ def facts(story):
     """Yield (name, number, remark) of what stands at the top."""
     r = story.result
     low, high = numbers.interval(r["test_accuracy"], r["test_images"])
-    remark = say("95 % interval {low} to {high}", low=numbers.percent(low), high=numbers.percent(high))
-    yield say("test accuracy"), f"{100 * r['test_accuracy']:.2f} %", remark
+    remark = fill("95 % interval {low} to {high}", low=numbers.percent(low), high=numbers.percent(high))
+    yield fill("test accuracy"), f"{100 * r['test_accuracy']:.2f} %", remark
     if r.get("tta_accuracy") is not None:  # over several views of each image, if that was asked for
-        yield say("with TTA"), f"{100 * r['tta_accuracy']:.2f} %", say("test-time augmentation")
+        yield fill("with TTA"), f"{100 * r['tta_accuracy']:.2f} %", fill("test-time augmentation")
 
 
 def observations(story):
     """Return sentences (HTML) about what stands out."""
     confusion = _matrix(story)
     wrong = int(confusion.sum() - np.trace(confusion))
-    yield say(
+    yield fill(
         "{wrong} of {n} test images were answered wrongly.", wrong=f"{wrong:,}", n=f"{confusion.sum():,}"
     )
     pairs = numbers.pairs(confusion)
     if pairs and pairs[0][0] > 1:
         count, label, answer = pairs[0]
         names = escape(story.classes[label]), escape(story.classes[answer])
-        yield say(
+        yield fill(
             "Most often <b>{label}</b> was taken for <b>{answer}</b> ({n} times).",
             label=names[0],
             answer=names[1],
@@ -54,17 +54,17 @@ def _matrix(story):
 
 def _confusion(story):
     confusion, classes = _matrix(story), story.classes
-    note = say("Each row is a true class, each column an answer, on the test images.")
+    note = fill("Each row is a true class, each column an answer, on the test images.")
     if len(classes) <= _LARGEST_TABLE:
         picture = _confusion_table(classes, confusion)
     else:
-        note += say(" Blue: right; orange: wrong.")
-        alt = say(
+        note += fill(" Blue: right; orange: wrong.")
+        alt = fill(
             "Confusion matrix of {n} classes; the most frequent mistakes are listed beside it", n=len(classes)
         )
         picture = f'<img class=heat alt="{alt}" src="{pictures.confusion_png(confusion)}">'
     return section(
-        say("Confusion matrix"),
+        fill("Confusion matrix"),
         note,
         f"<div class=wide><div>{picture}</div>",
         _classes(classes, confusion),
@@ -87,7 +87,7 @@ def _confusion_table(classes, confusion):
         rows.append(f'<tr><th scope=row title="{escape(name)}">{escape(name)}</th>{"".join(cells)}</tr>')
     body = f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     table = f"<table class=confusion>{body}</table>"
-    return f'<div class=scroll tabindex=0 role=region aria-label="{say("Confusion matrix")}">{table}</div>'
+    return f'<div class=scroll tabindex=0 role=region aria-label="{fill("Confusion matrix")}">{table}</div>'
 
 
 def _classes(classes, confusion):
@@ -97,7 +97,7 @@ def _classes(classes, confusion):
         for count, k, j in numbers.pairs(confusion)[:8]
     )
     head = table_head(("is", ""), ("taken for", ""), ("times", "n"))
-    caption = say("Most frequent mistakes")
+    caption = fill("Most frequent mistakes")
     mistaken = f"<table class=rows><caption>{caption}</caption>{head}{pairs}</table>" if pairs else ""
     rows, f1 = [], class_scores(confusion)[2]
     for k, name in enumerate(classes):
@@ -114,7 +114,7 @@ def _classes(classes, confusion):
     head = table_head(("class", ""), ("images", "n"), ("recall", "n"), ("precision", "n"), ("F-score", "n"))
     table = f"<div class=scroll><table class=rows>{head}{''.join(rows)}</table></div>"
     opened = "open" if len(classes) <= _LARGEST_TABLE else ""
-    return f"<div>{mistaken}<details {opened}><summary>{say('Each class')}</summary>{table}</details></div>"
+    return f"<div>{mistaken}<details {opened}><summary>{fill('Each class')}</summary>{table}</details></div>"
 
 
 def _mistakes(story):
@@ -123,12 +123,12 @@ def _mistakes(story):
     wrong = rows[answers != labels]
     wrong = wrong[np.argsort(p[wrong, labels[wrong]], kind="stable")][:_TILES]
     if not len(wrong):
-        none = say("There is none: every test image was answered rightly.")
-        return section(say("Worst mistakes"), none)
+        none = fill("There is none: every test image was answered rightly.")
+        return section(fill("Worst mistakes"), none)
     tiles = []
     for i in wrong:
         is_, said = escape(story.classes[labels[i]]), escape(story.classes[answers[i]])
-        caption = say(
+        caption = fill(
             "<b>{label}</b>, not {answer}<br><span>{p} sure; {name}</span>",
             label=is_,
             answer=said,
@@ -136,10 +136,10 @@ def _mistakes(story):
             name=name_of(story.test, i),
         )
         tiles.append(tile(story.test, i, pictures.image_png(story.test.images[i]), caption))
-    note = say(
+    note = fill(
         "The test images whose true class was given the smallest probability. Bold: what the label says."
     )
-    return section(say("Worst mistakes"), note, f"<div class=sheet>{''.join(tiles)}</div>")
+    return section(fill("Worst mistakes"), note, f"<div class=sheet>{''.join(tiles)}</div>")
 
 
 def _suspects(story):
@@ -153,10 +153,10 @@ def _suspects(story):
         names = f"<td>{escape(label)}</td><td>{escape(classes[k])}</td>"
         rows.append(f"<tr><td>{name_of(story.test, i)}</td>{names}<td class=n>{p}</td></tr>")
     columns = ("file", ""), ("label", ""), ("or rather", ""), ("probability", "n")
-    note = say(
+    note = fill(
         "Test images of which the network is as sure of another class as it is of that class as a rule. "
         "Look at them first where labels may be wrong."
     )
-    return section(say("Likely wrong labels"), note, table(columns, rows))
+    return section(fill("Likely wrong labels"), note, table(columns, rows))
 
 

@@ -4,7 +4,7 @@ from html import escape
 
 import numpy as np
 
-from cnn.language import say
+from cnn.language import fill
 from cnn.metrics import label_scores
 from cnn.report import numbers, pictures
 from cnn.report.parts import name_of, section, table, tile
@@ -15,15 +15,15 @@ _TILES = 24
 def facts(story):
     """Yield (name, number, remark) of what stands at the top."""
     r = story.result
-    yield say("test F-score"), f"{100 * r['test_f1']:.2f} %", say("mean over the labels")
-    yield say("test accuracy"), f"{100 * r['test_accuracy']:.2f} %", say("of all labels of all images")
+    yield fill("test F-score"), f"{100 * r['test_f1']:.2f} %", fill("mean over the labels")
+    yield fill("test accuracy"), f"{100 * r['test_accuracy']:.2f} %", fill("of all labels of all images")
 
 
 def observations(story):
     """Return sentences (HTML) about what stands out."""
     exact = int(((story.answers > 0.5) == (story.labels > 0)).all(axis=1).sum())
     total = f"{len(story.labels):,}"
-    yield say("Of {n} test images {right} have all their labels right.", n=total, right=f"{exact:,}")
+    yield fill("Of {n} test images {right} have all their labels right.", n=total, right=f"{exact:,}")
 
 
 def sections(story):
@@ -38,8 +38,8 @@ def _each(story):
         count = int((story.labels[:, k] > 0).sum())
         rows.append(f"<tr><td>{escape(name)}</td><td class=n>{count:,}</td>{cells}</tr>")
     columns = ("label", ""), ("images", "n"), ("recall", "n"), ("precision", "n"), ("F-score", "n")
-    note = say("On the test images; a label is given where its probability is above one half.")
-    return section(say("Each label"), note, table(columns, rows))
+    note = fill("On the test images; a label is given where its probability is above one half.")
+    return section(fill("Each label"), note, table(columns, rows))
 
 
 def _mistakes(story):
@@ -48,12 +48,12 @@ def _mistakes(story):
     worst = np.argsort(-off.max(axis=1), kind="stable")
     worst = worst[off.max(axis=1)[worst] > 0.5][:_TILES]
     if not len(worst):
-        none = say("There is none: every test image was answered rightly.")
-        return section(say("Worst mistakes"), none)
+        none = fill("There is none: every test image was answered rightly.")
+        return section(fill("Worst mistakes"), none)
     tiles = []
     for i in worst:
         k = int(off[i].argmax())
-        caption = say(
+        caption = fill(
             "<b>{name}</b> is there, told with {p}<br><span>{file}</span>"
             if has[i, k]
             else "no <b>{name}</b>, told with {p}<br><span>{file}</span>",
@@ -62,5 +62,7 @@ def _mistakes(story):
             file=name_of(story.test, i),
         )
         tiles.append(tile(story.test, i, pictures.image_png(story.test.images[i]), caption))
-    note = say("The test images with the label that is furthest off. Look at them where labels may be wrong.")
-    return section(say("Worst mistakes"), note, f"<div class=sheet>{''.join(tiles)}</div>")
+    note = fill(
+        "The test images with the label that is furthest off. Look at them where labels may be wrong."
+    )
+    return section(fill("Worst mistakes"), note, f"<div class=sheet>{''.join(tiles)}</div>")

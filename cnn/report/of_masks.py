@@ -4,7 +4,7 @@ from html import escape
 
 import numpy as np
 
-from cnn.language import say
+from cnn.language import fill
 from cnn.metrics import class_scores, iou
 from cnn.report import numbers, pictures
 from cnn.report.parts import name_of, section, table, tile
@@ -16,8 +16,8 @@ _TILES = 18
 def facts(story):
     """Yield (name, number, remark) of what stands at the top."""
     r = story.result
-    yield say("test mean IoU"), f"{100 * r['test_mean_iou']:.2f} %", say("intersection over union")
-    yield say("test accuracy"), f"{100 * r['test_accuracy']:.2f} %", say("of all pixels")
+    yield fill("test mean IoU"), f"{100 * r['test_mean_iou']:.2f} %", fill("intersection over union")
+    yield fill("test accuracy"), f"{100 * r['test_accuracy']:.2f} %", fill("of all pixels")
 
 
 def observations(story):
@@ -26,7 +26,7 @@ def observations(story):
     if np.isfinite(of_class).any():
         k = int(np.nanargmin(of_class))
         name, share = escape(story.classes[k]), numbers.percent(of_class[k])
-        yield say("Least well covered is <b>{name}</b>, with an IoU of {share}.", name=name, share=share)
+        yield fill("Least well covered is <b>{name}</b>, with an IoU of {share}.", name=name, share=share)
 
 
 def sections(story):
@@ -48,8 +48,8 @@ def _each(story):
         total = confusion[k].sum()
         rows.append(f"<tr><td>{escape(name)}</td><td class=n>{total:,}</td>{cells}<td>{taken}</td></tr>")
     columns = ("class", ""), ("pixels", "n"), ("IoU", "n"), ("recall", "n"), ("precision", "n")
-    note = say("Pixels of all test images; those that do not count are left out.")
-    return section(say("Each class"), note, table((*columns, ("mostly taken for", "")), rows))
+    note = fill("Pixels of all test images; those that do not count are left out.")
+    return section(fill("Each class"), note, table((*columns, ("mostly taken for", "")), rows))
 
 
 def _worst(story):
@@ -61,8 +61,8 @@ def _worst(story):
         caption = f"{numbers.percent(shares[i])}<br><span>{name_of(story.test, i)}</span>"
         url = pictures.masks_png(story.test.images[i], story.labels[i], story.answers[i])
         tiles.append(tile(story.test, i, url, caption))
-    note = say(
+    note = fill(
         "The test images with the largest share of wrong pixels: the image, the right mask, the answer. "
         "Black does not count."
     )
-    return section(say("Worst masks"), note, f'<div class="sheet masks">{"".join(tiles)}</div>')
+    return section(fill("Worst masks"), note, f'<div class="sheet masks">{"".join(tiles)}</div>')

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from cnn.language import current, say, speaking
+from cnn.language import current, fill, speaking
 from cnn.layers import Conv2d
 from cnn.report import numbers, of_classes, of_labels, of_masks, of_numbers, pictures
 from cnn.report.charts import Line, line_chart
@@ -41,7 +41,7 @@ def _page(story):
         _gradients(story),
         _details(story),
     ]
-    title = say("{name}: training report", name=escape(story.name))
+    title = fill("{name}: training report", name=escape(story.name))
     head = _HEAD.format(title=title, css=CSS, language="zh-CN" if current() == "zh" else "en")
     return f"{head}{_header(story)}{''.join(sections)}</main></body></html>\n"
 
@@ -54,22 +54,22 @@ def _header(story):
     speed = story.history[-1]["images_per_second"] if story.history else None
     facts = [
         *_KINDS[story.targets].facts(story),
-        (say("test loss"), f"{r['test_loss']:.4f}", say("{n} images", n=f"{r['test_images']:,}")),
-        (say("weights of epoch"), f"{r['epoch']}", say("of {n}", n=len(story.history))),
+        (fill("test loss"), f"{r['test_loss']:.4f}", fill("{n} images", n=f"{r['test_images']:,}")),
+        (fill("weights of epoch"), f"{r['epoch']}", fill("of {n}", n=len(story.history))),
         (
-            say("parameters"),
+            fill("parameters"),
             f"{r['parameters']:,}",
-            say("input {shape}", shape=" x ".join(map(str, story.network.input_shape))),
+            fill("input {shape}", shape=" x ".join(map(str, story.network.input_shape))),
         ),
         (
-            say("training time"),
+            fill("training time"),
             numbers.seconds(r["seconds"]),
-            "" if speed is None else say("{n} images/s", n=f"{speed:,.0f}"),
+            "" if speed is None else fill("{n} images/s", n=f"{speed:,.0f}"),
         ),
     ]
     cells = "".join(f"<div><dt>{k}</dt><dd>{v}<small>{s}</small></dd></div>" for k, v, s in facts)
     sentences = ("" if current() == "zh" else " ").join(_observations(story))
-    trained = say(_TRAINED[story.targets], data=escape(story.dataset), n=len(story.classes))
+    trained = fill(_TRAINED[story.targets], data=escape(story.dataset), n=len(story.classes))
     return (
         f"<h1>{escape(story.name)}</h1><p class=soft>{trained}</p><p>{sentences}</p>"
         f"<dl class=facts>{cells}</dl>"
@@ -83,7 +83,7 @@ def _observations(story):
     if last and last["val_accuracy"] is not None and story.targets == "classes":
         gap = last["train_accuracy"] - last["val_accuracy"]
         if gap > 0.05:
-            yield say(
+            yield fill(
                 "At the end it was right on {train} of the training images but on {val} of the validation "
                 "images: it overfits; more augmentation, weight decay or dropout would help.",
                 train=numbers.percent(last["train_accuracy"]),
@@ -92,7 +92,7 @@ def _observations(story):
         elif last["train_loss"] > 0 and last["val_loss"] > 0 and len(story.history) > 2:
             before = story.history[-3]
             if before["val_loss"] > 1.1 * last["val_loss"]:
-                yield say("The validation loss was still falling at the end: more epochs may help.")
+                yield fill("The validation loss was still falling at the end: more epochs may help.")
 
 
 # -- sections -------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def _observations(story):
 
 def _curves(story):
     if not story.history:
-        return section(say("Training"), say("No epoch was trained."))
+        return section(fill("Training"), fill("No epoch was trained."))
     history = story.history
 
     def lines(what):
@@ -109,7 +109,7 @@ def _curves(story):
             if story.label_smoothing and (part, what) == ("train", "loss"):
                 label = "training, smoothed labels"  # not to be compared with the validation loss
             if any(y is not None for _, y in points):
-                yield Line(say(label), points, f"var({color})", dashed=part == "train")
+                yield Line(fill(label), points, f"var({color})", dashed=part == "train")
 
     best = story.result["epoch"] if history[-1]["val_loss"] is not None else None
     row = next((row for row in history if row["epoch"] == best), None)
@@ -117,41 +117,41 @@ def _curves(story):
     log = min(losses) > 0 and max(losses) > 20 * min(losses)
     charts = [
         line_chart(
-            say("Loss"),
+            fill("Loss"),
             list(lines("loss")),
-            say("epoch"),
+            fill("epoch"),
             numbers.short,
             log,
             row and (best, row["val_loss"]),
         ),
         *_accuracy(list(lines("accuracy")), row and (best, row["val_accuracy"])),
         line_chart(
-            say("Learning rate"),
-            [Line(say("lr"), [(r["epoch"], r["lr"]) for r in history], "var(--early)")],
-            say("epoch"),
+            fill("Learning rate"),
+            [Line(fill("lr"), [(r["epoch"], r["lr"]) for r in history], "var(--early)")],
+            fill("epoch"),
             numbers.short,
         ),
     ]
-    note = say(
+    note = fill(
         "Once an epoch. Training values are averages over the epoch while it ran, with augmentation; "
         "the ring marks the epoch whose weights were kept."
         if row
         else "Once an epoch. Training values are averages over the epoch while it ran, with augmentation."
     )
     columns = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    head = "".join(f"<th class=n>{say(c.replace('_', ' '))}</th>" for c in columns)
+    head = "".join(f"<th class=n>{fill(c.replace('_', ' '))}</th>" for c in columns)
     body = "".join(
         f"<tr>{''.join(f'<td class=n>{numbers.cell(r[c])}</td>' for c in columns)}</tr>" for r in history
     )
     table = f"<div class=scroll><table class=rows><tr>{head}</tr>{body}</table></div>"
-    details = f"<details><summary>{say('The numbers')}</summary>{table}</details>"
-    return section(say("Training"), note, f"<div class=charts>{''.join(charts)}</div>", details)
+    details = f"<details><summary>{fill('The numbers')}</summary>{table}</details>"
+    return section(fill("Training"), note, f"<div class=charts>{''.join(charts)}</div>", details)
 
 
 def _accuracy(lines, mark):
     """Return the chart of the accuracy, where there is one."""
     if lines:
-        yield line_chart(say("Accuracy"), lines, say("epoch"), numbers.percent_tick, False, mark)
+        yield line_chart(fill("Accuracy"), lines, fill("epoch"), numbers.percent_tick, False, mark)
 
 
 def _filters(story):
@@ -164,16 +164,16 @@ def _filters(story):
     weight = layer.weight.data
     k, c, kh, kw = weight.shape
     if c == 3:
-        colours = say("A filter is a picture: grey is 0.")
+        colours = fill("A filter is a picture: grey is 0.")
     else:
-        colours = say("Blue weights are negative, orange ones positive.")
-        colours += say(" Shown: the strongest channel.") if c > 1 else ""
+        colours = fill("Blue weights are negative, orange ones positive.")
+        colours += fill(" Shown: the strongest channel.") if c > 1 else ""
     images = "".join(
-        f'<img alt="{say("filter {i}", i=i)}" src="{url}">'
+        f'<img alt="{fill("filter {i}", i=i)}" src="{url}">'
         for i, url in enumerate(pictures.filter_pngs(weight))
     )
-    shown = say("the first {few} of {n}", few=64, n=k) if k > 64 else say("all {n}", n=k)
-    note = say(
+    shown = fill("the first {few} of {n}", few=64, n=k) if k > 64 else fill("all {n}", n=k)
+    note = fill(
         "Layer {name}, {h} x {w} pixels, {shown}. {colours}",
         name=escape(name),
         h=kh,
@@ -181,7 +181,7 @@ def _filters(story):
         shown=shown,
         colours=colours,
     )
-    return section(say("First-layer filters"), note, f"<div class=filters>{images}</div>")
+    return section(fill("First-layer filters"), note, f"<div class=filters>{images}</div>")
 
 
 def _gradients(story):
@@ -194,9 +194,9 @@ def _gradients(story):
         points = [(row[0], row[1 + i]) for row in story.gradients]
         lines.append(Line(name, points, f"color-mix(in oklch,var(--late) {depth}%,var(--early))"))
     chart = line_chart(
-        say("Norm of the gradient of each layer"), lines, say("epoch"), numbers.power, log=True
+        fill("Norm of the gradient of each layer"), lines, fill("epoch"), numbers.power, log=True
     )
-    note = say(
+    note = fill(
         "The length of each layer's gradient at sampled steps, from the first layer (violet) to the last "
         "(amber). Lines that drift far apart mean a gradient that vanishes or explodes on its way back."
     )
@@ -212,16 +212,16 @@ def _gradients(story):
             f"<td class=n>{numbers.power(end)}</td></tr>"
         )
     head = table_head(("layer", ""), ("at the start", "n"), ("at the end", "n"))
-    caption = f"<caption>{say('Median norm over the first and the last fifth of the run')}</caption>"
+    caption = f"<caption>{fill('Median norm over the first and the last fifth of the run')}</caption>"
     table = f"<div class=scroll><table class=rows>{caption}{head}{''.join(rows)}</table></div>"
-    return section(say("Gradients"), note, f'<div class="two noisy">{chart}{table}</div>')
+    return section(fill("Gradients"), note, f'<div class="two noisy">{chart}{table}</div>')
 
 
 def _details(story):
     summary = escape(str(story.network.summary()))
     return section(
-        say("The experiment"),
-        say("What was trained; config.toml beside this file trains it again."),
-        f"<details><summary>{say('Layers')}</summary><pre>{summary}</pre></details>",
-        f"<details><summary>{say('Config')}</summary><pre>{escape(story.config_toml)}</pre></details>",
+        fill("The experiment"),
+        fill("What was trained; config.toml beside this file trains it again."),
+        f"<details><summary>{fill('Layers')}</summary><pre>{summary}</pre></details>",
+        f"<details><summary>{fill('Config')}</summary><pre>{escape(story.config_toml)}</pre></details>",
     )

@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from cnn.language import say
+from cnn.language import fill
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +43,18 @@ def section(title, note, *content):
 
 def table_head(*columns):
     """Return the head of a table from (title, class) of each column; the class "n" is that of numbers."""
-    cells = (f"<th{kind and f' class={kind}'}>{say(title)}</th>" for title, kind in columns)
+    cells = (f"<th{kind and f' class={kind}'}>{fill(title)}</th>" for title, kind in columns)
     return f"<tr>{''.join(cells)}</tr>"
 
 
 def name_of(split, i):
     """Return what an image is called in the report: its file, or its number."""
-    return say("image {i}", i=i) if split.names is None else escape(split.name(i))
+    return fill("image {i}", i=i) if split.names is None else escape(split.name(i))
 
 
 def tile(split, i, url, caption):
     """Return a figure of image ``i`` with a caption (HTML)."""
-    alt = say("test image {i}", i=i)
+    alt = fill("test image {i}", i=i)
     return f'<figure><img alt="{alt}" src="{url}"><figcaption>{caption}</figcaption></figure>'
 
 

@@ -29,7 +29,6 @@ from cnn.optimizers.averaging import make_average
 from cnn.optimizers.groups import Groups
 from cnn.optimizers.schedules import make_schedule
 from cnn.targets import KINDS
-from cnn.training import checkpoint
 from cnn.training.callbacks import EarlyStopping, TopCheckpoints
 from cnn.training.loggers import TRACKERS, JsonLines
 from cnn.training.whitening import whiten, whitened_layers
@@ -174,6 +173,8 @@ def build_network(config, input_shape, classes=None, network=None):
     """
     if network is None:
         network = Network(from_config(layer_specs(config)), precision=config.train.precision)
+        with naming_file(config, "train"):
+            network.float32_layers = config.train.float32_layers
     output = network.build(input_shape, rng=np.random.default_rng(config.seed))
     kind = KINDS[config.data.targets]
     if kind.name == "masks":
@@ -338,6 +339,7 @@ def untrained(dataset, augment=(), targets="classes", loss="SoftmaxCrossEntropy"
 def load_trained(run_or_checkpoint, overrides=()):
     """Return (network, config, meta) of a run folder or a checkpoint; ``overrides`` change its config."""
     from cnn.config import resolve
+    from cnn.training import checkpoint
 
     network, meta = checkpoint.load_network(run_or_checkpoint)
     path = checkpoint.find(run_or_checkpoint)
@@ -348,4 +350,5 @@ def load_trained(run_or_checkpoint, overrides=()):
         raise CheckpointError(str(error)) from error
     config = resolve(document, path, overrides)
     network.precision = config.train.precision
+    network.float32_layers = config.train.float32_layers
     return network, config, meta
