@@ -133,6 +133,14 @@ def test_a_parameter_that_moved_while_no_layer_was_set_is_lowered_anew():
     weight = network.parameters()[0]
     flatten([other, weight])
     weight.data[...] *= -1
+    _agrees_with_the_reference(network, x)
+    flatten([other, *reversed(network.parameters())])  # all in one buffer, the last one first
+    for _ in range(3):
+        _agrees_with_the_reference(network, x)
+        weight.data[...] *= -1
+
+
+def _agrees_with_the_reference(network, x):
     y, predicted = network.forward(x), network.predict(x)
     with cnn.use_backend("reference"):
         expected = network.forward(x)
