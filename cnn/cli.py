@@ -18,6 +18,7 @@ from cnn.commands.common import add_common_arguments
 from cnn.errors import CnnError, ConfigError, did_you_mean
 from cnn.helptext import localise
 from cnn.language import LANGUAGES, choose, pad, phrase, speaking, translate
+from cnn.parallel.ranks import take_cores
 
 _MAX_LINES = 3
 _MAX_LENGTH = 380  # of a line of an error
@@ -79,6 +80,7 @@ def _run(argv):
         raise ConfigError(
             f'found "{name}", expected a command: {", ".join(COMMANDS)}.{did_you_mean(name, COMMANDS)}'
         )
+    take_cores()
     check_environment()
     module = module_of(name)
     parser = _Parser(prog=f"cnn {name}", description=module.__doc__, allow_abbrev=False)
