@@ -226,8 +226,8 @@ def table(found):
     """Return Markdown: what was measured, what the model says of it, and where it goes."""
     lines = [
         f"Exchange of two processes here: latency {1e6 * found['latency']:.0f} us, "
-        f"{found['bandwidth'] / 1e9:.2f} GB/s.\n",
-        "| network | link | batch | step of 2, ms | model: compute + gradient + statistics | measured / model |",
+        f"{found['bandwidth'] / 1e9:.2f} GB/s. Steps of two processes:\n",
+        "| network | link | batch | step, ms | model: compute + gradient + statistics | measured / model |",
         "|---|---|---|---|---|---|",
     ]
     for name, of in found["networks"].items():
