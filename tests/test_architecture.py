@@ -22,6 +22,7 @@ FLOORS = {
     "geometry": 1,
     "registry": 1,
     "metrics": 0,
+    "targets": 1,
     "trace": 1,
     "reference": 1,
     "backend": 3,
@@ -184,7 +185,7 @@ def is_public(name):
 
 #: What a layer writes is described by its class and by ``Layer``, an augmentation's by ``Augmentation``.
 CONTRACT = {"forward", "backward", "build", "parameters", "buffers", "children", "macs"}
-CONTRACT |= {"apply", "output_shape", "for_evaluation"}
+CONTRACT |= {"apply", "move", "output_shape", "for_evaluation"}
 
 
 def documented_methods(tree):

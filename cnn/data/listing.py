@@ -61,22 +61,23 @@ class Listing:
     def hold_out_test(self, share):
         """Move ``share`` of each class from "train" to "test" where there is no such part.
 
-        Those files go whose names have the smallest hashes, so that a new photo hardly moves others; a class
-        of two and more keeps one on either side. Raises DataError where no file would be left for the test.
+        Where the labels are no classes, it is a share of all. Those files go whose names have the smallest
+        hashes, so that a new photo hardly moves others; a class of two and more keeps one on either side.
+        Raises DataError where no file would be left for the test.
         """
         if "test" in self.files:
             return
         chosen = np.zeros(len(self.files["train"]), bool)
-        labels, names = np.array(self.labels["train"]), self.names("train")
+        names, labels = self.names("train"), self.labels["train"]
+        labels = np.array(labels) if isinstance(labels[0], int) else np.zeros(len(names), int)
         order = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
-        for label in range(len(self.classes)):
+        for label in np.unique(labels):
             members = sorted(np.flatnonzero(labels == label), key=order.__getitem__)
             count = min(max(1, round(share * len(members))), len(members) - 1)
             chosen[members[: max(0, count)]] = True
         if not chosen.any():
-            raise DataError(
-                f"{self.root}: expected at least two images of some class, one of them to test with"
-            )
+            what = "images of some class" if isinstance(self.labels["train"][0], int) else "images"
+            raise DataError(f"{self.root}: expected at least two {what}, one of them to test with")
         files, labels = self.files["train"], self.labels["train"]
         self.files["train"], self.labels["train"] = [], []
         for path, label, held_out in zip(files, labels, chosen, strict=True):
@@ -192,6 +193,11 @@ def _images(folder, passed_over, above=()):
             suffix = os.path.splitext(entry.name)[1].lower()
             passed_over[with_extra(suffix) if suffix else "files without an extension"] += 1
     return found
+
+
+def images_below(folder, passed_over):
+    """Return the paths of the image files in a folder and below it, sorted; count the other files."""
+    return _images(str(folder), passed_over)
 
 
 def _count_images(folder):

@@ -9,8 +9,14 @@ from cnn.errors import ConfigError, did_you_mean
 # modules with ``load_<name>``, imported when asked for: they need Pillow, which named sets do without
 _OWN = {"folder": "folder", "npz": "packed", "idx": "packed", "parquet": "packed"}
 NAMES = ("sample", *_OWN, *named.NAMES)
-_FILES = ("image_size", "mode", "fit", "test", "skip_unreadable")
-_OPTIONS = {"EMNIST": ("split",), "folder": _FILES, "parquet": _FILES, "npz": ("test",), "idx": ("test",)}
+_FILES = ("image_size", "mode", "fit", "test", "skip_unreadable", "decode")
+_OPTIONS = {
+    "EMNIST": ("split",),
+    "folder": (*_FILES, "targets", "columns", "classes"),
+    "parquet": _FILES,
+    "npz": ("test", "targets", "classes"),
+    "idx": ("test",),
+}
 
 
 def load_dataset(name, root="data", download=True, into_root=True, **options):
@@ -34,7 +40,8 @@ def load_dataset(name, root="data", download=True, into_root=True, **options):
         cache folder. The caches of your own images always do.
     **options
         EMNIST: ``split`` ("balanced" if left out). folder, parquet: ``image_size``, ``mode``, ``fit``,
-        ``test``, ``skip_unreadable``. npz, idx: ``test``. None leaves an option out.
+        ``test``, ``skip_unreadable``, ``decode``. npz, idx: ``test``. folder, npz: ``targets``, ``classes``;
+        folder: ``columns``. None leaves an option out.
 
     Raises ConfigError for an unknown name or option, DataError for missing or damaged files, MissingExtra
     where torchvision is needed and absent.

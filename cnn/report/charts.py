@@ -76,6 +76,38 @@ def line_chart(title, lines, x_label, y_format, log=False, mark=None):
     )
 
 
+def scatter_chart(title, points, x_label, y_label):
+    """Return a figure of points (x, y) on axes of one scale, with the line on which both are equal."""
+    points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+    values = [v for p in points for v in p] or [0, 1]
+    ticks = ticks_between(min(values), max(values))
+    low, high = ticks[0], ticks[-1]
+
+    def place(x, y):
+        across, up = ((v - low) / (high - low) for v in (x, y))
+        x, y = across * (_WIDTH - _LEFT - _RIGHT), up * (_HEIGHT - _TOP - _BOTTOM)
+        return f"{_LEFT + x:.1f}", f"{_HEIGHT - _BOTTOM - y:.1f}"
+
+    parts = []
+    for tick in ticks:
+        across, up = place(tick, tick)
+        parts.append(f"<line class=grid x1={_LEFT} x2={_WIDTH - _RIGHT} y1={up} y2={up} />")
+        parts.append(f'<text x={_LEFT - 7} y={up} dy=".35em" text-anchor=end>{tick:g}</text>')
+        parts.append(f"<text x={across} y={_HEIGHT - _BOTTOM + 17} text-anchor=middle>{tick:g}</text>")
+    ends = place(low, low), place(high, high)
+    parts.append(f"<line class=axis x1={ends[0][0]} y1={ends[0][1]} x2={ends[1][0]} y2={ends[1][1]} />")
+    for x, y in points:
+        at = place(x, y)
+        parts.append(f'<circle cx={at[0]} cy={at[1]} r=2.2 fill="var(--val)" fill-opacity=.55 />')
+    names = escape(f"{y_label} / {x_label}")
+    parts.append(f"<text x={_WIDTH - _RIGHT} y={_HEIGHT - 2} text-anchor=end>{names}</text>")
+    told = escape(fill("{title}: {n} images", title=title, n=len(points)))
+    return (
+        f"<figure><h3>{escape(title)}</h3>"
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role=img aria-label="{told}">{"".join(parts)}</svg></figure>'
+    )
+
+
 def _clean(line, log):
     """Turn what cannot be drawn into gaps."""
     points = [
