@@ -264,19 +264,31 @@ def test_a_folder_of_somebody_else_is_left_as_it_is(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_data_that_are_there_are_found(tmp_path):
+def test_networks_learn_their_own_data_where_they_are(tmp_path):
+    """The three networks are there with any data: without MNIST or CIFAR-10 they learn the bundled digits."""
     pytest.importorskip("mistune")
     recipes = website("networks")._recipes
-    assert [name for name, *_ in recipes(ROOT, tmp_path, False)] == ["digits"]
+
+    def found(data):
+        return {
+            name: (load_config(file, overrides).data, missing)
+            for name, file, overrides, _, missing in recipes(ROOT, data, False)
+        }
+
+    for data in (None, tmp_path):
+        got = found(data)
+        assert [missing for _, missing in got.values()] == ["", "MNIST", "CIFAR-10"]
+        assert {config.dataset for config, _ in got.values()} == {"sample"}
+        assert list(got["residual"][0].augment) == []
     for name in ("MNIST", "cifar10-images"):
         (tmp_path / name).mkdir()
-    configs = {
-        name: load_config(file, overrides) for name, file, overrides, _ in recipes(ROOT, tmp_path, False)
-    }
-    assert configs["mnist"].data.dataset == "MNIST"
-    assert Path(configs["mnist"].data.root) == tmp_path
-    assert configs["cifar"].data.dataset == "folder"
-    assert Path(configs["cifar"].data.root) == tmp_path / "cifar10-images"
+    (_, _), (lenet, _), (residual, missing) = found(tmp_path).values()
+    assert missing == ""
+    assert (lenet.dataset, Path(lenet.root)) == ("MNIST", tmp_path)
+    assert (residual.dataset, Path(residual.root)) == ("folder", tmp_path / "cifar10-images")
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    residual, _ = found(tmp_path)["residual"]
+    assert (residual.dataset, Path(residual.root)) == ("CIFAR10", tmp_path)
 
 
 def website(name):

@@ -15,6 +15,7 @@ _WORDS = {
         "differences. Look into a trained network and click any number; then train your own on a CPU, several times as fast as PyTorch.",
         "tour": "Take the tour",
         "hour": "Your first hour",
+        "python": "Run it here, nothing installed",
         "liveTitle": "A network, live",
         "draw": "Draw a digit",
         "pad": "Drawing pad, 28 by 28 pixels. Below it are digits to choose from.",
@@ -34,7 +35,7 @@ _WORDS = {
         "<a href='chapters/index.html'>Derivations</a> from definition to backward pass, with moving pictures.",
         "doTitle": "Do",
         "do": "<a href='exercises.html'>Sixteen exercises</a> that mark themselves and know the usual mistakes. "
-        "<a href='notebooks/index.html'>Notebooks</a> from five probabilities to your own layer. Bugs to find.",
+        "<a href='notebooks/index.html'>Notebooks</a> from five probabilities to your own layer. Bugs to find. <a href='python.html'>In the browser</a> if you like.",
         "runTitle": "Run",
         "run": "<code>pip install .</code>, then <code>cnn train</code>: real digits, 98.9 %, in seconds, offline. "
         "Training steps are <a href='speed.html'>1.6 to 6 times</a> as fast as PyTorch's on the same CPU.",
@@ -56,6 +57,7 @@ _WORDS = {
         "然后在 CPU 上训练自己的网络，比 PyTorch 快好几倍。",
         "tour": "开始导览",
         "hour": "一小时入门",
+        "python": "就在这里运行，不用安装",
         "liveTitle": "一个正在运行的网络",
         "draw": "画一个数字",
         "pad": "画板，28 × 28 像素。下面有现成的数字可选。",
@@ -108,7 +110,8 @@ def page(language):
 <h1>{w["h1"]}</h1>
 <p class="lead">{w["lead"]}</p>
 <p class="actions"><a class="button" href="../networks/digits.html?lang={language}#tour=pixel">{w["tour"]}</a>
-<a class="button second" href="hour.html">{w["hour"]}</a></p>
+<a class="button second" href="hour.html">{w["hour"]}</a>
+<a class="button second" href="python.html">{w["python"]}</a></p>
 </div>
 <section class="live" id="live" aria-label="{w["liveTitle"]}" {texts}>
 <div class="padside">

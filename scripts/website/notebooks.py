@@ -43,7 +43,10 @@ def _execute(notebook, root):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
-        client = NotebookClient(notebook, timeout=900, resources=resources, coalesce_streams=True)
+        quiet = ["--IPKernelApp.log_level=40"]  # errors only
+        client = NotebookClient(
+            notebook, timeout=900, resources=resources, coalesce_streams=True, extra_arguments=quiet
+        )
         client.execute(env=environment)
 
 
