@@ -46,6 +46,20 @@ def rng():
 
 
 @pytest.fixture(scope="module")
+def nodes():
+    """The steps of the small network whose page the tests of ``cnn explain`` open."""
+    return helpers_explain.make_nodes()
+
+
+@pytest.fixture(scope="module")
+def file(nodes, tmp_path_factory):
+    """The page of ``nodes``."""
+    path = tmp_path_factory.mktemp("explain") / "page.html"
+    path.write_text(helpers_explain.make_page(nodes), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
 def browser():
     """A browser without a network."""
     yield from helpers_explain.launch()

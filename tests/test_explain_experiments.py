@@ -9,18 +9,6 @@ from cnn import layers
 from cnn.explain.page import texts
 
 
-@pytest.fixture(scope="module")
-def nodes():
-    return h.make_nodes()
-
-
-@pytest.fixture(scope="module")
-def file(nodes, tmp_path_factory):
-    path = tmp_path_factory.mktemp("explain") / "page.html"
-    path.write_text(h.make_page(nodes), encoding="utf-8")
-    return path
-
-
 def exact_network():
     """The test network in float64 with the same float32 parameters: what the page's engine computes."""
     return h.make_network(np.float64)

@@ -8,18 +8,6 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(scope="module")
-def nodes():
-    return h.make_nodes()
-
-
-@pytest.fixture(scope="module")
-def file(nodes, tmp_path_factory):
-    path = tmp_path_factory.mktemp("explain") / "page.html"
-    path.write_text(h.make_page(nodes), encoding="utf-8")
-    return path
-
-
 def find_block(lines, tensor):
     """Return (line, its numbers as bytes (n, 4), where among them) of the block with a tensor."""
     wanted = tensor.astype("<f4").tobytes()

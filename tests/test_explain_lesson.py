@@ -1,19 +1,6 @@
 """The moving pictures of a convolution's gradients: what a learner changes, the picture follows."""
 
-import helpers_explain as h
 import pytest
-
-
-@pytest.fixture(scope="module")
-def nodes():
-    return h.make_nodes()
-
-
-@pytest.fixture(scope="module")
-def file(nodes, tmp_path_factory):
-    path = tmp_path_factory.mktemp("explain") / "page.html"
-    path.write_text(h.make_page(nodes), encoding="utf-8")
-    return path
 
 
 @pytest.mark.parametrize(("picture", "products", "total"), [("dx", 18, 14), ("dweight", 9, 12)])

@@ -11,18 +11,6 @@ from cnn import layers
 from cnn.explain import collect
 
 
-@pytest.fixture(scope="module")
-def nodes():
-    return h.make_nodes()
-
-
-@pytest.fixture(scope="module")
-def file(nodes, tmp_path_factory):
-    path = tmp_path_factory.mktemp("explain") / "page.html"
-    path.write_text(h.make_page(nodes), encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize("kernels", ["reference", "numba"])
 def test_all_values_agree(read, tmp_path, kernels):
     nodes = h.make_nodes(backend=kernels)

@@ -12,18 +12,6 @@ from cnn.explain.page import texts
 from cnn.explain.samples import choose_samples
 
 
-@pytest.fixture(scope="module")
-def nodes():
-    return h.make_nodes()
-
-
-@pytest.fixture(scope="module")
-def file(nodes, tmp_path_factory):
-    path = tmp_path_factory.mktemp("explain") / "page.html"
-    path.write_text(h.make_page(nodes), encoding="utf-8")
-    return path
-
-
 def test_a_keyboard_is_enough(read, file, nodes):
     reader = read(file)
     page = reader.page
