@@ -14,7 +14,7 @@ def html_table(header, rows, title=""):
 
 
 def _cell(value):
-    """Return a cell; a string that begins with "<img" is one already."""
+    """Return a cell; a string that begins with ``<img`` is one already."""
     if isinstance(value, str) and value.startswith("<img"):
         return f"<td>{value}</td>"
     side = "right" if isinstance(value, (int, float)) else "left"

@@ -1,9 +1,8 @@
 """Builds the website of the project: a folder of static pages in English and Chinese.
 
     python scripts/site.py OUT                     needs the extra "site"
-    python scripts/site.py OUT --data DIR          the networks of MNIST and CIFAR-10 learn from DIR; without these data
-                                                   sets they learn the bundled digits
-    python scripts/site.py OUT --pyodide DIR       takes Python for browsers from DIR, not from the cache or by pip
+    python scripts/site.py OUT --data DIR          the networks of MNIST and CIFAR-10 learn from DIR, if it has them
+    python scripts/site.py OUT --pyodide DIR       takes Python for browsers from DIR instead of by pip
     python scripts/site.py OUT --draft             quickly: networks hardly trained, notebooks without outputs
 
 The pages open from disk and from any static host; nothing is fetched from anywhere else. OUT is made anew:
@@ -24,8 +23,15 @@ def main(argv=None):
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="MNIST/, cifar-10-batches-py/ or cifar10-images/; default: data/")
-    parser.add_argument("--pyodide", type=Path, metavar="DIR", help="Pyodide's files, for the page that runs cnn")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="MNIST/, cifar-10-batches-py/ or cifar10-images/; default: data/",
+    )
+    parser.add_argument(
+        "--pyodide", type=Path, metavar="DIR", help="Pyodide's files, for the page that runs cnn"
+    )
     parser.add_argument("--draft", action="store_true", help="networks hardly trained, notebooks not run")
     args = parser.parse_args(argv)
     try:

@@ -22,7 +22,11 @@ from cnn.explain.derivations import kinds
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("en", "zh")
 SOME = ("index", "hour", "tour", "chapters/index", "chapters/Loss", "chapters/Conv2d", "exercises", "speed",
-        "notebooks/1_backprop_by_hand", "manual", "learning-rate", "networks", "api", "readme")  # fmt: skip
+        "notebooks/1_backprop_by_hand", "manual", "learning-rate", "networks", "api", "readme",
+        "python")  # fmt: skip
+#: Pages that are not of the site's own hand: pdoc's, and the networks'.
+OTHERS = ("index", "api/index", "api/cnn", "api/cnn/layers/pool", "api/cnn/data/thumbnail",
+          "api/cnn/course/exercise", "networks/digits", "networks/residual")  # fmt: skip
 
 
 def run(*arguments):
@@ -99,6 +103,32 @@ def test_no_link_is_dead(site):
     assert outside <= {"https", "data"}
 
 
+def test_every_public_name_is_in_both_indexes_of_the_api(site):
+    """A sentence in English and in Chinese each, no text without a name, and a link that finds its place."""
+    api = website("api")
+    texts = api._chinese()
+    for module, names in api.names().items():
+        if module != "cnn.reference":
+            assert set(texts[module]) - {"about"} == set(names), module
+        for name in names:
+            assert len(api.sentence(module, name, "en")) > 8, (module, name)
+            assert re.search(r"[\u4e00-\u9fff]", api.sentence(module, name, "zh")), (module, name)
+    bases = {
+        re.sub("_(forward|backward)(_input|_weight)?$", "", name) for name in api.names()["cnn.reference"]
+    }
+    assert set(texts["operations"]) == bases
+    for language in LANGUAGES:
+        links = Links((site / language / "api.html").read_text(encoding="utf-8")).links
+        targets = {link for link in links if link.startswith("../api/") and "#" in link}
+        assert len(targets) > 200
+        ids = {}
+        for link in targets:
+            file, _, name = link.removeprefix("../").partition("#")
+            if file not in ids:
+                ids[file] = set(re.findall(r'id="([^"]+)"', (site / file).read_text(encoding="utf-8")))
+            assert name in ids[file], link
+
+
 def test_nothing_is_fetched_from_elsewhere_by_its_code(site):
     for path in own_pages(site):
         text = path.read_text(encoding="utf-8")
@@ -141,21 +171,32 @@ def test_every_page_opens_from_disk_without_a_word_and_fits(site, visit, width):
         assert page.get_attribute("html", "lang") == ("zh-CN" if path.is_relative_to(site / "zh") else "en")
 
 
+def serious(page, path):
+    """Return what axe finds wrong with a page."""
+    page.goto(path.as_uri())
+    if path.parent.name == "networks":
+        page.wait_for_selector("#banner[data-state]", state="attached", timeout=60_000)
+    page.evaluate(h.axe_source())
+    # without preload: axe would read the style sheets again, which pages from disk may not
+    found = page.evaluate("axe.run(document, { preload: false }).then((result) => result.violations)")
+    return [
+        (path.name, v["id"], v["nodes"][0]["html"][:150])
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 def test_axe_finds_nothing_serious(site, visit, language, width, scheme):
-    page, serious = visit("en/index.html", width, scheme), []
-    for name in SOME:
-        page.goto((site / language / f"{name}.html").as_uri())
-        page.evaluate(h.axe_source())
-        # without preload: axe would read the style sheets again, which pages from disk may not
-        found = page.evaluate("axe.run(document, { preload: false }).then((result) => result.violations)")
-        serious += [
-            (name, v["id"], v["nodes"][0]["html"][:150])
-            for v in found
-            if v["impact"] in ("serious", "critical")
-        ]
-    assert serious == []
+    page = visit("en/index.html", width, scheme)
+    assert [f for name in SOME for f in serious(page, site / language / f"{name}.html")] == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+def test_axe_finds_nothing_serious_on_the_other_kinds_of_pages(site, visit, width, scheme):
+    page = visit("en/index.html", width, scheme)
+    assert [f for name in OTHERS for f in serious(page, site / f"{name}.html")] == []
 
 
 def test_the_link_to_the_other_language_keeps_the_place(visit):

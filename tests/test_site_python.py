@@ -1,4 +1,4 @@
-"""The page that runs cnn in the browser: under Pyodide, opened from disk, with the numbers of native NumPy."""
+"""The page that runs cnn in the browser: by Pyodide, from disk, with the numbers of native NumPy."""
 
 import contextlib
 import io
@@ -58,7 +58,7 @@ def site(website, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(browser, site):
-    """Return the Chinese page with Python started; at the end nothing may have complained or asked outside."""
+    """Return the Chinese page with Python started; nothing may have complained or asked outside."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page, complaints, requests = context.new_page(), [], []
     page.on("console", lambda message: complaints.append(message.text))

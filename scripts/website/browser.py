@@ -123,7 +123,12 @@ def build(root, out, files):
     """Write python/*.js, the files that the page loads, from ``files`` of website.pyodide; return (names, MB)."""
     folder = out / "python"
     folder.mkdir()
-    carried = {**files, "numpy": files[pyodide.NUMPY], "cnn": _package(root), "worker.js": asset("worker.js").encode()}
+    carried = {
+        **files,
+        "numpy": files[pyodide.NUMPY],
+        "cnn": _package(root),
+        "worker.js": asset("worker.js").encode(),
+    }
     del carried[pyodide.NUMPY]
     size = 0
     for name, data in carried.items():

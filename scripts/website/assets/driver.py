@@ -13,7 +13,8 @@ from cnn.course.runner import judge_here
 from cnn.language import speaking, translate
 
 cnn.set_backend("reference")
-sys.dont_write_bytecode = True  # a file that is written again within a second would be read from its old cache
+# A file that is written again within a second would be read from its old cache.
+sys.dont_write_bytecode = True
 
 
 def run(code, space):
