@@ -1,7 +1,7 @@
 """Builds the website of the project: a folder of static pages in English and Chinese.
 
     python scripts/site.py OUT                     needs the extra "site"
-    python scripts/site.py OUT --data DIR          the networks of MNIST and CIFAR-10 learn from DIR, if it has them
+    python scripts/site.py OUT --data DIR          MNIST and CIFAR-10, for the two networks that learn them
     python scripts/site.py OUT --pyodide DIR       takes Python for browsers from DIR instead of by pip
     python scripts/site.py OUT --draft             quickly: networks hardly trained, notebooks without outputs
 

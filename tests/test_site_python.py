@@ -134,6 +134,20 @@ def test_exercises_are_marked_and_mistakes_recognised(page):
     assert judged(page, name, "def (")[0] == "broken"
 
 
+def test_a_link_to_an_exercise_keeps_it_in_the_other_language(browser, site):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto((site / "en" / "python.html").as_uri() + "#conv_dx")
+    assert page.input_value("#which") == "conv_dx"
+    page.select_option("#which", "momentum")
+    page.wait_for_function("document.getElementById('twin').href.endsWith('zh/python.html#momentum')")
+    page.click("#twin")
+    page.wait_for_selector("html[lang=zh-CN]")
+    assert page.input_value("#which") == "momentum"
+    assert find_exercise("momentum").title["zh"] in page.input_value("#answer")
+    context.close()
+
+
 def test_an_endless_loop_can_be_stopped(page):
     page.fill("#cell-origin textarea", "while True: pass")
     page.click("#cell-origin button")

@@ -191,9 +191,18 @@ byId("start").addEventListener("click", start);
 byId("stop").addEventListener("click", stop);
 byId("check").addEventListener("click", check);
 byId("hint").addEventListener("click", hint);
-byId("which").addEventListener("change", choose);
+byId("which").addEventListener("change", () => location.replace(`#${byId("which").value}`));
 byId("answer").addEventListener("input", () => (chosen().draft = byId("answer").value));
 byId("again").addEventListener("click", () => (delete chosen().draft, choose()));
-if (location.hash.slice(1) in exercises) byId("which").value = location.hash.slice(1);
+// The address names the exercise: links lead to one, and the link to the other language keeps it.
+function followAddress() {
+  const name = location.hash.slice(1);
+  if (!(name in exercises)) return;
+  byId("which").value = name;
+  choose();
+  byId("exercise").scrollIntoView();
+}
+addEventListener("hashchange", followAddress);
 choose();
 enable();
+followAddress();
