@@ -219,6 +219,30 @@ def test_a_link_into_a_network_carries_language_and_place(site, visit, language,
     assert page.get_attribute("#tab-loss", "aria-selected") == "true"
 
 
+def test_a_link_into_a_network_carries_the_cell(site, visit):
+    links = Links((site / "zh" / "networks.html").read_text(encoding="utf-8")).links
+    place = next(link for link in links if "#/network/" in link).removeprefix("../")
+    page = visit(place)
+    page.wait_for_function("document.documentElement.dataset.inspecting === 'yes'", timeout=60_000)
+    assert page.evaluate("document.documentElement.dataset.place") == "#" + place.partition("#")[2]
+    assert "∂L/∂" in page.inner_text("#inspector")
+    assert page.get_attribute("html", "lang") == "zh-CN"
+
+
+def test_the_first_page_is_in_the_readers_language_and_has_the_network(site, browser):
+    """The entrance chooses the language, the network answers at once, and the README is a click away."""
+    for locale, language, heading in (("zh-CN", "zh", "两条命令"), ("en-GB", "en", "Two commands")):
+        context = browser.new_context(locale=locale)
+        page = context.new_page()
+        page.goto((site / "index.html").as_uri())
+        page.wait_for_url(f"**/{language}/index.html")
+        shares = [float(text) for text in page.locator("#bars .p").all_inner_texts()]
+        assert sum(shares) == pytest.approx(1, abs=5e-3)
+        page.click("a[href='readme.html']")
+        page.wait_for_selector(f"h2:text-is('{heading}')")
+        context.close()
+
+
 def test_the_moving_picture_of_a_chapter_moves(visit):
     page = visit("zh/chapters/Conv2d.html")
     box = page.locator(".moving .toy").first
