@@ -129,9 +129,18 @@ class Network:
         self._engines, self._watch = {}, None
         return self.output_shape
 
-    def forward(self, x, training=False):
-        """Return the output, a NumPy array, for a batch ``x`` (N, *input_shape), which may be Pixels."""
-        return self._engine().forward(self._checked(x), training)
+    def forward(self, x, training=False, share=None):
+        """Return the output, a NumPy array, for a batch ``x`` (N, *input_shape), which may be Pixels.
+
+        ``share`` says what part of a batch ``x`` is where several processes compute it together; see
+        ``cnn.parallel.share``. Raises ConfigError for one under another backend than "numba".
+        """
+        engine, x = self._engine(), self._checked(x)
+        if share is None:
+            return engine.forward(x, training)
+        if current_backend() != "numba":
+            raise ConfigError(f'a share of a batch: expected backend "numba", found "{current_backend()}"')
+        return engine.forward(x, training, share)
 
     def backward(self, dy, input_gradient=True):
         """Return dx for the last forward, a NumPy array; add to the gradients of all parameters.

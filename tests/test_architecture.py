@@ -117,6 +117,7 @@ FAST_FLOORS = {
     "step": 5,
     "fusion": 6,
     "steps": 7,
+    "folding": 7,
     "engine": 8,
 }
 

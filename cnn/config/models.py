@@ -109,8 +109,11 @@ class Train(Section):
     threads: Count | None = Field(None, description="default: all cores; the results do not depend on it")
     micro_batch: Count | None = Field(
         None,
-        description="images of a batch computed at a time; the sum of their gradients has the same bits for "
-        "any number of processes; default: all of the batch, 16 under mpiexec",
+        description="images, a multiple of 16, whose gradients are added before those of others, in an order "
+        "that any number of processes keeps to: the same bits; default: all of the batch, 16 under mpiexec",
+    )
+    batch_norm: Literal["batch", "rank"] = Field(
+        "batch", description="mpiexec: statistics of the whole batch, or of the share of each process"
     )
     winograd: bool = Field(True, description="numba: 3x3 convolutions with fewer multiplications, float32")
     precision: Literal["float32", "bf16"] = Field(
@@ -149,6 +152,9 @@ class Tta(Section):
     flip: bool = Field(True, description="mirrored left to right as well")
     translate: Annotated[int, Field(ge=0)] = Field(0, description="pixels; crops of the reflect-padded image")
     crops: Literal[2, 4] = Field(2, description="2 of the corners, upper left and lower right, or all 4")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="of the images: those with the least confident answers; the others are seen once"
+    )
 
 
 @dataclass(frozen=True)

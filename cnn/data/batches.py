@@ -143,6 +143,15 @@ class Batches:
                 x, labels = mix(x, labels, self._classes, self.mixup, rng)
             yield x, labels
 
+    def of(self, indices):
+        """Yield (indices of a batch, x) for the images that ``indices`` (n,) choose, in that order.
+
+        For evaluation, where no augmentation draws anything. x is as in `epoch`.
+        """
+        for start in range(0, len(indices), self.batch_size):
+            part = indices[start : start + self.batch_size]
+            yield part, self._images_of(part, 0, 0, as_pixels=False)
+
     def _range(self, number, batches=1):
         return slice(number * self.batch_size, (number + batches) * self.batch_size)
 

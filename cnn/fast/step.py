@@ -25,7 +25,7 @@ class Context:
     """What the steps of a program share."""
 
     lock: object  # held while a layer from outside runs
-    folding: object = None  # for predictions: see ``cnn.fast.engine.Folding``
+    folding: object = None  # for predictions: see ``cnn.fast.folding.Folding``
 
 
 def fact(layer, name):

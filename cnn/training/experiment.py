@@ -30,7 +30,7 @@ from cnn.optimizers.schedules import make_schedule
 from cnn.training import checkpoint
 from cnn.training.callbacks import EarlyStopping, TopCheckpoints
 from cnn.training.loggers import TRACKERS, JsonLines
-from cnn.training.tta import averaged_logits
+from cnn.training.tta import averaged_logits, least_confident
 from cnn.training.whitening import whiten, whitened_layers
 
 _GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
@@ -296,20 +296,25 @@ def evaluate(network, batches, tta=None, loss=None):
 
     Plain cross-entropy: label smoothing and class weights belong to training. Of another ``loss`` of the
     training ``judge()`` gives the loss and ``answers`` the probabilities. With ``tta`` (the [tta] section of
-    a config) z is averaged over the views that it describes.
+    a config) z is averaged over the views that it describes, of the ``share`` of least confident images.
 
     Raises NumericError when a logit is NaN or infinite.
     """
-    views = {"flip": False} if tta is None else tta.model_dump()
+    plain = {"flip": False}
+    views = {**plain, "share": 1.0} if tta is None else tta.model_dump()
+    share = views.pop("share")
     logits, labels = [], []
 
     def predict(x):
         return network.predict(x, batch_size=len(x))
 
     for x, y in batches.epoch(0):
-        logits.append(averaged_logits(predict, x, **views))
+        logits.append(averaged_logits(predict, x, **(views if share == 1 else plain)))
         labels.append(y)
     logits, labels = np.concatenate(logits), np.concatenate(labels)
+    if share < 1:
+        for numbers, x in batches.of(least_confident(logits, share)):
+            logits[numbers] = averaged_logits(predict, x, **views)
     broken = int((~np.isfinite(logits)).any(axis=1).sum())
     if broken:
         raise NumericError(f"the network answers NaN or Inf for {broken:,} of {len(logits):,} images")

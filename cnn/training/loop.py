@@ -80,9 +80,10 @@ class Trainer:
         first = [] if self.start is None else self.start.groups(self.network)
         self.groups = experiment.build_groups(config, self.network, first)
         self.loss = experiment.build_loss(config, len(self.images.classes))
-        self.team, self.micro, micro = team or Alone(), None, config.train.micro_batch
-        if micro is not None:
-            self.micro = MicroBatches(self.network, self.loss, micro, config.data.batch_size, self.team)
+        self.team, self.micro, train = team or Alone(), None, config.train
+        if train.micro_batch is not None:
+            how = train.micro_batch, self.team, train.batch_norm, train.backend
+            self.micro = MicroBatches(self.network, self.loss, *how)
         self.optimizer = experiment.build_optimizer(config, self.network)
         self.schedule = experiment.build_schedule(config, len(self.batches))
         self.average = experiment.build_average(config, self.network, len(self.batches))
@@ -219,7 +220,7 @@ class Trainer:
         self.groups.at(number / len(self.batches))
         if self.start is not None:
             self.start.at(number / len(self.batches))
-        loss, correct = self._gradient(x, labels, number)
+        loss, correct = self._gradient(x, labels)
         # a sum takes a hundredth of a step; where it is not finite, the numbers themselves are looked at
         if not math.isfinite(np.add.reduce(self.network.grad)) and (found := finite.gradient(self.network)):
             raise stops.numeric_error(self, found, step=True)
@@ -235,11 +236,11 @@ class Trainer:
         p.correct += correct
         return loss
 
-    def _gradient(self, x, labels, number):
+    def _gradient(self, x, labels):
         """Compute the gradient of a batch; return its loss and how many answers are right."""
         if self.micro is not None:
             signum = self._interruption.signum if self.team.size > 1 else None
-            loss, correct, self._agreed.signum = self.micro.gradient(x, labels, number, signum)
+            loss, correct, self._agreed.signum = self.micro.gradient(x, labels, signum)
             if not math.isfinite(loss):
                 raise stops.loss_error(self, loss, x, labels)
             return loss, correct

@@ -28,8 +28,11 @@ from cnn.fast.conv.microkernels import (
     transpose_image_pairs,
     widen_lanes,
 )
+from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import task
 from cnn.fast.machine.tables import from_bits, reader
+
+PAIR_ROWS = 8  # output channels whose weights, in pairs of bfloat16, lie side by side
 
 
 def _number(itemsize):
@@ -60,14 +63,15 @@ def row_products(mr, nr, itemsize, neighbours=True, how=STORE):
     """Address of the routine for RowProducts: ``nr`` pixels at a time.
 
     ``neighbours``: the mr scalars lie side by side. The last register block of a row is moved back to end
-    with it: a few pixels are computed twice, to the same bits.
+    with it: a few pixels are computed twice, to the same bits. With ``itemsize`` 2 a channel is a pair of
+    channels in bfloat16.
     """
-    number = _number(itemsize)
+    number, size = _number(itemsize), max(4, itemsize)
 
     @task
     def products(record):
         p = row_products_of(record)
-        floor, scalars_k = number(from_bits(p.floor)), itemsize if neighbours else p.scalars_k
+        floor, scalars_k = number(from_bits(p.floor)), size if neighbours else p.scalars_k
         steps = Steps(scalars_k, p.vectors_pixel, p.out_k, p.out_pixel)
         at_once = nr if nr > 1 and p.pixels >= nr else 1
         for row in range(p.rows):
@@ -114,13 +118,14 @@ def pixel_products(mr, nr, itemsize, how=STORE):
     cache, the weights in the L2 cache. With ``itemsize`` 2 a channel is a pair of channels in bfloat16.
     """
     number, size = _number(itemsize), max(4, itemsize)
+    row = size * (PAIR_ROWS if itemsize == bf16.SIZE else mr)
 
     @task
     def products(record):
         p = pixel_products_of(record)
         floor, wide = number(from_bits(p.floor)), p.pixels >= nr
         steps = Steps(size, p.vectors_pixel, p.out_k, p.out_pixel)
-        loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, mr * size))
+        loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, row))
         j = 0
         while j < p.pixels:
             if wide:

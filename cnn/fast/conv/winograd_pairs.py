@@ -11,6 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from cnn.fast.conv.pairs import taps_of
 from cnn.fast.conv.winograd_matrices import ROOTS, both_ways
 from cnn.fast.conv.winograd_tiles import PIXEL, window
 from cnn.fast.machine import bf16
@@ -79,23 +80,19 @@ def transform_weight_pairs(taps):
     """The intrinsic for kernels of ``taps`` by ``taps``."""
 
     @intrinsic
-    def transform(typing_context, source, source_step, target, target_step, count):
-        """36 times eight pairs of G w G^T from the vectors w, for ``count`` pairs of channels.
-
-        A vector is eight output channels of the even channel, then the same of the odd one.
-        """
+    def transform(typing_context, windows, turned, target, step):
+        """G w G^T of Windows, 36 times eight pairs, ``step`` bytes apart; ``turned``: by 180 degrees."""
 
         def generate(context, builder, signature, arguments):
-            source, source_step, target, target_step, count = arguments
-            v = bf16.Narrow(builder)
-            with v.loop(count, (source, PIXEL), (target, PIXEL // 2)) as (s, t):
-                result = both_ways(
-                    v, ROOTS.weight, lambda i, j: v.load(v.at(s, v.times(source_step, taps * i + j))), taps
-                )
-                for i, value in enumerate(value for row in result for value in row):
-                    v.store(v.halves_paired(value), v.at(t, v.times(target_step, i)))
+            windows, turned, target, step = arguments
+            v, turned = bf16.Narrow(builder), builder.icmp_signed("!=", turned, ir.Constant(INT64, 0))
+            w = taps_of(v, cgutils.unpack_tuple(builder, windows), taps * taps)
+            w = [builder.select(turned, other, one) for one, other in zip(w, reversed(w), strict=True)]
+            result = both_ways(v, ROOTS.weight, lambda i, j: w[taps * i + j], taps)
+            for i, value in enumerate(value for row in result for value in row):
+                v.store(v.halves_paired(value), v.at(target, v.times(step, i)))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 5), generate
+        return types.void(windows, *[types.int64] * 3), generate
 
     return transform

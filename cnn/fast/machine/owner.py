@@ -36,6 +36,7 @@ class _Owner:
     """Plans by geometry and working memory by name."""
 
     precision = "float32"  # how activations are stored and multiplied: "float32" or "bf16"
+    share = None  # the part of a batch that is computed, if not all of it; see ``cnn.fast.kernels.shared``
 
     def __init__(self):
         self.plans, self.areas = OrderedDict(), {}
@@ -121,10 +122,13 @@ class Lowering:
         What must stay as it is: arrays of an earlier part of the program.
     precision : str
         How activations are stored and multiplied: "float32" or "bf16".
+    share : cnn.parallel.share.Share, optional
+        The part of a batch that the program computes.
     """
 
-    def __init__(self, arena, taken=(), precision="float32"):
+    def __init__(self, arena, taken=(), precision="float32", share=None):
         self.arena, self.entries, self.kept, self.precision = arena, [], [], precision
+        self.share = share
         self._taken = dict(taken)
         self._gaps = _gaps(arena.chunks, self._taken)
         self._open = True
