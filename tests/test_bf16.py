@@ -24,6 +24,7 @@ from cnn.layers import (
 )
 from cnn.optimizers import SGD
 from cnn.training import checkpoint
+from cnn.training.experiment import load_trained
 
 needs_bf16 = pytest.mark.skipif(not bf16.has_bf16(), reason="this processor has no bfloat16 instructions")
 
@@ -100,6 +101,31 @@ def test_bf16_learns_and_gives_the_same_bits_on_one_thread_and_on_all():
 
 
 @needs_bf16
+def test_layers_that_are_named_compute_in_float32():
+    exact, narrow = _network("float32"), _network("bf16")
+    every = [name for name, layer in exact.walk() if not layer.children()]
+    network = _network("bf16")
+    x, _ = _batch(20)
+    network.float32_layers = [name for name in every if not name.startswith("3.")]
+    some = network.forward(x, training=True)
+    assert not np.array_equal(some, narrow.forward(x, training=True))
+    names = [*network.float32_layers, "3"]  # the container, and so all in it
+    network = _network("bf16")
+    network.float32_layers = names
+    assert network.precision == "bf16"
+    np.testing.assert_array_equal(_train(network)[1], _train(exact)[1])
+    np.testing.assert_array_equal(network.predict(x), exact.predict(x))
+    first = cnn.Network(_layers(), precision="bf16", float32_layers=["0"])
+    first.build((3, 32, 32), rng=np.random.default_rng(0))
+    assert len({_gradient(_network(p))[0] for p in ("float32", "bf16")} | {_gradient(first)[0]}) == 3
+
+
+def test_an_unknown_name_among_the_layers_of_float32_is_named():
+    with pytest.raises(ConfigError, match=r'no layer "3.bdy.0".*"3.body.0"'):
+        cnn.Network(_layers(), float32_layers=["3.bdy.0"])
+
+
+@needs_bf16
 def test_bf16_needs_less_memory():
     narrow, wide = (sum(_network(p)._engine().memory((64, 3, 32, 32))) for p in ("bf16", "float32"))
     assert narrow < 0.75 * wide
@@ -163,6 +189,18 @@ def config(tmp_path):
     )
     path.write_text(text)
     return path
+
+
+@needs_bf16
+def test_a_run_keeps_the_layers_of_float32(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    names = 'train.float32_layers=["0"]'
+    assert tiny.run(capsys, "train", config, "--run", run, "--set", "train.epochs=1", "--set", names)[0] == 0
+    network = load_trained(run)[0]
+    assert (network.precision, network.float32_layers) == ("bf16", ("0",))
+    code, _, message = tiny.run(capsys, "train", config, "--run", run, "--set", 'train.float32_layers=["x"]')
+    assert code == 2
+    assert 'float32_layers: the network has no layer "x"' in message
 
 
 @needs_bf16

@@ -6,7 +6,7 @@ import pytest
 from cnn.backend import use_backend
 from cnn.config import bundled_config, load_config, resolve
 from cnn.fast.machine.bf16 import has_bf16
-from cnn.training import experiment
+from cnn.training import evaluation, experiment
 from cnn.training.in_memory import InMemory
 from cnn.training.loop import Trainer
 
@@ -49,7 +49,7 @@ def results():
                 trainer = Trainer(config, InMemory(), images=images)
                 trainer.fit()
                 with use_backend("numba"):
-                    accuracy = experiment.evaluate(
+                    accuracy = evaluation.evaluate(
                         trainer.network, trainer.evaluation_batches(images.dataset.test)
                     )[1]
                 losses = [row["train_loss"] for row in trainer.history]

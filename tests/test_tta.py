@@ -13,7 +13,7 @@ from cnn.data.augment import CenterCrop
 from cnn.errors import ConfigError
 from cnn.layers import Conv2d, Flatten, Linear, ReLU
 from cnn.network import Network
-from cnn.training import experiment
+from cnn.training import evaluation
 from cnn.training.loop import Trainer
 from cnn.training.tta import averaged_logits, least_confident
 
@@ -81,7 +81,7 @@ def test_evaluate_averages_the_logits_and_not_the_probabilities(rng):
     batches = Batches(images, labels, 4, 0.3, 0.2, dtype=np.float64)
     tta = load_config_with(tta={"translate": 1}).tta
     z = averaged_logits(net.predict, (images / 255 - 0.3) / 0.2, True, 1, 2)
-    loss, accuracy, probabilities = experiment.evaluate(net, batches, tta)
+    loss, accuracy, probabilities, *_ = evaluation.evaluate(net, batches, tta)
     assert helpers.error_of(probabilities, np.exp(z) / np.exp(z).sum(1, keepdims=True)) < 1e-9
     assert accuracy == (z.argmax(1) == labels).mean()
     assert loss == pytest.approx(-np.log(probabilities[np.arange(9), labels]).mean())
@@ -118,7 +118,7 @@ def test_only_a_share_of_all_images_is_seen_from_every_view(rng):
     seen = []
     predict = net.predict
     net.predict = lambda x, batch_size: seen.append(len(x)) or predict(x)
-    probabilities = experiment.evaluate(
+    probabilities = evaluation.evaluate(
         net, batches, load_config_with(tta={"translate": 1, "share": 0.3}).tta
     )[2]
     expected = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)

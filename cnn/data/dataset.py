@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,43 +12,47 @@ from cnn.data.streams import seeded_generator
 from cnn.data.thumbnail import thumbnail
 from cnn.errors import ConfigError, DataError
 from cnn.notebook import html_table
+from cnn.targets import KINDS
 from cnn.tensor_file import sha256
 
 _SHOWN = 6  # images of each class in a notebook
+_COUNTED = {"classes": "classes", "numbers": "numbers", "labels": "labels", "masks": "classes of pixels"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Images and their labels: ``images`` (N, C, H, W) uint8, ``labels`` (N,) int64.
 
-    ``names`` (N,) are those of the files, where the images have any.
+    Labels of another kind than classes are described in ``cnn.targets``. ``names`` (N,) are those of the
+    files, where the images have any.
     """
 
     images: np.ndarray
     labels: np.ndarray
     names: np.ndarray | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Split({len(self):,} images of {'x'.join(map(str, self.images.shape[1:]))})"
 
-    def take(self, indices):
+    def take(self, indices: Any) -> "Split":
         """Return a Split with copies of the chosen images, in the order of ``indices``."""
         names = None if self.names is None else self.names[indices]
         return Split(self.images[indices], self.labels[indices], names)
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         """Return what an image is called: its file's name, or "image 7"."""
         return f"image {index}" if self.names is None else str(self.names[index])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A named classification data set; label k means ``classes[k]``.
+    """A named data set; label k means ``classes[k]``.
 
-    ``digests`` has the SHA-256 of each part, "train" and "test": class names, labels and pixels.
+    ``targets`` says what is to be told of an image (``cnn.targets``); in every kind ``classes`` names the
+    outputs. ``digests`` has the SHA-256 of each part, "train" and "test": class names, labels and pixels.
     ``validation`` is None unless the data set comes with such a part.
     """
 
@@ -56,13 +62,17 @@ class Dataset:
     test: Split
     digests: dict[str, str]
     validation: Split | None = None
+    targets: str = "classes"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
         counts = f"{len(self.train):,} training, {len(self.test):,} test images of {shape}"
-        return f"Dataset({self.name!r}: {counts}, {len(self.classes)} classes)"
+        return f"Dataset({self.name!r}: {counts}, {len(self.classes)} {_COUNTED[self.targets]})"
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
+        if self.targets != "classes":
+            shown = "".join(thumbnail(image) for image in self.train.images[:_SHOWN])
+            return html_table(("outputs", "first images"), [(", ".join(self.classes), shown)], repr(self))
         sets = [np.bincount(split.labels, minlength=len(self.classes)) for split in (self.train, self.test)]
         firsts = [np.flatnonzero(self.train.labels == k)[:_SHOWN] for k in range(len(self.classes))]
         rows = [
@@ -72,29 +82,39 @@ class Dataset:
         return html_table(("class", "training", "test", "first images"), rows, repr(self))
 
     @property
-    def digest(self):
+    def digest(self) -> str:
         """SHA-256 of the whole data set."""
         return hashlib.sha256(json.dumps(self.digests, sort_keys=True).encode()).hexdigest()
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple[int, ...]:
         """(C, H, W) of every image."""
         return self.train.images.shape[1:]
 
 
-def make_dataset(name, classes, train, test, source, hashes=None, validation=None):
+def make_dataset(
+    name: str,
+    classes: Sequence[str],
+    train: tuple[Any, ...],
+    test: tuple[Any, ...],
+    source: object,
+    hashes: dict[str, str] | None = None,
+    validation: tuple[Any, ...] | None = None,
+    targets: str = "classes",
+) -> Dataset:
     """Return a Dataset from tuples (images, labels) or (images, labels, names) after checking them.
 
     ``hashes`` may hold the SHA-256 of the arrays where they are known, by names such as "train_images".
 
-    Images are (N, H, W) or (N, C, H, W) uint8, labels (N,) integers in [0, len(classes)).
-    Labels become int64, arrays C-contiguous.
+    Images are (N, H, W) or (N, C, H, W) uint8, labels (N,) integers in [0, len(classes)), or what
+    ``cnn.targets`` says of other ``targets``. Labels become int64, arrays C-contiguous.
 
     Raises DataError naming ``source`` (a path, as a rule), what was expected and what was found.
     """
     parts = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
     splits = {
-        part: _checked_split(arrays, len(classes), f"{source}, {part} part") for part, arrays in parts.items()
+        part: _checked_split(arrays, classes, f"{source}, {part} part", KINDS[targets])
+        for part, arrays in parts.items()
     }
     shapes = {part: split.images.shape[1:] for part, split in splits.items()}
     for part, shape in shapes.items():
@@ -106,10 +126,11 @@ def make_dataset(name, classes, train, test, source, hashes=None, validation=Non
             )
     classes = tuple(str(c) for c in classes)
     digests = {part: digest(part, split, classes, hashes) for part, split in splits.items()}
-    return Dataset(name, classes, splits["train"], splits["test"], digests, splits.get("validation"))
+    found = splits["train"], splits["test"], digests, splits.get("validation")
+    return Dataset(name, classes, *found, targets)
 
 
-def digest(part, split, classes, hashes=None):
+def digest(part: str, split: Split, classes: Sequence[str], hashes: dict[str, str] | None = None) -> str:
     """Return the SHA-256 of a part: class names, labels and pixels; ``hashes`` as for ``make_dataset``."""
     hashes = hashes or {}
     arrays = {"images": split.images, "labels": split.labels}
@@ -118,8 +139,8 @@ def digest(part, split, classes, hashes=None):
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _checked_split(arrays, num_classes, where):
-    images, labels, *names = arrays
+def _checked_split(arrays: tuple[Any, ...], classes: Sequence[str], where: str, kind: Any) -> Split:
+    images, labels, *more = arrays
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(
@@ -129,23 +150,18 @@ def _checked_split(arrays, num_classes, where):
         images = images[:, None]
     if 0 in images.shape:
         raise DataError(f"{where}: expected at least one image with at least one pixel, found {images.shape}")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"{where}: expected integer labels (N,), found {labels.dtype} {labels.shape}")
-    if len(images) != len(labels):
+    if labels.ndim and len(images) != len(labels):
         raise DataError(
             f"{where}: expected one label an image, found {len(images)} images and {len(labels)} labels"
         )
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if wrong.size:
-        raise DataError(
-            f"{where}: expected labels 0 to {num_classes - 1}, "
-            f"found {labels[wrong[0]]} at index {wrong[0]} ({wrong.size} out of range)"
-        )
-    names = None if not names or names[0] is None else np.asarray(names[0], object)
-    return Split(np.ascontiguousarray(images), np.ascontiguousarray(labels, dtype=np.int64), names)
+    labels = kind.checked(labels, classes, images, where)
+    names = None if not more or more[0] is None else np.asarray(more[0], object)
+    return Split(np.ascontiguousarray(images), labels, names)
 
 
-def split_validation(split, fraction, seed, stratified=False):
+def split_validation(
+    split: Split, fraction: float, seed: int, stratified: bool = False
+) -> tuple[Split, Split]:
     """Return (train, validation): ``round(fraction * N)`` images drawn at random go to validation.
 
     The draw depends on ``seed`` and N alone; ``stratified`` draws from each class by itself, so that each
@@ -170,7 +186,7 @@ def split_validation(split, fraction, seed, stratified=False):
     return split.take(~held_out), split.take(held_out)
 
 
-def _of_each_class(order, labels, fraction, count):
+def _of_each_class(order: np.ndarray, labels: np.ndarray, fraction: float, count: int) -> np.ndarray:
     """Return ``count`` of the indices in ``order``, the same share of every class.
 
     The k-th of the n images of a class stands at (k + 1/2) / n; those with the smallest places are taken.
@@ -182,7 +198,7 @@ def _of_each_class(order, labels, fraction, count):
     return order[np.argsort(places, kind="stable")[:count]]
 
 
-def normalization(images):
+def normalization(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (mean, std) of each channel over all images, in units of 0..1 pixel values.
 
         mean[c] = average over n, h, w of images[n, c, h, w] / 255      std likewise, population form

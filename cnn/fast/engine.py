@@ -29,7 +29,7 @@ from cnn.fast.lanes import NotForFew
 from cnn.fast.machine.bf16 import has_bf16
 from cnn.fast.machine.jit import Launches, address
 from cnn.fast.machine.owner import Arena, Lowering, lower_into
-from cnn.fast.step import Context, Plain, array, enter, fact, leave, walk_back
+from cnn.fast.step import Context, Plain, Sum, array, enter, fact, leave, walk_back
 from cnn.fast.steps import plan as plan_steps
 from cnn.layers.watch import Watch
 from cnn.pixels import Pixels
@@ -50,10 +50,12 @@ class Engine:
     ----------
     body : Sequential, built
     precision : "float32" or "bf16": how activations are stored and multiplied
+    exact : list of Layer
+        That store and multiply float32 in any case.
     """
 
-    def __init__(self, body, precision="float32"):
-        self._body, self._lock, self._precision = body, threading.RLock(), precision
+    def __init__(self, body, precision="float32", exact=()):
+        self._body, self._lock, self._formats = body, threading.RLock(), (precision, exact)
         self._plan, self._mine = None, threading.local()
 
     def forward(self, x, training, share=None):
@@ -144,7 +146,7 @@ class Engine:
         plan = self._plan
         if plan is None or not plan.holds():
             with self._lock:
-                plan = self._plan = _Plan(self._body, self._precision)
+                plan = self._plan = _Plan(self._body, *self._formats)
         return plan
 
 
@@ -155,7 +157,8 @@ def _needs_pure_layers():
 class _Plan:
     """What a network was when it was planned; what its programs share."""
 
-    def __init__(self, body, precision):
+    def __init__(self, body, precision, exact):
+        self.exact = frozenset(map(id, exact))
         self.body, self._watch = body, Watch(body)
         self.layers, self.parameters = self._watch.layers, self._watch.parameters
         self.holds = self._watch.holds
@@ -173,7 +176,7 @@ class _Plan:
         return wanted and any(
             conv.gains_from_bf16(self.dtype, c.weight.data.shape, c.groups)
             for c in self.layers
-            if fact(c, "role") == "convolution"
+            if fact(c, "role") == "convolution" and id(c) not in self.exact
         )
 
     def receive(self, x):
@@ -222,7 +225,8 @@ class Program:
     def __init__(self, arena, plan, shape, dtype, training, table, lock, predict="", share=None):
         self._arena, self._table, self._dtype = arena, table, np.dtype(dtype)
         self._parameters, self._backward, self._shape, self.lowerable = plan.parameters, {}, shape, True
-        self._steps = plan_steps(plan.body.layers, Context(lock, plan.folding if predict else None))
+        context = Context(lock, plan.folding if predict else None, plan.exact)
+        self._steps = plan_steps(plan.body.layers, context)
         self._precision, self._share = plan.precision, share
         lowering = Lowering(arena, precision=plan.precision, share=share)
         with lower_into(lowering):
@@ -298,6 +302,7 @@ class Program:
             dx = walk_back(self._steps, dy, input_gradient, consume=not input_gradient, over=True)
             del dy
             if input_gradient:
+                dx = dx.array() if type(dx) is Sum else dx
                 leave(dx, np.zeros(self._shape, self._dtype))
             part.ends_with(dx)
             del dx

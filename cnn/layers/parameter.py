@@ -11,6 +11,12 @@ from cnn.layers.guard import refuse_unknown
 MOST_NUMBERS = 2**31  # of a parameter, and of one image between two layers: 8 GB
 
 
+class Changes:
+    """How often a public attribute of a layer was set or a parameter moved: what was planned may look."""
+
+    count = 0
+
+
 class FlatBuffer:
     """One array of all values and one of all gradients, of which parameters are views.
 
@@ -91,6 +97,7 @@ class Parameter:
     def _place(self, buffer, start, data, grad):
         """Move into ``buffer`` at ``start`` with these values."""
         self.buffer, self.start, self.stop = buffer, start, start + self.size
+        Changes.count += 1
         self._look()
         self._data[...] = data
         self._grad[...] = grad

@@ -82,5 +82,5 @@ def few_images_block(pixels, channel_blocks, itemsize):
         # Two products or loads a cycle; a sum waits four cycles for the one before.
         return -(-pixels // mr) * max(products, loads, 8) / most(mr)
 
-    mr = min(range(min(pixels, max(1, sums // parts), 8), 0, -1), key=cycles)
+    mr = min(range(min(pixels, max(1, sums // parts), 12), 0, -1), key=cycles)
     return mr, most(mr)

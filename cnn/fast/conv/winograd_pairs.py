@@ -75,6 +75,30 @@ def input_tile_pairs(size):
     return to_tile
 
 
+@intrinsic
+def transform_channel_pairs(typing_context, source, target, target_step, count):
+    """36 times sixteen pairs of G w G^T, rounded, of 3x3 kernels, for ``count`` pairs of channels.
+
+    The source is bfloat16 as well: [count][9][even or odd channel][16 output channels].
+    """
+
+    def generate(context, builder, signature, arguments):
+        source, target, target_step, count = arguments
+        v, row = bf16.Narrow(builder), LANES * bf16.SIZE
+        with v.loop(count, (source, 18 * row), (target, PIXEL)) as (s, t):
+            halves = []
+            for channel in range(2):
+                taps = [v.load_wide(v.at(s, (2 * tap + channel) * row)) for tap in range(9)]
+                halves.append([ROOTS.weight(v, taps[j::3]) for j in range(3)])
+            for i in range(6):
+                even, odd = (ROOTS.weight(v, [column[i] for column in columns]) for columns in halves)
+                for j in range(6):
+                    v.store(v.paired(even[j], odd[j]), v.at(t, v.times(target_step, 6 * i + j)))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
 @cache
 def transform_weight_pairs(taps):
     """The intrinsic for kernels of ``taps`` by ``taps``."""

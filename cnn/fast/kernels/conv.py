@@ -48,6 +48,11 @@ def _in_bf16(dtype):
     return owner().precision == "bf16" and dtype == np.float32
 
 
+def winograd_of_pairs(dtype, *geometry):
+    """Whether Winograd's form multiplies pairs of bfloat16, by the precision in use."""
+    return _in_bf16(dtype) and suits_pairs(dtype, *geometry)
+
+
 def _form(dtype, weight_shape, out_size, *steps, forward=False, transposed=False):
     """How a pass is computed: (whether in Winograd's form, whether of pairs of bfloat16).
 

@@ -333,7 +333,19 @@ def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0
 
 
 def batch_norm_backward(
-    dy, x, mean, rstd, weight, dweight, dbias, training, bias=None, kind=IDENTITY, parameter=0.0, over=False
+    dy,
+    x,
+    mean,
+    rstd,
+    weight,
+    dweight,
+    dbias,
+    training,
+    bias=None,
+    kind=IDENTITY,
+    parameter=0.0,
+    over=False,
+    planes=None,
 ):
     """Return dx and add to dweight and dbias (either may be None).
 
@@ -344,13 +356,15 @@ def batch_norm_backward(
         dx = rstd * weight * g                                                otherwise
 
     ``bias``, ``kind`` and ``parameter`` are those of the forward pass when it had the activation on top. With
-    ``over`` dx takes the place of dy, which must be blocked.
+    ``over`` dx takes the place of dy, which must be blocked. ``planes``: the BlockSums of g and g * c,
+    where they are known (``residual.residual_backward``).
     """
     x = blocked.as_stored(x)
     dy = blocked.as_stored(dy, x)
     dx = dy if over else blocked.empty_like(x)
     blocks, channels, height, width, _ = x.buffer.shape
-    size, planes = x.itemsize, BlockSums(x, 2)
+    size, known = x.itemsize, planes is not None
+    planes = planes if known else BlockSums(x, 2)
     dweight, dbias = planes.adds(dweight), planes.adds(dbias)
     arrays = _channel_parameters(x, mean, rstd, weight, bias)
     slope, constant = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
@@ -361,7 +375,8 @@ def batch_norm_backward(
         coefficients = planes.own, address(slope), address(constant)
         values = Table(Backward(*ends, *coefficients, *sizes, training, bits(parameter)))
         # where g is kept, it goes to where dx will stand, and is read from there
-        launch(_sums_task(kind, size), blocks * channels, values.array)
+        if not known:
+            launch(_sums_task(kind, size), blocks * channels, values.array)
         planes.gather()
         values.set(planes=planes.all, images=planes.images)
         launch(_combine_gradients_task(x.dtype.itemsize), channels, values.array)

@@ -253,12 +253,13 @@ def lowering():
 
 @contextmanager
 def precision(name):
-    """Let operations that this thread runs at once store and multiply so inside a ``with`` block."""
-    before, local.eager.precision = local.eager.precision, name
+    """Let operations of this thread's owner store and multiply so inside a ``with`` block."""
+    target = owner()
+    before, target.precision = target.precision, name
     try:
         yield
     finally:
-        local.eager.precision = before
+        target.precision = before
 
 
 @contextmanager
