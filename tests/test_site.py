@@ -26,7 +26,7 @@ SOME = ("index", "hour", "tour", "chapters/index", "chapters/Loss", "chapters/Co
         "notebooks/1_backprop_by_hand", "manual", "learning-rate", "networks", "api", "readme",
         "python")  # fmt: skip
 #: Pages that are not of the site's own hand: pdoc's, and the networks'.
-OTHERS = ("api/index", "api/cnn", "api/cnn/data/thumbnail", "networks/digits", "networks/residual",
+OTHERS = ("api/cnn", "api/cnn/data/thumbnail", "networks/digits", "networks/residual",
           "api/cnn/course/exercise", "api/cnn/layers/pool")  # fmt: skip
 
 
