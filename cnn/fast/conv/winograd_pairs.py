@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from cnn.fast.conv.winograd_matrices import ROOTS, both_ways
+from cnn.fast.conv.winograd_matrices import both_ways, input_to_points, weight_to_points
 from cnn.fast.conv.winograd_tiles import PIXEL, window
 from cnn.fast.machine import bf16
 from cnn.fast.machine.simd import INT64
@@ -48,12 +48,12 @@ def input_tile_pairs(size):
                     v.prefetch(v.at(line, column, v.times(plane, 2)))
                 for channel in range(2):
                     lines = starts[6 * channel : 6 * channel + 6]
-                    result = ROOTS.input(v, [read(v.at(line, column)) for line in lines])
+                    result = input_to_points(v, [read(v.at(line, column)) for line in lines])
                     for row, value in enumerate(result):
                         v.store(value, v.at(place, row * 12 * PIXEL + channel * PIXEL))
             with v.loop(keep, (half, 12 * PIXEL), (to, v.times(point, 6))) as (one, other):
                 even, odd = (
-                    ROOTS.input(v, [v.load(v.at(one, (2 * j + channel) * PIXEL)) for j in range(6)])
+                    input_to_points(v, [v.load(v.at(one, (2 * j + channel) * PIXEL)) for j in range(6)])
                     for channel in range(2)
                 )
                 for j in range(6):
@@ -90,7 +90,10 @@ def transform_weight_pairs(taps):
             v = bf16.Narrow(builder)
             with v.loop(count, (source, PIXEL), (target, PIXEL // 2)) as (s, t):
                 result = both_ways(
-                    v, ROOTS.weight, lambda i, j: v.load(v.at(s, v.times(source_step, taps * i + j))), taps
+                    v,
+                    weight_to_points,
+                    lambda i, j: v.load(v.at(s, v.times(source_step, taps * i + j))),
+                    taps,
                 )
                 for i, value in enumerate(value for row in result for value in row):
                     v.store(v.halves_paired(value), v.at(t, v.times(target_step, i)))
