@@ -66,14 +66,15 @@ def operations():
     return _loaded[name]
 
 
-def engine(body, name=None, precision="float32"):
+def engine(body, name=None, precision="float32", exact=()):
     """Return what runs a list of layers (a built Sequential) under a backend, or the current one.
 
     ``precision``: what activations are stored and multiplied in, "float32" or "bf16"; NumPy has float32 only.
+    ``exact``: layers that are float32 in any case.
     """
     name = name or current_backend()
     make = importlib.import_module(_ENGINES[name]).Engine
-    return make(body, precision) if name == "numba" else make(body)
+    return make(body, precision, exact) if name == "numba" else make(body)
 
 
 PRECISIONS = ("float32", "bf16")

@@ -5,18 +5,12 @@ Exit codes: 0 done; 2 usage or config; 3 data; 4 checkpoint; 5 numbers; 70 an ex
 """
 
 import argparse
-import shlex
 import sys
-import tempfile
-import traceback
 
 import cnn
 from cnn import terminal
-from cnn.backend import check_environment
 from cnn.commands import COMMANDS, module_of
-from cnn.commands.common import add_common_arguments
 from cnn.errors import CnnError, ConfigError, did_you_mean
-from cnn.helptext import localise
 from cnn.language import LANGUAGES, choose, pad, phrase, speaking, translate
 
 _MAX_LINES = 3
@@ -79,6 +73,10 @@ def _run(argv):
         raise ConfigError(
             f'found "{name}", expected a command: {", ".join(COMMANDS)}.{did_you_mean(name, COMMANDS)}'
         )
+    from cnn.backend import check_environment
+    from cnn.commands.common import add_common_arguments
+    from cnn.helptext import localise
+
     check_environment()
     module = module_of(name)
     parser = _Parser(prog=f"cnn {name}", description=module.__doc__, allow_abbrev=False)
@@ -134,6 +132,10 @@ def _overview():
 
 def _unforeseen(argv, error):
     """Return three lines on an exception that has no message of its own; its traceback goes into a file."""
+    import shlex
+    import tempfile
+    import traceback
+
     what = terminal.printable_name(f"{type(error).__name__}: {error}")
     done = "; ".join([f"cnn {shlex.join(argv)}", *reversed(getattr(error, "__notes__", []))])
     try:
@@ -151,6 +153,8 @@ def _unforeseen(argv, error):
 def _fail(message, code, debug):
     """Print at most three lines on stderr, after the traceback with ``--debug``; return the exit code."""
     if debug:
+        import traceback
+
         terminal.say(traceback.format_exc(), error=True)
     lines = [_shortened(line) for line in translate(message).splitlines()] or ["error"]
     terminal.say("\n".join([f"cnn: {lines[0]}", *lines[1:_MAX_LINES]]), error=True)

@@ -3,7 +3,6 @@
 Exit codes: 2 usage or config, 3 data, 4 checkpoint, 5 numbers (NaN, Inf, failed gradient check).
 """
 
-import difflib
 from contextlib import contextmanager
 
 
@@ -83,6 +82,8 @@ def did_you_mean(word, options):
 
     What other tools call it counts as nearest.
     """
+    import difflib
+
     lowered = {str(option).lower(): str(option) for option in options}
     other = SYNONYMS.get(str(word).lower())
     if other in lowered.values():

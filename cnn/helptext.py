@@ -7,9 +7,8 @@ from cnn.language import current, phrase, width
 
 __all__ = ["localise", "wrapped"]
 
-_PIECE = re.compile(
-    r"\s+|[^\s\u2e80-\uffef]+|."
-)  # white space, a run of other letters, or one Chinese character
+# White space, a run of other letters, or one Chinese character; a string, since English help never needs it.
+_PIECE = r"\s+|[^\s\u2e80-\uffef]+|."
 _NEVER_FIRST = "，。；：、！？）》”’…"
 
 
@@ -29,7 +28,7 @@ def localise(parser):
 def wrapped(text: str, columns: int) -> list[str]:
     """Return the lines of a text: broken at spaces and beside Chinese characters, marks never first."""
     lines, line = [], ""
-    for piece in _PIECE.findall(" ".join(text.split())):
+    for piece in re.findall(_PIECE, " ".join(text.split())):
         if line and width(line + piece.rstrip()) > columns and piece not in _NEVER_FIRST:
             lines.append(line.rstrip())
             line = ""

@@ -1,21 +1,19 @@
 """The language in which the commands speak: English, or Chinese from one catalogue, cnn/i18n/zh.toml.
 
-The catalogue holds English templates and what they become, ``"loss {loss}" = "损失 {loss}"``. ``say`` fills a
-template; ``translate`` takes a finished English message apart with the same templates, so that what raises or
-measures something need not know of languages. A message that the catalogue lacks stays English.
+The catalogue holds English templates and what they become, ``"loss {loss}" = "损失 {loss}"``. ``fill`` puts
+values into one; ``translate`` takes a finished English message apart with the same templates, so that what
+raises or measures something need not know of languages. A message that the catalogue lacks stays English.
 The report's texts are a table of their own: as patterns, short ones such as "of {n}" would match others.
 """
 
 import os
 import re
-import tomllib
 import unicodedata
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from importlib import resources
 
-__all__ = ["LANGUAGES", "choose", "current", "pad", "phrase", "say", "speaking", "translate", "width"]
+__all__ = ["LANGUAGES", "choose", "current", "fill", "pad", "phrase", "speaking", "translate", "width"]
 
 LANGUAGES = ("en", "zh")
 _spoken = ContextVar("cnn language", default="en")
@@ -43,7 +41,7 @@ def speaking(language: str):
         _spoken.reset(token)
 
 
-def say(template: str, **values) -> str:
+def fill(template: str, **values) -> str:
     """Return the template in the current language with its places filled."""
     if current() == "zh":
         template = _catalogue().get(template) or _catalogue("report").get(template, template)
@@ -83,6 +81,9 @@ def pad(text: str, columns: int) -> str:
 
 @cache
 def _catalogue(table: str = "messages") -> dict[str, str]:
+    import tomllib
+    from importlib import resources
+
     file = resources.files("cnn").joinpath("i18n", "zh_help.toml" if table == "help" else "zh.toml")
     return tomllib.loads(file.read_text(encoding="utf-8"))[table]
 

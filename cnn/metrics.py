@@ -12,9 +12,8 @@ def confusion_matrix(labels, answers, classes):
     ------
     labels, answers : (N,) integers below ``classes``;  M : (classes, classes) int
     """
-    matrix = np.zeros((classes, classes), int)
-    np.add.at(matrix, (labels, answers), 1)
-    return matrix
+    pairs = np.asarray(labels).astype(np.int64) * classes + answers
+    return np.bincount(pairs.ravel(), minlength=classes * classes).reshape(classes, classes)
 
 
 def class_scores(confusion):
@@ -67,3 +66,55 @@ def likely_mislabelled(labels, probabilities):
     suspected = np.flatnonzero((confident.max(axis=1) >= 0) & (answers != labels) & (margins > 0))
     suspected = suspected[np.argsort(-margins[suspected], kind="stable")]
     return suspected, answers[suspected]
+
+
+def number_scores(targets, values):
+    """Return (MAE, RMSE, R2) of each of K numbers; R2 is NaN where the targets are all equal.
+
+        MAE = mean over n of |v - t|,   RMSE = sqrt(mean over n of (v - t)^2)
+        R2 = 1 - sum over n of (v - t)^2 / sum over n of (t - mean t)^2
+
+    R2 is 1 for right values, 0 for the mean of the targets, and below 0 for worse than that.
+
+    Shapes
+    ------
+    targets, values : (N, K);  each result : (K,) float64
+    """
+    targets, errors = targets.astype(np.float64), values.astype(np.float64) - targets
+    squares, spread = np.square(errors), np.square(targets - targets.mean(axis=0)).sum(axis=0)
+    r2 = np.where(spread > 0, 1 - squares.sum(axis=0) / np.where(spread > 0, spread, 1), np.nan)
+    return np.abs(errors).mean(axis=0), np.sqrt(squares.mean(axis=0)), r2
+
+
+def label_scores(targets, probabilities):
+    """Return (recall, precision, f1) of each of K labels, given where its probability is above 0.5.
+
+    NaN where there is nothing to divide by: f1 where no image has the label and none was given it.
+
+    Shapes
+    ------
+    targets : (N, K) of 0 and 1;  probabilities : (N, K);  each result : (K,) float64
+    """
+    has, given = targets > 0, probabilities > 0.5
+    right, of_label, of_answer = ((a & b).sum(axis=0) for a, b in ((has, given), (has, has), (given, given)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return right / of_label, right / of_answer, 2 * right / (of_label + of_answer)
+
+
+def iou(confusion):
+    """Return the intersection over union of each class; NaN for a class that is nowhere.
+
+        IoU[k] = M[k, k] / (sum over j of M[k, j] + sum over j of M[j, k] - M[k, k])
+
+    Shapes
+    ------
+    confusion : (classes, classes) as of `confusion_matrix`;  result : (classes,) float64
+
+    References
+    ----------
+    Jaccard, "Étude comparative de la distribution florale", 1901; Everingham et al., "The Pascal Visual
+    Object Classes Challenge", IJCV 2010, section 4.
+    """
+    right = np.diag(confusion).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return right / (confusion.sum(axis=0) + confusion.sum(axis=1) - right)

@@ -20,11 +20,14 @@ from cnn.data.image_file import EXTENSIONS
 from cnn.data.picture import read_picture
 from cnn.errors import ConfigError, DataError
 from cnn.notebook import html_table
+from cnn.targets import KINDS
 from cnn.training import experiment
+from cnn.training.evaluation import evaluate
 
 __all__ = ["Model", "Predictions", "load", "load_trained"]
 
 _SHOWN, _ROWS = 10, 100  # rows of a repr, and in a notebook
+_LOSSES = {"softmax": "SoftmaxCrossEntropy", "sigmoid": "BCEWithLogitsLoss"}  # of an ONNX file of ours
 
 
 def load(trained):
@@ -53,7 +56,9 @@ def load_trained(trained, overrides=()):
     network, about, _ = read_onnx(trained)
     channels = about.image_shape[0]
     crop = [{"type": "CenterCrop", "size": list(about.crop)}] if about.crop else []
-    config = resolve(experiment.untrained("onnx", crop), str(trained))
+    dataset = "onnx" if about.targets == "classes" else "folder"
+    document = experiment.untrained(dataset, crop, about.targets, _LOSSES.get(about.ending, "MSELoss"))
+    config = resolve(document, str(trained))
     meta = {
         "classes": about.classes or [str(k) for k in range(network.output_shape[0])],
         "image_shape": list(about.image_shape),
@@ -82,6 +87,7 @@ class Model:
         self.classes = tuple(meta["classes"])
         self.image_shape = tuple(meta["image_shape"])
         self.mean, self.std = np.asarray(meta["mean"]), np.asarray(meta["std"])
+        self._loss = experiment.loss_of(config, meta)
         self.takes_pixels = meta.get("numbers", "uint8") == "uint8"
 
     def predict(self, images, tta=False):
@@ -102,17 +108,17 @@ class Model:
         """
         if tta and self.config.tta is None:
             raise ConfigError("predict: tta: the config has no [tta] section, which says how to average")
+        kind = KINDS[self.config.data.targets]
         names, pixels = self._gathered(images)
         names = [f"image {k}" if name is None else name for k, name in enumerate(names)]
         if len(pixels) == 0:
-            return Predictions(np.empty((0, len(self.classes))), self.classes, names)
-        split = Split(pixels, np.zeros(len(pixels), np.int64))
+            return Predictions(np.empty((0, len(self.classes))), self.classes, names, kind.name)
+        split = Split(pixels, kind.empty(len(pixels), self.classes, pixels.shape[2:]))
         batches = experiment.evaluation_batches(self.config, split, self.mean, self.std)
         with use_backend(self.config.train.backend), np.errstate(all="ignore"):
             views = self.config.tta if tta else None
-            loss = experiment.build_loss(self.config, len(self.classes))
-            probabilities = experiment.evaluate(self.network, batches, views, loss)[2]
-        return Predictions(probabilities, self.classes, names)
+            told = evaluate(self.network, batches, views, self._loss, kind.name)
+        return Predictions(told.answers, self.classes, names, kind.name)
 
     def _gathered(self, images):
         """Return (names, one array) of whatever ``predict`` takes."""
@@ -132,7 +138,8 @@ class Model:
 
     def _read(self, file):
         shape = self._image_shape()
-        return self._numbers(read_picture(file, shape, self.mean, fit=self.config.data.fit)[0])
+        data = self.config.data
+        return self._numbers(read_picture(file, shape, self.mean, fit=data.fit, decode=data.decode)[0])
 
     def _numbers(self, pixels):
         """Return pixels as they are, or for a network that learnt from floats as numbers from 0 to 1."""
@@ -176,26 +183,52 @@ class Predictions:
 
     Attributes
     ----------
-    probabilities : (N, classes) float array
-        The softmax of the outputs, their sigmoid after a training with BCEWithLogitsLoss, and the outputs
-        themselves after one with MSELoss or L1Loss.
+    answers : array
+        As ``cnn.targets`` has them for ``targets``: `probabilities`, `values` or `masks`.
     classes : tuple of str
+        The names of the classes, the numbers or the labels.
     names : list of N str
         The files; "image 0" ... where there are none.
+    targets : "classes", "numbers", "labels" or "masks"
     """
 
-    probabilities: np.ndarray
+    answers: np.ndarray
     classes: tuple
     names: list = field(default_factory=list)
+    targets: str = "classes"
+
+    @property
+    def probabilities(self):
+        """Of classes or labels, (N, classes): the softmax of the outputs, or their sigmoid after a training
+        with BCEWithLogitsLoss; the outputs themselves of classes that MSELoss or L1Loss taught."""
+        return self._answers("classes", "labels")
+
+    @property
+    def values(self):
+        """Of numbers, (N, K)."""
+        return self._answers("numbers")
+
+    @property
+    def masks(self):
+        """The class of each pixel as the network sees the image, (N, H, W) uint8."""
+        return self._answers("masks")
+
+    def _answers(self, *kinds):
+        if self.targets not in kinds:
+            have = {"numbers": "values", "masks": "masks"}.get(self.targets, "probabilities")
+            raise AttributeError(f"predictions of {self.targets} have {have}, not {' or '.join(kinds)}")
+        return self.answers
 
     @property
     def indices(self):
         """The number of the likeliest class of each image, (N,)."""
-        return self.probabilities.argmax(axis=1)
+        return self._answers("classes").argmax(axis=1)
 
     @property
     def labels(self):
-        """The name of the likeliest class of each image, (N,)."""
+        """The name of the likeliest class of each image, (N,); of labels a list of those above one half."""
+        if self.targets == "labels":
+            return [KINDS["labels"].given(row, self.classes) for row in self.answers]
         return np.array(self.classes, dtype=object)[self.indices]
 
     def top(self, k=3):
@@ -207,20 +240,26 @@ class Predictions:
         ]
 
     def __len__(self):
-        return len(self.probabilities)
+        return len(self.answers)
+
+    def _lines(self, count):
+        kind = KINDS[self.targets]
+        rows = zip(self.names[:count], self.answers[:count], strict=True)
+        return [(name, kind.line(answer, self.classes)) for name, answer in rows]
 
     def _repr_html_(self):
-        header = ("image", *(f"{place}." for place in range(1, 1 + min(3, len(self.classes)))))
-        rows = [
-            (name, *(f"{c} {100 * p:.1f} %" for c, p in best))
-            for name, best in zip(self.names[:_ROWS], self.top()[:_ROWS], strict=True)
-        ]
+        header, rows = ("image", "answer"), self._lines(_ROWS)
+        if self.targets == "classes":
+            header = ("image", *(f"{place}." for place in range(1, 1 + min(3, len(self.classes)))))
+            rows = [
+                (name, *(f"{c} {100 * p:.1f} %" for c, p in best))
+                for name, best in zip(self.names[:_ROWS], self.top()[:_ROWS], strict=True)
+            ]
         shown = f"{len(rows):,} of " if len(rows) < len(self) else ""
         return html_table(header, rows, f"{shown}{len(self):,} images")
 
     def __repr__(self):
-        rows = zip(self.names[:_SHOWN], self.top()[:_SHOWN], strict=True)
-        lines = [f"{name}  " + "  ".join(f"{c} {100 * p:.1f} %" for c, p in best) for name, best in rows]
+        lines = ["  ".join(row) for row in self._lines(_SHOWN)]
         if len(self) > _SHOWN:
             lines.append(f"... and {len(self) - _SHOWN:,} more")
         return "\n".join(lines) or "no images"

@@ -26,9 +26,12 @@ class Network:
     precision : {"float32", "bf16"}
         What activations and their gradients are stored in, and what convolutions multiply; sums, parameters,
         statistics, loss and logits are float32 in both. See ``cnn.fast.machine.bf16``.
+    float32_layers : names, as in ``network["3.body.0"]``
+        Layers that store and multiply float32 all the same, a container with all that it holds; and layers
+        that are computed in one pass with them.
     """
 
-    def __init__(self, layers, precision="float32"):
+    def __init__(self, layers, precision="float32", float32_layers=()):
         self.body = layers if isinstance(layers, Sequential) else Sequential(layers)
         places = {}
         for name, layer in self.walk():
@@ -38,7 +41,7 @@ class Network:
                     f"{places[id(layer)]} and {name}; make a new one for each"
                 )
             places[id(layer)] = layer.name = name
-        self.precision = precision
+        self.precision, self.float32_layers = precision, float32_layers
         self._engines, self._watch = {}, None  # engines by backend and precision
 
     @classmethod
@@ -116,6 +119,20 @@ class Network:
     def precision(self, name):
         self._precision = backend.known_precision(name)
 
+    @property
+    def float32_layers(self):
+        """Names of layers that store and multiply float32 whatever ``precision`` says; may be set."""
+        return self._float32_layers
+
+    @float32_layers.setter
+    def float32_layers(self, names):
+        known = dict(self.walk())
+        for name in names:
+            if name not in known:
+                hint = did_you_mean(name, known) or f" There are {', '.join(known)[:200]}."
+                raise UnknownName(f'float32_layers: the network has no layer "{name}".{hint}')
+        self._float32_layers = tuple(names)
+
     def build(self, input_shape, rng=None, dtype=np.float32):
         """Create all parameters for inputs of ``input_shape`` (without the batch axis).
 
@@ -129,9 +146,18 @@ class Network:
         self._engines, self._watch = {}, None
         return self.output_shape
 
-    def forward(self, x, training=False):
-        """Return the output, a NumPy array, for a batch ``x`` (N, *input_shape), which may be Pixels."""
-        return self._engine().forward(self._checked(x), training)
+    def forward(self, x, training=False, share=None):
+        """Return the output, a NumPy array, for a batch ``x`` (N, *input_shape), which may be Pixels.
+
+        ``share`` says what part of a batch ``x`` is where several processes compute it together; see
+        ``cnn.parallel.share``. Raises ConfigError for one under another backend than "numba".
+        """
+        engine, x = self._engine(), self._checked(x)
+        if share is None:
+            return engine.forward(x, training)
+        if current_backend() != "numba":
+            raise ConfigError(f'a share of a batch: expected backend "numba", found "{current_backend()}"')
+        return engine.forward(x, training, share)
 
     def backward(self, dy, input_gradient=True):
         """Return dx for the last forward, a NumPy array; add to the gradients of all parameters.
@@ -165,13 +191,18 @@ class Network:
 
     def _engine(self):
         """Return what runs the layers under the current backend."""
-        key = current_backend(), self.precision
+        key = current_backend(), self.precision, self.float32_layers
         found = self._engines.get(key)
         if found is None:
             if not self.body.built:
                 raise RuntimeError("Network: forward was called before build(input_shape)")
-            found = self._engines.setdefault(key, backend.engine(self.body, precision=self.precision))
+            found = self._engines.setdefault(key, self._make_engine())
         return found
+
+    def _make_engine(self):
+        within = tuple(f"{name}." for name in self.float32_layers)
+        exact = [layer for name, layer in self.walk() if f"{name}.".startswith(within)] if within else ()
+        return backend.engine(self.body, precision=self.precision, exact=exact)
 
     def __getstate__(self):  # a copy has programs of its own
         return {**vars(self), "_engines": {}, "_watch": None}

@@ -44,7 +44,7 @@ class Range:
         limits = (
             (self.ge, "of at least"), (self.gt, "above"), (self.le, "at most"), (self.lt, "below"),
         )  # fmt: skip
-        return " and ".join(f"{word} {limit:g}" for limit, word in limits if limit is not None)
+        return " and ".join(f"{word} {limit:g}" for limit, word in limits if limit not in (None, _UNCOUNTED))
 
     def __get_pydantic_core_schema__(self, source, handler):
         """Tell pydantic, which checks configs, the same limits."""
@@ -56,8 +56,9 @@ Rate = Annotated[float, Range(gt=0)]
 NotNegative = Annotated[float, Range(ge=0)]
 Fraction = Annotated[float, Range(ge=0, lt=1)]  # zero included, one excluded
 Share = Annotated[float, Range(ge=0, le=1)]
-Count = Annotated[int, Range(ge=1)]
-Whole = Annotated[int, Range(ge=0)]
+_UNCOUNTED = 2**63  # nothing in memory has so many parts; no message says so unless it is about that
+Count = Annotated[int, Range(ge=1, lt=_UNCOUNTED)]
+Whole = Annotated[int, Range(ge=0, lt=_UNCOUNTED)]
 
 
 _WORDS = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from cnn import backend
-from cnn.language import pad, phrase, say, width
+from cnn.language import fill, pad, phrase, width
 from cnn.layers import Sequential
 from cnn.notebook import html_table
 
@@ -60,7 +60,9 @@ class Memory:
         parts = ", ".join(
             f"{phrase(name)} {value / 2**20:.0f}" for name, value in vars(self).items() if value >= 1 << 19
         )
-        return say("training needs about {size} MiB ({parts})", size=f"{self.total / 2**20:.0f}", parts=parts)
+        return fill(
+            "training needs about {size} MiB ({parts})", size=f"{self.total / 2**20:.0f}", parts=parts
+        )
 
 
 def training_memory(network, batch_size):
@@ -154,14 +156,14 @@ class Summary:
         ]
         total = (phrase("total"), "", "", _parameters(self), f"{self.macs:,}", _bytes(self.activation_bytes))
         shape = " x ".join(map(str, self.input_shape))
-        title = say("input {shape}, batch of {n}", shape=shape, n=self.batch_size)
+        title = fill("input {shape}, batch of {n}", shape=shape, n=self.batch_size)
         return title, body, total
 
 
 def _parameters(row):
     if not row.frozen:
         return f"{row.parameters:,}"
-    return say("{n} frozen of {all}", n=f"{row.frozen:,}", all=f"{row.parameters:,}")
+    return fill("{n} frozen of {all}", n=f"{row.frozen:,}", all=f"{row.parameters:,}")
 
 
 def _bytes(count):

@@ -1,10 +1,9 @@
 """Where text goes out: every line that `cnn` prints, harmless to a terminal and spelled in its encoding."""
 
-import logging
 import os
 import sys
 import unicodedata
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from cnn.errors import CnnError
 
@@ -31,7 +30,12 @@ def printable(text):
 
 
 def printable_name(name):
-    """Return the name of a file or a class on one line; see `printable`."""
+    """Return the name of a file or a class on one line; see `printable`.
+
+    Names on the disk are UTF-8 in any locale: bytes that the locale could not read are read as that.
+    """
+    with suppress(UnicodeEncodeError):  # other lone surrogates
+        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     return printable(name).replace("\n", r"\n").replace("\t", r"\t")
 
 
@@ -40,23 +44,26 @@ _quiet = False
 
 @contextmanager
 def volume(quiet=False, verbose=False):
-    """Inside of the block print no progress (``quiet``), or the log's lines of information as well."""
+    """Inside of the block print the log's warnings, with ``verbose`` its lines of information as well.
+
+    ``quiet``: no progress is to be printed.
+    """
+    import logging
+
     global _quiet
+    handler = logging.Handler(logging.INFO if verbose else logging.WARNING)
+    handler.emit = lambda record: say(f"cnn: {record.getMessage()}", error=True)
     logger, before = logging.getLogger("cnn"), _quiet
-    handlers = [handler for handler in logger.handlers if isinstance(handler, _Handler)]
-    level, levels = logger.level, [handler.level for handler in handlers]
-    _quiet = quiet
+    level, _quiet = logger.level, quiet
     if verbose:
         logger.setLevel(logging.INFO)
-        for handler in handlers:
-            handler.setLevel(logging.INFO)
+    logger.addHandler(handler)
     try:
         yield
     finally:
         _quiet = before
         logger.setLevel(level)
-        for handler, old in zip(handlers, levels, strict=True):
-            handler.setLevel(old)
+        logger.removeHandler(handler)
 
 
 def is_quiet():
@@ -114,7 +121,7 @@ def in_notebook():
 
 @contextmanager
 def prepared():
-    """Make the streams of a command ready: closed ones lead nowhere, log lines and warnings are printed.
+    """Make the streams of a command ready: closed ones lead nowhere.
 
     Warnings of the picture decoders are dropped: what matters of them is an error of the file by its name.
     """
@@ -126,15 +133,9 @@ def prepared():
             setattr(sys, name, _nowhere(mode))
         elif mode == "w" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # for argparse and tracebacks
-    handler = _Handler(logging.WARNING)
-    logger = logging.getLogger("cnn")
-    logger.addHandler(handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            yield
-    finally:
-        logger.removeHandler(handler)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def finish():
@@ -194,10 +195,3 @@ class _Tolerant:
 
     def __getattr__(self, name):
         return getattr(sys.stderr, name)
-
-
-class _Handler(logging.Handler):
-    """Prints the log's warnings as any other line."""
-
-    def emit(self, record):
-        say(f"cnn: {record.getMessage()}", error=True)

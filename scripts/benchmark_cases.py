@@ -1,5 +1,7 @@
 """What is measured: networks as ``cnn`` configs write them, convolutions as rows of numbers."""
 
+import numpy as np
+
 
 def _conv(out_channels, kernel_size=3, **options):
     return {"type": "Conv2d", "out_channels": out_channels, "kernel_size": kernel_size, **options}
@@ -106,3 +108,31 @@ def convolution_name(case):
     c, k, size, plane, padding, stride, groups = case
     name = f"{c}→{k} {size}x{size} on {plane}x{plane}, padding {padding}"
     return name + (f", stride {stride}" if stride > 1 else "") + (", depthwise" if groups > 1 else "")
+
+
+def shape_of(name):
+    """The shape of an image of a network."""
+    return (NETWORKS | WIDER)[name][1]
+
+
+def fingerprint(array):
+    """(norm, projection on a fixed random direction): equal arrays agree in both, others do not."""
+    array = np.asarray(array, np.float64).ravel()
+    direction = np.random.default_rng(array.size).standard_normal(array.size) / np.sqrt(array.size)
+    return [float(np.linalg.norm(array)), float(array @ direction)]
+
+
+def images(shape, batch):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((batch, *shape), dtype=np.float32), rng.integers(0, 10, batch)
+
+
+def operands(case, batch):
+    """(x, weight, bias, dy) of a convolution, the same in both processes."""
+    c, k, size, plane, padding, stride, groups = case
+    rng = np.random.default_rng(1)
+    out = (plane + 2 * padding - size) // stride + 1
+    x = rng.standard_normal((batch, c, plane, plane), dtype=np.float32)
+    weight = rng.standard_normal((k, c // groups, size, size), dtype=np.float32)
+    bias = rng.standard_normal(k, dtype=np.float32)
+    return x, weight, bias, rng.standard_normal((batch, k, out, out), dtype=np.float32)

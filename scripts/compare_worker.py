@@ -20,7 +20,7 @@ from cnn import backend
 from cnn.backend import set_winograd
 from cnn.config import load_config
 from cnn.errors import CnnError
-from cnn.training import experiment, run_folder
+from cnn.training import evaluation, experiment, run_folder
 from cnn.training.loop import Trainer
 
 
@@ -28,9 +28,9 @@ def accuracies(trainer, network, epoch):
     """Return the test accuracy of ``network`` as row entries; after the last epoch with [tta] as well."""
     split, config = trainer.images.dataset.test, trainer.config
     batches = experiment.evaluation_batches(config, split, trainer.images.mean, trainer.images.std)
-    row = {"test_accuracy": experiment.evaluate(network, batches)[1], "tta_accuracy": None}
+    row = {"test_accuracy": evaluation.evaluate(network, batches)[1], "tta_accuracy": None}
     if config.tta is not None and epoch == trainer.epochs:  # six views cost as much as half an epoch
-        row["tta_accuracy"] = experiment.evaluate(network, batches, config.tta)[1]
+        row["tta_accuracy"] = evaluation.evaluate(network, batches, config.tta)[1]
     return row
 
 

@@ -59,7 +59,8 @@ def onnx_answer(model, file):
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def answer(path):
-        pixels = read_picture(path, model.image_shape, model.mean, fit=model.config.data.fit)[0]
+        data = model.config.data
+        pixels = read_picture(path, model.image_shape, model.mean, fit=data.fit, decode=data.decode)[0]
         probabilities = session.run(None, {"images": pixels[None]})[0][0]
         return dict(zip(model.classes, probabilities.tolist(), strict=True))
 

@@ -175,6 +175,10 @@ def test_an_empty_config(capsys, place):
         ("optimizer.lr=-0.1", "optimizer.lr: found -0.1, expected a number above 0"),
         ("optimizer.momentum=1.5", "optimizer.momentum: found 1.5, expected a number below 1"),
         ("data.batch_size=0", "data.batch_size: found 0, expected at least 1"),
+        (
+            f"data.batch_size={2**63}",
+            f"data.batch_size: found {2**63}, expected a number below {2**63}",
+        ),
         ("data.validation=1.0", "data.validation: found 1.0, expected a number below 1"),
         ("data.validation=0.001", "would put 0 into validation"),
         ("data.dataset=MNITS", 'Did you mean "MNIST"?'),

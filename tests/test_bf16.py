@@ -1,4 +1,4 @@
-"""precision="bf16": rounding, kernels against twins with the same rounding points, networks, runs."""
+"""precision="bf16": networks and runs; ``test_bf16_kernels.py`` has what they are made of."""
 
 import warnings
 
@@ -7,14 +7,9 @@ import pytest
 import tiny
 
 import cnn
-from cnn import backend, reference
+from cnn import backend
 from cnn.errors import ConfigError
-from cnn.fast.blocked import as_blocked, converted, empty
-from cnn.fast.conv import winograd, winograd_weight
-from cnn.fast.kernels import activation, conv, elementwise, global_pool, norm, pool
 from cnn.fast.machine import bf16
-from cnn.fast.machine.bf16 import BFLOAT16
-from cnn.fast.machine.owner import precision
 from cnn.layers import (
     GELU,
     BatchNorm2d,
@@ -28,247 +23,10 @@ from cnn.layers import (
     SoftmaxCrossEntropy,
 )
 from cnn.optimizers import SGD
-from cnn.reference import bfloat16 as twin
 from cnn.training import checkpoint
+from cnn.training.experiment import load_trained
 
 needs_bf16 = pytest.mark.skipif(not bf16.has_bf16(), reason="this processor has no bfloat16 instructions")
-
-
-def _narrow(x):
-    """A blocked array of bfloat16."""
-    return converted(as_blocked(np.ascontiguousarray(x, np.float32)), BFLOAT16)
-
-
-def _distance(found, wanted):
-    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-    return float(np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()))
-
-
-# -- numbers ----------------------------------------------------------------------------------------------
-
-
-def _numbers():
-    """All kinds of float32: random bits, ties between bfloat16 numbers, the largest, subnormal, NaN, Inf."""
-    rng = np.random.default_rng(0)
-    bits = rng.integers(0, 2**32, 4096, dtype=np.uint32)
-    ties = (rng.integers(0, 2**16, 1024, dtype=np.uint32) << 16) | 0x8000
-    special = [0, 1 << 31, 1, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7F800001, 0x7FC00000, 0x7FFFFF]
-    special = np.array(special, np.uint32)
-    return np.concatenate([bits, ties, special, special]).view(np.float32)
-
-
-def test_rounding_in_numpy_goes_two_ways_to_the_same_numbers():
-    x = _numbers()
-    with np.errstate(invalid="ignore"):
-        np.testing.assert_array_equal(bf16.widened(bf16.narrowed(x)), twin.rounded(x))
-    assert twin.rounded(np.float32(1 + 2**-8)) == 1  # a tie goes to the even one
-    assert twin.rounded(np.float32(1 + 3 * 2**-8)) == np.float32(1 + 2**-6)
-    assert np.isinf(twin.rounded(np.float32(3.4e38)))
-
-
-@needs_bf16
-def test_kernels_round_as_numpy_does():
-    x = _numbers()
-    x = x[: len(x) // 16 * 16].reshape(16, -1)
-    found = np.asarray(_narrow(x))
-    np.testing.assert_array_equal(found, bf16.widened(bf16.narrowed(x)))
-    assert np.isnan(found).sum() == np.isnan(x).sum() > 0
-
-
-# -- Winograd's form --------------------------------------------------------------------------------------
-
-# images, channels in, channels out, h, w, padding, taps where not 3
-GEOMETRIES = {
-    "one tile": (1, 16, 16, 4, 4, 1),
-    "even": (16, 32, 48, 8, 8, 1),
-    "narrow tiles": (5, 18, 36, 9, 7, 1),
-    "no padding": (20, 24, 130, 7, 7, 0),
-    "full padding": (16, 70, 20, 5, 13, 2),
-    "many tiles": (33, 64, 66, 16, 16, 1),
-    "sums of a pair at a time": (17, 150, 260, 9, 5, 1),
-    "five taps": (18, 16, 24, 8, 12, 2, 5),
-    "five taps, narrow tiles": (5, 20, 18, 9, 7, 0, 5),
-}
-
-
-def _problem(n, c, k, h, w, padding, taps=3):
-    rng = np.random.default_rng(0)
-    x = twin.rounded(rng.standard_normal((n, c, h, w)))
-    weight = (rng.standard_normal((k, c, taps, taps)) / np.sqrt(taps**2 * c)).astype(np.float32)
-    size = h + 2 * padding + 1 - taps, w + 2 * padding + 1 - taps
-    dy = twin.rounded(rng.standard_normal((n, k, *size)))
-    return x, weight, rng.standard_normal(k).astype(np.float32), dy
-
-
-def _tiles(size, taps):
-    """The tiles of a plane along its two axes."""
-    return [[tile[:2] for tile in winograd._axis_tiles(n, winograd.outputs_of(taps))] for n in size]
-
-
-@needs_bf16
-@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_winograd_agrees_with_the_twin_that_rounds_at_the_same_points(name, stored):
-    geometry = GEOMETRIES[name]
-    (x, weight, bias, dy), p = _problem(*geometry), geometry[5]
-    border, out, size = ((p, p), (p, p)), dy.shape[2:], x.shape[2:]
-    bring, dtype = (as_blocked, np.float32) if stored == "float32" else (_narrow, BFLOAT16)
-    y, dx, dweight = empty(dy.shape, dtype), empty(x.shape, dtype), np.zeros_like(weight)
-    winograd.forward(bring(x), weight, bias, y, border, 0.0, pairs=True)
-    winograd.backward_input(bring(dy), weight, dx, border, pairs=True)
-    winograd_weight.backward_weight(bring(dy), bring(x), dweight, border, pairs=True)
-    taps = weight.shape[2]
-    tiles, back = _tiles(out, taps), taps - 1 - p
-    wanted = np.maximum(twin.winograd_forward(x, weight, *tiles, p, p) + bias[:, None, None], 0)
-    turned = weight.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
-    wanted_dx = twin.winograd_forward(dy, turned, *_tiles(size, taps), back, back)
-    wanted_dweight = twin.winograd_backward_weight(dy, x, taps, *tiles, p, p)
-    if stored == "bfloat16":
-        wanted, wanted_dx = twin.rounded(wanted), twin.rounded(wanted_dx)
-    # a number within float32's error of a tie may be rounded the other way: few do
-    assert _distance(y, wanted) < 4e-4
-    assert _distance(dx, wanted_dx) < 4e-4
-    assert _distance(dweight, wanted_dweight) < 4e-4
-
-
-@needs_bf16
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_winograd_is_near_the_convolution(name):
-    geometry = GEOMETRIES[name]
-    (x, weight, bias, dy), p = _problem(*geometry), geometry[5]
-    arguments = (1, 1), ((p, p), (p, p)), (1, 1), 1
-    y, dx, dweight = empty(dy.shape, BFLOAT16), empty(x.shape, BFLOAT16), np.zeros_like(weight)
-    winograd.forward(_narrow(x), weight, bias, y, arguments[1], pairs=True)
-    winograd.backward_input(_narrow(dy), weight, dx, arguments[1], pairs=True)
-    winograd_weight.backward_weight(_narrow(dy), _narrow(x), dweight, arguments[1], pairs=True)
-    exact = np.zeros(weight.shape)
-    reference.conv2d_backward_weight(dy.astype(float), x.astype(float), exact, *arguments)
-    assert _distance(y, reference.conv2d_forward(x, weight, bias, *arguments)) < 2e-2
-    assert _distance(dx, reference.conv2d_backward_input(dy, weight, x.shape, *arguments)) < 2e-2
-    assert _distance(dweight, exact) < 2e-2
-
-
-# -- other kernels: computed in float32, rounded once ------------------------------------------------------
-
-
-def _close(found, wanted):
-    """Equal up to one unit of bfloat16: where float32's rounding errors meet a tie."""
-    found, wanted = np.asarray(found), np.asarray(wanted)
-    np.testing.assert_allclose(found, wanted, rtol=2**-7, atol=1e-5)
-    assert (found != twin.rounded(wanted))[np.abs(wanted) > 0.01].mean() < 5e-3
-
-
-def _arrays(count, shape=(19, 6, 8, 10)):
-    rng = np.random.default_rng(3)
-    return [twin.rounded(rng.standard_normal(shape)) for _ in range(count)]
-
-
-@needs_bf16
-@pytest.mark.parametrize("kind", ["relu", "gelu", "silu"])
-def test_activations_round_once(kind):
-    x, dy = _arrays(2)
-    number = activation.kind_of(kind)[0]
-    forward, backward = getattr(reference, f"{kind}_forward"), getattr(reference, f"{kind}_backward")
-    more = (False,) if kind == "gelu" else ()
-    y = activation.forward(number, _narrow(x))
-    assert y.itemsize == 2
-    _close(y, forward(x, *more))
-    _close(activation.backward(number, _narrow(dy), _narrow(x)), backward(dy, x, *more))
-
-
-@needs_bf16
-def test_sums_round_once_and_add_to_float32():
-    x, other = _arrays(2)
-    _close(elementwise.add(_narrow(x), _narrow(other), relu=True), np.maximum(x + other, 0))
-    total = np.zeros(6, np.float32)
-    elementwise.channel_sum(_narrow(x), total)
-    np.testing.assert_allclose(total, x.astype(float).sum((0, 2, 3)), rtol=1e-5, atol=1e-4)
-
-
-_FORWARD = {
-    "identity": lambda z: z,
-    "relu": reference.relu_forward,
-    "gelu": lambda z: reference.gelu_forward(z, False),
-}
-_BACKWARD = {
-    "identity": lambda dy, z: dy,
-    "relu": reference.relu_backward,
-    "gelu": lambda dy, z: reference.gelu_backward(dy, z, False),
-}
-
-
-@needs_bf16
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("kind", ["identity", "relu", "gelu"])
-def test_normalisation_has_float32_statistics_and_rounds_once(kind, training):
-    x, dy, other = _arrays(3)
-    number, rng = activation.kind_of(kind)[0], np.random.default_rng(4)
-    weight, bias, mean, var = (rng.uniform(0.5, 1.5, 6).astype(np.float32) for _ in range(4))
-    statistics = mean.copy(), var.copy()
-    if training:
-        found = norm.batch_norm_train(_narrow(x), mean, var, 0.1, 1e-5)
-        wanted = reference.batch_norm_train(x, *statistics, 0.1, 1e-5)
-        np.testing.assert_allclose(mean, statistics[0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(var, statistics[1], rtol=1e-5)
-    else:
-        found, wanted = (f(mean, var, 1e-5) for f in (norm.batch_norm_eval, reference.batch_norm_eval))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
-    z = reference.batch_norm_forward(x, *wanted, weight, bias)
-    _close(norm.batch_norm_forward(_narrow(x), *found, weight, bias, number), _FORWARD[kind](z))
-    y = norm.batch_norm_forward(_narrow(x), *found, weight, bias, number, 0.0, _narrow(other))
-    _close(y, _FORWARD[kind](z + other))
-    gradients = [np.zeros(6, np.float32) for _ in range(4)]
-    dx = norm.batch_norm_backward(
-        _narrow(dy), _narrow(x), *found, weight, *gradients[:2], training, bias, number
-    )
-    exact = reference.batch_norm_backward(
-        _BACKWARD[kind](dy, z), x, *wanted, weight, *gradients[2:], training
-    )
-    # g itself is stored on the way where the activation is dear
-    assert _distance(dx, exact) < (3e-3 if kind == "gelu" else 2e-3)
-    np.testing.assert_allclose(gradients[0], gradients[2], rtol=1e-3, atol=2e-3)
-    np.testing.assert_allclose(gradients[1], gradients[3], rtol=1e-3, atol=2e-3)
-
-
-@needs_bf16
-@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 2)])
-def test_pools_of_bfloat16_are_exact(kernel, stride):
-    x, _ = _arrays(2)
-    window = (kernel, kernel), (stride, stride), ((0, 0), (0, 0))
-    y, argmax = pool.max_pool2d_forward(_narrow(x), *window)
-    wanted, places = reference.max_pool2d_forward(x, *window)
-    np.testing.assert_array_equal(np.asarray(y), wanted)
-    dy = twin.rounded(np.random.default_rng(1).standard_normal(wanted.shape))
-    dx = pool.max_pool2d_backward(_narrow(dy), argmax, x.shape, *window)
-    np.testing.assert_allclose(dx, reference.max_pool2d_backward(dy, places, x.shape, *window), rtol=1e-6)
-    mean = global_pool.global_avg_pool_forward(_narrow(x))
-    assert mean.itemsize == 4
-    np.testing.assert_allclose(mean, reference.global_avg_pool_forward(x), rtol=1e-5, atol=1e-6)
-
-
-@needs_bf16
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("channels", "taps"), [((6, 3), 3), ((2, 9), 2), ((6, 8), 1)])
-def test_a_convolution_without_a_form_in_bfloat16_computes_in_float32_and_rounds_its_result(
-    channels, taps, stride
-):
-    c, k = channels
-    x = _arrays(1, (19, c, 8, 11))[0]
-    weight = np.random.default_rng(5).standard_normal((k, c, taps, taps)).astype(np.float32)
-    geometry = (stride, stride), ((taps // 3, taps // 3),) * 2, (1, 1), 1
-    wanted = np.asarray(conv.conv2d_forward(x, weight, None, *geometry))
-    (dy,) = _arrays(1, wanted.shape)
-    wanted_dx = np.asarray(conv.conv2d_backward_input(dy, weight, x.shape, *geometry))
-    for bring in (_narrow, as_blocked):
-        with precision("bf16"):
-            y = conv.conv2d_forward(bring(x), weight, None, *geometry)
-            dx = conv.conv2d_backward_input(bring(dy), weight, x.shape, *geometry)
-        assert y.itemsize == dx.itemsize == 2
-        np.testing.assert_array_equal(np.asarray(y), twin.rounded(wanted))
-        np.testing.assert_array_equal(np.asarray(dx), twin.rounded(wanted_dx))
-
-
-# -- networks ---------------------------------------------------------------------------------------------
 
 
 def _layers():
@@ -322,7 +80,7 @@ def test_a_network_in_bf16_computes_nearly_what_it_does_in_float32():
     x, _ = _batch()
     wanted = network.predict(x)
     network.precision = "bf16"
-    assert 0 < _distance(network.predict(x), wanted) < 5e-2
+    assert 0 < np.linalg.norm(network.predict(x) - wanted) < 5e-2 * np.linalg.norm(wanted)
     network.precision = "float32"
     np.testing.assert_array_equal(network.predict(x), wanted)
 
@@ -340,6 +98,31 @@ def test_bf16_learns_and_gives_the_same_bits_on_one_thread_and_on_all():
         assert losses == results[0][0]
         np.testing.assert_array_equal(data, results[0][1])
     assert results[0][0][-1] < 0.7 * results[0][0][0]
+
+
+@needs_bf16
+def test_layers_that_are_named_compute_in_float32():
+    exact, narrow = _network("float32"), _network("bf16")
+    every = [name for name, layer in exact.walk() if not layer.children()]
+    network = _network("bf16")
+    x, _ = _batch(20)
+    network.float32_layers = [name for name in every if not name.startswith("3.")]
+    some = network.forward(x, training=True)
+    assert not np.array_equal(some, narrow.forward(x, training=True))
+    names = [*network.float32_layers, "3"]  # the container, and so all in it
+    network = _network("bf16")
+    network.float32_layers = names
+    assert network.precision == "bf16"
+    np.testing.assert_array_equal(_train(network)[1], _train(exact)[1])
+    np.testing.assert_array_equal(network.predict(x), exact.predict(x))
+    first = cnn.Network(_layers(), precision="bf16", float32_layers=["0"])
+    first.build((3, 32, 32), rng=np.random.default_rng(0))
+    assert len({_gradient(_network(p))[0] for p in ("float32", "bf16")} | {_gradient(first)[0]}) == 3
+
+
+def test_an_unknown_name_among_the_layers_of_float32_is_named():
+    with pytest.raises(ConfigError, match=r'no layer "3.bdy.0".*"3.body.0"'):
+        cnn.Network(_layers(), float32_layers=["3.bdy.0"])
 
 
 @needs_bf16
@@ -363,10 +146,10 @@ def test_a_nan_stays_visible_in_bf16():
 
 @needs_bf16
 def test_where_no_layer_gains_all_is_float32_bit_for_bit():
-    def lenet():
-        return [Conv2d(6, 5), ReLU(), MaxPool2d(2), Flatten(), Linear(5)]
+    def layers():
+        return [Conv2d(3, 5, groups=3), ReLU(), MaxPool2d(2), Flatten(), Linear(5)]
 
-    results = [_train(_network(p, layers=lenet)) for p in ("float32", "bf16")]
+    results = [_train(_network(p, layers=layers)) for p in ("float32", "bf16")]
     np.testing.assert_array_equal(results[0][1], results[1][1])
 
 
@@ -406,6 +189,18 @@ def config(tmp_path):
     )
     path.write_text(text)
     return path
+
+
+@needs_bf16
+def test_a_run_keeps_the_layers_of_float32(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    names = 'train.float32_layers=["0"]'
+    assert tiny.run(capsys, "train", config, "--run", run, "--set", "train.epochs=1", "--set", names)[0] == 0
+    network = load_trained(run)[0]
+    assert (network.precision, network.float32_layers) == ("bf16", ("0",))
+    code, _, message = tiny.run(capsys, "train", config, "--run", run, "--set", 'train.float32_layers=["x"]')
+    assert code == 2
+    assert 'float32_layers: the network has no layer "x"' in message
 
 
 @needs_bf16

@@ -11,7 +11,7 @@ import cnn
 from cnn import layers
 from cnn.errors import ConfigError, ShapeError
 from cnn.explain import collect
-from cnn.explain.derivations import derivation, kinds, reference_source
+from cnn.explain.derivations import derivation, kinds, losses, reference_source
 from cnn.explain.mathml import to_mathml
 from cnn.explain.page import LANGUAGES, SCRIPTS, check_size, texts
 
@@ -109,7 +109,7 @@ def test_a_page_over_the_cap_says_what_would_help():
         check_size(page, 0.1, nodes)
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", [*kinds(), *losses()])
 def test_every_derivation_leads_from_definition_to_backward_in_both_languages(kind):
     steps = derivation(kind)
     ids = [step["id"] for step in steps if step["id"]]
@@ -126,7 +126,7 @@ def test_every_derivation_leads_from_definition_to_backward_in_both_languages(ki
 ARITY = {"mfrac": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3, "munderover": 3}
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", [*kinds(), *losses()])
 def test_every_formula_and_text_is_well_formed(kind):
     for step in derivation(kind):
         formulas = [f for name in ("math", "without_bias") for f in (step[name] or {}).values()]
@@ -135,7 +135,7 @@ def test_every_formula_and_text_is_well_formed(kind):
                 assert len(element) == ARITY.get(element.tag, len(element)), markup
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", [*kinds(), *losses()])
 def test_a_chinese_page_has_no_english_words_in_its_formulas(kind):
     for step in derivation(kind):
         for formula in (step["math"], step["without_bias"]):

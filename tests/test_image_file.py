@@ -3,11 +3,12 @@
 import io
 import os
 import struct
+import time
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from cnn.data import load_dataset, read_image
 from cnn.data.folder import folder_shape
@@ -235,3 +236,66 @@ def test_heic_is_read_with_its_extra(tmp_path):
     pixels = np.full((16, 24, 3), (200, 100, 50), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.heic")
     np.testing.assert_allclose(read_image(tmp_path / "a.heic").transpose(1, 2, 0).astype(int), pixels, atol=4)
+
+
+def large_photo(path, orientation=None):
+    """A JPEG file of 1600 x 1200 pixels, smooth as photos are, with detail at every scale."""
+    rng, photo = np.random.default_rng(0), np.zeros((1200, 1600, 3))
+    for scale in (4, 16, 64, 256):
+        coarse = rng.integers(0, 256, (1200 // scale + 2, 1600 // scale + 2, 3), dtype=np.uint8)
+        photo += np.asarray(Image.fromarray(coarse).resize((1600, 1200), Image.BICUBIC)) * scale**0.5
+    photo = (255 * (photo - photo.min()) / np.ptp(photo)).astype(np.uint8)
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    Image.fromarray(photo).save(path, quality=90, exif=exif)
+    return path
+
+
+def thin_lines(path):
+    """The hardest case: lines of three pixels, of which some frequencies are all."""
+    image = Image.new("RGB", (1600, 1200), "white")
+    pen = ImageDraw.Draw(image)
+    for i in range(0, 1600, 40):
+        pen.line([(i, 0), (1600 - i, 1200)], fill=(i % 256, 0, 255 - i % 256), width=3)
+    image.save(path, quality=90)
+    return path
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize(("draw", "mean", "most"), [(large_photo, 0.3, 4), (thin_lines, 2.5, 40)])
+@pytest.mark.parametrize("side", [64, 100, 224])
+def test_photos_decoded_at_reduced_size_are_nearly_those_of_full_size(tmp_path, fit, draw, mean, most, side):
+    path = draw(tmp_path / "a.jpg")
+    full, reduced = (
+        read_image(path, (side, side), fit=fit, decode=decode).astype(int) for decode in ("full", "reduced")
+    )
+    difference = np.abs(full - reduced)
+    assert 0 < difference.mean() < mean
+    assert difference.max() <= most
+
+
+def test_a_turned_photo_is_decoded_at_reduced_size_as_well(tmp_path):
+    path = large_photo(tmp_path / "a.jpg", orientation=6)
+    full, reduced = (read_image(path, (160, 120), decode=d).astype(int) for d in ("full", "reduced"))
+    assert 0 < np.abs(full - reduced).mean() < 0.3
+
+
+def test_what_is_no_large_jpeg_is_decoded_whole(tmp_path):
+    small, png = tmp_path / "a.jpg", tmp_path / "b.png"
+    with Image.open(large_photo(tmp_path / "large.jpg")) as photo:
+        photo.crop((0, 0, 200, 200)).save(small)
+        photo.crop((0, 0, 800, 800)).save(png)
+    for path, side in ((small, 64), (png, 64), (tmp_path / "large.jpg", 1200)):
+        whole, asked = (read_image(path, (side, side), decode=d) for d in ("full", "reduced"))
+        np.testing.assert_array_equal(whole, asked)
+
+
+def test_reduced_decoding_takes_less_time(tmp_path):
+    path, times = large_photo(tmp_path / "a.jpg"), {"full": [], "reduced": []}
+    for _ in range(5):
+        for decode, taken in times.items():
+            begin = time.thread_time()
+            read_image(path, (64, 64), decode=decode)
+            taken.append(time.thread_time() - begin)
+    assert 2 * min(times["reduced"]) < min(times["full"])

@@ -4,13 +4,17 @@ import numba
 import numpy as np
 import pytest
 
+import cnn
 from cnn import reference
 from cnn.fast import kernels
 from cnn.fast.conv import few as few_conv
-from cnn.fast.conv import few_winograd
+from cnn.fast.conv import few_pool, few_winograd, few_winograd_pairs
 from cnn.fast.kernels import activation, few, few_joins
 from cnn.fast.lanes import channel_vector
+from cnn.fast.machine import bf16
 from cnn.fast.machine.fingerprint import PIECE, Fingerprint
+from cnn.layers import BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, ReLU
+from cnn.reference import bfloat16 as twin
 
 ONE, SAME = (1, 1), ((1, 1), (1, 1))
 NONE = ((0, 0), (0, 0))
@@ -84,6 +88,47 @@ def test_convolution_agrees_with_the_reference(name, dtype):
         close(plain(y), np.maximum(expected, 0) if relu else expected, 1e-5 if dtype == np.float32 else 1e-12)
 
 
+POOLED = {name: case for name, case in CONVOLUTIONS.items() if name not in ("one number",)} | {
+    "two by two": (3, 1, 6, (28, 28), (5, 5), ONE, ((2, 2), (2, 2)), ONE),
+    "two by two, eight and odd": (1, 3, 8, (8, 9), (3, 2), ONE, ((1, 0), (0, 2)), ONE),
+    "two by two, 1x1": (2, 40, 3, (4, 6), (1, 1), ONE, NONE, ONE),
+    "nine": (1, 3, 9, (8, 9), (3, 3), ONE, SAME, ONE),
+    "six and strided": (1, 3, 6, (9, 17), (3, 3), (1, 2), SAME, ONE),
+}
+
+
+def pooled(x, weight, bias, stride, padding, dilation):
+    two = len(weight) <= few_pool.HALF and stride == dilation == ONE
+    packed, k = (few_pool.pack_two if two else few_conv.pack)(weight), len(weight)
+    arguments = packed, few.channel_vector(bias), k, weight.shape[2:], stride, padding, dilation
+    return few_pool.convolve(few.enter(x), *arguments)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", POOLED)
+def test_a_convolution_and_its_maxima_agree_with_the_reference(name, dtype):
+    n, c, k, plane, kernel, stride, padding, dilation = POOLED[name]
+    x, weight = normal(n, c, *plane, dtype=dtype), normal(k, c, *kernel, dtype=dtype, seed=1)
+    bias = normal(k, dtype=dtype, seed=2) - 1  # some maxima are below 0
+    sums = reference.conv2d_forward(x, weight, bias, stride, padding, dilation, 1)
+    expected = np.maximum(reference.max_pool2d_forward(sums, (2, 2), (2, 2), NONE)[0], 0)
+    y = pooled(x, weight, bias, stride, padding, dilation)
+    close(plain(y), expected, 1e-5 if dtype == np.float32 else 1e-12)
+    beyond = y.data.transpose(0, 2, 3, 1, 4).reshape(n, *y.plane, -1)[..., k:]
+    assert (beyond == 0).all()
+
+
+@pytest.mark.parametrize("k", [6, 20])
+def test_nan_wins_against_its_window(k):
+    x, weight = normal(1, 2, 8, 8), normal(k, 2, 3, 3, seed=1)
+    x[0, 1, 4, 5] = np.nan
+    sums = reference.conv2d_forward(x, weight, normal(k), ONE, SAME, ONE, 1)
+    expected = reference.max_pool2d_forward(sums, (2, 2), (2, 2), NONE)[0]
+    found = plain(pooled(x, weight, normal(k), ONE, SAME, ONE))
+    assert np.isnan(expected).any()
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+
+
 @pytest.mark.parametrize("name", WINOGRAD)
 def test_winograd_agrees_with_the_reference(name):
     n, c, k, plane, padding = WINOGRAD[name]
@@ -92,6 +137,44 @@ def test_winograd_agrees_with_the_reference(name):
     for relu in (False, True):
         y = winograd(x, weight, bias, padding, relu)
         close(plain(y), np.maximum(expected, 0) if relu else expected, 2e-5)
+
+
+needs_bf16 = pytest.mark.skipif(not bf16.has_bf16(), reason="this processor has no bfloat16 instructions")
+
+
+@needs_bf16
+@pytest.mark.parametrize("name", [name for name, case in WINOGRAD.items() if case[1] % 2 == 0])
+def test_winograd_in_bf16_agrees_with_the_twin_that_rounds_at_the_same_points(name):
+    n, c, k, plane, padding = WINOGRAD[name]
+    x, weight, bias = normal(n, c, *plane), normal(k, c, 3, 3, seed=1), normal(k, seed=2)
+    out_size = tuple(size + sum(p) - 2 for size, p in zip(plane, padding, strict=True))
+    packed, shift = few_winograd_pairs.pack(weight), few.channel_vector(bias)
+    rows, columns = ([(i, min(4, size - i)) for i in range(0, size, 4)] for size in out_size)
+    sums = twin.winograd_forward(x, twin.rounded(weight), rows, columns, padding[0][0], padding[1][0])
+    for relu in (False, True):
+        y = few_winograd_pairs.convolve(few.enter(x), packed, shift, k, out_size, padding, relu)
+        wanted = sums + bias[:, None, None]
+        wanted = np.maximum(wanted, 0) if relu else wanted
+        # a number within float32's error of a tie may be rounded the other way: few do
+        assert np.linalg.norm(plain(y) - wanted) < 4e-4 * np.linalg.norm(wanted)
+
+
+@needs_bf16
+@pytest.mark.parametrize("images", [1, 3])
+def test_predictions_of_a_few_images_multiply_bf16_where_that_is_asked_for(images):
+    layers = [Conv2d(16, 3), BatchNorm2d(), ReLU(), Conv2d(24, 3, padding=1), MaxPool2d(2), Flatten()]
+    network, x = cnn.Network([*layers, Linear(10)]), normal(images, 3, 18, 18)
+    network.build((3, 18, 18), rng=np.random.default_rng(0))
+    wanted = network.predict(x)
+    network.precision = "bf16"
+    found = network.predict(x)
+    assert 0 < np.linalg.norm(found - wanted) < 2e-2 * np.linalg.norm(wanted)
+    x[0, 0, 5, 5] = np.nan
+    assert np.isnan(network.predict(x)[0]).all()
+    network["3.weight"].data[...] *= 0
+    network["3.bias"].data[...] = 0  # what is left is the last bias
+    found = network.predict(normal(images, 3, 18, 18))
+    np.testing.assert_array_equal(found, np.tile(network["6.bias"].data, (images, 1)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

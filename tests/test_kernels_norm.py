@@ -5,7 +5,7 @@ import pytest
 
 from cnn import reference
 from cnn.fast import blocked
-from cnn.fast.kernels import activation, elementwise, norm
+from cnn.fast.kernels import activation, elementwise, norm, residual
 
 SHAPES = [(1, 3, 4, 5), (19, 5, 6, 7), (32, 4, 8, 8), (33, 17)]
 
@@ -112,3 +112,26 @@ def test_elementwise_equals_the_reference(shape, dtype):
     elementwise.channel_sum(x, sums)
     reference.channel_sum(x, expected)
     np.testing.assert_allclose(sums, expected, rtol=_tolerance(dtype), atol=_tolerance(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_end_of_a_residual_block_goes_back_in_one_pass_to_the_bits_of_three(dtype, parts):
+    rng = np.random.default_rng(0)
+    x, y, *gradients = (rng.standard_normal((19, 5, 6, 7)).astype(dtype) for _ in range(2 + parts))
+    y, gradients = np.maximum(y, 0), [blocked.as_blocked(g) for g in gradients]
+    mean, rstd, weight = (rng.uniform(0.5, 1.5, 5).astype(dtype) for _ in range(3))
+    dy = elementwise.add(*gradients) if parts == 2 else gradients[0]
+    g = activation.relu_backward(dy, blocked.as_blocked(y))
+    wanted, found = ([np.zeros(5, dtype) for _ in range(2)] for _ in range(2))
+    dx = norm.batch_norm_backward(g, blocked.as_blocked(x), mean, rstd, weight, *wanted, True)
+    same, planes = residual.residual_backward(gradients, blocked.as_blocked(y), blocked.as_blocked(x), mean)
+    other = norm.batch_norm_backward(
+        same, blocked.as_blocked(x), mean, rstd, weight, *found, True, planes=planes
+    )
+    np.testing.assert_array_equal(np.asarray(same), np.asarray(g))
+    np.testing.assert_array_equal(np.asarray(other), np.asarray(dx))
+    np.testing.assert_array_equal(found, wanted)
+    alone, nothing = residual.residual_backward(gradients, blocked.as_blocked(y))
+    assert nothing is None
+    np.testing.assert_array_equal(np.asarray(alone), np.asarray(g))

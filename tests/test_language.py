@@ -16,7 +16,7 @@ from cnn.commands.common import add_common_arguments
 from cnn.commands.evaluate import class_table
 from cnn.doctor import FAIL, Finding, Report
 from cnn.helptext import wrapped
-from cnn.language import choose, pad, phrase, say, speaking, translate, width
+from cnn.language import choose, fill, pad, phrase, speaking, translate, width
 from cnn.training.progress import epoch_line
 
 TABLES = tomllib.loads((Path(language.__file__).parent / "i18n" / "zh.toml").read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ def test_every_translation_has_the_places_of_its_original():
 def test_a_finished_message_is_translated_with_its_numbers():
     with speaking("zh"):
         assert translate("first in the output of layer 3 (Linear)") == "最先出现在第 3 层（Linear）的输出"
-        assert say("in {t} s", t="1.5") == "用时 1.5 秒"
+        assert fill("in {t} s", t="1.5") == "用时 1.5 秒"
         assert translate("overfits 32 images") == "记住 32 张图像"
 
 
@@ -56,7 +56,7 @@ def test_what_the_catalogue_lacks_and_english_stay_as_they_are():
     with speaking("zh"):
         assert translate("some message of tomorrow: 3") == "some message of tomorrow: 3"
     assert translate("no ReLU") == "no ReLU"
-    assert say("in {t} s", t=2) == "in 2 s"
+    assert fill("in {t} s", t=2) == "in 2 s"
 
 
 def test_the_language_ends_with_its_block():

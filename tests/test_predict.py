@@ -9,6 +9,7 @@ from test_steps import NETWORKS
 import cnn
 from cnn import backend
 from cnn.fast import engine
+from cnn.fast.machine.fingerprint import Fingerprint
 from cnn.layers import (
     GELU,
     AvgPool2d,
@@ -110,6 +111,72 @@ def test_a_moved_running_statistic_alone_is_noticed():
         network.predict(x)
     next(layer for _, layer in network.walk() if isinstance(layer, BatchNorm2d)).running_mean[3] += 1
     np.testing.assert_allclose(network.predict(x), _forward(network, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("images", [2, 19])
+def test_values_that_nobody_could_write_to_are_not_read_again(monkeypatch, images):
+    network, x = _network("rectangles"), np.ones((images, 3, 11, 12), np.float32)
+    size, reads, changed = network.data.size, [], Fingerprint.changed
+    for _ in range(2):  # the first one makes the folded weights, which asks for values
+        network.predict(x)
+
+    def counted(self):
+        reads.append(sum(a.size for a in self._arrays) == size)
+        return changed(self)
+
+    monkeypatch.setattr(Fingerprint, "changed", counted)
+    for _ in range(3):
+        network.predict(x)
+    assert not any(reads)
+    weight = network.parameters()[0].data  # from here on somebody could
+    for _ in range(3):
+        network.predict(x)
+    assert sum(reads) == 3
+    del weight
+    for _ in range(3):
+        network.predict(x)
+    assert sum(reads) == 4  # until it was let go of
+
+
+_KEPT = {
+    "parameter": lambda network: network.parameters()[0].data,
+    "part": lambda network: network.parameters()[0].data[:1][0],
+    "all": lambda network: network.data,
+    "buffer": lambda network: network.parameters()[0].buffer.data,
+    "view of other numbers": lambda network: network.data.view(np.int32)[:4],
+    "memory": lambda network: np.frombuffer(memoryview(network.data).cast("B"), np.float32),
+    "state": lambda network: network.state()["0.weight"],
+}
+
+
+@pytest.mark.parametrize("how", _KEPT)
+def test_what_is_written_through_an_array_kept_from_before_is_noticed(how):
+    network, x = _network("rectangles"), np.ones((2, 3, 11, 12), np.float32)
+    kept = _KEPT[how](network)
+    for turn in range(4):
+        network.predict(x)
+        kept.flat[0] += 1 << turn
+        np.testing.assert_allclose(network.predict(x), _forward(network, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", _KEPT)
+def test_what_is_written_through_an_array_asked_for_in_between_is_noticed(how):
+    network, x = _network("rectangles"), np.ones((2, 3, 11, 12), np.float32)
+    for turn in range(4):
+        for _ in range(2):
+            network.predict(x)
+        _KEPT[how](network).flat[0] += 1 << turn
+        np.testing.assert_allclose(network.predict(x), _forward(network, x), rtol=1e-4, atol=1e-4)
+
+
+def test_what_another_network_writes_to_shared_layers_is_noticed():
+    network, x = _network("rectangles"), np.ones((2, 3, 11, 12), np.float32)
+    network.predict(x)
+    other = cnn.Network(network.layers[:1])
+    other.build((3, 11, 12))
+    for turn in range(3):
+        other.data[0] += 1 << turn
+        np.testing.assert_allclose(network.predict(x), _forward(network, x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("images", [2, 19])

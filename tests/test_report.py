@@ -59,7 +59,7 @@ def story(classes=("cat", "dog", "cow"), shape=(3, 8, 8), count=30, epochs=4, ri
         },
         "network": network,
         "test": Split(rng.integers(0, 256, (count, *shape)).astype(np.uint8), labels),
-        "probabilities": p,
+        "answers": p,
         "config_toml": 'name = "tiny"',
     }
     return report.Story(**{**fields, **changes})
@@ -135,7 +135,7 @@ def test_hostile_names_are_shown_and_not_run():
 def test_confusion_counts_are_those_of_the_answers():
     told = story(right=0.5)
     page = report.render(told)
-    answers = told.probabilities.argmax(axis=1)
+    answers = told.answers.argmax(axis=1)
     table = page.split("<table class=confusion>")[1].split("</table>")[0]
     rows = [re.findall(r"<td[^>]*>([\d·]+)</td>", row) for row in table.split("<tr>")[2:]]
     for k, row in enumerate(rows):
@@ -145,9 +145,9 @@ def test_confusion_counts_are_those_of_the_answers():
 
 def test_worst_mistakes_come_first():
     told = story()
-    p = told.probabilities.copy()
+    p = told.answers.copy()
     p[7] = [0.999, 0.0005, 0.0005]  # label 1
-    page = report.render(story(probabilities=p))
+    page = report.render(story(answers=p))
     assert page.split("Worst mistakes")[1].split("image ")[1].startswith("7")
 
 

@@ -14,7 +14,7 @@ from cnn.layers import SoftmaxCrossEntropy, from_config, layer_types
 from cnn.network import Network
 from cnn.optimizers import SGD
 from cnn.optimizers.averaging import make_average
-from cnn.training import experiment
+from cnn.training import evaluation, experiment
 from cnn.training.loop import Trainer
 
 torch = pytest.importorskip("torch")
@@ -262,8 +262,8 @@ def test_a_whole_training_is_pytorchs_to_the_last_view(name, monkeypatch):
             trainer.progress.epoch, trainer.progress.step = epoch + 1, 0
         test = experiment.evaluation_batches(config, trainer.images.dataset.test, 0.1, 0.3)
         for tta in (None, config.tta):
-            (loss, accuracy, ours), (theirs, share, other) = (
-                experiment.evaluate(network, test, tta) for network in (trainer.network, twin)
+            (loss, accuracy, ours, *_), (theirs, share, other, *_) = (
+                evaluation.evaluate(network, test, tta) for network in (trainer.network, twin)
             )
             assert (loss, accuracy) == (pytest.approx(theirs, rel=1e-9), share)
             np.testing.assert_allclose(ours, other, rtol=0, atol=1e-9)

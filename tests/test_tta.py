@@ -9,12 +9,13 @@ import tiny
 
 from cnn.config import load_config
 from cnn.data import Batches
+from cnn.data.augment import CenterCrop
 from cnn.errors import ConfigError
 from cnn.layers import Conv2d, Flatten, Linear, ReLU
 from cnn.network import Network
-from cnn.training import experiment
+from cnn.training import evaluation
 from cnn.training.loop import Trainer
-from cnn.training.tta import averaged_logits
+from cnn.training.tta import averaged_logits, least_confident
 
 
 def network(shape=(2, 6, 7)):
@@ -80,10 +81,60 @@ def test_evaluate_averages_the_logits_and_not_the_probabilities(rng):
     batches = Batches(images, labels, 4, 0.3, 0.2, dtype=np.float64)
     tta = load_config_with(tta={"translate": 1}).tta
     z = averaged_logits(net.predict, (images / 255 - 0.3) / 0.2, True, 1, 2)
-    loss, accuracy, probabilities = experiment.evaluate(net, batches, tta)
+    loss, accuracy, probabilities, *_ = evaluation.evaluate(net, batches, tta)
     assert helpers.error_of(probabilities, np.exp(z) / np.exp(z).sum(1, keepdims=True)) < 1e-9
     assert accuracy == (z.argmax(1) == labels).mean()
     assert loss == pytest.approx(-np.log(probabilities[np.arange(9), labels]).mean())
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.0, 12), (0.5, 6), (0.25, 3), (0.26, 4), (0.01, 1)])
+def test_the_least_confident_are_those_of_the_smallest_margins(share, count, rng):
+    z = rng.standard_normal((12, 5))
+    margins = np.diff(np.sort(z, axis=1)[:, -2:]).ravel()
+    chosen = least_confident(z, share)
+    assert list(chosen) == sorted(sorted(range(12), key=lambda n: margins[n])[:count])
+
+
+def test_margins_that_are_equal_infinite_or_nan():
+    nan, inf = np.nan, np.inf
+    z = np.array([[3.0, 1], [5, 3], [0, inf], [nan, 1], [inf, inf], [2, 2], [-inf, -inf]])
+    #    margin        2       2      inf    NaN       NaN        0      NaN
+    order = [3, 4, 6, 5, 0, 1, 2]
+    for count in range(1, 8):
+        assert list(least_confident(z, count / 7)) == sorted(order[:count])
+    assert list(least_confident(np.zeros((4, 1)), 0.5)) == [0, 1]  # one number an image: no second largest
+
+
+def test_only_a_share_of_all_images_is_seen_from_every_view(rng):
+    net = network((1, 6, 6))
+    images, labels = rng.integers(0, 256, (30, 1, 6, 6)).astype(np.uint8), rng.integers(0, 4, 30)
+    batches = Batches(images, labels, 4, 0.3, 0.2, dtype=np.float64)
+    x = (images / 255 - 0.3) / 0.2
+    plain, views = net.predict(x), averaged_logits(net.predict, x, True, 1, 2)
+    top = np.sort(plain, axis=1)
+    chosen = np.argsort(top[:, -1] - top[:, -2])[:9]  # of the whole split, not of each batch
+    expected = plain.copy()
+    expected[chosen] = views[chosen]
+    seen = []
+    predict = net.predict
+    net.predict = lambda x, batch_size: seen.append(len(x)) or predict(x)
+    probabilities = evaluation.evaluate(
+        net, batches, load_config_with(tta={"translate": 1, "share": 0.3}).tta
+    )[2]
+    expected = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)
+    assert helpers.error_of(probabilities, expected) < 1e-9
+    assert sum(seen) == 30 + 6 * 9
+    assert set(seen) <= {4, 2, 1}  # whole batches, as in training
+
+
+def test_evaluation_crops_the_chosen_images_too(rng):
+    images = rng.integers(0, 256, (7, 1, 8, 8)).astype(np.uint8)
+    batches = Batches(images, np.zeros(7, int), 3, 0.0, 1.0, augment=[CenterCrop(6)])
+    parts = list(batches.of(np.array([5, 0, 6, 2])))
+    assert [list(numbers) for numbers, _ in parts] == [[5, 0, 6], [2]]
+    whole = np.concatenate([x for x, _ in batches.epoch(0)])
+    assert np.array_equal(np.concatenate([x for _, x in parts]), whole[[5, 0, 6, 2]])
+    assert list(batches.of(np.array([], int))) == []
 
 
 def load_config_with(**sections):
@@ -98,6 +149,8 @@ def load_config_with(**sections):
     [
         ({"translate": -1}, "tta.translate: found -1, expected at least 0"),
         ({"crops": 3}, "tta.crops: found 3, expected 2 or 4"),
+        ({"share": 0}, "tta.share: found 0, expected a number above 0"),
+        ({"share": 1.5}, "tta.share: found 1.5, expected at most 1"),
         ({"flp": True}, 'tta.flp: unknown key. Did you mean "flip"?'),
     ],
 )

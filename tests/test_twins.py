@@ -194,6 +194,7 @@ def _batch_norm(ops, draw, window):
     for shape in (shape, shape[:2]):  # noqa: B020
         channels = shape[1]
         x, dy = 3 * draw(*shape) + 5, draw(*shape)
+        found.append(np.float64(ops.values_per_channel(x)))
         for momentum, eps in ((0.1, 1e-5), (1.0, 0.1)):
             running = draw(channels), draw.positive(channels)
             if x.size > channels:
@@ -438,8 +439,7 @@ CASES = {
     "linear_forward": _linear,
     "linear_backward_input": _linear,
     "linear_backward_weight": _linear,
-    "batch_norm_train": _batch_norm,
-    "batch_norm_eval": _batch_norm,
+    **dict.fromkeys(("batch_norm_train", "batch_norm_eval", "values_per_channel"), _batch_norm),
     **_both("batch_norm", _batch_norm),
     **_both("relu", activation("relu")),
     **_both("leaky_relu", activation("leaky_relu", arguments=((0.01,), (-0.4,)))),

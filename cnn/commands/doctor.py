@@ -22,13 +22,13 @@ def run(args):
     from cnn.commands.train import set_threads
     from cnn.doctor import examine
     from cnn.files import write_atomically
-    from cnn.language import say as phrase
+    from cnn.language import fill
 
     begin = time.perf_counter()
     config = read_config(args)
     set_threads(args, config)
     report = examine(config)
-    say(f"{config.name}\n\n{report} {phrase('in {t} s', t=f'{time.perf_counter() - begin:.1f}')}")
+    say(f"{config.name}\n\n{report} {fill('in {t} s', t=f'{time.perf_counter() - begin:.1f}')}")
     if args.json:
         payload = {"config": config.name, **report.to_json()}
         write_atomically(args.json, (json.dumps(payload, indent=2) + "\n").encode())

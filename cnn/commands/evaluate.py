@@ -37,8 +37,10 @@ def run(args):
     import numpy as np
 
     from cnn.backend import use_backend
+    from cnn.commands.evaluate_outputs import output_table, write_files
     from cnn.errors import ConfigError, DataError
     from cnn.training import experiment
+    from cnn.training.evaluation import evaluate
 
     network, config, meta = experiment.load_trained(args.trained, args.set)
     network.precision = args.precision or network.precision
@@ -47,6 +49,8 @@ def run(args):
             "--tta: the config has no [tta] section, which says what to average over; "
             "for example --set tta.flip=true --set tta.translate=1"
         )
+    if args.confusion and config.data.targets in ("numbers", "labels"):
+        raise ConfigError(f"--confusion: expected classes or masks, the network tells {config.data.targets}")
     images = experiment.load_images(config, own=False)
     if list(images.classes) != list(meta["classes"]):
         raise DataError(
@@ -63,15 +67,20 @@ def run(args):
         )
     with use_backend(config.train.backend), np.errstate(all="ignore"):
         tta = config.tta if args.tta else None
-        loss, accuracy, probabilities = experiment.evaluate(
-            network, batches, tta, experiment.build_loss(config, len(meta["classes"]))
-        )
-    say(class_table(images.classes, split.labels, probabilities))
-    _tell_more(images.classes, split, probabilities, args.suspects)
+        told = evaluate(network, batches, tta, experiment.loss_of(config, meta), images.kind.name)
+    kind = images.kind
+    if kind.name == "classes":
+        say(class_table(images.classes, split.labels, told.answers))
+        _tell_more(images.classes, split, told.answers, args.suspects)
+    else:
+        say(output_table(kind, images.classes, told))
     views = ", with test-time augmentation" if args.tta else ""
-    line = f"{args.split}: {len(split):,} images, loss {loss:.4f}, accuracy {100 * accuracy:.2f} %{views}"
+    line = f"{args.split}: {len(split):,} images, loss {told.loss:.4f}, {kind.words(told.scores)}{views}"
     say(f"\n{translate(line)}")
-    _write_files(args, images.classes, split, probabilities, {"loss": loss, "accuracy": accuracy})
+    if kind.name == "classes":
+        _write_files(args, images.classes, split, told.answers, {"loss": told.loss, **told.scores})
+    else:
+        write_files(args, images, split, told)
 
 
 def part_of_run(part, images, config, meta, trained):
@@ -153,6 +162,7 @@ def _write_files(args, classes, split, probabilities, numbers):
     """Write what --json, --confusion and --predictions ask for."""
     import json
 
+    from cnn.commands.evaluate_outputs import csv_bytes
     from cnn.files import user_path, write_atomically
     from cnn.metrics import class_scores, confusion_matrix, likely_mislabelled, top_k_accuracy
 
@@ -163,13 +173,13 @@ def _write_files(args, classes, split, probabilities, numbers):
             ["", *classes],
             *([name, *row] for name, row in zip(classes, confusion.tolist(), strict=True)),
         ]
-        write_atomically(user_path(args.confusion), _csv(rows))
+        write_atomically(user_path(args.confusion), csv_bytes(rows))
     if args.predictions:
         rows = [["file", "label", "answer", *classes]]
         for i, (label, answer) in enumerate(zip(split.labels, answers, strict=True)):
             shares = [f"{p:.6g}" for p in probabilities[i]]
             rows.append([split.name(i), classes[label], classes[answer], *shares])
-        write_atomically(user_path(args.predictions), _csv(rows))
+        write_atomically(user_path(args.predictions), csv_bytes(rows))
     if args.json:
         found, better = likely_mislabelled(split.labels, probabilities)
         scores = [[None if x != x else round(x, 6) for x in row.tolist()] for row in class_scores(confusion)]
@@ -187,12 +197,3 @@ def _write_files(args, classes, split, probabilities, numbers):
             ],
         }
         write_atomically(user_path(args.json), (json.dumps(record, indent=2) + "\n").encode())
-
-
-def _csv(rows):
-    import csv
-    import io
-
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue().encode()

@@ -11,8 +11,7 @@ what is right, and which of the usual mistakes was made. A file runs in a proces
 
 import textwrap
 
-from cnn.language import current, pad, translate, width
-from cnn.language import say as phrase
+from cnn.language import current, fill, pad, translate, width
 from cnn.terminal import say
 
 _COLUMNS = 100
@@ -124,7 +123,7 @@ def _tell(marks):
         elif trial.message:
             _paragraph(translate(trial.message))
     if marks.printed:
-        _paragraph(phrase("your file printed: {text}", text=marks.printed.strip()[:300]))
+        _paragraph(fill("your file printed: {text}", text=marks.printed.strip()[:300]))
     if marks.passed:
         say("  " + translate(f"all {marks.points} passed; now read how cnn does it: {exercise.reads}"))
     elif marks.status == "not filled in":

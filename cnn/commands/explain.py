@@ -26,8 +26,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--label",
         metavar="K",
-        help="true class, number or name (default: the data set's; for a file none: the page then takes the "
-        "guess as target, and says so)",
+        help="true class, number or name; or numbers, or labels, with commas between them (default: the data "
+        "set's; for a file none: the page then takes the guess as target, and says so)",
     )
     add_picture_arguments(parser)
     parser.add_argument("--out", default="explain.html", metavar="FILE", help="default: explain.html")
@@ -67,15 +67,20 @@ def run(args):
         serve(payload, lambda address: say(translate(f"{address} (Ctrl-C ends)")))
 
 
-def check_loss(config, trained):
-    """Raise ConfigError for a loss whose gradient the page does not derive."""
-    from cnn.errors import ConfigError
+def check_loss(config, trained, classes_only=None):
+    """Raise ConfigError for a loss whose gradient the page does not derive.
 
-    if config.loss.type != "SoftmaxCrossEntropy":
-        raise ConfigError(
-            f"{trained}: loss.type: found {config.loss.type}, expected SoftmaxCrossEntropy: the page shows "
-            "where p - y comes from"
-        )
+    ``classes_only`` names the option that asks for what only the page of a classifier has.
+    """
+    from cnn.errors import ConfigError
+    from cnn.explain.derivations import losses
+
+    plain = config.loss.type == "SoftmaxCrossEntropy" and config.data.targets == "classes"
+    if classes_only and not plain:
+        raise ConfigError(f"{classes_only}: it is for classes learned with SoftmaxCrossEntropy")
+    if not plain and config.loss.type not in (*losses(), "SoftmaxCrossEntropy"):
+        known = ", ".join(("SoftmaxCrossEntropy", *(name for name in losses() if name != "PixelLoss")))
+        raise ConfigError(f"{trained}: loss.type: found {config.loss.type}, expected one of {known}")
 
 
 def explain(trained, image, label=None, max_mb=10, training=False, invert=False, center=False, history=False):
@@ -104,9 +109,16 @@ def explain(trained, image, label=None, max_mb=10, training=False, invert=False,
     from cnn.training import experiment
 
     network, config, meta = load_trained(trained)
-    check_loss(config, trained)
+    check_loss(config, trained, "--history" if history else None)
     network.precision = "float32"  # what the page shows is computed again by its reader, in float32
     classes = meta["classes"]
+    if config.loss.type != "SoftmaxCrossEntropy" or config.data.targets != "classes":
+        from cnn.commands.explain_outputs import explain_outputs
+
+        source = _read(str(image), config, meta, network.input_shape, invert, center)
+        page, line = explain_outputs(network, config, meta, source, label, training)
+        check_size(page, max_mb, ())
+        return page, line
     source = _read(str(image), config, meta, network.input_shape, invert, center)
     truth = source.label if label is None else _class_number(str(label), classes)
     split = Split(source.pixels[None], np.zeros(1, np.int64))
@@ -152,7 +164,7 @@ def explain_batch(trained, images, max_mb=10, training=False):
     from cnn.training import experiment
 
     network, config, meta = load_trained(trained)
-    check_loss(config, trained)
+    check_loss(config, trained, "--images")
     network.precision = "float32"  # what the page shows is computed again by its reader, in float32
     test = experiment.read_dataset(config).test
     numbers = _range(images, len(test))
@@ -198,7 +210,7 @@ class _Source(NamedTuple):
     """The image to explain: pixels (C, H, W) uint8, its label or None, and what the page says of it."""
 
     pixels: object
-    label: int | None
+    label: object
     name: str
     remarks: list
     samples: tuple | None
@@ -217,22 +229,22 @@ def _read(image: str, config, meta, input_shape, invert, center):
     number = whole_number(image)
     if number is None:
         pixels, remarks = read_picture(
-            image, meta["image_shape"], meta["mean"], invert, center, config.data.fit
+            image, meta["image_shape"], meta["mean"], invert, center, config.data.fit, config.data.decode
         )
         tell_remarks(image, remarks, meta["mean"])
-        return _Source(
-            pixels, None, printable_name(Path(image).name), remarks, find_samples(config, meta, input_shape)
-        )
+        samples = find_samples(config, meta, input_shape) if config.data.targets == "classes" else None
+        return _Source(pixels, None, printable_name(Path(image).name), remarks, samples)
     if invert or center:
         raise ConfigError("--invert, --center: they are for image files; the test images need neither")
     dataset = experiment.read_dataset(config, own=False)
     test = dataset.test
     if number >= len(test):
         raise ConfigError(f"--image: found {number}, expected 0 to {len(test) - 1} (the test split)")
-    fits = test.images.shape[1:] == tuple(input_shape)
+    fits = test.images.shape[1:] == tuple(input_shape) and test.labels.ndim == 1
     samples = choose_samples(dataset.train, len(meta["classes"])) if fits else None
     name = f"{config.data.dataset}, test #{number}"
-    return _Source(test.images[number], int(test.labels[number]), name, [], samples)
+    label = int(test.labels[number]) if test.labels.ndim == 1 else test.labels[number]
+    return _Source(test.images[number], label, name, [], samples)
 
 
 def _snapshots(trained):

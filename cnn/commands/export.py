@@ -18,17 +18,18 @@ def add_arguments(parser):
     parser.add_argument(
         "--with-preprocessing",
         action="store_true",
-        help="onnx: take uint8 images as they come from a file, give probabilities",
+        help="onnx: take uint8 images as they come from a file, give probabilities or values",
     )
 
 
 def run(args):
     """Export."""
     from cnn.interop.card import describe
-    from cnn.interop.export import export
+    from cnn.interop.export import export, in_own_units
 
     network, config, meta = load_trained(args.trained)
     about = describe(network, config, meta, _result(args.trained))
+    network = in_own_units(network, meta)
     for path in export(network, about, args.format, args.out, args.with_preprocessing):
         say(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 

@@ -1,4 +1,4 @@
-"""Print class probabilities for image files, or write them into a table.
+"""Print class probabilities for image files (or numbers, labels, masks), or write them into a table.
 
 An IMAGE is an image file, a folder with image files at any depth, or a pattern in quotes ('photos/**/*.jpg').
 
@@ -31,12 +31,14 @@ def add_arguments(parser):
     add_picture_arguments(parser)
     add_precision_argument(parser)
     parser.add_argument("--json", action="store_true", help="print all probabilities as JSON")
+    parser.add_argument("--masks", metavar="DIR", help="write the mask of each image into this folder (PNG)")
     parser.add_argument("--out", metavar="FILE", help="write a table: .csv, or .parquet (extra parquet)")
     parser.add_argument("--shard", metavar="K/P", help="with --out: do the K-th of P shares")
 
 
 def run(args):
     """Predict."""
+    from cnn.data.masks import MaskFolder
     from cnn.errors import ConfigError
     from cnn.inference.inputs import image_files, is_one_file
     from cnn.inference.stream import Predictor
@@ -45,16 +47,23 @@ def run(args):
         raise ConfigError(f"--top: found {args.top}, expected at least 1")
     if not args.images and args.list is None:
         raise ConfigError("cnn predict: the following arguments are required: IMAGE, or --list")
+    if args.masks is not None and args.out is not None:
+        raise ConfigError("--masks: expected no --out beside it; its table has the shares of the classes")
     if args.shard is not None and args.out is None:
         raise ConfigError("--shard: expected --out as well, where the shares come together")
     network, config, meta = load_trained(args.trained)
     network.precision = args.precision or network.precision
+    if args.masks is not None and config.data.targets != "masks":
+        found = f"{args.trained} tells {config.data.targets}"
+        raise ConfigError(f'--masks: {found}, expected a network with data.targets = "masks"')
     predictor = Predictor(network, config, meta, args.invert, args.center)
     paths = image_files(args.images, args.list)
     if args.out is not None:
         return _write_table(args, predictor, paths)
     known = all(map(is_one_file, args.images)) and args.list is None
-    _print(_answers(predictor, paths), predictor.meta, args, max(map(len, args.images)) if known else 0)
+    masks = None if args.masks is None else MaskFolder(args.masks, meta["image_shape"], config.data.fit)
+    width = max(map(len, args.images)) if known else 0
+    _print(_answers(predictor, paths), predictor.meta, predictor.kind, args, width, masks)
     return 0
 
 
@@ -87,17 +96,21 @@ def _answers(predictor, paths):
         yield prediction
 
 
-def _print(predictions, meta, args, width):
+def _print(predictions, meta, kind, args, width, masks):
     import json
 
-    for number, (image, p, _, _) in enumerate(predictions):
-        row = dict(zip(meta["classes"], p.tolist(), strict=True))
+    classes, options = meta["classes"], {} if args.top is None else {"top": args.top}
+    for number, (image, answer, _, _) in enumerate(predictions):
+        if masks is not None:
+            masks.write(image, answer)
         if args.json:
-            entry = json.dumps({"image": image, "probabilities": row}, indent=2).replace("\n", "\n  ")
-            say(("[\n  " if number == 0 else ",\n  ") + entry, end="")
+            entry = {"image": image, kind.told: kind.by_name(answer, classes)}
+            if kind.name == "labels":
+                entry["labels"] = kind.given(answer, classes)
+            text = json.dumps(entry, indent=2).replace("\n", "\n  ")
+            say(("[\n  " if number == 0 else ",\n  ") + text, end="")
             continue
-        best = sorted(row.items(), key=lambda item: -item[1])[: args.top or 3]
-        say(f"{image:{width}}  " + "  ".join(f"{name} {100 * p:.1f} %" for name, p in best))
+        say(f"{image:{width}}  {kind.line(answer, classes, **options)}")
     if args.json:
         say("\n]")
 

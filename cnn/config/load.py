@@ -16,6 +16,7 @@ from cnn.config.sweep import with_flat_space
 from cnn.errors import ConfigError, did_you_mean
 from cnn.files import shipped
 from cnn.registry import nothing_imported
+from cnn.targets import IGNORED, KINDS
 
 _KEY = re.compile(r"([A-Za-z0-9_-]+)((?:\[-?\d+\])*)")
 _MAX_LINES = 3
@@ -76,7 +77,7 @@ def resolve(document, source, overrides=(), foreign=False):
     document = {"name": name or "config", **copy.deepcopy(document)}
     for override in overrides:
         _override(document, override)
-    document = with_flat_space(document)
+    document = _with_loss(with_flat_space(document))
     try:
         # JSON mode is strict about types but lets an array stand for a tuple, as TOML has no tuples
         config = Config.model_validate_json(json.dumps(document, default=str))
@@ -144,6 +145,18 @@ def _nearby(path):
     except OSError:
         return ""
     return did_you_mean(path.name, names)
+
+
+def _with_loss(document):
+    """Return a document whose [loss], where it says no type, is the one that fits data.targets."""
+    data, loss = document.get("data"), document.get("loss", {})
+    kind = KINDS.get(str(data.get("targets"))) if isinstance(data, dict) else None
+    if kind is None or kind.name == "classes" or not isinstance(loss, dict):
+        return document
+    loss = {"type": kind.loss, **loss}
+    if kind.name == "masks" and loss["type"] == kind.loss:
+        loss.setdefault("ignore_index", IGNORED)
+    return {**document, "loss": loss}
 
 
 def _override(document, text):

@@ -13,6 +13,8 @@ from cnn.errors import ConfigError, did_you_mean
 from cnn.layers import LOSSES, Parameter
 from cnn.optimizers import AVERAGES, OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from cnn.registry import Count, Fraction, NotNegative, Rate
+from cnn.targets import IGNORED, KINDS
+from cnn.targets import NAMES as TARGETS
 
 # a float, but written as 10 where it is whole
 Epochs = Annotated[
@@ -31,6 +33,17 @@ class Data(Section):
         '"folder" (also for a CSV file), "npz", "idx" or "parquet"',
     )
     root: str = Field("data", min_length=1, description="folder of the data set, relative to the current one")
+    targets: Literal[TARGETS] = Field(
+        "classes",
+        description='what is told of an image: its class, "numbers" (regression), "labels" of which it may '
+        'have several, or "masks", the class of each pixel; all but classes of "folder" and "npz" only',
+    )
+    columns: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="of a CSV file, those with the labels; default: all but the file's and the split's"
+    )
+    classes: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="names of the values 0, 1 ... of masks, or of what an .npz file holds"
+    )
     batch_size: Count = 64
     drop_last: bool = Field(False, description="leave out an epoch's last batch where it is smaller")
     validation: Fraction = Field(
@@ -43,6 +56,11 @@ class Data(Section):
     fit: Literal["stretch", "crop", "pad"] = Field(
         "stretch", description='"folder" only: how images of other shapes get image_size'
     )
+    decode: Literal["full", "reduced"] = Field(
+        "full",
+        description='"folder", "parquet": "reduced" reads JPEG files of four times image_size and more from '
+        "fewer of their frequencies, some five times faster, with slightly other pixels",
+    )
     test: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="share of each class held out where your images have no test part; default 0.2"
     )
@@ -53,7 +71,8 @@ class Data(Section):
 
     def options(self):
         """Return what ``load_dataset`` takes beside the name and the root."""
-        names = {"image_size", "mode", "split", "fit", "test", "skip_unreadable"}
+        names = {"image_size", "mode", "split", "fit", "test", "skip_unreadable", "decode"}
+        names |= {"targets", "columns", "classes"}
         return self.model_dump(include=names, exclude_defaults=True)
 
 
@@ -109,12 +128,18 @@ class Train(Section):
     threads: Count | None = Field(None, description="default: all cores; the results do not depend on it")
     micro_batch: Count | None = Field(
         None,
-        description="images of a batch computed at a time; the sum of their gradients has the same bits for "
-        "any number of processes; default: all of the batch, 16 under mpiexec",
+        description="images, a multiple of 16, whose gradients are added before those of others, in an order "
+        "that any number of processes keeps to: the same bits; default: all of the batch, 16 under mpiexec",
+    )
+    batch_norm: Literal["batch", "rank"] = Field(
+        "batch", description="mpiexec: statistics of the whole batch, or of the share of each process"
     )
     winograd: bool = Field(True, description="numba: 3x3 convolutions with fewer multiplications, float32")
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="numba: bf16 stores activations and multiplies in bfloat16; sums are float32"
+    )
+    float32_layers: list[str] = Field(
+        [], description='names like "0" or "3.body.0" of layers that stay float32 with precision = "bf16"'
     )
     checkpoint_every: Count = Field(1, description="epochs between two checkpoints")
     checkpoint_minutes: Rate = Field(5.0, description="a long epoch is saved this often as well")
@@ -149,6 +174,9 @@ class Tta(Section):
     flip: bool = Field(True, description="mirrored left to right as well")
     translate: Annotated[int, Field(ge=0)] = Field(0, description="pixels; crops of the reflect-padded image")
     crops: Literal[2, 4] = Field(2, description="2 of the corners, upper left and lower right, or all 4")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="of the images: those with the least confident answers; the others are seen once"
+    )
 
 
 @dataclass(frozen=True)
@@ -197,7 +225,32 @@ class Config(Section):
         if (self.train.patience or self.schedule.type == "plateau") and not self.data.validation:
             what = "train.patience" if self.train.patience else 'schedule.type = "plateau"'
             raise ValueError(f"data.validation: found 0, expected more: {what} judges by validation images")
+        self._targets_fit()
         return self
+
+    def _targets_fit(self):
+        """Raise ValueError where a section asks for what the targets have not."""
+        kind, loss = KINDS[self.data.targets], self.loss
+        because = f'with data.targets = "{kind.name}"'
+        if kind.name != "classes" and self.data.dataset not in ("folder", "npz"):
+            dataset = f'data.dataset: found "{self.data.dataset}", expected "folder" or "npz"'
+            raise ValueError(f"{dataset} {because}")
+        if kind.name == "masks" and self.data.mixup:
+            raise ValueError(f"data.mixup: found {self.data.mixup:g}, expected 0 {because}")
+        if kind.losses and loss.type in LOSSES.types() and loss.type not in kind.losses:
+            expected = " or ".join(f'"{name}"' for name in kind.losses)
+            raise ValueError(f'loss.type: found "{loss.type}", expected {expected} {because}')
+        if kind.name == "masks" and getattr(loss, "ignore_index", IGNORED) != IGNORED:
+            raise ValueError(
+                f"loss.ignore_index: found {loss.ignore_index}, expected {IGNORED} {because}; a class "
+                "counts for nothing with 0 in loss.class_weight"
+            )
+        if kind.name != "classes":
+            for key, value in (("tta", self.tta), ("train.micro_batch", self.train.micro_batch)):
+                if value is not None:
+                    raise ValueError(f"{key}: expected none {because}")
+        if not kind.has_accuracy and self.sweep is not None and self.sweep.metric == "val_accuracy":
+            raise ValueError(f'sweep.metric: found "val_accuracy", expected "val_loss" {because}')
 
     def plain(self):
         """Return what a run depends on as dicts and lists, the keys without a value left out: no [sweep]."""

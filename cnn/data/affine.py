@@ -52,6 +52,14 @@ class RandomAffine(Augmentation):
         self.mode = check_mode(mode, "RandomAffine")
 
     def apply(self, images, rng, indices, epoch):
+        out = np.empty_like(images)
+        operations().resample_images(images, self._matrices(images, rng), self.mode == "reflect", out)
+        return out
+
+    def move(self, masks, rng, indices, epoch):
+        return nearest(masks, self._matrices(masks, rng), self.mode == "reflect")
+
+    def _matrices(self, images, rng):
         n, _, height, width = images.shape
         shifts = np.zeros((n, 2))
         angles = rng.uniform(*self.degrees, n)
@@ -60,10 +68,7 @@ class RandomAffine(Augmentation):
             shifts = np.rint(rng.uniform(-1, 1, (n, 2)) * largest)
         scales = rng.uniform(*self.scale, n) if self.scale else np.ones(n)
         shears = rng.uniform(*self.shear, n) if self.shear else np.zeros(n)
-        out = np.empty_like(images)
-        matrices = inverse_matrices(angles, shifts, scales, shears, (height, width))
-        operations().resample_images(images, matrices, self.mode == "reflect", out)
-        return out
+        return inverse_matrices(angles, shifts, scales, shears, (height, width))
 
 
 @AUGMENTATIONS.register
@@ -110,6 +115,15 @@ class RandomResizedCrop(Augmentation):
         self.ratio = _ordered(ratio, "ratio", 0.01, 100, "RandomResizedCrop")
 
     def apply(self, images, rng, indices, epoch):
+        out = np.empty_like(images)
+        # half a pixel beyond the border is mirrored
+        operations().resample_images(images, self._matrices(images, rng), True, out)
+        return out
+
+    def move(self, masks, rng, indices, epoch):
+        return nearest(masks, self._matrices(masks, rng), True)
+
+    def _matrices(self, images, rng):
         n, _, height, width = images.shape
         area = rng.uniform(*self.scale, n) * height * width
         ratio = np.exp(rng.uniform(*np.log(self.ratio), n))
@@ -119,11 +133,30 @@ class RandomResizedCrop(Augmentation):
         matrices[:, 0, 0], matrices[:, 1, 1] = w / width, h / height
         matrices[:, 0, 2] = left + matrices[:, 0, 0] / 2 - 0.5
         matrices[:, 1, 2] = top + matrices[:, 1, 1] / 2 - 0.5
-        out = np.empty_like(images)
-        operations().resample_images(
-            images, matrices, True, out
-        )  # half a pixel beyond the border is mirrored
-        return out
+        return matrices
+
+
+def nearest(planes, matrices, reflect):
+    """Return out[n, c, i, j], the pixel of plane (n, c) that is nearest to (u, v) = M[n] (j, i, 1).
+
+    Outside of the plane it is 0, or with ``reflect`` the plane mirrored at its border pixel.
+    """
+    n, _, height, width = planes.shape
+    i, j = np.arange(height)[:, None], np.arange(width)
+    columns, rows = (
+        np.floor(m[:, 0, None, None] * j + m[:, 1, None, None] * i + m[:, 2, None, None] + 0.5).astype(int)
+        for m in (matrices[:, 0], matrices[:, 1])
+    )
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    rows, columns = _mirrored(rows, height), _mirrored(columns, width)
+    out = planes[np.arange(n)[:, None, None], :, rows, columns].transpose(0, 3, 1, 2)
+    return out if reflect else np.where(inside[:, None], out, np.uint8(0))
+
+
+def _mirrored(places, size):
+    span = max(1, 2 * (size - 1))
+    places = np.abs(places) % span
+    return np.where(places < size, places, span - places)
 
 
 def inverse_matrices(angles, shifts, scales, shears, size):

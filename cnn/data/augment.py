@@ -14,6 +14,7 @@ from cnn.data.colour import ColorJitter  # noqa: F401
 from cnn.data.streams import index_bits
 from cnn.errors import ConfigError
 from cnn.geometry import pair
+from cnn.targets import IGNORED
 
 
 @AUGMENTATIONS.register
@@ -27,6 +28,8 @@ class RandomHorizontalFlip(Augmentation):
         operations().flip_images(images, rng.random(len(images)) < self.p)
         return images
 
+    move = apply
+
 
 @AUGMENTATIONS.register
 class RandomVerticalFlip(Augmentation):
@@ -39,6 +42,8 @@ class RandomVerticalFlip(Augmentation):
         chosen = rng.random(len(images)) < self.p
         images[chosen] = images[chosen, :, ::-1]
         return images
+
+    move = apply
 
 
 @AUGMENTATIONS.register
@@ -58,6 +63,8 @@ class AlternatingFlip(Augmentation):
         operations().flip_images(images, (index_bits(indices) + epoch) % 2 == 1)
         return images
 
+    move = apply
+
 
 class _Window(Augmentation):
     """Cuts one window from each image; a subclass says where (``_corners``) and how large (``_size``)."""
@@ -66,6 +73,8 @@ class _Window(Augmentation):
 
     def apply(self, images, rng, indices, epoch):
         return self.gather(images, np.arange(len(images)), rng, epoch)
+
+    move = apply
 
     def gather(self, images, indices, rng, epoch):
         plane = images.shape[2:]
@@ -180,10 +189,17 @@ class Cutout(Augmentation):
         self.size = _integer(size, "Cutout: size", 1)
 
     def apply(self, images, rng, indices, epoch):
-        tops = rng.integers(0, images.shape[2], len(images)) - self.size // 2
-        lefts = rng.integers(0, images.shape[3], len(images)) - self.size // 2
-        operations().blacken_squares(images, tops, lefts, self.size)
+        operations().blacken_squares(images, *self._corners(images, rng), self.size)
         return images
+
+    def move(self, masks, rng, indices, epoch):
+        self._corners(masks, rng)  # what is hidden is still there
+        return masks
+
+    def _corners(self, images, rng):
+        """Return (tops, lefts) of the squares."""
+        n, _, height, width = images.shape
+        return rng.integers(0, height, n) - self.size // 2, rng.integers(0, width, n) - self.size // 2
 
 
 def types():
@@ -212,6 +228,17 @@ def for_evaluation(augmentations):
     """Return the augmentations that validation and test images need: those that set the image size."""
     chosen = (augmentation.for_evaluation() for augmentation in augmentations)
     return [augmentation for augmentation in chosen if augmentation is not None]
+
+
+def move_masks(augmentations, masks, rng, indices, epoch):
+    """Return masks (n, H', W') moved as the augmentations move the images with these ``indices``.
+
+    ``rng`` stands where theirs stood. What comes in from outside of the image is IGNORED.
+    """
+    planes = np.stack([masks, np.full_like(masks, 1)], axis=1)  # of the second, what is 0 came from outside
+    for augmentation in augmentations:
+        planes = augmentation.move(np.ascontiguousarray(planes), rng, indices, epoch)
+    return np.where(planes[:, 1] == 0, np.uint8(IGNORED), planes[:, 0])
 
 
 def output_shape(augmentations, shape):

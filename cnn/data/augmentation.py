@@ -31,6 +31,16 @@ class Augmentation:
         """
         return self.apply(images[indices], rng, indices, epoch)
 
+    def move(self, masks, rng, indices, epoch):
+        """Return masks (n, C, H, W) uint8 whose pixels go where `apply` moves those of images.
+
+        Values are never mixed: a pixel is the nearest one, or 0 from outside. It draws from ``rng`` what
+        `apply` draws. Raises ConfigError where an augmentation of one's own does not say.
+        """
+        raise ConfigError(
+            f"{type(self).__name__}: expected a method move(masks, rng, indices, epoch), which masks need"
+        )
+
     def output_shape(self, shape):
         """Return the shape (C, H', W') of an augmented image of ``shape`` (C, H, W).
 

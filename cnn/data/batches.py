@@ -31,7 +31,7 @@ class Batches:
     Parameters
     ----------
     images : (N, C, H, W) uint8; or floats (N, C, ...), which are normalised as they are, and not augmented
-    labels : (N,) integers
+    labels : (N,) integers; or (N, K) numbers, or (N, H, W) uint8 masks, which are moved as the images are
     batch_size : int
     mean, std : (C,) or float
         In units of 0..1 pixel values, or of the floats; from `cnn.data.normalization` of the training part.
@@ -76,7 +76,7 @@ class Batches:
         elif images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
             found = f"{images.dtype} {images.shape}"
             raise DataError(f"Batches: expected uint8 images (N, C, H, W), N >= 1, found {found}")
-        if np.shape(labels) != (len(images),):
+        if np.shape(labels)[:1] != (len(images),):
             raise DataError(f"Batches: expected {len(images)} labels, found shape {np.shape(labels)}")
         if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
             raise ConfigError(f"batch_size: expected an integer >= 1, found {batch_size!r}")
@@ -85,7 +85,7 @@ class Batches:
                 f"batch_size: {batch_size} with drop_last leaves no batch of {len(images)} images"
             )
         self._images = np.ascontiguousarray(images) if self._numbers is None else self._numbers
-        self._labels = np.ascontiguousarray(labels, dtype=np.int64)
+        self._labels = np.ascontiguousarray(labels, dtype=np.int64 if np.ndim(labels) == 1 else None)
         if self._numbers is None:
             self._table = _normalization_table(mean, std, images.shape[1], dtype)
         self.batch_size, self.drop_last = int(batch_size), drop_last
@@ -136,12 +136,25 @@ class Batches:
             number, place = divmod(step, self._group)
             if group is None or place == 0:
                 indices = order[self._range(number * self._group, self._group)]
-                group = self._images_of(indices, epoch, number, as_pixels), self._labels[indices]
+                labels = self._labels[indices]
+                if labels.ndim == 3 and self.augment:
+                    rng = seeded_generator(self.seed, "augment", epoch, number)
+                    labels = augmentations.move_masks(self.augment, labels, rng, indices, epoch)
+                group = self._images_of(indices, epoch, number, as_pixels), labels
             x, labels = (part[self._range(place)] for part in group)
             if self.mixup:
                 rng = seeded_generator(self.seed, "mixup", epoch, step)
                 x, labels = mix(x, labels, self._classes, self.mixup, rng)
             yield x, labels
+
+    def of(self, indices):
+        """Yield (indices of a batch, x) for the images that ``indices`` (n,) choose, in that order.
+
+        For evaluation, where no augmentation draws anything. x is as in `epoch`.
+        """
+        for start in range(0, len(indices), self.batch_size):
+            part = indices[start : start + self.batch_size]
+            yield part, self._images_of(part, 0, 0, as_pixels=False)
 
     def _range(self, number, batches=1):
         return slice(number * self.batch_size, (number + batches) * self.batch_size)
@@ -185,9 +198,11 @@ def _normalized(numbers, mean, std, dtype):
 
 def _mixup(alpha, classes, labels):
     """Return a checked alpha."""
+    if alpha and labels.ndim == 3:
+        raise ConfigError(f"mixup: found {alpha!r}, expected 0: masks are of one image")
     if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not 0 <= alpha < np.inf:
         raise ConfigError(f"mixup: expected a number of at least 0, found {alpha!r}")
-    if alpha and (classes is None or labels.max() >= classes):
+    if alpha and labels.ndim == 1 and (classes is None or labels.max() >= classes):
         raise ConfigError(f"mixup: classes: expected at least {labels.max() + 1}, found {classes}")
     return float(alpha)
 

@@ -20,6 +20,7 @@ from cnn import tensor_file
 from cnn.data.dataset import make_dataset
 from cnn.errors import DataError
 from cnn.files import remove_temporaries, replace_atomically, user_cache_folder
+from cnn.targets import KINDS
 
 FORMAT = 2
 _PARTS = ("train", "test", "validation")
@@ -165,6 +166,7 @@ def read(name, path, source=None):
         with tensor_file.open_tensors(path, (FORMAT,)) as file:
             header = file.description
             classes, fingerprint = header["classes"], header["fingerprint"]
+            targets = KINDS[header.get("targets", "classes")].name
             if source is not None and not source.matches(fingerprint):
                 return None
             arrays = {part: _read_part(file, part) for part in _PARTS if f"{part}_labels" in file.digests}
@@ -172,7 +174,7 @@ def read(name, path, source=None):
         train, test, *validation = (arrays[part] for part in _PARTS if part in arrays)
     except (tensor_file.FormatError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: expected a data cache, found a damaged file ({error})") from error
-    return make_dataset(name, classes, train, test, path, hashes, *validation)
+    return make_dataset(name, classes, train, test, path, hashes, *(validation or [None]), targets)
 
 
 def _read_part(file, part):
@@ -196,6 +198,7 @@ def write(path, dataset, fingerprint):
             if split.names is not None:  # of one image at least
                 arrays[f"{part}_names"] = np.frombuffer("\0".join(split.names).encode("utf-8"), np.uint8)
     header = {"classes": dataset.classes, "fingerprint": fingerprint, "digests": dataset.digests}
+    header["targets"] = dataset.targets
     replace_atomically(path, tensor_file.parts(arrays, header, FORMAT))
 
 

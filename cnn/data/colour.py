@@ -54,14 +54,21 @@ class ColorJitter(Augmentation):
         return shape
 
     def apply(self, images, rng, indices, epoch):
-        n = len(images)
-        amounts = np.array([self.brightness, self.contrast, self.saturation])[:, None]
-        factors = rng.uniform(np.maximum(0, 1 - amounts), 1 + amounts, (3, n))
-        turns = rng.uniform(-self.hue, self.hue, n)
+        factors, turns = self._draw(len(images), rng)
         means = images.mean(axis=(2, 3)) if self.contrast else np.zeros(images.shape[:2])
         out = np.empty_like(images)
         operations().recolor_images(images, color_matrices(*factors, turns, means), out)
         return out
+
+    def move(self, masks, rng, indices, epoch):
+        self._draw(len(masks), rng)
+        return masks
+
+    def _draw(self, n, rng):
+        """Return (factors (3, n) of brightness, contrast and saturation, turns (n,) of hues)."""
+        amounts = np.array([self.brightness, self.contrast, self.saturation])[:, None]
+        factors = rng.uniform(np.maximum(0, 1 - amounts), 1 + amounts, (3, n))
+        return factors, rng.uniform(-self.hue, self.hue, n)
 
 
 def color_matrices(brightness, contrast, saturation, turns, means):

@@ -10,16 +10,19 @@ from cnn.data.streams import seeded_generator
 from cnn.data.thumbnail import thumbnail
 from cnn.errors import ConfigError, DataError
 from cnn.notebook import html_table
+from cnn.targets import KINDS
 from cnn.tensor_file import sha256
 
 _SHOWN = 6  # images of each class in a notebook
+_COUNTED = {"classes": "classes", "numbers": "numbers", "labels": "labels", "masks": "classes of pixels"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Images and their labels: ``images`` (N, C, H, W) uint8, ``labels`` (N,) int64.
 
-    ``names`` (N,) are those of the files, where the images have any.
+    Labels of another kind than classes are described in ``cnn.targets``. ``names`` (N,) are those of the
+    files, where the images have any.
     """
 
     images: np.ndarray
@@ -44,9 +47,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A named classification data set; label k means ``classes[k]``.
+    """A named data set; label k means ``classes[k]``.
 
-    ``digests`` has the SHA-256 of each part, "train" and "test": class names, labels and pixels.
+    ``targets`` says what is to be told of an image (``cnn.targets``); in every kind ``classes`` names the
+    outputs. ``digests`` has the SHA-256 of each part, "train" and "test": class names, labels and pixels.
     ``validation`` is None unless the data set comes with such a part.
     """
 
@@ -56,13 +60,17 @@ class Dataset:
     test: Split
     digests: dict[str, str]
     validation: Split | None = None
+    targets: str = "classes"
 
     def __repr__(self):
         shape = "x".join(map(str, self.input_shape))
         counts = f"{len(self.train):,} training, {len(self.test):,} test images of {shape}"
-        return f"Dataset({self.name!r}: {counts}, {len(self.classes)} classes)"
+        return f"Dataset({self.name!r}: {counts}, {len(self.classes)} {_COUNTED[self.targets]})"
 
     def _repr_html_(self):
+        if self.targets != "classes":
+            firsts = "".join(thumbnail(image) for image in self.train.images[:_SHOWN])
+            return html_table(("outputs", "first images"), [(", ".join(self.classes), firsts)], repr(self))
         sets = [np.bincount(split.labels, minlength=len(self.classes)) for split in (self.train, self.test)]
         firsts = [np.flatnonzero(self.train.labels == k)[:_SHOWN] for k in range(len(self.classes))]
         rows = [
@@ -82,19 +90,20 @@ class Dataset:
         return self.train.images.shape[1:]
 
 
-def make_dataset(name, classes, train, test, source, hashes=None, validation=None):
+def make_dataset(name, classes, train, test, source, hashes=None, validation=None, targets="classes"):
     """Return a Dataset from tuples (images, labels) or (images, labels, names) after checking them.
 
     ``hashes`` may hold the SHA-256 of the arrays where they are known, by names such as "train_images".
 
-    Images are (N, H, W) or (N, C, H, W) uint8, labels (N,) integers in [0, len(classes)).
-    Labels become int64, arrays C-contiguous.
+    Images are (N, H, W) or (N, C, H, W) uint8, labels (N,) integers in [0, len(classes)), or what
+    ``cnn.targets`` says of other ``targets``. Labels become int64, arrays C-contiguous.
 
     Raises DataError naming ``source`` (a path, as a rule), what was expected and what was found.
     """
     parts = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
     splits = {
-        part: _checked_split(arrays, len(classes), f"{source}, {part} part") for part, arrays in parts.items()
+        part: _checked_split(arrays, classes, f"{source}, {part} part", KINDS[targets])
+        for part, arrays in parts.items()
     }
     shapes = {part: split.images.shape[1:] for part, split in splits.items()}
     for part, shape in shapes.items():
@@ -106,7 +115,8 @@ def make_dataset(name, classes, train, test, source, hashes=None, validation=Non
             )
     classes = tuple(str(c) for c in classes)
     digests = {part: digest(part, split, classes, hashes) for part, split in splits.items()}
-    return Dataset(name, classes, splits["train"], splits["test"], digests, splits.get("validation"))
+    validation = splits.get("validation")
+    return Dataset(name, classes, splits["train"], splits["test"], digests, validation, targets)
 
 
 def digest(part, split, classes, hashes=None):
@@ -118,7 +128,7 @@ def digest(part, split, classes, hashes=None):
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _checked_split(arrays, num_classes, where):
+def _checked_split(arrays, classes, where, kind):
     images, labels, *names = arrays
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
@@ -129,20 +139,13 @@ def _checked_split(arrays, num_classes, where):
         images = images[:, None]
     if 0 in images.shape:
         raise DataError(f"{where}: expected at least one image with at least one pixel, found {images.shape}")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"{where}: expected integer labels (N,), found {labels.dtype} {labels.shape}")
-    if len(images) != len(labels):
+    if labels.ndim and len(images) != len(labels):
         raise DataError(
             f"{where}: expected one label an image, found {len(images)} images and {len(labels)} labels"
         )
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if wrong.size:
-        raise DataError(
-            f"{where}: expected labels 0 to {num_classes - 1}, "
-            f"found {labels[wrong[0]]} at index {wrong[0]} ({wrong.size} out of range)"
-        )
+    labels = kind.checked(labels, classes, images, where)
     names = None if not names or names[0] is None else np.asarray(names[0], object)
-    return Split(np.ascontiguousarray(images), np.ascontiguousarray(labels, dtype=np.int64), names)
+    return Split(np.ascontiguousarray(images), labels, names)
 
 
 def split_validation(split, fraction, seed, stratified=False):

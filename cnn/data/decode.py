@@ -25,11 +25,11 @@ class Unreadable(DataError):
         self.problems = problems
 
 
-def read_all(files, image_size=None, mode=None, fit="stretch", skip_unreadable=False):
+def read_all(files, image_size=None, mode=None, fit="stretch", skip_unreadable=False, decode="full"):
     """Return (images (N, C, H, W) uint8, indices (N,) of the files that they are).
 
     The first readable image settles what was left open; the others must agree. With ``skip_unreadable`` files
-    that cannot be read are left out, and the log says how many and which.
+    that cannot be read are left out, and the log says how many and which. ``decode`` as for `read_with_bits`.
 
     Raises Unreadable with all files that cannot be read; DataError for images of different sizes, for a
     coloured one among grey ones, and where memory does not suffice.
@@ -52,7 +52,8 @@ def read_all(files, image_size=None, mode=None, fit="stretch", skip_unreadable=F
         block = files[start : start + _BLOCK]
         for number, path in enumerate(block, start):
             try:
-                image, bits[number] = read_with_bits(path, image_size, mode, grey_only, fit=fit)
+                read = read_with_bits(path, image_size, mode, grey_only, fit=fit, decode=decode)
+                image, bits[number] = read
             except DataError as error:
                 if grey_only and "expected a grey image" in str(error):
                     raise

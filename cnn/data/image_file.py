@@ -23,6 +23,8 @@ _HEIF = (".heic", ".heif")
 if importlib.util.find_spec("pillow_heif"):
     EXTENSIONS, FORMATS = (*EXTENSIONS, *_HEIF), (*FORMATS, "HEIF")
 FITS = ("stretch", "crop", "pad")
+DECODES = ("full", "reduced")
+_GAP = 2  # a JPEG file decoded at reduced size still has so many times the pixels of a side that are wanted
 MAX_PIXELS = 2**26  # of one image file; decoded they take 256 MB
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", "P", "PA")
 _CAMERA_BITS = 12
@@ -36,6 +38,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 def with_extra(suffix):
@@ -57,12 +60,14 @@ def default_mode(path):
     return "RGB" if open_image(path).mode in _COLOUR_MODES else "L"
 
 
-def read_image(path, image_size=None, mode="RGB", fit="stretch"):
+def read_image(path, image_size=None, mode="RGB", fit="stretch", decode="full"):
     """Return an image file as (C, H, W) uint8; see `read_with_bits`."""
-    return read_with_bits(path, image_size, mode, fit=fit)[0]
+    return read_with_bits(path, image_size, mode, fit=fit, decode=decode)[0]
 
 
-def read_with_bits(path, image_size=None, mode="RGB", grey_only=False, bits=None, fit="stretch"):
+def read_with_bits(
+    path, image_size=None, mode="RGB", grey_only=False, bits=None, fit="stretch", decode="full"
+):
     """Return (pixels (C, H, W) uint8, bits): C is 1 for ``mode`` "L" and 3 for "RGB".
 
     The camera's orientation tag is obeyed, transparency dropped, the first frame taken. ``image_size``
@@ -74,10 +79,19 @@ def read_with_bits(path, image_size=None, mode="RGB", grey_only=False, bits=None
     no value reaches 4096, as cameras and microscopes write them, or 16. The bits returned are 0 for grey
     of 8 bits and for colour, of which 16 bits keep the high byte.
 
+    With ``decode`` "reduced" a JPEG file that is at least four times as large as ``image_size`` is decoded at
+    1/2, 1/4 or 1/8 of its size, from fewer of its frequencies (`open_image`).
+
     Raises DataError naming the file: missing, no regular file, truncated, no image, of more than MAX_PIXELS
     pixels, of floats, or with ``grey_only`` in colour.
     """
-    return pixels_of(open_image(path), path, image_size, mode, grey_only, bits, fit)
+    image = open_image(path, least=side_of(image_size, decode))
+    return pixels_of(image, path, image_size, mode, grey_only, bits, fit)
+
+
+def side_of(image_size, decode):
+    """Return what `open_image` takes as ``least`` for images that become ``image_size``."""
+    return max(image_size) if decode == "reduced" and image_size is not None else None
 
 
 def pixels_of(image, path, image_size=None, mode="RGB", grey_only=False, bits=None, fit="stretch"):
@@ -105,16 +119,19 @@ def pixels_of(image, path, image_size=None, mode="RGB", grey_only=False, bits=No
     return (pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)), bits
 
 
-def open_image(path):
+def open_image(path, least=None):
     """Return the Pillow image of a file, decoded and turned as its orientation tag says.
 
-    ``path`` may be an open file as well, such as a BytesIO with a ``name``.
+    ``path`` may be an open file as well, such as a BytesIO with a ``name``. With ``least`` a JPEG file is
+    decoded at the smallest of 1/8, 1/4 and 1/2 of its size whose sides have at least twice that many pixels:
+    each block of 8 x 8 pixels from its lowest frequencies alone. Resized to ``least`` pixels, photos then
+    differ from those of a full decoding by some 0.2 of 255 on average, drawings of thin lines by up to 2.
 
     Raises DataError naming the file: missing, no regular file, no image, damaged, or too large.
     """
     if hasattr(path, "read"):
         path.seek(0)
-        return _decoded(path, path.name)
+        return _decoded(path, path.name, least)
     try:
         # a pipe must not be waited for; opened by name Pillow maps the file, and then turns TIFFs wrongly
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -130,16 +147,18 @@ def open_image(path):
         os.close(descriptor)
         raise DataError(f"{path}: expected an image file, found {kind}")
     with os.fdopen(descriptor, "rb") as file:
-        return _decoded(file, path)
+        return _decoded(file, path, least)
 
 
-def _decoded(file, path):
+def _decoded(file, path, least):
     if "HEIF" in FORMATS:
         _know_heif()
     try:
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height <= MAX_PIXELS:
+                if least is not None and image.format == "JPEG":
+                    image.draft(None, (_GAP * least, _GAP * least))
                 image.load()
                 return _upright(image)
     except Image.DecompressionBombError as error:
@@ -151,6 +170,18 @@ def _decoded(file, path):
         f"{path}: expected an image of at most {MAX_PIXELS:,} pixels, found {height} x {width}; "
         "make it smaller first"
     )
+
+
+def upright_size(path):
+    """Return (width, height) of an image file as `open_image` gives it, without decoding it."""
+    if "HEIF" in FORMATS:
+        _know_heif()
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+            return image.size[::-1] if turned else image.size
+    except Exception:  # as `_decoded`; it then says what is wrong
+        return open_image(path).size
 
 
 @functools.cache

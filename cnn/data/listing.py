@@ -1,9 +1,8 @@
 """Which image files there are and what they show: the layouts in which people keep their photos.
 
-    root/train/<class>/...  root/val/<class>/...  root/test/<class>/...     PyTorch, Keras, Ultralytics
-    root/<class>/...                                                        one folder; the test is drawn
-    from it root/metadata.csv, or root/train/metadata.csv                           Hugging Face's
-    "imagefolder"
+    root/train/<class>/...  root/val/<class>/...  root/test/<class>/...   PyTorch, Keras, Ultralytics
+    root/<class>/...                                                      one folder; a test is drawn of it
+    root/metadata.csv, or root/train/metadata.csv                         Hugging Face's "imagefolder"
 
 A class folder is searched through to its deepest sub-folder. Names that begin with a dot are passed over in
 silence; what else is passed over is counted.
@@ -62,22 +61,23 @@ class Listing:
     def hold_out_test(self, share):
         """Move ``share`` of each class from "train" to "test" where there is no such part.
 
-        Those files go whose names have the smallest hashes, so that a new photo hardly moves others; a class
-        of two and more keeps one on either side. Raises DataError where no file would be left for the test.
+        Where the labels are no classes, it is a share of all. Those files go whose names have the smallest
+        hashes, so that a new photo hardly moves others; a class of two and more keeps one on either side.
+        Raises DataError where no file would be left for the test.
         """
         if "test" in self.files:
             return
         chosen = np.zeros(len(self.files["train"]), bool)
-        labels, names = np.array(self.labels["train"]), self.names("train")
+        names, labels = self.names("train"), self.labels["train"]
+        labels = np.array(labels) if isinstance(labels[0], int) else np.zeros(len(names), int)
         order = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
-        for label in range(len(self.classes)):
+        for label in np.unique(labels):
             members = sorted(np.flatnonzero(labels == label), key=order.__getitem__)
             count = min(max(1, round(share * len(members))), len(members) - 1)
             chosen[members[: max(0, count)]] = True
         if not chosen.any():
-            raise DataError(
-                f"{self.root}: expected at least two images of some class, one of them to test with"
-            )
+            what = "images of some class" if isinstance(self.labels["train"][0], int) else "images"
+            raise DataError(f"{self.root}: expected at least two {what}, one of them to test with")
         files, labels = self.files["train"], self.labels["train"]
         self.files["train"], self.labels["train"] = [], []
         for path, label, held_out in zip(files, labels, chosen, strict=True):
@@ -195,18 +195,23 @@ def _images(folder, passed_over, above=()):
     return found
 
 
+def images_below(folder, passed_over):
+    """Return the paths of the image files in a folder and below it, sorted; count the other files."""
+    return _images(str(folder), passed_over)
+
+
 def _count_images(folder):
     return sum(is_image(name) for _, _, names in os.walk(folder) for name in names)
 
 
 def _entries(folder):
-    """Return what lies in a folder, sorted by name, without hidden names."""
+    """Return what lies in a folder, without hidden names, sorted by the bytes of the names."""
     try:
         with os.scandir(folder) as entries:
             chosen = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{folder}: expected a folder, found none ({error.strerror})") from error
-    return sorted(chosen, key=lambda entry: entry.name)
+    return sorted(chosen, key=lambda entry: os.fsencode(entry.name))
 
 
 def _is(kind, entry):

@@ -1,15 +1,22 @@
 """`load_dataset`: every data set through one door."""
 
+import importlib
+
 from cnn.data import named
-from cnn.data.folder import folder_shape, load_folder
-from cnn.data.packed import load_idx, load_npz, load_parquet
 from cnn.data.sample import load_sample
 from cnn.errors import ConfigError, did_you_mean
 
-_OWN = {"folder": load_folder, "npz": load_npz, "idx": load_idx, "parquet": load_parquet}
+# modules with ``load_<name>``, imported when asked for: they need Pillow, which named sets do without
+_OWN = {"folder": "folder", "npz": "packed", "idx": "packed", "parquet": "packed"}
 NAMES = ("sample", *_OWN, *named.NAMES)
-_FILES = ("image_size", "mode", "fit", "test", "skip_unreadable")
-_OPTIONS = {"EMNIST": ("split",), "folder": _FILES, "parquet": _FILES, "npz": ("test",), "idx": ("test",)}
+_FILES = ("image_size", "mode", "fit", "test", "skip_unreadable", "decode")
+_OPTIONS = {
+    "EMNIST": ("split",),
+    "folder": (*_FILES, "targets", "columns", "classes"),
+    "parquet": _FILES,
+    "npz": ("test", "targets", "classes"),
+    "idx": ("test",),
+}
 
 
 def load_dataset(name, root="data", download=True, into_root=True, **options):
@@ -18,10 +25,9 @@ def load_dataset(name, root="data", download=True, into_root=True, **options):
     Parameters
     ----------
     name : str
-        "sample", the bundled digits; your own images: "folder", also for a CSV file "
-        "(`cnn.data.folder`), "npz",
-        "idx", "parquet" (`cnn.data.packed`); or MNIST, FashionMNIST, KMNIST, EMNIST, CIFAR10, CIFAR100, SVHN
-        (`cnn.data.named`).
+        "sample", the bundled digits; your own images: "folder", also for a CSV file (`cnn.data.folder`),
+        "npz", "idx", "parquet" (`cnn.data.packed`); or MNIST, FashionMNIST, KMNIST, EMNIST, CIFAR10,
+        CIFAR100, SVHN (`cnn.data.named`).
     root : path
         Where torchvision's files and our caches are kept, or the folder or file of your own images.
         It may be read-only. The sample does not use it.
@@ -34,7 +40,8 @@ def load_dataset(name, root="data", download=True, into_root=True, **options):
         cache folder. The caches of your own images always do.
     **options
         EMNIST: ``split`` ("balanced" if left out). folder, parquet: ``image_size``, ``mode``, ``fit``,
-        ``test``, ``skip_unreadable``. npz, idx: ``test``. None leaves an option out.
+        ``test``, ``skip_unreadable``, ``decode``. npz, idx: ``test``. folder, npz: ``targets``, ``classes``;
+        folder: ``columns``. None leaves an option out.
 
     Raises ConfigError for an unknown name or option, DataError for missing or damaged files, MissingExtra
     where torchvision is needed and absent.
@@ -43,7 +50,7 @@ def load_dataset(name, root="data", download=True, into_root=True, **options):
     if name == "sample":
         return load_sample()
     if name in _OWN:
-        return _OWN[name](root, **options)
+        return _load_own(name, root, options)
     return named.load_named(name, root, download, into_root, **options)
 
 
@@ -51,9 +58,16 @@ def own_shape(name, root, **options):
     """Return ((C, H, W), classes) of your own images; of a folder only one image is read."""
     options = _checked(name, options)
     if name == "folder":
+        from cnn.data.folder import folder_shape
+
         return folder_shape(root, **options)
-    dataset = _OWN[name](root, **options)
+    dataset = _load_own(name, root, options)
     return dataset.input_shape, len(dataset.classes)
+
+
+def _load_own(name, root, options):
+    module = importlib.import_module(f"cnn.data.{_OWN[name]}")
+    return getattr(module, f"load_{name}")(root, **options)
 
 
 def is_own(name):

@@ -16,14 +16,14 @@ def mix(x, labels, classes, alpha, rng):
     ----------
     x : (N, ...) float
         Changed in place.
-    labels : (N,) integers below ``classes``
+    labels : (N,) integers below ``classes``; or rows (N, K), mixed like the images
     alpha : float above 0
         Near 0 hardly anything is mixed; 1 draws l uniformly from 0 to 1.
     rng : numpy.random.Generator
 
     Shapes
     ------
-    target rows : (N, classes), of the dtype of x
+    target rows : (N, classes), of the dtype of x, or (N, K)
 
     References
     ----------
@@ -34,6 +34,9 @@ def mix(x, labels, classes, alpha, rng):
     other *= 1 - weight
     x *= weight
     x += other
+    if labels.ndim == 2:
+        rows = labels.astype(x.dtype)
+        return x, weight * rows + (1 - weight) * rows[partner]
     rows, images = np.zeros((len(x), classes), x.dtype), np.arange(len(x))
     rows[images, labels] = weight
     rows[images, labels[partner]] += 1 - weight

@@ -21,18 +21,20 @@ from cnn.data.image_file import check_options
 from cnn.data.listing import PARTS
 from cnn.errors import DataError, MissingExtra
 from cnn.files import user_path
+from cnn.targets import IGNORED
 
 _IMAGES = ("x", "images", "image", "data")
 _LABELS = ("y", "labels", "label", "targets")
 
 
-def load_npz(root, test=None):
+def load_npz(root, test=None, targets="classes", classes=None):
     """Return the data set in a .npz file.
 
     Its arrays are called as Keras and MedMNIST call them: ``x_train`` or ``train_images``, ``y_train`` or
     ``train_labels``, likewise ``val`` and ``test``; or ``x`` or ``images`` and ``y`` or ``labels``, for one
     part. Which axis holds the channels is told by the rules of `cnn.data.arrays`; floats from 0 to 1 become
-    pixels. Labels are whole numbers or texts; an array ``classes`` may name the numbers.
+    pixels. Labels are whole numbers or texts; an array ``classes`` may name the numbers. With other
+    ``targets`` they are what `cnn.targets` says: (N, K) numbers, (N, K) of 0 and 1, or masks (N, H, W).
 
     Raises DataError naming the file: missing, damaged, no such arrays, pickled objects.
     """
@@ -53,7 +55,10 @@ def load_npz(root, test=None):
     if "train" not in parts:
         expected = "x_train and y_train, train_images and train_labels, or images and labels"
         raise DataError(f"{path}: expected arrays {expected}, found {', '.join(arrays) or 'none'}")
-    return _dataset("npz", parts, arrays.get("classes"), path, test)
+    names = arrays.get("classes") if classes is None else classes
+    if targets != "classes":
+        return _of_targets(parts, names, path, test, targets)
+    return _dataset("npz", parts, names, path, test)
 
 
 def _find(arrays, parts, kinds):
@@ -102,22 +107,50 @@ def _dataset(name, parts, classes, source, test):
     arrays, start = {}, 0
     for part, (images, labels) in parts.items():
         count = np.size(labels)
-        try:
-            pixels = channels_first(as_pixels(np.asarray(images)))
-        except DataError as error:
-            raise DataError(f"{source}, {part} part: {error}") from error
-        arrays[part] = np.ascontiguousarray(pixels), codes[start : start + count]
+        arrays[part] = _pixels(images, source, part), codes[start : start + count]
         start += count
-    if "test" not in arrays:
-        whole = Split(*arrays["train"])
-        train, held_out = split_validation(
-            whole, TEST_SHARE if test is None else test, seed=0, stratified=True
-        )
-        arrays |= {"train": (train.images, train.labels), "test": (held_out.images, held_out.labels)}
+    _hold_out_test(arrays, test, stratified=True)
     return make_dataset(name, names, arrays.pop("train"), arrays.pop("test"), source, **arrays)
 
 
-def load_parquet(root, image_size=None, mode=None, fit="stretch", test=None, skip_unreadable=False):
+def _of_targets(parts, names, source, test, targets):
+    """Return the Dataset of {part: (images, labels)} whose labels are no classes."""
+    arrays = {part: (_pixels(images, source, part), labels) for part, (images, labels) in parts.items()}
+    _hold_out_test(arrays, test, stratified=False)
+    if names is None:
+        labels = [np.asarray(labels) for _, labels in arrays.values()]
+        if targets == "masks":
+            if any(part.dtype.kind not in "iu" or not part.size for part in labels):
+                raise DataError(f"{source}: expected integer masks (N, H, W), found {labels[0].dtype}")
+            count = 1 + max(int(part[part != IGNORED].max(initial=0)) for part in labels)
+        else:
+            count = labels[0].shape[1] if labels[0].ndim == 2 else 1
+        names = [str(k) for k in range(count)]
+    train, held_out = arrays.pop("train"), arrays.pop("test")
+    return make_dataset("npz", [str(n) for n in names], train, held_out, source, **arrays, targets=targets)
+
+
+def _pixels(images, source, part):
+    try:
+        return np.ascontiguousarray(channels_first(as_pixels(np.asarray(images))))
+    except DataError as error:
+        raise DataError(f"{source}, {part} part: {error}") from error
+
+
+def _hold_out_test(arrays, share, stratified):
+    """Move a share of the training part of {part: (images, labels)} to "test" where there is none."""
+    if "test" not in arrays:
+        images, labels = arrays["train"]
+        if len(images) != len(labels):
+            raise DataError(f"expected one label an image, found {len(images)} images, {len(labels)} labels")
+        share = TEST_SHARE if share is None else share
+        train, test = split_validation(Split(images, labels), share, seed=0, stratified=stratified)
+        arrays |= {"train": (train.images, train.labels), "test": (test.images, test.labels)}
+
+
+def load_parquet(
+    root, image_size=None, mode=None, fit="stretch", test=None, skip_unreadable=False, decode="full"
+):
     """Return the images in a Parquet file, or in a folder of them, as Hugging Face stores a data set.
 
     A column ``image`` holds the bytes of image files (or {bytes, path}), a column ``label`` numbers or texts;
@@ -126,7 +159,7 @@ def load_parquet(root, image_size=None, mode=None, fit="stretch", test=None, ski
 
     Raises MissingExtra without the extra ``parquet``, DataError naming the file.
     """
-    options = check_options(image_size, mode), mode, fit, test, skip_unreadable
+    options = check_options(image_size, mode), mode, fit, test, skip_unreadable, decode
     path = user_path(root)
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
@@ -144,7 +177,7 @@ def load_parquet(root, image_size=None, mode=None, fit="stretch", test=None, ski
         if "train" not in parts:
             raise DataError(f"{path}: expected images of the part train, found {', '.join(parts)}")
         everything = [image for images, _ in parts.values() for image in images]
-        pixels, kept = read_all(everything, options[0], mode, fit, skip_unreadable)
+        pixels, kept = read_all(everything, options[0], mode, fit, skip_unreadable, decode)
         arrays, start = {}, 0
         for part, (images, labels) in parts.items():
             chosen = (kept >= start) & (kept < start + len(images))

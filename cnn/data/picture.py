@@ -6,7 +6,7 @@ Networks for digits learn white ink on black, centred; photographs of handwritin
 import numpy as np
 from PIL import Image, ImageOps
 
-from cnn.data.image_file import open_image, pixels_of
+from cnn.data.image_file import open_image, pixels_of, side_of
 from cnn.errors import ConfigError
 
 __all__ = ["REMARKS", "read_picture"]
@@ -23,7 +23,7 @@ _BOX = 20 / 28  # share of the image that MNIST's digits fill
 _SPARSE = 0.25  # mean of the training pixels up to which they are ink on a dark ground
 
 
-def read_picture(path, image_shape, mean, invert=False, center=False, fit="stretch"):
+def read_picture(path, image_shape, mean, invert=False, center=False, fit="stretch", decode="full"):
     """Return (pixels (C, H, W) uint8, remarks): an image file as the network takes it.
 
     Parameters
@@ -35,6 +35,7 @@ def read_picture(path, image_shape, mean, invert=False, center=False, fit="stret
     center : scale the ink to 20/28 of the size and move its centre of mass to the middle, as MNIST's
         digits were made.
     fit : how an image of another aspect ratio gets the size; see `cnn.data.image_file.read_with_bits`.
+    decode : "full" or "reduced", likewise.
 
     ``remarks`` are keys of ``REMARKS``. Raises DataError when the file cannot be read, ConfigError when the
     network takes neither grey nor RGB images.
@@ -43,7 +44,7 @@ def read_picture(path, image_shape, mean, invert=False, center=False, fit="stret
     if channels not in (1, 3):
         raise ConfigError(f"the network takes images of {channels} channels, expected 1 (grey) or 3 (RGB)")
     mode = "L" if channels == 1 else "RGB"
-    source = open_image(path)
+    source = open_image(path, least=None if invert or center else side_of((height, width), decode))
     see_through = _is_transparent(source)
     if not (invert or center):
         pixels = pixels_of(source, path, (height, width), mode, fit=fit)[0]

@@ -1,7 +1,16 @@
-"""Image files whose labels stand in a CSV file: ``file,label``, or Hugging Face's metadata.csv."""
+"""Image files whose labels stand in a CSV file: ``file,label``, or Hugging Face's metadata.csv.
+
+What the columns are is told by ``targets`` (`cnn.targets`): "classes" has one column of names; "numbers" has
+columns of numbers; "labels" has a column with all names of an image ("cat dog", or "cat;hot dog"), or a
+column of 0 and 1 for each label. ``columns`` names those to take; left out, they are all but that of the
+files and that of the parts.
+"""
 
 import csv
+import math
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 from cnn.data.listing import PARTS, Listing, table_files
 from cnn.errors import DataError, did_you_mean
@@ -10,42 +19,108 @@ from cnn.terminal import printable_name
 _FILE = ("file_name", "file", "filename", "image", "path", "image_path", "filepath", "image_id")
 _LABEL = ("label", "class", "category", "target", "y", "species", "breed")
 _PART = ("split", "part", "set", "subset", "fold")
+_TAGS = ("labels", "tags", "classes", "categories", *_LABEL)
+_BOOL = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 
 
-def folder_with_tables(root):
+class _Row(NamedTuple):
+    """A line of a table: the part that it says or None, the path, the texts of the chosen columns."""
+
+    part: str | None
+    file: str
+    texts: list
+    where: str  # "labels.csv: line 7"
+
+
+def folder_with_tables(root, targets="classes", columns=None):
     """Return the Listing of a folder whose labels stand in metadata.csv files."""
-    listing, rows = Listing(root), []
+    names, rows = None, []
     for part, path in table_files(root).items():
-        rows += [(row_part or part, file, label) for row_part, file, label in _rows(path)]
-    return _listed(listing, rows, root)
+        found, of_part = _rows(path, targets, columns)
+        if targets != "classes" and found != (names or found):
+            raise DataError(f"{path}: expected the columns {', '.join(names)}, found {', '.join(found)}")
+        names = names or found
+        rows += [row._replace(part=row.part or part) for row in of_part]
+    return _listed(Listing(root), names, rows, root, targets)
 
 
-def from_csv(path):
-    """Return the Listing of a CSV file: a column of files, relative to its folder, and one of labels.
+def from_csv(path, targets="classes", columns=None):
+    """Return the Listing of a CSV file: a column of files, relative to its folder, and those of labels.
 
     The columns are known by their names (``file`` or ``image`` or ``path`` …; ``label`` or ``class`` …); a
-    column ``split`` may say train, val or test. Two columns need no header.
+    column ``split`` may say train, val or test. Two columns need no header where the labels are classes.
     Raises DataError naming the line: no such column, a file that is not there, an empty label.
     """
-    return _listed(Listing(path.parent), [(part or "train", *rest) for part, *rest in _rows(path)], path)
+    names, rows = _rows(path, targets, columns)
+    rows = [row._replace(part=row.part or "train") for row in rows]
+    return _listed(Listing(path.parent), names, rows, path, targets)
 
 
-def _listed(listing, rows, source):
-    names = sorted({label for _, _, label in rows})
-    if all(name.isdecimal() for name in names):
-        names.sort(key=int)
-    if len(names) < 2:
-        raise DataError(f"{source}: expected labels of at least two classes, found {len(names)}")
-    for part, file, label in rows:
-        listing.add(part, [file], [names.index(label)])
+def _listed(listing, names, rows, source, targets):
+    names, labels = _READ[targets](names, rows, source)
+    for row, label in zip(rows, labels, strict=True):
+        listing.add(row.part, [row.file], [label])
     if "train" not in listing.files:
         raise DataError(f"{source}: expected images of the part train, found none")
     listing.classes = [printable_name(name) for name in names]
     return listing
 
 
-def _rows(path):
-    """Return [(part or None, path of the file, label)] of a CSV file."""
+def _classes(_, rows, source):
+    """Return (names, index of each row's class)."""
+    names = sorted({row.texts[0] for row in rows})
+    if all(name.isdecimal() for name in names):
+        names.sort(key=int)
+    if len(names) < 2:
+        raise DataError(f"{source}: expected labels of at least two classes, found {len(names)}")
+    return names, [names.index(row.texts[0]) for row in rows]
+
+
+def _numbers(names, rows, source):
+    """Return (names of the columns, a tuple of numbers of each row)."""
+
+    def number(text, name, where):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise DataError(
+                f"{where}: {name}: expected a finite number, found {text!r}; data.columns = [...] names the "
+                "columns to take"
+            )
+        return value
+
+    return names, [
+        tuple(number(text, name, row.where) for text, name in zip(row.texts, names, strict=True))
+        for row in rows
+    ]
+
+
+def _labels(names, rows, source):
+    """Return (names of the labels, a tuple of 0 and 1 of each row)."""
+    if len(names) == 1 and any(row.texts[0].lower() not in _BOOL for row in rows):
+        separator = r"[;|,]" if any(re.search(r"[;|,]", row.texts[0]) for row in rows) else r"\s+"
+        parts = [{t.strip() for t in re.split(separator, row.texts[0])} - {""} for row in rows]
+        names = sorted(set().union(*parts))
+        return names, [tuple(int(name in of_row) for name in names) for of_row in parts]
+
+    def flag(text, name, where):
+        if text.lower() not in _BOOL:
+            raise DataError(f"{where}: {name}: expected 0 or 1, found {text!r}")
+        return _BOOL[text.lower()]
+
+    return names, [
+        tuple(flag(text, name, row.where) for text, name in zip(row.texts, names, strict=True))
+        for row in rows
+    ]
+
+
+_READ = {"classes": _classes, "numbers": _numbers, "labels": _labels}
+
+
+def _rows(path, targets, columns):
+    """Return (names of the chosen columns, [_Row]) of a CSV file."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file, dialect=_dialect(file)) if any(row)]
@@ -55,23 +130,23 @@ def _rows(path):
         raise DataError(f"{path}: expected a CSV file in UTF-8, found another ({error})") from error
     if not rows:
         raise DataError(f"{path}: expected a header and a line for each image, found an empty file")
-    columns = _columns(path, rows)
-    file_column, label_column, part_column, first = columns
+    file_column, label_columns, part_column, first = _columns(path, rows, targets, columns)
     found, missing = [], []
     for number, row in enumerate(rows[first:], first + 1):
-        if len(row) <= max(file_column, label_column):
-            raise DataError(f"{path}: line {number}: expected {len(rows[0])} values, found {len(row)}")
-        file, label = path.parent / row[file_column].strip(), row[label_column].strip()
-        if not label:
-            raise DataError(f"{path}: line {number}: expected a label, found none")
+        where = f"{path}: line {number}"
+        if len(row) <= max(file_column, *label_columns):
+            raise DataError(f"{where}: expected {len(rows[0])} values, found {len(row)}")
+        file, texts = path.parent / row[file_column].strip(), [row[k].strip() for k in label_columns]
+        if not texts[0] and targets == "classes":
+            raise DataError(f"{where}: expected a label, found none")
         if not file.is_file():
-            missing.append((number, file))
+            missing.append((where, file))
         part = row[part_column].strip() if part_column is not None and len(row) > part_column else None
-        found.append((_part(path, number, part), str(file), label))
+        found.append(_Row(_part(path, number, part), str(file), texts, where))
     if missing:
         more = f" ({len(missing):,} such lines)" if len(missing) > 1 else ""
-        raise DataError(f"{path}: line {missing[0][0]}: found no file {missing[0][1]}{more}")
-    return found
+        raise DataError(f"{missing[0][0]}: found no file {missing[0][1]}{more}")
+    return [rows[0][k].strip() for k in label_columns], found
 
 
 def _dialect(file):
@@ -83,15 +158,17 @@ def _dialect(file):
         return csv.excel
 
 
-def _columns(path, rows):
-    """Return (column of files, of labels, of parts or None, first row of data)."""
+def _columns(path, rows, targets, columns):
+    """Return (column of files, columns of labels, column of parts or None, first row of data)."""
     header = [name.strip().lower() for name in rows[0]]
     file, label, part = (
         next((header.index(name) for name in names if name in header), None)
         for names in (_FILE, _LABEL, _PART)
     )
+    if targets != "classes" or columns:
+        return file, _chosen(path, rows[0], file, part, targets, columns), part, 1
     if file is None and label is None and len(header) == 2 and (path.parent / rows[0][0].strip()).is_file():
-        return 0, 1, None, 0
+        return 0, [1], None, 0
     if file is not None and label is None and len(header) == 2:
         label = 1 - file  # Hugging Face lets the other column have any name
     for column, names, what in ((file, _FILE, "files"), (label, _LABEL, "labels")):
@@ -99,7 +176,28 @@ def _columns(path, rows):
             hint = next((found for name in header if (found := did_you_mean(name, names))), "")
             expected, found = ", ".join(names[:4]), ", ".join(header)
             raise DataError(f"{path}: expected a column of {what} ({expected}), found {found}.{hint}")
-    return file, label, part, 1
+    return file, [label], part, 1
+
+
+def _chosen(path, header, file, part, targets, columns):
+    """Return the columns of labels: those that ``columns`` names, or all that are left."""
+    names = [name.strip() for name in header]
+    if file is None:
+        found = ", ".join(names)
+        raise DataError(f"{path}: expected a column of files ({', '.join(_FILE[:4])}), found {found}")
+    if columns is not None:
+        if targets == "classes" and len(columns) != 1:
+            raise DataError(f"{path}: expected one column of classes, found {', '.join(columns)}")
+        for name in columns:
+            if name not in names:
+                hint = did_you_mean(name, names)
+                raise DataError(f"{path}: data.columns: found no column {name} in {', '.join(names)}.{hint}")
+        return [names.index(name) for name in columns]
+    left = [k for k in range(len(names)) if k not in (file, part)]
+    tags = [k for k in left if names[k].lower() in _TAGS] if targets == "labels" else []
+    if not left:
+        raise DataError(f"{path}: expected a column of {targets} beside that of the files, found none")
+    return tags[:1] or left
 
 
 def _part(path, number, text):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from cnn.data import Split
+from cnn.doctor import targets
 from cnn.doctor.finding import FAIL, OK, WARN, finding, grade
 from cnn.training import experiment
 
@@ -25,12 +26,10 @@ def check(config, images):
             "test": images.dataset.test,
         }.items()
     }
+    of_classes = (_classes, _histogram, _test_histogram, _labels_and_pixels, _wrong_labels)
+    about = of_classes if images.kind.name == "classes" else targets.CHECKS[images.kind.name]
     return [
-        _classes(config, images),
-        _histogram(images),
-        _test_histogram(images),
-        _labels_and_pixels(config, images),
-        _wrong_labels(config, images),
+        *(check(config, images) for check in about),
         _duplicates(images.train, keys["training"]),
         _leak("training", "test", keys),
         _leak("training", "validation", keys),
@@ -69,7 +68,7 @@ def _classes(config, images):
     return finding("classes", OK, f"{len(names)}, labels 0 to {len(names) - 1}", "every label has a name", "")
 
 
-def _histogram(images):
+def _histogram(config, images):
     counts = np.bincount(images.train.labels, minlength=len(images.classes))
     low, high = int(counts.argmin()), int(counts.argmax())
     verdict = OK
@@ -87,7 +86,7 @@ def _histogram(images):
     return finding("label counts", verdict, measured, "at least 10, at most 20 to 1", advice, counts[low])
 
 
-def _test_histogram(images):
+def _test_histogram(config, images):
     """Half the sum of |train share - test share|: the share of images that would have to change class."""
     classes = len(images.classes)
     shares = [
@@ -181,8 +180,8 @@ def _duplicates(train, keys):
     for key, label in zip(keys, train.labels, strict=True):
         if key in first:
             copies += 1
-            conflicts += first[key] != label
-        first.setdefault(key, label)
+            conflicts += first[key] != label.tobytes()
+        first.setdefault(key, label.tobytes())
     share, conflict_share = copies / len(keys), conflicts / len(keys)
     verdict = max(grade(share, 0.02, 0.5), grade(conflict_share, 0.002, 0.05), key=(OK, WARN, FAIL).index)
     measured = f"{copies:,} copies, {conflicts:,} of them with another label"

@@ -4,7 +4,7 @@ import math
 import textwrap
 from dataclasses import asdict, dataclass
 
-from cnn.language import pad, say, translate, width
+from cnn.language import fill, pad, translate, width
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 VERDICTS = (OK, WARN, FAIL)  # from healthy to broken
@@ -77,7 +77,7 @@ class Report:
         room = min(64, max(width(measured) for _, _, measured, _ in rows))
         lines = []
         for f, check, measured, expected in rows:
-            wanted = say("expected {what}", what=expected)
+            wanted = fill("expected {what}", what=expected)
             lines.append(f"{f.verdict:4}  {pad(check, name)}  {pad(measured, room)}  {wanted}")
             if f.advice:
                 advice, indent = translate(f.advice), " " * 6

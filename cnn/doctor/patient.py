@@ -55,7 +55,7 @@ class Patient:
         different = np.unique(self.x.reshape(len(self.x), -1), axis=0, return_index=True)[1]
         few = np.sort(different)[:FEW]
         self.few_x, self.few_labels = self.x[few], self.labels[few]
-        self.loss = experiment.build_loss(config, self.classes)
+        self.loss, self.kind = experiment.build_loss(config, self.classes, images.scale), images.kind
         self.leaves = [(name, layer) for name, layer in self.network.walk() if not layer.children()]
         self._start = {name: array.copy() for name, array in self.network.state().items()}
         self._dropouts = [(layer, layer.p) for _, layer in self.leaves if isinstance(layer, Dropout)]
@@ -93,7 +93,7 @@ class Patient:
         loss, logits = self.gradient(self.few_x, self.few_labels)
         if math.isfinite(loss):
             optimizer.step()
-        return loss, int((logits.argmax(axis=1) != self.few_labels).sum())
+        return loss, int(self.kind.missed(logits, self.few_labels, self.loss).sum())
 
     def observe(self):
         """Return (loss, logits, Vitals of every layer) of one forward and backward of the batch."""

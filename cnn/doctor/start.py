@@ -16,7 +16,7 @@ def check(patient):
     patient.rewind()
     return [
         _finite(loss, vitals),
-        _initial_loss(loss, patient.classes, patient.loss),
+        _initial_loss(loss, patient),
         _logits(patient, logits),
         _weights(patient),
         _activations(vitals),
@@ -47,15 +47,19 @@ def _finite(loss, vitals):
     return finding("NaN and Inf", verdict, measured, expected, "the logits are too large")
 
 
-def _initial_loss(loss, classes, kind):
+def _initial_loss(loss, patient):
     """An untrained network knows nothing: p = 1/C for every class, L = -log(1/C) = log C.
 
     Of another loss than softmax with cross-entropy its value for outputs of 0.
     """
+    classes, judge = patient.classes, patient.loss.judge()
     right, known = math.log(classes), f"ln {classes} = "
-    if type(kind) is not SoftmaxCrossEntropy:
+    if patient.kind.name in ("numbers", "labels"):
+        zeros = np.zeros((len(patient.labels), classes), np.float32)
+        right, known = judge.forward(zeros, patient.labels), ""
+    elif type(judge) is not SoftmaxCrossEntropy:
         zeros = np.zeros((classes, classes), np.float32)
-        right, known = kind.judge().forward(zeros, np.arange(classes)), ""
+        right, known = judge.forward(zeros, np.arange(classes)), ""
     verdict = grade(loss, 2 * right + 0.5, 4 * right + 1)
     limits = f"{0.6 * right:.3g} to {2 * right + 0.5:.3g}"
     expected = f"{limits}; {known}{right:.3f} if nothing is known"
@@ -80,7 +84,8 @@ def _logits(patient, logits):
         )
         return finding("logits", FAIL, "each row sums to 1: softmax twice", expected, advice, sums.mean())
     if kind in ("ReLU", "Sigmoid", "Tanh", "LeakyReLU", "GELU", "SiLU", "Dropout"):
-        advice = f"remove the {kind} at the end: it limits what the softmax of the loss can say"
+        what = "the softmax of the loss" if type(patient.loss) is SoftmaxCrossEntropy else "the network"
+        advice = f"remove the {kind} at the end: it limits what {what} can say"
         return finding("logits", WARN, f"the network ends with {kind}", expected, advice)
     spread = float(logits.std(axis=0).max())
     constant = len(logits) > 1 and spread <= 1e-6 * float(np.abs(logits).max() + 1e-30)

@@ -12,6 +12,7 @@ from cnn import layers
 from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
 from cnn.explain.derivations import kinds
+from cnn.targets import IGNORED
 
 __all__ = ["Node", "collect"]
 
@@ -55,7 +56,9 @@ class Node:
         self.stored[name] = self.batch[0][name]
 
 
-def collect(network, x, label, label_smoothing: float = 0.0, training: bool = False) -> list[Node]:
+def collect(
+    network, x, label, label_smoothing: float = 0.0, training: bool = False, loss=None
+) -> list[Node]:
     """Return the nodes of one forward and one backward pass.
 
         L = -1/N sum over n, k of y_nk log p_nk,  p = softmax(network(x))
@@ -64,16 +67,19 @@ def collect(network, x, label, label_smoothing: float = 0.0, training: bool = Fa
     ----------
     network : a built ``cnn.Network`` whose output is (N, classes). Its gradients are overwritten.
     x : the image as the network takes it (normalised), (C, H, W); or a batch, (N, C, H, W).
-    label : the true class; of a batch, one for each image.
+    label : the true class; of a batch, one for each image. With a ``loss``, its target for one image: an
+        array of the shape of the output, or a mask (H, W).
     training : BatchNorm uses the statistics of these images, as a training step would; the running statistics
         are left alone. Dropout is on for a batch, with the mask of its next step; of one image it stays off.
+    loss : a loss of `cnn.explain.derivations.losses`, instead of softmax with cross-entropy: L is its value;
+        weights of classes do not enter.
 
     A layer that the page cannot compute becomes a node with ``values_only``. Raises ShapeError if image and
     network do not fit.
     """
     x = np.ascontiguousarray(x, dtype=np.float32)
     x = x if x.ndim == len(network.input_shape) + 1 else x[None]
-    labels = np.atleast_1d(np.asarray(label))
+    labels = np.atleast_1d(np.asarray(label)) if loss is None else np.asarray(label)[None]
     if tuple(x.shape[1:]) != tuple(network.input_shape):
         raise ShapeError(
             f"explain: the network takes {tuple(network.input_shape)}, the image is {x.shape[1:]}"
@@ -81,6 +87,9 @@ def collect(network, x, label, label_smoothing: float = 0.0, training: bool = Fa
     tape = _Tape(training)
     logits, last = tape.run(network.layers, x, tape.image(x))
     logits = np.asarray(logits)
+    if loss is not None:
+        tape.nodes.append(_end(network, tape, loss, logits, labels, last))
+        return tape.nodes
     if logits.ndim != 2:
         raise ShapeError(f"explain: expected a network that ends with (N, classes), found {logits.shape}")
     for one in labels:
@@ -98,6 +107,20 @@ def collect(network, x, label, label_smoothing: float = 0.0, training: bool = Fa
     node.keep("target", targets)
     tape.nodes.append(node)
     return tape.nodes
+
+
+def _end(network, tape, loss, logits, targets, last):
+    """Return the node of a loss beside softmax with cross-entropy, after its backward pass."""
+    pixels = logits.ndim == 4
+    criterion = layers.SoftmaxCrossEntropy(ignore_index=IGNORED) if pixels else type(loss)()
+    value = criterion.forward(logits, targets)
+    network.zero_grad()
+    tape.backward(np.asarray(criterion.backward()), last)
+    node = Node(len(tape.nodes), "loss", "PixelLoss" if pixels else type(loss).__name__, [last])
+    node.keep("y", np.array([[value]]))
+    node.keep("p", criterion.probabilities if pixels else loss.answers(logits))
+    node.keep("target", targets)
+    return node
 
 
 def _kind(layer):

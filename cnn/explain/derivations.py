@@ -25,7 +25,7 @@ from importlib import resources
 from cnn.explain.mathml import to_mathml
 from cnn.reference import loops
 
-__all__ = ["derivation", "kinds", "loop_source", "reference_source"]
+__all__ = ["derivation", "kinds", "loop_source", "losses", "reference_source"]
 
 # The functions under cnn.reference whose source stands beside the equations of each kind of layer.
 _CONV = (
@@ -78,6 +78,14 @@ _REFERENCE = {
     "Loss": ("loss.softmax_cross_entropy_forward", "loss.softmax_cross_entropy_backward"),
 }
 
+# Likewise of the losses beside softmax with cross-entropy; a page ends with one of them.
+_LOSSES = {
+    "MSELoss": ("loss.squared_error", "loss.squared_error_slope"),
+    "L1Loss": ("loss.absolute_error", "loss.absolute_error_slope"),
+    "BCEWithLogitsLoss": ("loss.binary_cross_entropy", "loss.binary_cross_entropy_slope"),
+    "PixelLoss": _REFERENCE["Loss"],
+}
+
 # The loops under cnn.reference.loops that compute each equation, by the equation's id.
 _BATCH_NORM_LOOPS = {
     "forward": "batch_norm_forward",
@@ -123,6 +131,11 @@ _LOOPS = {
 def kinds() -> tuple[str, ...]:
     """Every kind of layer that has a derivation."""
     return tuple(_REFERENCE)
+
+
+def losses() -> tuple[str, ...]:
+    """The losses beside softmax with cross-entropy, "Loss", that have a derivation."""
+    return tuple(_LOSSES)
 
 
 def derivation(kind: str) -> list[dict]:
@@ -173,7 +186,7 @@ def _equations() -> dict[str, list[dict]]:
 def reference_source(kind: str) -> list[dict]:
     """Return the NumPy functions of one kind, each ``{"name", "source"}``."""
     sources = []
-    for place in _REFERENCE[kind]:
+    for place in (_REFERENCE | _LOSSES)[kind]:
         module, function = place.split(".")
         found = getattr(importlib.import_module(f"cnn.reference.{module}"), function)
         sources.append({"name": f"cnn/reference/{module}.py", "source": inspect.getsource(found).rstrip()})

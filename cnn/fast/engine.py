@@ -20,16 +20,16 @@ from operator import attrgetter
 import numpy as np
 
 from cnn.backend import engine, get_winograd, use_backend
-from cnn.errors import ShapeError
+from cnn.errors import ConfigError, ShapeError
 from cnn.fast.blocked import NotLowerable, as_blocked
+from cnn.fast.folding import Folding
 from cnn.fast.kept import kept, restore
 from cnn.fast.kernels import conv
 from cnn.fast.lanes import NotForFew
 from cnn.fast.machine.bf16 import has_bf16
-from cnn.fast.machine.fingerprint import Fingerprint
 from cnn.fast.machine.jit import Launches, address
 from cnn.fast.machine.owner import Arena, Lowering, lower_into
-from cnn.fast.step import Context, Plain, array, enter, fact, leave, walk_back
+from cnn.fast.step import Context, Plain, Sum, array, enter, fact, leave, walk_back
 from cnn.fast.steps import plan as plan_steps
 from cnn.layers.watch import Watch
 from cnn.pixels import Pixels
@@ -50,30 +50,37 @@ class Engine:
     ----------
     body : Sequential, built
     precision : "float32" or "bf16": how activations are stored and multiplied
+    exact : list of Layer
+        That store and multiply float32 in any case.
     """
 
-    def __init__(self, body, precision="float32"):
-        self._body, self._lock, self._precision = body, threading.RLock(), precision
+    def __init__(self, body, precision="float32", exact=()):
+        self._body, self._lock, self._formats = body, threading.RLock(), (precision, exact)
         self._plan, self._mine = None, threading.local()
 
-    def forward(self, x, training):
-        """Return the output (N, *output_shape) for an array or Pixels; keep what backward needs."""
+    def forward(self, x, training, share=None):
+        """Return the output (N, *output_shape) for an array or Pixels; keep what backward needs.
+
+        ``share``: what part of a batch ``x`` is, a ``cnn.parallel.share.Share``; None is all of it.
+        """
         plan = self._current_plan()
         x, dtype, table = plan.receive(x)
         if getattr(self._mine, "plan", None) is not plan:
             self._mine.plan, self._mine.programs = plan, _Programs()
         flags = (*map(_trainable, plan.parameters),)
-        key = (x.shape, dtype, training, get_winograd(), id(table), flags)
+        key = (x.shape, dtype, training, get_winograd(), id(table), flags, share)
         program = self._mine.programs.find(key)
         if program is None and plan.lowerable:
             try:
                 with self._lock:
                     arena = self._mine.programs.arena
-                    program = Program(arena, plan, x.shape, dtype, training, table, self._lock)
+                    program = Program(arena, plan, x.shape, dtype, training, table, self._lock, share=share)
                 self._mine.programs.add(key, program)
             except NotLowerable:
                 plan.lowerable = False
         if not plan.lowerable:
+            if share is not None:
+                raise _needs_pure_layers()
             self._mine.last = plan.walk
             return plan.walk.forward(x if table is None else Pixels(x, table), training)
         self._mine.last = program
@@ -139,14 +146,19 @@ class Engine:
         plan = self._plan
         if plan is None or not plan.holds():
             with self._lock:
-                plan = self._plan = _Plan(self._body, self._precision)
+                plan = self._plan = _Plan(self._body, *self._formats)
         return plan
+
+
+def _needs_pure_layers():
+    return ConfigError("a share of a batch: expected pure layers; a layer says to be pure, and is not")
 
 
 class _Plan:
     """What a network was when it was planned; what its programs share."""
 
-    def __init__(self, body, precision):
+    def __init__(self, body, precision, exact):
+        self.exact = frozenset(map(id, exact))
         self.body, self._watch = body, Watch(body)
         self.layers, self.parameters = self._watch.layers, self._watch.parameters
         self.holds = self._watch.holds
@@ -154,7 +166,7 @@ class _Plan:
         known = [p.dtype for p in self.parameters] + [a.dtype for a in floats]
         self.dtype = known[0] if known else None
         self.precision = precision if self._gains(precision) else "float32"
-        self.folding, self.for_few, self.idle = Folding(self), True, []
+        self.folding, self.for_few, self.idle = Folding(self.layers, self.parameters), True, []
         # a layer that says to be pure and is not: then the layers run one by one
         self.lowerable, self.walk = True, engine(body, "reference")
 
@@ -162,11 +174,9 @@ class _Plan:
         """Whether any layer computes otherwise in this precision: only then is anything stored so."""
         wanted = precision == "bf16" and has_bf16() and self.dtype == np.float32
         return wanted and any(
-            conv.suits_pairs(
-                self.dtype, c.weight.data.shape, c.output_shape[1:], c.stride, c.dilation, c.groups
-            )
+            conv.gains_from_bf16(self.dtype, c.weight.data.shape, c.groups)
             for c in self.layers
-            if fact(c, "role") == "convolution"
+            if fact(c, "role") == "convolution" and id(c) not in self.exact
         )
 
     def receive(self, x):
@@ -178,40 +188,6 @@ class _Plan:
         if type(x) is Pixels and x.dtype == dtype:
             return x.images, dtype, x.table
         return np.ascontiguousarray(x, dtype), dtype, None
-
-
-class Folding:
-    """The weights that predictions read, made again as soon as a parameter or a statistic has changed.
-
-    In evaluation a normalisation is a fixed scale and shift of each channel, so it moves into the weights in
-    front of it:
-
-        ((w * x + b) - mean) * s + beta  =  (s w) * x + (b - mean) s + beta,      s = gamma / sqrt(var + eps)
-    """
-
-    def __init__(self, plan):
-        arrays = [a for layer in plan.layers for a in layer.buffers().values() if a.dtype.kind == "f"]
-        if plan.parameters:
-            first, last = plan.parameters[0], plan.parameters[-1]
-            same = all(p.buffer is first.buffer for p in plan.parameters)
-            arrays += (
-                [first.buffer.data[first.start : last.stop]] if same else [p.data for p in plan.parameters]
-            )
-        self._changes, self._entries = Fingerprint(arrays), {}
-
-    def entry(self, make, *layers):
-        """Return ``make(*layers)``, which has a method ``refresh``; made once."""
-        key = (make, *map(id, layers))
-        if key not in self._entries:
-            self._entries[key] = make(*layers)
-            self._entries[key].refresh()
-        return self._entries[key]
-
-    def refresh(self):
-        """Fold again if anything changed."""
-        if self._changes.changed():
-            for entry in self._entries.values():
-                entry.refresh()
 
 
 class _Programs:
@@ -243,14 +219,16 @@ class Program:
     table : the table of Pixels, or None
     lock : held while layers from outside run
     predict : "" for a pass that backward may follow, "many" or "few" for one that keeps nothing
+    share : cnn.parallel.share.Share or None
     """
 
-    def __init__(self, arena, plan, shape, dtype, training, table, lock, predict=""):
+    def __init__(self, arena, plan, shape, dtype, training, table, lock, predict="", share=None):
         self._arena, self._table, self._dtype = arena, table, np.dtype(dtype)
         self._parameters, self._backward, self._shape, self.lowerable = plan.parameters, {}, shape, True
-        self._steps = plan_steps(plan.body.layers, Context(lock, plan.folding if predict else None))
-        self._precision = plan.precision
-        lowering = Lowering(arena, precision=plan.precision)
+        context = Context(lock, plan.folding if predict else None, plan.exact)
+        self._steps = plan_steps(plan.body.layers, context)
+        self._precision, self._share = plan.precision, share
+        lowering = Lowering(arena, precision=plan.precision, share=share)
         with lower_into(lowering):
             y = x = enter(shape, self._dtype, table, predict == "few")
             self._forward = _Part(lowering, x)
@@ -291,6 +269,8 @@ class Program:
                 part = self._backward[key] = self.lower_backward(input_gradient)
             except NotLowerable:
                 self.lowerable = False
+                if self._share is not None:
+                    raise _needs_pure_layers() from None
                 return self._walk_back(dy, input_gradient)
         dx = np.empty(self._shape, self._dtype) if input_gradient else None
         part.run(np.ascontiguousarray(dy, self._dtype), dx)
@@ -314,7 +294,7 @@ class Program:
 
     def lower_backward(self, input_gradient):
         """Return the part that goes back, lowered for what is to be trained now."""
-        lowering = Lowering(self._arena, self._taken, self._precision)
+        lowering = Lowering(self._arena, self._taken, self._precision, self._share)
         restore(self._steps, self._kept, None if input_gradient else lowering)
         with lower_into(lowering):
             dy = enter(self._out_shape, self._dtype)
@@ -322,6 +302,7 @@ class Program:
             dx = walk_back(self._steps, dy, input_gradient, consume=not input_gradient, over=True)
             del dy
             if input_gradient:
+                dx = dx.array() if type(dx) is Sum else dx
                 leave(dx, np.zeros(self._shape, self._dtype))
             part.ends_with(dx)
             del dx

@@ -4,10 +4,10 @@ import numpy as np
 
 from cnn.fast.blocked import LANES
 from cnn.fast.conv import few as few_conv
-from cnn.fast.conv import few_winograd
-from cnn.fast.kernels import activation, conv, elementwise, few, few_joins, linear, norm, pool
+from cnn.fast.conv import few_pool, few_winograd, few_winograd_pairs
+from cnn.fast.kernels import activation, conv, elementwise, few, few_joins, linear, norm, pool, residual
 from cnn.fast.lanes import Lanes, channel_vector
-from cnn.fast.step import Single, Step, array, walk_back
+from cnn.fast.step import Single, Step, Sum, array, walk_back
 from cnn.geometry import output_shape
 
 
@@ -150,7 +150,11 @@ class NormActivation(Step):
 
 
 class SumReLU(Step):
-    """Residual, ReLU: a normalisation at the end of the body adds the shortcut in its own pass."""
+    """Residual, ReLU: a normalisation at the end of the body adds the shortcut in its own pass.
+
+    On the way back the sum of what body and shortcut return is left to who reads it: to the block in front,
+    which adds in the pass that goes back through its own ReLU.
+    """
 
     roles = ("sum", "relu")
 
@@ -183,17 +187,19 @@ class SumReLU(Step):
 
     def backward(self, dy, input_gradient, over):
         y, saved = self.kept
-        g = activation.relu_backward(array(dy), y)
+        parts = dy.take() if type(dy) is Sum else [array(dy)]
+        g, planes = residual.residual_backward(parts, y, *(saved or ())[:2])
+        del parts
         dx = g
         if saved is not None:
             x, mean, rstd, training = saved
             weight, gradients = self._norm.affine_arrays()[0], self._norm.affine_gradients()
-            dx = norm.batch_norm_backward(g, x, mean, rstd, weight, *gradients, training)
+            dx = norm.batch_norm_backward(g, x, mean, rstd, weight, *gradients, training, planes=planes)
         if self.consume:
             self.kept = y = saved = None
         dx = walk_back(self._body, dx, input_gradient, self.consume, over=dx is not g)
         other = walk_back(self._shortcut, g, input_gradient, self.consume)
-        return elementwise.add(array(dx), array(other)) if input_gradient else None
+        return Sum(array(dx), array(other)) if input_gradient else None
 
 
 # -- predictions: nothing is kept, and weights are folded --------------------------------------------------
@@ -253,11 +259,30 @@ class Weighted(Step):
         geometry = self._layer._geometry()
         return conv.conv2d_forward(x, folded.weight, folded.bias, *geometry, relu=self._relu)
 
+    def _pooled_few(self, x):
+        """``_few`` and the maxima of 2x2 windows in one pass, of one group."""
+        folded, k = self._folded, len(self._folded.weight)
+        bias, geometry = folded.packed(channel_vector, folded.bias), self._layer._geometry()[:3]
+        kernel, (stride, _, dilation) = folded.weight.shape[2:], geometry
+        two = k <= few_pool.HALF and stride == dilation == (1, 1)
+        packed = folded.packed(few_pool.pack_two if two else few_conv.pack, folded.weight)
+        return few_pool.convolve(x, packed, bias, k, kernel, *geometry)
+
     def _fits_few(self, x):
         """Whether there is a form for sixteen channels: one group, or a filter for each channel."""
         if self._dense or self._layer.groups == 1:
             return True
         return self._layer.groups == len(self._folded.weight) == x.shape[1]
+
+    def _winograd(self, x):
+        """Whether Winograd's form is faster for a few images."""
+        stride, padding, dilation, groups = self._layer._geometry()
+        shape = self._folded.weight.shape
+        out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
+        quick = shape[2:] == (3, 3) and conv.suits_winograd(
+            x.dtype, shape, out_size, stride, dilation, groups
+        )
+        return quick and few_winograd.tiles_of(len(x.data), out_size) >= few_winograd.FEWEST
 
     def _few(self, x):
         folded, relu = self._folded, self._relu
@@ -270,15 +295,42 @@ class Weighted(Step):
         if groups > 1:
             packed = folded.packed(few_joins.pack_depthwise, folded.weight)
             return few_joins.depthwise(x, packed, bias, stride, padding, dilation, relu)
-        out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
-        quick = shape[2:] == (3, 3) and conv.suits_winograd(
-            x.dtype, shape, out_size, stride, dilation, groups
-        )
-        if quick and few_winograd.tiles_of(len(x.data), out_size) >= few_winograd.FEWEST:
-            packed = folded.packed(few_winograd.pack, folded.weight)
-            return few_winograd.convolve(x, packed, bias, k, out_size, padding, relu)
+        if self._winograd(x):
+            out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
+            pairs = conv.winograd_of_pairs(x.dtype, shape, out_size, stride, dilation, groups)
+            form = few_winograd_pairs if pairs else few_winograd
+            packed = folded.packed(form.pack, folded.weight)
+            return form.convolve(x, packed, bias, k, out_size, padding, relu)
         packed = folded.packed(few_conv.pack, folded.weight)
         return few_conv.convolve(x, packed, bias, k, stride, padding, dilation, relu)
+
+
+class WeightedPool(Weighted):
+    """Convolution, the normalisation behind it, ReLU and maxima of 2x2 windows, in predictions."""
+
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers[:-1], context, parts)
+        self._pool = Single(layers[-1:], context)
+
+    @classmethod
+    def fits(cls, layers):
+        """Whether the pool takes 2x2 windows side by side."""
+        pooling = layers[-1]
+        plain = ConvReLUPool.fits([None, None, pooling])
+        return plain and pool.is_2x2(pooling.kernel_size, pooling.stride, pooling.padding)
+
+    def forward(self, x, training):
+        x, folded, geometry = array(x), self._folded, self._layer._geometry()
+        if type(x) is not Lanes:
+            done = conv.conv2d_relu_pool_forward(x, folded.weight, folded.bias, *geometry)
+            if done is not None:
+                return done[0]
+        elif self._layer.groups == 1 and not self._winograd(x):  # noqa: SIM102
+            if min(output_shape(*x.plane, folded.weight.shape[2:], *geometry[:3])) >= 2:
+                return self._pooled_few(x)
+        y = self._pool.forward(super().forward(x, training), training)
+        self._pool.forget()
+        return y
 
 
 class ScaleAndShift:

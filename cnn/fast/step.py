@@ -16,7 +16,7 @@ from cnn.fast import blocked
 from cnn.fast.kernels import few, layout
 from cnn.fast.lanes import Lanes
 from cnn.fast.machine.jit import scratch
-from cnn.fast.machine.owner import lowering
+from cnn.fast.machine.owner import lowering, precision
 from cnn.pixels import Pixels
 
 
@@ -25,7 +25,8 @@ class Context:
     """What the steps of a program share."""
 
     lock: object  # held while a layer from outside runs
-    folding: object = None  # for predictions: see ``cnn.fast.engine.Folding``
+    folding: object = None  # for predictions: see ``cnn.fast.folding.Folding``
+    exact: frozenset = frozenset()  # ids of layers that store and multiply float32 in any precision
 
 
 def fact(layer, name):
@@ -85,6 +86,23 @@ class Single(Step):
             return layer.backward(array(dy)) if input_gradient else layer.backward_parameters(array(dy))
         finally:
             layer._cache = None
+
+
+class InFloat32(Step):
+    """A step that stores and multiplies float32 in a network of another precision."""
+
+    def __init__(self, step):
+        super().__init__(step.layers, None, [[step]])
+        self._step = step
+
+    def forward(self, x, training):
+        with precision("float32"):
+            return self._step.forward(x, training)
+
+    def backward(self, dy, input_gradient, over):
+        self._step.consume = self.consume
+        with precision("float32"):
+            return self._step.backward(dy, input_gradient, over)
 
 
 class Outside(Step):
@@ -295,12 +313,30 @@ class _Copied:
 
 def plain(x):
     """Return what gives ``x`` as a plain array when the program runs: it has ``take()``."""
-    return x if type(x) is Plain else _Copied(x)
+    return x if type(x) is Plain else _Copied(array(x))
+
+
+class Sum:
+    """The sum of two BlockedArrays that nobody has computed yet: who reads it may do so in its own pass."""
+
+    def __init__(self, a, b):
+        self.shape, self.dtype, self._parts, self._array = a.shape, a.dtype, (a, b), None
+
+    def take(self):
+        """Return the two arrays, which are not needed any more, or the sum where it is there."""
+        parts, self._parts = self._parts, ()
+        return parts or (self._array,)
+
+    def array(self):
+        """Lower the addition; return the BlockedArray."""
+        if self._array is None:
+            self._array = operations().add(*self.take())
+        return self._array
 
 
 def array(x):
     """Return ``x`` in the program's memory."""
-    return x.array() if type(x) is Plain else x
+    return x.array() if type(x) in (Plain, Sum) else x
 
 
 def enter(shape, dtype, table=None, as_few=False):

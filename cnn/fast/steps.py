@@ -15,7 +15,7 @@ left out. What a layer may be fused as stands in its class (``pure``, ``role``; 
 """
 
 from cnn.fast import fusion
-from cnn.fast.step import Branches, Graph, Outside, Single, fact
+from cnn.fast.step import Branches, Graph, InFloat32, Outside, Single, fact
 
 _CONTAINERS = ("sum", "branches", "graph")
 _BRANCHING = {"sum": Branches, "branches": Branches, "graph": Graph}
@@ -27,7 +27,7 @@ def plan(layers, context):
     rest, steps = _flat(layers), []
     find = _training_step if context.folding is None else _prediction_step
     while rest:
-        roles = [_role(layer) for layer in rest[:3]]
+        roles = [_role(layer) for layer in rest[:4]]
         make, count = find(roles, rest)
         if make is None:
             make = Single if _pure(rest[0]) else Outside
@@ -35,7 +35,8 @@ def plan(layers, context):
         paths = [path for _, path in taken[0].children()] if roles[0] in _CONTAINERS else []
         parts = [plan(path.layers, context) for path in paths]
         if make is not _NOTHING:
-            steps.append(make(taken, context, parts))
+            step = make(taken, context, parts)
+            steps.append(step if context.exact.isdisjoint(map(id, taken)) else InFloat32(step))
     return steps
 
 
@@ -80,7 +81,11 @@ def _prediction_step(roles, layers):
         return _NOTHING, 1
     if roles[0] in ("convolution", "linear"):
         count = 2 if roles[1:2] == ["normalisation"] else 1
-        return fusion.Weighted, count + (roles[count : count + 1] == ["relu"])
+        count += roles[count : count + 1] == ["relu"]
+        pooled = roles[0] == "convolution" and roles[count - 1 : count + 1] == ["relu", "max_pool"]
+        if pooled and fusion.WeightedPool.fits(layers[: count + 1]):
+            return fusion.WeightedPool, count + 1
+        return fusion.Weighted, count
     if roles[0] == "normalisation":
         return fusion.Normalise, 1 + (roles[1:2] in (["relu"], ["activation"]))
     if roles[0] == "sum":

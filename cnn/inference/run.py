@@ -30,7 +30,9 @@ def settings_of(predictor):
         "std": [float(v) for v in meta["std"]],
         "augment": predictor.config.data.augment,
         "fit": predictor.config.data.fit,
+        "decode": predictor.config.data.decode,
         "numbers": meta.get("numbers", "uint8"),
+        "targets": predictor.kind.name,
         "invert": predictor.invert,
         "center": predictor.center,
     }
@@ -57,7 +59,8 @@ def predict_table(predictor, paths, out, top=None, shard=(1, 1)):
     SIGTERM or SIGHUP, ConfigError where ``out`` belongs to another network or other files, DataError without
     any path.
     """
-    parts = Parts(out, table_for(out, predictor.meta["classes"], top), settings_of(predictor))
+    table = table_for(out, predictor.meta["classes"], top, predictor.kind.name)
+    parts = Parts(out, table, settings_of(predictor))
     asked = {"images": 0}
     begun = parts.begin()
 

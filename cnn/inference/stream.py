@@ -10,7 +10,9 @@ from cnn.backend import get_threads, use_backend
 from cnn.data import Split
 from cnn.data.picture import read_picture
 from cnn.errors import DataError
+from cnn.targets import KINDS
 from cnn.training import experiment
+from cnn.training.evaluation import evaluate
 
 _TASK = 16  # images decoded by a thread at a time
 _AHEAD = 2  # batches being decoded while one is computed
@@ -20,7 +22,7 @@ class Prediction(NamedTuple):
     """What is said of one image file."""
 
     image: str  # its path
-    probabilities: np.ndarray | None  # (classes,) float64, None when the file cannot be read
+    answer: np.ndarray | None  # as ``cnn.targets`` has it, None when the file cannot be read
     remarks: tuple  # keys of ``cnn.data.picture.REMARKS``
     error: str | None  # why the file cannot be read
 
@@ -38,6 +40,11 @@ class Predictor:
     def __init__(self, network, config, meta, invert=False, center=False):
         self.network, self.config, self.meta = network, config, meta
         self.invert, self.center = invert, center
+
+    @property
+    def kind(self):
+        """What the network tells of an image: one of ``cnn.targets.KINDS``."""
+        return KINDS[self.config.data.targets]
 
     @property
     def batch_size(self):
@@ -69,8 +76,10 @@ class Predictor:
         found = []
         for path in paths:
             try:
-                shape, mean, fit = self.meta["image_shape"], self.meta["mean"], self.config.data.fit
-                pixels, remarks = read_picture(path, shape, mean, self.invert, self.center, fit)
+                shape, mean, data = self.meta["image_shape"], self.meta["mean"], self.config.data
+                pixels, remarks = read_picture(
+                    path, shape, mean, self.invert, self.center, data.fit, data.decode
+                )
                 found.append((path, pixels, tuple(remarks), None))
             except DataError as error:
                 found.append((path, None, (), str(error)))
@@ -79,17 +88,18 @@ class Predictor:
     def _predict(self, tasks):
         read = [entry for task in tasks for entry in task.result()]
         pixels = [entry[1] for entry in read if entry[3] is None]
-        probabilities = iter(())
+        answers = iter(())
         if pixels:
             x = np.stack(pixels)
             if self.meta.get("numbers", "uint8") != "uint8":  # a network that learnt from floats
                 x = x / np.float32(255)
-            split = Split(x, np.zeros(len(x), np.int64))
+            split = Split(x, self.kind.empty(len(x), self.meta["classes"], x.shape[2:]))
             batches = experiment.evaluation_batches(self.config, split, self.meta["mean"], self.meta["std"])
             with use_backend(self.config.train.backend), np.errstate(all="ignore"):
-                loss = experiment.build_loss(self.config, len(self.meta["classes"]))
-                probabilities = iter(experiment.evaluate(self.network, batches, loss=loss)[2])
+                loss = experiment.loss_of(self.config, self.meta)
+                told = evaluate(self.network, batches, loss=loss, targets=self.kind.name)
+            answers = iter(told.answers)
         return [
-            Prediction(path, None if error else next(probabilities), remarks, error)
+            Prediction(path, None if error else next(answers), remarks, error)
             for path, _, remarks, error in read
         ]

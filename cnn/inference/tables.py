@@ -7,6 +7,7 @@ import numpy as np
 
 from cnn.errors import ConfigError, did_you_mean
 from cnn.interop.extras import require
+from cnn.targets import KINDS
 from cnn.terminal import printable_name
 
 
@@ -16,28 +17,46 @@ class Table:
         image, class, probability, p_<class> for each class, remarks, error
 
     With ``top`` the classes are the likeliest: image, class, probability, class_2, probability_2 ...
+    Of other ``targets`` (`cnn.targets`), in place of those of the classes: a column of each of the numbers;
+    labels, p_<label>; share_<class>, the shares of the pixels of a mask.
     """
 
     suffix, part_suffix = None, None
 
-    def __init__(self, classes, top=None):
+    def __init__(self, classes, top=None, targets="classes"):
         self.classes, self.top = list(classes), top and min(top, len(classes))
+        self.kind = KINDS[targets]
 
     @property
     def columns(self):
         """Names of the columns."""
-        if self.top:
-            more = [f"{what}_{k}" for k in range(2, self.top + 1) for what in ("class", "probability")]
-        else:
-            more = [f"p_{name}" for name in self.classes]
-        return ["image", "class", "probability", *more, "remarks", "error"]
+        return ["image", *self.numeric, "remarks", "error"]
+
+    @property
+    def numeric(self):
+        """{name: whether it holds numbers} of the columns that depend on the answer."""
+        if self.kind.name == "numbers":
+            return dict.fromkeys(self.classes, True)
+        if self.kind.name == "labels":
+            return {"labels": False} | {f"p_{name}": True for name in self.classes}
+        if self.kind.name == "masks":
+            return {f"share_{name}": True for name in self.classes}
+        first = {"class": False, "probability": True}
+        if not self.top:
+            return first | {f"p_{name}": True for name in self.classes}
+        more = range(2, self.top + 1)
+        return first | {f"{what}_{k}": number for k in more for what, number in first.items()}
 
     def row(self, prediction):
         """Return the values of the columns; None where there is none."""
-        p, last = prediction.probabilities, [" ".join(prediction.remarks), prediction.error or ""]
+        p, last = prediction.answer, [" ".join(prediction.remarks), prediction.error or ""]
         last[1] = printable_name(last[1])
         if p is None:
-            values = [None] * (len(self.columns) - 3)
+            values = [None] * len(self.numeric)
+        elif self.kind.name != "classes":
+            values = list(self.kind.by_name(p, self.classes).values())
+            if self.kind.name == "labels":
+                values.insert(0, ";".join(self.kind.given(p, self.classes)))
         else:
             order = np.argsort(-p, kind="stable")[: self.top or 1]
             values = [v for k in order for v in (self.classes[k], float(p[k]))]
@@ -72,13 +91,13 @@ class Parquet(Table):
 
     suffix = ".parquet"
 
-    def __init__(self, classes, top=None):
-        super().__init__(classes, top)
+    def __init__(self, classes, top=None, targets="classes"):
+        super().__init__(classes, top, targets)
         self._pa, self._parquet = (
             require(name, "parquet", "a Parquet file") for name in ("pyarrow", "pyarrow.parquet")
         )
         number, text = self._pa.float32(), self._pa.string()
-        kinds = [number if name.startswith(("p_", "probability")) else text for name in self.columns]
+        kinds = [number if self.numeric.get(name) else text for name in self.columns]
         self._schema = self._pa.schema(list(zip(self.columns, kinds, strict=True)))
 
     def block(self, predictions):
@@ -130,11 +149,11 @@ class _Drain:
 FORMATS = {kind.suffix: kind for kind in (Csv, Parquet)}
 
 
-def table_for(out, classes, top=None):
+def table_for(out, classes, top=None, targets="classes"):
     """Return the Table that the name of ``out`` asks for; ConfigError, or MissingExtra without pyarrow."""
     if out.suffix not in FORMATS:
         known = " or ".join(FORMATS)
         raise ConfigError(
             f"--out {out}: expected a name that ends in {known}.{did_you_mean(out.suffix, FORMATS)}"
         )
-    return FORMATS[out.suffix](classes, top)
+    return FORMATS[out.suffix](classes, top, targets)

@@ -197,17 +197,26 @@ def _constants(network, about):
         "CROP_LEFT": f"({left})",
         "INPUTS": math.prod(network.input_shape),
         "OUTPUTS": math.prod(network.output_shape),
+        "CLASSES": _classes(network, about),
+        "OUTPUT_WIDTH": network.output_shape[-1],
+        "SOFTMAX": int(about.ending == "softmax"),
+        "SIGMOID": int(about.ending == "sigmoid"),
     }
     return "".join(f"#define {name} {value}\n" for name, value in values.items())
 
 
+def _classes(network, about):
+    """Return how many classes there are: a mask has an output for each at every pixel."""
+    return network.output_shape[0] if about.targets == "masks" else math.prod(network.output_shape)
+
+
 def _labels(network, about):
-    channels, outputs = network.input_shape[0], math.prod(network.output_shape)
-    names = [str(name) for name in about.classes or range(outputs)]
+    channels = network.input_shape[0]
+    names = [str(name) for name in about.classes or range(_classes(network, about))]
     mean, std = about.mean or [0.0] * channels, about.std or [1.0] * channels
     return "\n".join(
         [
-            f"static const char *const classes[OUTPUTS] = {{{', '.join(map(_string, names))}}};",
+            f"static const char *const classes[CLASSES] = {{{', '.join(map(_string, names))}}};",
             f"static const float mean[CHANNELS] = {{{', '.join(map(_number, np.float32(mean)))}}};",
             f"static const float std[CHANNELS] = {{{', '.join(map(_number, np.float32(std)))}}};\n",
         ]

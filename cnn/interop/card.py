@@ -3,6 +3,15 @@
 import json
 from dataclasses import dataclass, field
 
+#: The function that makes a network's outputs its answers, by the loss that it was trained with.
+ENDINGS = {"SoftmaxCrossEntropy": "softmax", "BCEWithLogitsLoss": "sigmoid"}
+_WHAT = {
+    "classes": "An image classifier",
+    "numbers": "A network that tells numbers of an image,",
+    "labels": "A network that tells which labels an image has,",
+    "masks": "A network that tells the class of each pixel,",
+}
+
 
 @dataclass(frozen=True)
 class About:
@@ -21,6 +30,10 @@ class About:
         x = (pixel / 255 - mean) / std.
     card : str
         The model card, Markdown.
+    targets : str
+        What is told of an image, see ``cnn.targets``.
+    ending : "softmax", "sigmoid" or "none"
+        What makes the outputs the answers.
     """
 
     name: str = "network"
@@ -30,10 +43,14 @@ class About:
     mean: list | None = None
     std: list | None = None
     card: str = ""
+    targets: str = "classes"
+    ending: str = "softmax"
 
     def metadata(self):
         """Return what ONNX and safetensors files hold beside the weights: strings by name."""
         entries = {"cnn.name": self.name, "cnn.card": self.card}
+        if (self.targets, self.ending) != ("classes", "softmax"):
+            entries |= {"cnn.targets": self.targets, "cnn.ending": self.ending}
         for key in ("classes", "image_shape", "crop", "mean", "std"):
             value = getattr(self, key)
             if value:
@@ -59,6 +76,8 @@ def describe(network, config, meta, result=None):
         "crop": seen[1:] if seen[1:] != shape[1:] else None,
         "mean": [float(v) for v in meta["mean"]],
         "std": [float(v) for v in meta["std"]],
+        "targets": config.data.targets,
+        "ending": ENDINGS.get(config.loss.type, "none"),
     }
     return About(card=_card(network, config, facts, result or {}), **facts)
 
@@ -70,11 +89,11 @@ def _card(network, config, facts, result):
     lines = [
         f"# {facts['name']}",
         "",
-        "An image classifier trained with cnn.",
+        f"{_WHAT[facts['targets']]} trained with cnn.",
         "",
         f"- Input: {channels}, {h}x{w} pixels{crop}; x = (pixel / 255 - mean) / std with "
         f"mean {_numbers(facts['mean'])} and std {_numbers(facts['std'])}",
-        f"- Classes: {', '.join(facts['classes'])}",
+        f"- {facts['targets'].capitalize()}: {', '.join(facts['classes'])}",
         f"- Parameters: {sum(p.size for p in network.parameters()):,}",
         f"- Training data: {config.data.dataset}; {config.train.epochs} epochs, batches of "
         f"{config.data.batch_size}, {config.optimizer.type}, seed {config.seed}",

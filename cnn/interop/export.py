@@ -1,5 +1,6 @@
 """Writes the files of ``cnn export``."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from cnn.errors import ConfigError
 from cnn.files import write_atomically
 from cnn.interop.extras import require
+from cnn.layers import Linear
 
 FORMATS = ("onnx", "torch", "safetensors", "c")
 
@@ -85,7 +87,7 @@ def _hub(network, about, out, preprocessing):
         out / "model.safetensors": _safetensors(state_dict(network)),
         out / "config.json": (json.dumps(_config(network, about), indent=2) + "\n").encode(),
         out / "model.py": module_source(network, about).encode(),
-        out / "README.md": (_front_matter() + about.card).encode(),
+        out / "README.md": (_front_matter(about) + about.card).encode(),
     }
     taken = [path.name for path in payloads if path.exists()]
     if taken:
@@ -114,8 +116,33 @@ def _config(network, about):
     }
 
 
-def _front_matter():
-    fields = "library_name: pytorch", "pipeline_tag: image-classification", "tags: [image-classification]"
+def in_own_units(network, meta):
+    """Return the network; of a regression a copy whose last layer gives the numbers in units of their own.
+
+        W' = std W,   b' = mean + std b
+
+    Raises ConfigError where the last layer is no Linear with a bias.
+    """
+    if not meta.get("target_mean"):
+        return network
+    network = copy.deepcopy(network)
+    last = network.layers[-1]
+    if not isinstance(last, Linear) or last.bias is None:
+        raise ConfigError(
+            f"export: the last layer is {type(last).__name__}, expected a Linear with bias, which can give "
+            "the numbers in their own units"
+        )
+    std = np.array(meta["target_std"])
+    last.weight.data[...] = last.weight.data * std[:, None]
+    last.bias.data[...] = last.bias.data * std + np.array(meta["target_mean"])
+    return network
+
+
+def _front_matter(about):
+    fields = ["library_name: pytorch"]
+    task = {"masks": "image-segmentation", "numbers": None}.get(about.targets, "image-classification")
+    if task is not None:
+        fields += [f"pipeline_tag: {task}", f"tags: [{task}]"]
     return "\n".join(["---", *fields, "---", "", ""])
 
 

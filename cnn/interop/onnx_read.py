@@ -176,6 +176,7 @@ class _Reader:
     def _about(self, shape):
         found = {entry.key.removeprefix("cnn."): entry.value for entry in self.model.metadata_props}
         facts = {"name": found.get("name") or self.graph.name or "network", "card": found.get("card", "")}
+        facts |= {key: found[key] for key in ("targets", "ending") if key in found}
         for key in ("classes", "image_shape", "crop", "mean", "std"):
             try:
                 facts[key] = json.loads(found[key])

@@ -17,7 +17,8 @@ def to_onnx(network, about=None, preprocessing=False):
     Initializers have the names of ``Network.state()``, nodes those of the layers. The input is "input"
     (N, C, H, W) float32, the output "logits". With ``preprocessing`` the input is "images" (N, C, H, W)
     uint8 as they come from a file, and the output "probabilities": the middle is cut out, pixels are
-    normalised and softmax is taken inside.
+    normalised, and softmax or sigmoid, whichever the training's loss had, is taken inside. Numbers are the
+    output "values".
 
     Parameters
     ----------
@@ -46,8 +47,12 @@ def to_onnx(network, about=None, preprocessing=False):
     for step in steps:
         _write(graph, step)
     result = last_value(steps)
-    if preprocessing:
+    if preprocessing and about.ending == "softmax":
         graph.add("Softmax", [result], "probabilities", axis=1)
+    elif preprocessing and about.ending == "sigmoid":
+        graph.add("Sigmoid", [result], "probabilities")
+    elif preprocessing or about.targets == "numbers":
+        graph.name_output(result, "values")
     else:
         graph.name_output(result, "logits")
     size = sum(tensor.ByteSize() for tensor in graph.tensors)

@@ -467,7 +467,8 @@ static int read_image(FILE *file, float *x)
 }
 
 /* Usage: program IMAGE. IMAGE is a PGM or PPM file, or ends with .f32: then it holds float32 numbers, x of
-   any number of images one after the other. Prints class, logit and probability, a blank line an image. */
+   any number of images one after the other. Prints a blank line after each image, before it for each class its
+   output, its answer (a probability, or the output itself) and its name; of a mask, the class of each pixel. */
 int main(int count, char **arguments)
 {
     static float x[INPUTS], y[OUTPUTS];
@@ -488,8 +489,16 @@ int main(int count, char **arguments)
             largest = y[k] > largest ? y[k] : largest;
         for (int k = 0; k < OUTPUTS; k++)
             sum += expf(y[k] - largest);
-        for (int k = 0; k < OUTPUTS; k++)
-            printf("%.9g %.6f %s\n", (double)y[k], (double)(expf(y[k] - largest) / sum), classes[k]);
+        for (int k = 0; k < OUTPUTS && CLASSES == OUTPUTS; k++) {
+            const float answer = SOFTMAX ? expf(y[k] - largest) / sum : SIGMOID ? 1 / (1 + expf(-y[k])) : y[k];
+            printf("%.9g %.6f %s\n", (double)y[k], (double)answer, classes[k]);
+        }
+        for (int i = 0; i < OUTPUTS / CLASSES && CLASSES != OUTPUTS; i++) {
+            int best = 0;
+            for (int k = 1; k < CLASSES; k++)
+                best = y[k * (OUTPUTS / CLASSES) + i] > y[best * (OUTPUTS / CLASSES) + i] ? k : best;
+            printf("%d%c", best, (i + 1) % OUTPUT_WIDTH ? ' ' : '\n');
+        }
         printf("\n");
     }
     fclose(file);

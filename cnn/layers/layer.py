@@ -8,19 +8,13 @@ import numpy as np
 from cnn.backend import operations
 from cnn.errors import ConfigError, ShapeError
 from cnn.layers.guard import Guarded, refuse_unknown
-from cnn.layers.parameter import MOST_NUMBERS, Parameter
+from cnn.layers.parameter import MOST_NUMBERS, Changes, Parameter
 from cnn.registry import Registry
 
 #: Every layer that a config can name; a config may also name one's own, as "package.module:Class".
 LAYERS = Registry("layer", example="Conv2d")
 
 _AXES = {"NCHW": 4, "NF": 2}
-
-
-class Changes:
-    """How many public attributes of layers were set so far: what was planned may look whether any was."""
-
-    count = 0
 
 
 @LAYERS.base

@@ -97,7 +97,7 @@ class SoftmaxCrossEntropy(Loss):
         self.label_smoothing, self.ignore_index = float(label_smoothing), int(ignore_index)
         self.class_weight = None if class_weight is None else _check_weights(class_weight)
         self.reduction = _check_reduction(reduction)
-        self._cache = None
+        self._cache = self._losses = None
 
     def forward(self, logits, targets):
         """Return the loss, a Python float."""
@@ -131,13 +131,18 @@ class SoftmaxCrossEntropy(Loss):
         factor = float(factor) if self.reduction == "mean" else 1.0
         rows = rows.astype(logits.dtype, copy=False)
         losses, probabilities = operations().softmax_cross_entropy_forward(logits, rows)
-        self._cache = operations(), probabilities, rows, factor, shape
-        return float(np.asarray(losses, np.float64).sum() * factor)
+        self._cache, self._losses = (operations(), probabilities, rows, factor, shape), losses
+        return float(self.losses.sum() * factor)
 
     def backward(self):
         """Return dlogits, of the shape of the last forward's: (p * sum(y) - y) / N."""
         ops, probabilities, rows, factor, shape = _saved(self._cache, "SoftmaxCrossEntropy")
         return _rows_as_pixels(ops.softmax_cross_entropy_backward(probabilities, rows, factor), shape)
+
+    @property
+    def losses(self):
+        """The loss of each image, or pixel, of the last forward, in float64."""
+        return np.asarray(self._losses, np.float64)
 
     @property
     def probabilities(self):

@@ -45,8 +45,7 @@ class _BatchNorm(Layer):
     def statistics(self, x, training):
         """Return (mean, rstd) to normalise ``x`` with; in training also move the running statistics."""
         if training:
-            count = x.shape[0] * int(np.prod(x.shape[2:]))
-            if count < 2:
+            if operations().values_per_channel(x) < 2:
                 raise ShapeError(
                     f"{self.label}: expected more than one value per channel in training, "
                     f"found shape {x.shape}"

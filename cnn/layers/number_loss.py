@@ -6,6 +6,7 @@ import numpy as np
 
 from cnn.errors import ShapeError
 from cnn.layers.loss import LOSSES, Loss, _check_reduction, _check_weights, _saved, _target_rows
+from cnn.reference import loss as formulas
 from cnn.registry import NotNegative, checked
 
 
@@ -73,10 +74,10 @@ class MSELoss(_OfNumbers):
         super().__init__(reduction)
 
     def _losses(self, z, y):
-        return (z - y) ** 2
+        return formulas.squared_error(z, y)
 
     def _slopes(self, z, y):
-        return 2 * (z - y)
+        return formulas.squared_error_slope(z, y)
 
 
 @LOSSES.register
@@ -113,10 +114,10 @@ class L1Loss(_OfNumbers):
         super().__init__(reduction)
 
     def _losses(self, z, y):
-        return np.abs(z - y)
+        return formulas.absolute_error(z, y)
 
     def _slopes(self, z, y):
-        return np.sign(z - y)
+        return formulas.absolute_error_slope(z, y)
 
 
 @LOSSES.register
@@ -171,18 +172,49 @@ class BCEWithLogitsLoss(_OfNumbers):
         return self.pos_weight.astype(z.dtype).reshape(-1, *[1] * (z.ndim - 2))
 
     def _losses(self, z, y):
-        tail = np.log1p(np.exp(-np.abs(z)))
-        return self._weights(z) * y * (np.maximum(-z, 0) + tail) + (1 - y) * (np.maximum(z, 0) + tail)
+        return formulas.binary_cross_entropy(z, y, self._weights(z))
 
     def _slopes(self, z, y):
-        p = self.answers(z)
-        return (1 - y) * p - self._weights(z) * y * (1 - p)
+        return formulas.binary_cross_entropy_slope(z, y, self._weights(z))
 
     def answers(self, outputs):
         """Return the sigmoid: a probability of each class, which need not sum to one."""
-        small = np.exp(-np.abs(outputs))  # never above 1
-        return np.where(outputs >= 0, 1, small) / (1 + small)
+        return formulas.sigmoid_of(outputs)
 
     def judge(self):
         """Return the loss without weights, which belong to training."""
         return BCEWithLogitsLoss()
+
+
+class Standardized(Loss):
+    """A loss of outputs in units of the targets' spread, for targets in units of their own.
+
+        L(z, t) = loss(z, (t - mean) / std)           answers(z) = mean + std z
+
+    So a network learns ages and prices alike: its outputs, its rate and the loss have the size of 1.
+
+    Parameters
+    ----------
+    loss : Loss
+    mean, std : (K,), std above 0
+        Of each of K numbers, over the training images.
+    """
+
+    def __init__(self, loss, mean, std):
+        self.loss, self.mean, self.std = loss, np.asarray(mean, float), np.asarray(std, float)
+
+    def forward(self, outputs, targets):
+        """Return the loss, a Python float."""
+        return self.loss.forward(outputs, (np.asarray(targets, np.float64) - self.mean) / self.std)
+
+    def backward(self):
+        """Return the gradient by the outputs of the last forward."""
+        return self.loss.backward()
+
+    def answers(self, outputs):
+        """Return the numbers that the outputs stand for."""
+        return self.mean + self.std * np.asarray(outputs, np.float64)
+
+    def judge(self):
+        """Return the same without what belongs to training alone."""
+        return Standardized(self.loss.judge(), self.mean, self.std)

@@ -1,6 +1,7 @@
 """Parameters, and the flat buffers in which all parameters of a network live."""
 
 from itertools import pairwise
+from sys import getrefcount
 
 import numpy as np
 
@@ -10,15 +11,52 @@ from cnn.layers.guard import refuse_unknown
 MOST_NUMBERS = 2**31  # of a parameter, and of one image between two layers: 8 GB
 
 
+class Changes:
+    """How often a public attribute of a layer was set or a parameter moved: what was planned may look."""
+
+    count = 0
+
+
 class FlatBuffer:
     """One array of all values and one of all gradients, of which parameters are views.
 
     One optimizer kernel call, one gradient norm and one all-reduce then serve a whole network.
+
+    ``mark`` is another object each time anybody has asked for values, here or at a parameter: while it stays
+    the same, and nobody had kept them before (``is_lent``), nothing can have been written to them.
     """
 
     def __init__(self, size, dtype):
-        self.data = np.zeros(size, dtype)
+        self._data, self.mark = np.zeros(size, dtype), object()
         self.grad = np.zeros(size, dtype)
+
+    @property
+    def data(self):
+        """All values."""
+        data, self.mark = self._data, object()  # in this order: see ``is_lent``
+        return data
+
+    def is_lent(self, parameters, views=0):
+        """Whether anything but these parameters, and so many ``views`` of all, refers to the values.
+
+        A view of a view counts, too: NumPy lets it refer to the array that owns the memory. Read ``mark``
+        first: who asked for values before that has left its mark or still refers to them.
+        """
+        arrays = [p._data for p in parameters]
+        if any(count != _IN_TWO_PLACES for count in map(getrefcount, arrays)):
+            return True
+        return getrefcount(self._data) != getrefcount(_ALONE.array) + len(arrays) + views
+
+
+class _Alone:
+    """Refers to an array as nothing else does."""
+
+    def __init__(self):
+        self.array = np.empty(0)
+
+
+_ALONE = _Alone()
+_IN_TWO_PLACES = 1 + next(map(getrefcount, [np.empty(0)]))  # what is counted of an array here and in a list
 
 
 class Parameter:
@@ -59,13 +97,14 @@ class Parameter:
     def _place(self, buffer, start, data, grad):
         """Move into ``buffer`` at ``start`` with these values."""
         self.buffer, self.start, self.stop = buffer, start, start + self.size
+        Changes.count += 1
         self._look()
         self._data[...] = data
         self._grad[...] = grad
 
     def _look(self):
         """Make the views of the buffer."""
-        self._data = self.buffer.data[self.start : self.stop].reshape(self.shape)
+        self._data = self.buffer._data[self.start : self.stop].reshape(self.shape)
         self._grad = self.buffer.grad[self.start : self.stop].reshape(self.shape)
 
     def __getstate__(self):  # copied or pickled, a view would be an array of its own
@@ -78,11 +117,12 @@ class Parameter:
     @property
     def data(self):
         """The values: a view of the flat buffer."""
-        return self._data
+        data, self.buffer.mark = self._data, object()
+        return data
 
     @data.setter
     def data(self, values):
-        self._copy(self._data, values, "data")
+        self._copy(self.data, values, "data")
 
     @property
     def grad(self):

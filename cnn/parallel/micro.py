@@ -3,21 +3,23 @@
     loss = (1/W) sum over micro-batches b of L[b],        gradient = sum over b of d(L[b] / W)/dw
 
 L[b] is the sum of the losses of the images of b and W the number of images of the whole batch, or the sum of
-their class weights. Each micro-batch is a pass of its own, so its bits are the same wherever it is computed;
-`cnn.parallel.sums` keeps those of the sum.
+their class weights. A process computes its micro-batches, neighbours in the batch, in one pass: what becomes
+of an image has the same bits wherever it is computed, and so have the sums over the images of a micro-batch;
+the order of ``cnn.parallel.sums`` keeps the bits of the sum over them. Statistics of the batch are combined
+from those of blocks of sixteen images, which all processes tell each other.
 """
 
 import numpy as np
 
 from cnn.errors import ConfigError
-from cnn.layers import Dropout, SoftmaxCrossEntropy
-from cnn.parallel.sums import TreeSum, share
+from cnn.layers import SoftmaxCrossEntropy
+from cnn.parallel.share import Share
 
 DEFAULT = 16  # images, the lanes of the kernels
 
 
 class MicroBatches:
-    """Forward and backward of a batch, micro-batch by micro-batch, each by one process of a team.
+    """Forward and backward of a batch, each process of a team its share of the micro-batches.
 
     Parameters
     ----------
@@ -25,56 +27,64 @@ class MicroBatches:
     loss : SoftmaxCrossEntropy
         Of the batch, with reduction "mean".
     size : int
-        Images in a micro-batch; the last one of a batch may have fewer.
-    batch_size : int
+        Images in a micro-batch, a multiple of 16; the last one of a batch may have fewer.
     team : `cnn.parallel.team.Alone` or Ranks
+    batch_norm : {"batch", "rank"}
+        What BatchNorm takes its statistics of: the whole batch, or each process's share of it; then the
+        running statistics of the first process are those of all.
+    backend : str
+        Of the training.
 
-    Raises ConfigError for a layer with statistics of the batch, which would be those of a micro-batch.
+    Raises ConfigError for a backend, a loss or a layer whose sums over images are not known here.
     """
 
-    def __init__(self, network, loss, size, batch_size, team):
+    def __init__(self, network, loss, size, team, batch_norm="batch", backend="numba"):
+        if backend != "numba":
+            raise ConfigError(f'train.micro_batch and mpiexec: expected backend "numba", found "{backend}"')
         if type(loss) is not SoftmaxCrossEntropy:
             raise ConfigError(f"train.micro_batch: expected SoftmaxCrossEntropy, found {type(loss).__name__}")
+        if size % DEFAULT:
+            raise ConfigError(f"train.micro_batch: expected a multiple of {DEFAULT}, found {size}")
         for name, layer in network.walk():
-            if not layer.children() and layer.buffers() and not isinstance(layer, Dropout):
+            facts = vars(type(layer))  # what a class says of itself, not what it inherits
+            if not (facts.get("pure") or facts.get("role")):
                 raise ConfigError(
-                    f"train.micro_batch: layer {name} ({type(layer).__name__}) needs statistics of the whole "
-                    "batch; GroupNorm and LayerNorm do not; or train by one process without micro-batches"
+                    f"train.micro_batch: layer {name} ({type(layer).__name__}) is not pure, so its gradient "
+                    "cannot be taken apart; train by one process without micro-batches"
                 )
         self.network, self.size, self.team = network, size, team
-        self._per_batch = -(-batch_size // size)
-        self._dropouts = [layer for _, layer in network.walk() if isinstance(layer, Dropout)]
-        self._weight = loss.class_weight
+        self._common = batch_norm == "batch"
+        norms = [layer for _, layer in network.walk() if getattr(layer, "role", "") == "normalisation"]
+        self._running = [array for layer in norms for array in layer.buffers().values()]
+        self._weight, self._shares = loss.class_weight, {}
         self._loss = SoftmaxCrossEntropy(
             loss.label_smoothing, None if self._weight is None else self._weight.tolist(), "sum"
         )
 
-    def gradient(self, x, labels, number, signum=None):
-        """Compute the gradient of a batch; return (loss, right answers, signal that any process has got).
-
-        ``number`` is that of the step: dropout draws from it and from the micro-batch.
-        """
-        images, network = len(labels), self.network
-        count = -(-images // self.size)
+    def gradient(self, x, labels, signum=None):
+        """Compute the gradient of a batch; return (loss, right answers, signal that any process has got)."""
+        share, network = self._share(len(labels)), self.network
+        mine = slice(share.first, share.stop)
         divisor = np.float32(self._divisor(labels))
-        tree, mine = TreeSum(), []
-        for b in range(*share(count, self.team.rank, self.team.size)):
-            part = slice(b * self.size, (b + 1) * self.size)
-            for layer in self._dropouts:
-                layer.buffers()["state"][1] = number * self._per_batch + b
-            logits = np.asarray(network.forward(x[part], training=True))
-            loss = self._loss.forward(logits, labels[part])
-            network.zero_grad()
-            network.backward(self._loss.backward() / divisor, input_gradient=False)
-            tree.add(b, 1, network.grad.copy())
-            answers = labels[part] if labels.ndim == 1 else labels[part].argmax(axis=1)
-            mine.append((loss, int(np.count_nonzero(logits.argmax(axis=1) == answers)), 0))
-        for layer in self._dropouts:
-            layer.buffers()["state"][1] = (number + 1) * self._per_batch
-        self.team.total(tree, count, network.grad)
-        told = self.team.share_out([*mine, (0.0, 0, signum or 0)])
-        loss = sum(entry[0] for entry in told) / float(divisor)
-        return loss, sum(entry[1] for entry in told), max(entry[2] for entry in told) or None
+        logits = np.asarray(network.forward(x[mine], training=True, share=share))
+        if not self._common:
+            self.team.follow_first(self._running)
+        self._loss.forward(logits, labels[mine])
+        network.zero_grad()
+        network.backward(self._loss.backward() / divisor, input_gradient=False)
+        share.total()
+        answers = labels[mine] if labels.ndim == 1 else labels[mine].argmax(axis=1)
+        right = np.count_nonzero(logits.argmax(axis=1) == answers)
+        losses, right, signum = share.tell(self._loss.losses, right, signum or 0)
+        return float(losses.sum()) / float(divisor), right, signum or None
+
+    def _share(self, images):
+        """Return the share of a batch of so many images."""
+        found = self._shares.get(images)
+        if found is None or not found.fits(self.network):
+            found = Share(self.network, images, self.size, self.team, self._common)
+            self._shares[images] = found
+        return found
 
     def _divisor(self, labels):
         if self._weight is None or labels.ndim != 1:

@@ -4,7 +4,8 @@
 
 The sum of arrays 0 to N - 1 is that of the largest such segments from the left, added from the right. A
 process that has the arrays of any range adds the segments that lie within, and only these travel: at most two
-of each size. Whoever receives them all, in the order of the arrays, goes on in the same tree.
+of each size. Whoever receives them all, in the order of the arrays, goes on in the same tree. The arrays are
+gradients of micro-batches; within a share kernels follow the same tree (``cnn.fast.kernels.shared``).
 """
 
 import numpy as np

@@ -13,7 +13,7 @@ import numpy as np
 
 from cnn.errors import CnnError, ConfigError, MissingExtra
 from cnn.parallel.ranks import launched, shard_of_rank
-from cnn.parallel.sums import segments, share
+from cnn.parallel.sums import TreeSum
 from cnn.terminal import say
 
 _GRACE_SECONDS = 1.0  # rank 0 tells first what all have found
@@ -27,13 +27,8 @@ class Alone:
     def __init__(self, launched=False):
         self.launched = launched
 
-    def total(self, tree, count, out):
-        """Put the sum of ``count`` arrays, of which ``tree`` has this process's share, into every ``out``."""
-        out[...] = tree.total()
-
-    def share_out(self, mine):
-        """Return the lists of all processes, one after the other."""
-        return mine
+    def follow_first(self, arrays):
+        """Give all processes the numbers of the first."""
 
     @contextmanager
     def guarded(self, debug=False):
@@ -49,26 +44,47 @@ class Ranks(Alone):
 
     def __init__(self, mpi):
         super().__init__(launched=True)
-        self._world = mpi.COMM_WORLD
+        self._mpi, self._world = mpi, mpi.COMM_WORLD
         self.rank, self.size = self._world.rank, self._world.size
 
-    def total(self, tree, count, out):
-        """As of one process: the segments of all ranks go to rank 0, in order, and the sum from there."""
-        if self.rank:
-            for _, _, array in tree.parts:
-                self._world.Send(array, 0)
-        else:
-            for rank in range(1, self.size):
-                for first, number in segments(*share(count, rank, self.size)):
-                    array = np.empty_like(out)
-                    self._world.Recv(array, rank)
-                    tree.add(first, number, array)
-            out[...] = tree.total()
-        self._world.Bcast(out, 0)
+    def gather(self, array, rows):
+        """Fill in the rows of all processes; ``rows`` says how many each has, in their order."""
+        width = array[:1].size
+        counts = [count * width for count in rows]
+        self._world.Allgatherv(self._mpi.IN_PLACE, [array, counts])
 
-    def share_out(self, mine):
-        """Return the lists of all processes, one after the other."""
-        return [entry for part in self._world.allgather(mine) for entry in part]
+    def total(self, sums, segments):
+        """Put the sum of the segments of all processes into the first of ``sums`` of each.
+
+        ``segments[rank]`` are the (first, count) of the segments of a rank, whose sums are the first of
+        ``sums`` there. Each rank adds up one part of the numbers in the order of the tree, and all get it:
+        2 (P - 1) / P times the bytes of one array go out and come in, whatever P is.
+        """
+        out, size = sums[0], self.size
+        edges = [rank * out.size // size for rank in range(size + 1)]
+        lengths = np.diff(edges)
+        own = slice(edges[self.rank], edges[self.rank + 1])
+        found = [[] for _ in range(size)]  # my part of the segments of each rank
+        for k in range(max(map(len, segments))):
+            sends = lengths if k < len(segments[self.rank]) else 0 * lengths
+            received = np.array([lengths[self.rank] if k < len(theirs) else 0 for theirs in segments])
+            starts = np.cumsum(received) - received
+            buffer = np.empty(received.sum(), out.dtype)
+            source = sums[min(k, len(sums) - 1)]
+            self._world.Alltoallv([source, (sends, edges[:-1])], [buffer, (received, starts)])
+            for parts, start, length in zip(found, starts, received, strict=True):
+                parts.append(buffer[start : start + length])
+        tree = TreeSum()
+        for parts, theirs in zip(found, segments, strict=True):
+            for part, (first, count) in zip(parts, theirs, strict=False):
+                tree.add(first, count, part)
+        out[own] = tree.total()
+        self._world.Allgatherv(self._mpi.IN_PLACE, [out, (lengths, edges[:-1])])
+
+    def follow_first(self, arrays):
+        """Give all processes the numbers of the first."""
+        for array in arrays:
+            self._world.Bcast(array, 0)
 
     @contextmanager
     def guarded(self, debug=False):

@@ -84,6 +84,7 @@ from cnn.reference.norm import (
     batch_norm_eval,
     batch_norm_forward,
     batch_norm_train,
+    values_per_channel,
 )
 from cnn.reference.orthogonal import (
     orthogonalize,
@@ -203,4 +204,5 @@ __all__ = [
     "unflatten",
     "upsample_nearest_backward",
     "upsample_nearest_forward",
+    "values_per_channel",
 ]

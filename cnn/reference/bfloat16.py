@@ -1,6 +1,7 @@
-"""Rounding to bfloat16, and Winograd's convolution with what it multiplies rounded, in NumPy.
+"""Rounding to bfloat16, and convolutions with what they multiply rounded, in NumPy.
 
-The kernels for ``precision="bf16"`` round at these points and nowhere else. Here the transforms are made from
+The kernels for ``precision="bf16"`` round at these points and nowhere else. The direct form rounds its
+operands; Winograd's rounds what its transforms give. Here these transforms are made from
 their points by Toom and Cook's interpolation: with p over the points, N(x) = product of (x - p), and
 N_p(x) = N(x) / (x - p),
 
@@ -12,6 +13,8 @@ and for infinity the last unit vector, the last unit vector and the coefficients
 import numpy as np
 from numpy.polynomial import polynomial
 
+from cnn.reference import conv
+
 POINTS = (0.0, np.sqrt(0.5), -np.sqrt(0.5), np.sqrt(2.0), -np.sqrt(2.0))
 
 
@@ -22,6 +25,23 @@ def rounded(x):
     with np.errstate(over="ignore", invalid="ignore"):
         nearest = np.ldexp(np.rint(mantissa * 256), exponent - 8).astype(np.float32)
     return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), nearest)
+
+
+def conv2d_forward(x, weight, bias, *geometry):
+    """Return ``conv.conv2d_forward`` of operands that are rounded, in float64."""
+    bias = None if bias is None else bias.astype(np.float64)
+    return conv.conv2d_forward(_wide(x), _wide(weight), bias, *geometry)
+
+
+def conv2d_backward(dy, x, weight, *geometry):
+    """Return (dx, dweight) of operands that are rounded, in float64."""
+    dweight = np.zeros(weight.shape)
+    conv.conv2d_backward_weight(_wide(dy), _wide(x), dweight, *geometry)
+    return conv.conv2d_backward_input(_wide(dy), _wide(weight), x.shape, *geometry), dweight
+
+
+def _wide(x):
+    return rounded(x).astype(np.float64)
 
 
 def matrices(taps, points=POINTS):
@@ -52,6 +72,8 @@ def winograd_forward(x, weight, rows, columns, above, left):
     ``left`` the padding before x.
     """
     a, g, b = matrices(weight.shape[-1])
+    share = np.array([1, *np.abs(POINTS[1:]), 1])  # moved from A to G, as in the kernels' matrices
+    a, g = a / share, share[:, None] * g
     v = rounded(b @ _windows(x, rows, columns, above, left, 6) @ b.T).astype(np.float64)
     u = rounded(g @ weight.astype(np.float64) @ g.T).astype(np.float64)
     tiles = a @ np.einsum("kcij,tsncij->tsnkij", u, v) @ a.T

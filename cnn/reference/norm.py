@@ -13,6 +13,11 @@ def _per_channel(values, x):
     return values.reshape(1, -1, *[1] * (x.ndim - 2))
 
 
+def values_per_channel(x):
+    """Return how many values of a channel batch statistics are taken of: N*H*W."""
+    return x.shape[0] * int(np.prod(x.shape[2:]))
+
+
 def batch_norm_train(x, running_mean, running_var, momentum, eps):
     """Return (mean, rstd) of each channel of this batch; move the running statistics towards it, in place.
 

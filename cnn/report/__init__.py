@@ -1,6 +1,7 @@
 """The report of a finished run: one HTML file that needs nothing else, no network and no script."""
 
-from cnn.report.page import Story, render
+from cnn.report.page import render
+from cnn.report.parts import Story
 
 __all__ = ["Story", "render", "write"]
 

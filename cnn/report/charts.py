@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-from cnn.language import say
+from cnn.language import fill
 
 _WIDTH, _HEIGHT = 420, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 34
@@ -35,7 +35,7 @@ def line_chart(title, lines, x_label, y_format, log=False, mark=None):
     lines = [_clean(line, log) for line in lines]
     points = [p for line in lines for p in line.points if p[1] is not None]
     if not points:
-        return f"<figure><h3>{escape(title)}</h3><p class=soft>{say('Nothing was recorded.')}</p></figure>"
+        return f"<figure><h3>{escape(title)}</h3><p class=soft>{fill('Nothing was recorded.')}</p></figure>"
     x0, x1 = min(x for x, _ in points), max(x for x, _ in points)
     x0, x1 = (x0 - 0.5, x1 + 0.5) if x0 == x1 else (x0, x1)
     ticks = (log_ticks if log else ticks_between)(min(y for _, y in points), max(y for _, y in points))
@@ -65,7 +65,7 @@ def line_chart(title, lines, x_label, y_format, log=False, mark=None):
         parts.append(f'<circle cx={x} cy={y} r=6.5 fill=none stroke="var(--ink)" stroke-width=1.6 />')
     ends = [(line.label, [y for _, y in line.points if y is not None]) for line in lines]
     told = "; ".join(
-        say("{line}: {first} to {last}", line=label, first=y_format(ys[0]), last=y_format(ys[-1]))
+        fill("{line}: {first} to {last}", line=label, first=y_format(ys[0]), last=y_format(ys[-1]))
         for label, ys in ends
         if ys
     )
@@ -73,6 +73,38 @@ def line_chart(title, lines, x_label, y_format, log=False, mark=None):
         f"<figure><h3>{escape(title)}</h3>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role=img aria-label="{escape(f"{title}. {told}")}">'
         f"{''.join(parts)}</svg>{_legend(lines)}</figure>"
+    )
+
+
+def scatter_chart(title, points, x_label, y_label):
+    """Return a figure of points (x, y) on axes of one scale, with the line on which both are equal."""
+    points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+    values = [v for p in points for v in p] or [0, 1]
+    ticks = ticks_between(min(values), max(values))
+    low, high = ticks[0], ticks[-1]
+
+    def place(x, y):
+        across, up = ((v - low) / (high - low) for v in (x, y))
+        x, y = across * (_WIDTH - _LEFT - _RIGHT), up * (_HEIGHT - _TOP - _BOTTOM)
+        return f"{_LEFT + x:.1f}", f"{_HEIGHT - _BOTTOM - y:.1f}"
+
+    parts = []
+    for tick in ticks:
+        across, up = place(tick, tick)
+        parts.append(f"<line class=grid x1={_LEFT} x2={_WIDTH - _RIGHT} y1={up} y2={up} />")
+        parts.append(f'<text x={_LEFT - 7} y={up} dy=".35em" text-anchor=end>{tick:g}</text>')
+        parts.append(f"<text x={across} y={_HEIGHT - _BOTTOM + 17} text-anchor=middle>{tick:g}</text>")
+    ends = place(low, low), place(high, high)
+    parts.append(f"<line class=axis x1={ends[0][0]} y1={ends[0][1]} x2={ends[1][0]} y2={ends[1][1]} />")
+    for x, y in points:
+        at = place(x, y)
+        parts.append(f'<circle cx={at[0]} cy={at[1]} r=2.2 fill="var(--val)" fill-opacity=.55 />')
+    names = escape(f"{y_label} / {x_label}")
+    parts.append(f"<text x={_WIDTH - _RIGHT} y={_HEIGHT - 2} text-anchor=end>{names}</text>")
+    told = escape(fill("{title}: {n} images", title=title, n=len(points)))
+    return (
+        f"<figure><h3>{escape(title)}</h3>"
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role=img aria-label="{told}">{"".join(parts)}</svg></figure>'
     )
 
 

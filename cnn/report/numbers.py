@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from cnn.language import say
+from cnn.language import fill
 
 
 def interval(share, count):
@@ -56,7 +56,7 @@ def cell(value):
 def seconds(time):
     """Return a time in seconds as seconds, minutes or hours."""
     if time < 120:
-        return say("{t} s", t=f"{time:.1f}")
+        return fill("{t} s", t=f"{time:.1f}")
     if time < 7200:
-        return say("{t} min", t=f"{time / 60:.1f}")
-    return say("{t} h", t=f"{time / 3600:.1f}")
+        return fill("{t} min", t=f"{time / 60:.1f}")
+    return fill("{t} h", t=f"{time / 3600:.1f}")

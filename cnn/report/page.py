@@ -1,21 +1,22 @@
 """The page: what it tells, in which order."""
 
-import math
-from dataclasses import dataclass
 from html import escape
 
-import numpy as np
-
-from cnn.language import current, say, speaking
+from cnn.language import current, fill, speaking
 from cnn.layers import Conv2d
-from cnn.metrics import class_scores, confusion_matrix, likely_mislabelled
-from cnn.report import numbers, pictures
+from cnn.report import numbers, of_classes, of_labels, of_masks, of_numbers, pictures
 from cnn.report.charts import Line, line_chart
 from cnn.report.gradients import layer_names
+from cnn.report.parts import section, table_head
 from cnn.report.style import CSS
 
-_TILES, _MOST_SUSPECTS = 24, 50
-_LARGEST_TABLE = 20  # classes
+_KINDS = {"classes": of_classes, "numbers": of_numbers, "labels": of_labels, "masks": of_masks}
+_TRAINED = {
+    "classes": "Trained on {data}, {n} classes.",
+    "numbers": "Trained on {data}, to tell {n} numbers.",
+    "labels": "Trained on {data}, {n} labels.",
+    "masks": "Trained on {data}, masks of {n} classes.",
+}
 
 _HEAD = """<!doctype html>
 <html lang={language}><head><meta charset=utf-8>
@@ -26,27 +27,6 @@ _HEAD = """<!doctype html>
 """
 
 
-@dataclass(frozen=True, eq=False)
-class Story:
-    """What a report is made of.
-
-    ``history`` are the rows of metrics.csv, ``gradients`` rows [epoch, norm of each layer ...], ``result``
-    what result.json holds, ``test`` the test images, ``probabilities`` (N, C) the answers to them.
-    """
-
-    name: str
-    dataset: str
-    classes: tuple
-    history: list
-    gradients: list
-    result: dict
-    network: object
-    test: object
-    probabilities: np.ndarray
-    config_toml: str
-    label_smoothing: float = 0.0
-
-
 def render(story, language=None):
     """Return the HTML text in ``language``, "en" or "zh"; None: in the language of the command that runs."""
     with speaking(language or current()):
@@ -54,85 +34,56 @@ def render(story, language=None):
 
 
 def _page(story):
-    answers = story.probabilities.argmax(axis=1)
-    confusion = confusion_matrix(story.test.labels, answers, len(story.classes))
     sections = [
         _curves(story),
-        _confusion(story, confusion),
-        _mistakes(story),
-        _suspects(story),
+        *_KINDS[story.targets].sections(story),
         _filters(story),
         _gradients(story),
         _details(story),
     ]
-    title = say("{name}: training report", name=escape(story.name))
+    title = fill("{name}: training report", name=escape(story.name))
     head = _HEAD.format(title=title, css=CSS, language="zh-CN" if current() == "zh" else "en")
-    return f"{head}{_header(story, confusion)}{''.join(sections)}</main></body></html>\n"
+    return f"{head}{_header(story)}{''.join(sections)}</main></body></html>\n"
 
 
 # -- the top --------------------------------------------------------------------------------------
 
 
-def _header(story, confusion):
+def _header(story):
     r = story.result
-    low, high = numbers.interval(r["test_accuracy"], r["test_images"])
     speed = story.history[-1]["images_per_second"] if story.history else None
     facts = [
+        *_KINDS[story.targets].facts(story),
+        (fill("test loss"), f"{r['test_loss']:.4f}", fill("{n} images", n=f"{r['test_images']:,}")),
+        (fill("weights of epoch"), f"{r['epoch']}", fill("of {n}", n=len(story.history))),
         (
-            say("test accuracy"),
-            f"{100 * r['test_accuracy']:.2f} %",
-            say("95 % interval {low} to {high}", low=numbers.percent(low), high=numbers.percent(high)),
-        ),
-        *_augmented(r),
-        (say("test loss"), f"{r['test_loss']:.4f}", say("{n} images", n=f"{r['test_images']:,}")),
-        (say("weights of epoch"), f"{r['epoch']}", say("of {n}", n=len(story.history))),
-        (
-            say("parameters"),
+            fill("parameters"),
             f"{r['parameters']:,}",
-            say("input {shape}", shape=" x ".join(map(str, story.network.input_shape))),
+            fill("input {shape}", shape=" x ".join(map(str, story.network.input_shape))),
         ),
         (
-            say("training time"),
+            fill("training time"),
             numbers.seconds(r["seconds"]),
-            "" if speed is None else say("{n} images/s", n=f"{speed:,.0f}"),
+            "" if speed is None else fill("{n} images/s", n=f"{speed:,.0f}"),
         ),
     ]
     cells = "".join(f"<div><dt>{k}</dt><dd>{v}<small>{s}</small></dd></div>" for k, v, s in facts)
-    sentences = ("" if current() == "zh" else " ").join(_observations(story, confusion))
-    trained = say("Trained on {data}, {n} classes.", data=escape(story.dataset), n=len(story.classes))
+    sentences = ("" if current() == "zh" else " ").join(_observations(story))
+    trained = fill(_TRAINED[story.targets], data=escape(story.dataset), n=len(story.classes))
     return (
         f"<h1>{escape(story.name)}</h1><p class=soft>{trained}</p><p>{sentences}</p>"
         f"<dl class=facts>{cells}</dl>"
     )
 
 
-def _augmented(result):
-    """The accuracy over several views of each image, if that was asked for."""
-    if result.get("tta_accuracy") is not None:
-        yield say("with TTA"), f"{100 * result['tta_accuracy']:.2f} %", say("test-time augmentation")
-
-
-def _observations(story, confusion):
+def _observations(story):
     """Return sentences (HTML) about what stands out."""
-    wrong = int(confusion.sum() - np.trace(confusion))
-    yield say(
-        "{wrong} of {n} test images were answered wrongly.", wrong=f"{wrong:,}", n=f"{confusion.sum():,}"
-    )
-    pairs = numbers.pairs(confusion)
-    if pairs and pairs[0][0] > 1:
-        count, label, answer = pairs[0]
-        names = escape(story.classes[label]), escape(story.classes[answer])
-        yield say(
-            "Most often <b>{label}</b> was taken for <b>{answer}</b> ({n} times).",
-            label=names[0],
-            answer=names[1],
-            n=count,
-        )
+    yield from _KINDS[story.targets].observations(story)
     last = story.history[-1] if story.history else None
-    if last and last["val_accuracy"] is not None:
+    if last and last["val_accuracy"] is not None and story.targets == "classes":
         gap = last["train_accuracy"] - last["val_accuracy"]
         if gap > 0.05:
-            yield say(
+            yield fill(
                 "At the end it was right on {train} of the training images but on {val} of the validation "
                 "images: it overfits; more augmentation, weight decay or dropout would help.",
                 train=numbers.percent(last["train_accuracy"]),
@@ -141,25 +92,15 @@ def _observations(story, confusion):
         elif last["train_loss"] > 0 and last["val_loss"] > 0 and len(story.history) > 2:
             before = story.history[-3]
             if before["val_loss"] > 1.1 * last["val_loss"]:
-                yield say("The validation loss was still falling at the end: more epochs may help.")
+                yield fill("The validation loss was still falling at the end: more epochs may help.")
 
 
 # -- sections -------------------------------------------------------------------------------------
 
 
-def _section(title, note, *content):
-    return f"<section><h2>{title}</h2><p class=soft>{note}</p>{''.join(content)}</section>"
-
-
-def _head(*columns):
-    """Return the head of a table from (title, class) of each column; the class "n" is that of numbers."""
-    cells = (f"<th{kind and f' class={kind}'}>{say(title)}</th>" for title, kind in columns)
-    return f"<tr>{''.join(cells)}</tr>"
-
-
 def _curves(story):
     if not story.history:
-        return _section(say("Training"), say("No epoch was trained."))
+        return section(fill("Training"), fill("No epoch was trained."))
     history = story.history
 
     def lines(what):
@@ -168,165 +109,49 @@ def _curves(story):
             if story.label_smoothing and (part, what) == ("train", "loss"):
                 label = "training, smoothed labels"  # not to be compared with the validation loss
             if any(y is not None for _, y in points):
-                yield Line(say(label), points, f"var({color})", dashed=part == "train")
+                yield Line(fill(label), points, f"var({color})", dashed=part == "train")
 
-    best = story.result["epoch"] if history[-1]["val_accuracy"] is not None else None
+    best = story.result["epoch"] if history[-1]["val_loss"] is not None else None
     row = next((row for row in history if row["epoch"] == best), None)
     losses = [row[k] for row in history for k in ("train_loss", "val_loss") if row[k] is not None]
     log = min(losses) > 0 and max(losses) > 20 * min(losses)
     charts = [
         line_chart(
-            say("Loss"),
+            fill("Loss"),
             list(lines("loss")),
-            say("epoch"),
+            fill("epoch"),
             numbers.short,
             log,
             row and (best, row["val_loss"]),
         ),
+        *_accuracy(list(lines("accuracy")), row and (best, row["val_accuracy"])),
         line_chart(
-            say("Accuracy"),
-            list(lines("accuracy")),
-            say("epoch"),
-            numbers.percent_tick,
-            False,
-            row and (best, row["val_accuracy"]),
-        ),
-        line_chart(
-            say("Learning rate"),
-            [Line(say("lr"), [(r["epoch"], r["lr"]) for r in history], "var(--early)")],
-            say("epoch"),
+            fill("Learning rate"),
+            [Line(fill("lr"), [(r["epoch"], r["lr"]) for r in history], "var(--early)")],
+            fill("epoch"),
             numbers.short,
         ),
     ]
-    note = say(
+    note = fill(
         "Once an epoch. Training values are averages over the epoch while it ran, with augmentation; "
         "the ring marks the epoch whose weights were kept."
         if row
         else "Once an epoch. Training values are averages over the epoch while it ran, with augmentation."
     )
     columns = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    head = "".join(f"<th class=n>{say(c.replace('_', ' '))}</th>" for c in columns)
+    head = "".join(f"<th class=n>{fill(c.replace('_', ' '))}</th>" for c in columns)
     body = "".join(
         f"<tr>{''.join(f'<td class=n>{numbers.cell(r[c])}</td>' for c in columns)}</tr>" for r in history
     )
     table = f"<div class=scroll><table class=rows><tr>{head}</tr>{body}</table></div>"
-    details = f"<details><summary>{say('The numbers')}</summary>{table}</details>"
-    return _section(say("Training"), note, f"<div class=charts>{''.join(charts)}</div>", details)
+    details = f"<details><summary>{fill('The numbers')}</summary>{table}</details>"
+    return section(fill("Training"), note, f"<div class=charts>{''.join(charts)}</div>", details)
 
 
-def _confusion(story, confusion):
-    classes = story.classes
-    note = say("Each row is a true class, each column an answer, on the test images.")
-    if len(classes) <= _LARGEST_TABLE:
-        picture = _confusion_table(classes, confusion)
-    else:
-        note += say(" Blue: right; orange: wrong.")
-        alt = say(
-            "Confusion matrix of {n} classes; the most frequent mistakes are listed beside it", n=len(classes)
-        )
-        picture = f'<img class=heat alt="{alt}" src="{pictures.confusion_png(confusion)}">'
-    return _section(
-        say("Confusion matrix"),
-        note,
-        f"<div class=wide><div>{picture}</div>",
-        _classes(classes, confusion),
-        "</div>",
-    )
-
-
-def _confusion_table(classes, confusion):
-    head = "".join(f'<th scope=col title="{escape(c)}">{escape(c)}</th>' for c in classes)
-    rows = []
-    for k, name in enumerate(classes):
-        cells = []
-        for j, count in enumerate(confusion[k]):
-            share = count / max(1, confusion[k].sum())
-            # the square root makes single mistakes visible beside hundreds of right answers
-            depth = round(65 * (share if j == k else math.sqrt(share)))
-            color = "good" if j == k else "bad"
-            style = f'style="background:color-mix(in srgb,var(--{color}) {depth}%,transparent)"'
-            cells.append(f"<td {style}>{count}</td>" if count else "<td class=zero>·</td>")
-        rows.append(f'<tr><th scope=row title="{escape(name)}">{escape(name)}</th>{"".join(cells)}</tr>')
-    body = f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    table = f"<table class=confusion>{body}</table>"
-    return f'<div class=scroll tabindex=0 role=region aria-label="{say("Confusion matrix")}">{table}</div>'
-
-
-def _classes(classes, confusion):
-    """Return the pairs most often mistaken, and a row for each class."""
-    pairs = "".join(
-        f"<tr><td>{escape(classes[k])}</td><td>{escape(classes[j])}</td><td class=n>{count}</td></tr>"
-        for count, k, j in numbers.pairs(confusion)[:8]
-    )
-    head = _head(("is", ""), ("taken for", ""), ("times", "n"))
-    caption = say("Most frequent mistakes")
-    mistaken = f"<table class=rows><caption>{caption}</caption>{head}{pairs}</table>" if pairs else ""
-    rows, f1 = [], class_scores(confusion)[2]
-    for k, name in enumerate(classes):
-        total, right, answered = confusion[k].sum(), confusion[k, k], confusion[:, k].sum()
-        recall = right / total if total else 0.0
-        bar = f'<span class=bar aria-hidden=true><i style="width:{100 * recall:.0f}%"></i></span>'
-        precision = numbers.percent(right / answered) if answered else "-"
-        rows.append(
-            f"<tr><td>{escape(name)}</td><td class=n>{total:,}</td>"
-            f"<td class=n>{numbers.percent(recall) if total else '-'}{bar}</td>"
-            f"<td class=n>{precision}</td>"
-            f"<td class=n>{numbers.percent(f1[k]) if total + answered else '-'}</td></tr>"
-        )
-    head = _head(("class", ""), ("images", "n"), ("recall", "n"), ("precision", "n"), ("F-score", "n"))
-    table = f"<div class=scroll><table class=rows>{head}{''.join(rows)}</table></div>"
-    opened = "open" if len(classes) <= _LARGEST_TABLE else ""
-    return f"<div>{mistaken}<details {opened}><summary>{say('Each class')}</summary>{table}</details></div>"
-
-
-def _mistakes(story):
-    labels, p = story.test.labels, story.probabilities
-    answers, rows = p.argmax(axis=1), np.arange(len(labels))
-    wrong = rows[answers != labels]
-    wrong = wrong[np.argsort(p[wrong, labels[wrong]], kind="stable")][:_TILES]
-    if not len(wrong):
-        none = say("There is none: every test image was answered rightly.")
-        return _section(say("Worst mistakes"), none)
-    tiles = []
-    for i in wrong:
-        is_, said = escape(story.classes[labels[i]]), escape(story.classes[answers[i]])
-        caption = say(
-            "<b>{label}</b>, not {answer}<br><span>{p} sure; {name}</span>",
-            label=is_,
-            answer=said,
-            p=numbers.percent(p[i, answers[i]]),
-            name=_name(story.test, i),
-        )
-        image = f'<img alt="{say("test image {i}", i=i)}" src="{pictures.image_png(story.test.images[i])}">'
-        tiles.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
-    note = say(
-        "The test images whose true class was given the smallest probability. Bold: what the label says."
-    )
-    return _section(say("Worst mistakes"), note, f"<div class=sheet>{''.join(tiles)}</div>")
-
-
-def _name(split, i):
-    """Return what an image is called in the report: its file, or its number."""
-    return say("image {i}", i=i) if split.names is None else escape(split.name(i))
-
-
-def _suspects(story):
-    """The images whose labels are likely wrong, by their files: they can be looked up and moved."""
-    found, answers = likely_mislabelled(story.test.labels, story.probabilities)
-    if not len(found) or story.test.names is None:
-        return ""
-    rows, classes = [], story.classes
-    for i, k in list(zip(found, answers, strict=True))[:_MOST_SUSPECTS]:
-        label, p = classes[story.test.labels[i]], numbers.percent(story.probabilities[i, k])
-        names = f"<td>{escape(label)}</td><td>{escape(classes[k])}</td>"
-        rows.append(f"<tr><td>{_name(story.test, i)}</td>{names}<td class=n>{p}</td></tr>")
-    head = _head(("file", ""), ("label", ""), ("or rather", ""), ("probability", "n"))
-    note = say(
-        "Test images of which the network is as sure of another class as it is of that class as a rule. "
-        "Look at them first where labels may be wrong."
-    )
-    table = f"<div class=scroll><table class=rows>{head}{''.join(rows)}</table></div>"
-    return _section(say("Likely wrong labels"), note, table)
+def _accuracy(lines, mark):
+    """Return the chart of the accuracy, where there is one."""
+    if lines:
+        yield line_chart(fill("Accuracy"), lines, fill("epoch"), numbers.percent_tick, False, mark)
 
 
 def _filters(story):
@@ -339,16 +164,16 @@ def _filters(story):
     weight = layer.weight.data
     k, c, kh, kw = weight.shape
     if c == 3:
-        colours = say("A filter is a picture: grey is 0.")
+        colours = fill("A filter is a picture: grey is 0.")
     else:
-        colours = say("Blue weights are negative, orange ones positive.")
-        colours += say(" Shown: the strongest channel.") if c > 1 else ""
+        colours = fill("Blue weights are negative, orange ones positive.")
+        colours += fill(" Shown: the strongest channel.") if c > 1 else ""
     images = "".join(
-        f'<img alt="{say("filter {i}", i=i)}" src="{url}">'
+        f'<img alt="{fill("filter {i}", i=i)}" src="{url}">'
         for i, url in enumerate(pictures.filter_pngs(weight))
     )
-    shown = say("the first {few} of {n}", few=64, n=k) if k > 64 else say("all {n}", n=k)
-    note = say(
+    shown = fill("the first {few} of {n}", few=64, n=k) if k > 64 else fill("all {n}", n=k)
+    note = fill(
         "Layer {name}, {h} x {w} pixels, {shown}. {colours}",
         name=escape(name),
         h=kh,
@@ -356,7 +181,7 @@ def _filters(story):
         shown=shown,
         colours=colours,
     )
-    return _section(say("First-layer filters"), note, f"<div class=filters>{images}</div>")
+    return section(fill("First-layer filters"), note, f"<div class=filters>{images}</div>")
 
 
 def _gradients(story):
@@ -369,9 +194,9 @@ def _gradients(story):
         points = [(row[0], row[1 + i]) for row in story.gradients]
         lines.append(Line(name, points, f"color-mix(in oklch,var(--late) {depth}%,var(--early))"))
     chart = line_chart(
-        say("Norm of the gradient of each layer"), lines, say("epoch"), numbers.power, log=True
+        fill("Norm of the gradient of each layer"), lines, fill("epoch"), numbers.power, log=True
     )
-    note = say(
+    note = fill(
         "The length of each layer's gradient at sampled steps, from the first layer (violet) to the last "
         "(amber). Lines that drift far apart mean a gradient that vanishes or explodes on its way back."
     )
@@ -386,17 +211,17 @@ def _gradients(story):
             f"<tr><td>{escape(name)}</td><td class=n>{numbers.power(start)}</td>"
             f"<td class=n>{numbers.power(end)}</td></tr>"
         )
-    head = _head(("layer", ""), ("at the start", "n"), ("at the end", "n"))
-    caption = f"<caption>{say('Median norm over the first and the last fifth of the run')}</caption>"
+    head = table_head(("layer", ""), ("at the start", "n"), ("at the end", "n"))
+    caption = f"<caption>{fill('Median norm over the first and the last fifth of the run')}</caption>"
     table = f"<div class=scroll><table class=rows>{caption}{head}{''.join(rows)}</table></div>"
-    return _section(say("Gradients"), note, f'<div class="two noisy">{chart}{table}</div>')
+    return section(fill("Gradients"), note, f'<div class="two noisy">{chart}{table}</div>')
 
 
 def _details(story):
     summary = escape(str(story.network.summary()))
-    return _section(
-        say("The experiment"),
-        say("What was trained; config.toml beside this file trains it again."),
-        f"<details><summary>{say('Layers')}</summary><pre>{summary}</pre></details>",
-        f"<details><summary>{say('Config')}</summary><pre>{escape(story.config_toml)}</pre></details>",
+    return section(
+        fill("The experiment"),
+        fill("What was trained; config.toml beside this file trains it again."),
+        f"<details><summary>{fill('Layers')}</summary><pre>{summary}</pre></details>",
+        f"<details><summary>{fill('Config')}</summary><pre>{escape(story.config_toml)}</pre></details>",
     )

@@ -26,6 +26,22 @@ def image_png(image):
     return png(image.transpose(1, 2, 0) if image.shape[0] == 3 else image[0])
 
 
+def masks_png(image, right, answer):
+    """Return the data: URL of an image (C, H, W) uint8, its mask and the answer (H, W), side by side.
+
+    Of an image that is larger than its mask the middle is shown, which is what the network saw.
+    """
+    from cnn.data.masks import PALETTE
+
+    top, left = ((have - want) // 2 for have, want in zip(image.shape[1:], right.shape, strict=True))
+    cut = image[:, top : top + right.shape[0], left : left + right.shape[1]].transpose(1, 2, 0)
+    cut = cut if cut.shape[2] == 3 else cut[..., :1].repeat(3, axis=2)
+    gap = np.full((right.shape[0], 2, 3), 128, np.uint8)
+    step = max(1, max(right.shape) // _LARGEST)
+    parts = [cut, gap, PALETTE[right], gap, PALETTE[answer]]
+    return png_at_size(np.concatenate(parts, axis=1)[::step, ::step], 1)
+
+
 def filter_pngs(weight, most=64):
     """Return data: URLs of the filters (K, C, kh, kw), at most ``most``.
 

@@ -15,13 +15,14 @@ _MARKED = 30  # epochs up to which each has a dot
 
 
 def curves(path, history, title, best_epoch=None):
-    """Draw loss and accuracy over the epochs side by side into the PNG file ``path``.
+    """Draw loss and accuracy, where there is one, over the epochs side by side into the PNG file ``path``.
 
     ``history`` is a list of rows with the columns of metrics.csv; a validation value may be None, which
     draws nothing. ``best_epoch`` gets a mark.
     """
     epochs, panels = [row["epoch"] for row in history], []
-    for what in ("loss", "accuracy"):
+    told = ("loss", "accuracy") if any(row["train_accuracy"] is not None for row in history) else ("loss",)
+    for what in told:
         series = {
             label: (epochs, [row[f"{part}_{what}"] for row in history])
             for part, label in (("train", "training"), ("val", "validation"))

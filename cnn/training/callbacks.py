@@ -63,23 +63,32 @@ class EarlyStopping(Callback):
             trainer.stop(f"no better epoch on the validation images since epoch {best['epoch']}")
 
 
+def quality(row, kind):
+    """Return what is larger for the better epoch: higher accuracy on the validation images, then lower loss.
+
+    Numbers have no accuracy, and that of labels which are rare is high for nothing: there only the loss
+    counts. ``row`` has "val_accuracy" and "val_loss", ``kind`` is one of ``cnn.targets.KINDS``.
+    """
+    return (row["val_accuracy"], -row["val_loss"]) if kind.by_accuracy else (-row["val_loss"],)
+
+
 class TopCheckpoints(Callback):
     """Keeps the weights of the ``count`` best epochs, as top/epoch-0007.safetensors of the run folder.
 
-    The order is that of best.safetensors: accuracy on the validation images, then loss; without such images
-    the later epoch is the better one.
+    The order is that of best.safetensors (`quality`); without validation images the later epoch is the better
+    one.
     """
 
     def __init__(self, count):
         self.count = count
 
     def on_epoch_end(self, trainer, row):
-        def quality(row):
-            if row["val_accuracy"] is None:
+        def order(row):
+            if row["val_loss"] is None:
                 return (row["epoch"],)
-            return row["val_accuracy"], -row["val_loss"], -row["epoch"]
+            return *quality(row, trainer.images.kind), -row["epoch"]
 
-        best = sorted(trainer.history, key=quality, reverse=True)[: self.count]
+        best = sorted(trainer.history, key=order, reverse=True)[: self.count]
         folder, wanted = trainer.run.top, {f"epoch-{r['epoch']:04d}.safetensors" for r in best}
         if row in best:
             folder.mkdir(exist_ok=True)

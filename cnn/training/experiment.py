@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 
 import numpy as np
 
@@ -20,17 +20,17 @@ from cnn.data import (
     split_validation,
 )
 from cnn.data.named import emnist_classes
-from cnn.errors import CheckpointError, ConfigError, DataError, NumericError, ShapeError, did_you_mean
-from cnn.layers import LOSSES, BatchNorm1d, BatchNorm2d, SoftmaxCrossEntropy, from_config
+from cnn.errors import CheckpointError, ConfigError, DataError, ShapeError, did_you_mean
+from cnn.layers import LOSSES, BatchNorm1d, BatchNorm2d, from_config
+from cnn.layers.number_loss import Standardized
 from cnn.network import Network
 from cnn.optimizers import make_optimizer
 from cnn.optimizers.averaging import make_average
 from cnn.optimizers.groups import Groups
 from cnn.optimizers.schedules import make_schedule
-from cnn.training import checkpoint
+from cnn.targets import KINDS
 from cnn.training.callbacks import EarlyStopping, TopCheckpoints
 from cnn.training.loggers import TRACKERS, JsonLines
-from cnn.training.tta import averaged_logits
 from cnn.training.whitening import whiten, whitened_layers
 
 _GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
@@ -75,6 +75,20 @@ class Images:
         """The names of the classes; label k means ``classes[k]``."""
         return self.dataset.classes
 
+    @property
+    def kind(self):
+        """What is told of an image: one of ``cnn.targets.KINDS``."""
+        return KINDS[self.dataset.targets]
+
+    @cached_property
+    def scale(self):
+        """(mean, std) of each of the numbers to be told, over the training images; None of other targets."""
+        if self.kind.name != "numbers":
+            return None
+        labels = self.train.labels.astype(np.float64)
+        constant = labels.min(axis=0) == labels.max(axis=0)
+        return labels.mean(axis=0), np.where(constant, 1.0, labels.std(axis=0))
+
 
 @_of("data")
 def load_images(config, own=True):
@@ -85,7 +99,7 @@ def load_images(config, own=True):
     dataset = read_dataset(config, own)
     train, validation = dataset.train, dataset.validation
     if validation is None:
-        stratified = is_own(config.data.dataset)
+        stratified = is_own(config.data.dataset) and dataset.targets == "classes"
         train, validation = split_validation(train, config.data.validation, config.seed, stratified)
     return Images(dataset, train, validation, *normalization(train.images))
 
@@ -143,7 +157,8 @@ def training_batches(config, images):
 @_of("data")
 def evaluation_batches(config, split, mean, std):
     """Return the Batches of a split in its own order, free of chance."""
-    batch_size = max(64, config.data.batch_size)  # needs no more memory than training does
+    least = 1 if config.data.targets == "masks" else 64  # needs no more memory than training does
+    batch_size = max(least, config.data.batch_size)
     changes = augment.for_evaluation(augment.from_config(config.data.augment))
     return Batches(split.images, split.labels, batch_size, mean, std, augment=changes)
 
@@ -158,14 +173,26 @@ def build_network(config, input_shape, classes=None, network=None):
     """
     if network is None:
         network = Network(from_config(layer_specs(config)), precision=config.train.precision)
+        with naming_file(config, "train"):
+            network.float32_layers = config.train.float32_layers
     output = network.build(input_shape, rng=np.random.default_rng(config.seed))
+    kind = KINDS[config.data.targets]
+    if kind.name == "masks":
+        expected = kind.outputs(range(output[0] if classes is None else classes), input_shape[1:])
+        if output != expected:
+            raise ConfigError(
+                f"model.layers: the last layer gives {output}, expected {expected}: a number for each class "
+                "at each pixel of the image"
+            )
+        return network
+    of = {"classes": "class", "labels": "label", "numbers": "column"}[kind.name]
     if len(output) != 1:
         raise ConfigError(
-            f"model.layers: the last layer gives {output}, expected one number a class: add Flatten, Linear"
+            f"model.layers: the last layer gives {output}, expected one number a {of}: add Flatten, Linear"
         )
     if classes is not None and output != (classes,):
         raise ConfigError(
-            f"model.layers: the last layer gives {output[0]} numbers, expected {classes}, one a class"
+            f"model.layers: the last layer gives {output[0]} numbers, expected {classes}, one a {of}"
         )
     return network
 
@@ -220,8 +247,11 @@ def layer_specs(config):
 
 
 @_of("loss")
-def build_loss(config, classes):
-    """Return the training loss; ConfigError where it does not fit so many classes."""
+def build_loss(config, classes, scale=None):
+    """Return the training loss; ConfigError where it does not fit so many classes.
+
+    ``scale`` is (mean, std) of the numbers that a regression learns, as ``Images.scale``.
+    """
     weights = getattr(config.loss, "class_weight", None)
     if weights is not None and len(weights) != classes:
         raise ConfigError(f"loss.class_weight: found {len(weights)} numbers, expected {classes}, one a class")
@@ -232,7 +262,13 @@ def build_loss(config, classes):
         loss.forward(np.zeros((1, classes), np.float32), np.zeros(1, np.int64))
     except (ShapeError, DataError) as error:
         raise ConfigError(f"loss: {error}") from error
-    return loss
+    return loss if scale is None else Standardized(loss, *scale)
+
+
+def loss_of(config, meta):
+    """Return the training loss of a trained network, as ``load_trained`` returns it."""
+    scale = (meta["target_mean"], meta["target_std"]) if meta.get("target_mean") else None
+    return build_loss(config, len(meta["classes"]), scale)
 
 
 @_of("optimizer.groups")
@@ -289,44 +325,11 @@ def build_average(config, network, steps_per_epoch):
     return make_average(options.pop("type"), network, total_steps(config, steps_per_epoch), **options)
 
 
-def evaluate(network, batches, tta=None, loss=None):
-    """Return (loss, accuracy, probabilities) of a network over Batches, in their order.
-
-        loss = average over n of  log(sum over k of exp(z[n, k])) - z[n, label[n]],  in float64
-
-    Plain cross-entropy: label smoothing and class weights belong to training. Of another ``loss`` of the
-    training ``judge()`` gives the loss and ``answers`` the probabilities. With ``tta`` (the [tta] section of
-    a config) z is averaged over the views that it describes.
-
-    Raises NumericError when a logit is NaN or infinite.
-    """
-    views = {"flip": False} if tta is None else tta.model_dump()
-    logits, labels = [], []
-
-    def predict(x):
-        return network.predict(x, batch_size=len(x))
-
-    for x, y in batches.epoch(0):
-        logits.append(averaged_logits(predict, x, **views))
-        labels.append(y)
-    logits, labels = np.concatenate(logits), np.concatenate(labels)
-    broken = int((~np.isfinite(logits)).any(axis=1).sum())
-    if broken:
-        raise NumericError(f"the network answers NaN or Inf for {broken:,} of {len(logits):,} images")
-    accuracy = float((logits.argmax(axis=1) == labels).mean())
-    if loss is not None and type(loss) is not SoftmaxCrossEntropy:
-        return loss.judge().forward(logits, labels), accuracy, np.asarray(loss.answers(logits), np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    total = exponentials.sum(axis=1)
-    losses = np.log(total) - shifted[np.arange(len(labels)), labels]
-    return float(losses.mean()), accuracy, exponentials / total[:, None]
-
-
-def untrained(dataset, augment=()):
+def untrained(dataset, augment=(), targets="classes", loss="SoftmaxCrossEntropy"):
     """Return the document of the config of a network that came without one."""
     return {
-        "data": {"dataset": dataset, "augment": list(augment)},
+        "data": {"dataset": dataset, "augment": list(augment), "targets": targets},
+        "loss": {"type": loss},
         "model": {"layers": [{"type": "Flatten"}]},  # a config needs one; the network is the file's
         "optimizer": {"type": "SGD", "lr": 0.01},
         "train": {"epochs": 1},
@@ -336,6 +339,7 @@ def untrained(dataset, augment=()):
 def load_trained(run_or_checkpoint, overrides=()):
     """Return (network, config, meta) of a run folder or a checkpoint; ``overrides`` change its config."""
     from cnn.config import resolve
+    from cnn.training import checkpoint
 
     network, meta = checkpoint.load_network(run_or_checkpoint)
     path = checkpoint.find(run_or_checkpoint)
@@ -346,4 +350,5 @@ def load_trained(run_or_checkpoint, overrides=()):
         raise CheckpointError(str(error)) from error
     config = resolve(document, path, overrides)
     network.precision = config.train.precision
+    network.float32_layers = config.train.float32_layers
     return network, config, meta

@@ -119,12 +119,14 @@ def read(weights):
 
 
 def with_head(config, classes):
-    """Return the config, the ``Linear`` that ends its layers having one output a class."""
+    """Return the config, the layer that ends it having one output a class: a ``Linear``, of masks a
+    ``Conv2d``."""
+    kind, key = ("Conv2d", "out_channels") if config.data.targets == "masks" else ("Linear", "out_features")
     last = config.model.layers[-1]
-    if last.get("type") != "Linear" or last.get("out_features") == classes:
+    if last.get("type") != kind or last.get(key) == classes:
         return config
     document = copy.deepcopy(config.plain())
-    document["model"]["layers"][-1]["out_features"] = classes
+    document["model"]["layers"][-1][key] = classes
     return resolve(document, config.source)
 
 

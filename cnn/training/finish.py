@@ -6,7 +6,8 @@ from cnn import report
 from cnn.config import to_toml
 from cnn.files import write_atomically
 from cnn.report import gradients
-from cnn.training import checkpoint, experiment
+from cnn.training import checkpoint
+from cnn.training.evaluation import evaluate
 from cnn.training.header import check_header
 
 
@@ -18,13 +19,14 @@ def finish(trainer):
         checkpoint.restore(file, "network", trainer.network.state(), run.best)
     score = meta.score or {"loss": None, "accuracy": None}
     batches = trainer.evaluation_batches(images.dataset.test)
-    loss, accuracy, probabilities = experiment.evaluate(trainer.network, batches, loss=trainer.loss)
+    kind = images.kind
+    judged = evaluate(trainer.network, batches, loss=trainer.loss, targets=kind.name)
     result = {
         "epoch": meta.epoch,
         "val_loss": score["loss"],
         "val_accuracy": score["accuracy"],
-        "test_loss": loss,
-        "test_accuracy": accuracy,
+        "test_loss": judged.loss,
+        **{f"test_{key}": value for key, value in judged.scores.items()},
         **_with_tta(trainer, batches),
         "test_images": len(images.dataset.test),
         "parameters": trainer.network.data.size,
@@ -33,16 +35,16 @@ def finish(trainer):
     }
     write_atomically(run.result, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     why = "untrained" if meta.epoch == 0 else "the best on the validation images"
-    if meta.score and score["accuracy"] is None:
+    if meta.score and score["loss"] is None:
         why = "the last: validation = 0"
     views = f" ({100 * result['tta_accuracy']:.2f} % with TTA)" if "tta_accuracy" in result else ""
     run.log(
-        f"test accuracy {100 * accuracy:.2f} %{views}, loss {loss:.4f}, "
+        f"test {kind.words(judged.scores)}{views}, loss {judged.loss:.4f}, "
         f"on {len(images.dataset.test):,} images, "
         f"weights of epoch {meta.epoch} ({why}); trained for {p.seconds:.1f} s; see {run.path}",
         result=True,
     )
-    _report(trainer, result, probabilities)
+    _report(trainer, result, judged)
     return result
 
 
@@ -50,11 +52,11 @@ def _with_tta(trainer, batches):
     """Return what [tta] adds to the result: nothing without that section."""
     if trainer.config.tta is None:
         return {}
-    loss, accuracy, _ = experiment.evaluate(trainer.network, batches, trainer.config.tta, trainer.loss)
-    return {"tta_loss": loss, "tta_accuracy": accuracy}
+    judged = evaluate(trainer.network, batches, trainer.config.tta, trainer.loss)
+    return {"tta_loss": judged.loss, "tta_accuracy": judged.accuracy}
 
 
-def _report(trainer, result, probabilities):
+def _report(trainer, result, judged):
     p, dataset, config = trainer.progress, trainer.images.dataset, trainer.config
     write_atomically(trainer.run.gradients, gradients.table(trainer.network, p.gradients).encode())
     story = report.Story(
@@ -66,8 +68,10 @@ def _report(trainer, result, probabilities):
         result,
         trainer.network,
         dataset.test,
-        probabilities,
+        judged.answers,
         to_toml(config),
         getattr(config.loss, "label_smoothing", 0.0),
+        judged.labels,
+        dataset.targets,
     )
     report.write(trainer.run.report, story)

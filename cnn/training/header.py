@@ -42,6 +42,8 @@ class Header(Record):
     score: Score | None = None
     progress: dict[str, Any] | None = None  # ``cnn.training.progress.Progress`` checks it
     numbers: Literal["uint8", "float"] = "uint8"  # float: mean and std are in the units of the data
+    target_mean: list[float] | None = None  # of a regression: its outputs are in units of target_std
+    target_std: list[Annotated[float, Field(gt=0)]] | None = None
     taken: list[str] | None = None  # parameters and buffers of another run that this one began with
     data: DataDigest | None = None
     processor: str | None = None
@@ -54,6 +56,11 @@ class Header(Record):
                 raise ValueError(
                     f"{name}: found {found} numbers, expected {self.image_shape[0]}, one a channel"
                 )
+        for name in ("target_mean", "target_std"):
+            found = getattr(self, name)
+            wrong = len(self.classes if found is None else found) != len(self.classes)
+            if wrong or (found is None) != (self.target_mean is None):
+                raise ValueError(f"{name}: expected {len(self.classes)} numbers, one an output")
         if self.config and not self.classes:
             raise ValueError("classes: found none, expected at least 1 of them")
         if len(self.image_shape) != len(self.input_shape):

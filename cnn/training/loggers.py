@@ -92,8 +92,8 @@ class TensorBoard(_Tracker):
         self._writer.flush()
 
     def _end(self, numbers):
-        for name in ("test_loss", "test_accuracy"):
-            self._writer.add_scalar(name.replace("_", "/"), numbers[name], numbers["epoch"])
+        for name in (key for key in numbers if key.startswith("test_") and key != "test_images"):
+            self._writer.add_scalar(name.replace("_", "/", 1), numbers[name], numbers["epoch"])
         self._writer.close()
 
 

@@ -25,7 +25,8 @@ from cnn.parallel.micro import MicroBatches
 from cnn.parallel.team import Alone
 from cnn.report import gradients
 from cnn.training import experiment, finite, resume, stops
-from cnn.training.callbacks import Callbacks
+from cnn.training.callbacks import Callbacks, quality
+from cnn.training.evaluation import evaluate
 from cnn.training.fine_tuning import Start, with_head
 from cnn.training.interruption import Interrupted, Interruption
 from cnn.training.progress import Progress, bar, epoch_line
@@ -79,10 +80,11 @@ class Trainer:
             self.start.apply(self.network)
         first = [] if self.start is None else self.start.groups(self.network)
         self.groups = experiment.build_groups(config, self.network, first)
-        self.loss = experiment.build_loss(config, len(self.images.classes))
-        self.team, self.micro, micro = team or Alone(), None, config.train.micro_batch
-        if micro is not None:
-            self.micro = MicroBatches(self.network, self.loss, micro, config.data.batch_size, self.team)
+        self.loss = experiment.build_loss(config, len(self.images.classes), self.images.scale)
+        self.team, self.micro, train = team or Alone(), None, config.train
+        if train.micro_batch is not None:
+            how = train.micro_batch, self.team, train.batch_norm, train.backend
+            self.micro = MicroBatches(self.network, self.loss, *how)
         self.optimizer = experiment.build_optimizer(config, self.network)
         self.schedule = experiment.build_schedule(config, len(self.batches))
         self.average = experiment.build_average(config, self.network, len(self.batches))
@@ -200,7 +202,7 @@ class Trainer:
     def _show(self, images, loss, now):
         """Move the bar on; without a terminal, write a progress line now and then."""
         p = self.progress
-        running = p.running(loss, self.optimizer.lr)
+        running = p.running(loss, self.optimizer.lr, self.images.kind.has_accuracy)
         images.set_postfix_str(running, refresh=False)
         images.update(p.epoch * self.batches.images_per_epoch + p.seen - images.n)
         if images.disable and now - self._told_at > _STATUS_SECONDS:
@@ -219,7 +221,7 @@ class Trainer:
         self.groups.at(number / len(self.batches))
         if self.start is not None:
             self.start.at(number / len(self.batches))
-        loss, correct = self._gradient(x, labels, number)
+        loss, correct = self._gradient(x, labels)
         # a sum takes a hundredth of a step; where it is not finite, the numbers themselves are looked at
         if not math.isfinite(np.add.reduce(self.network.grad)) and (found := finite.gradient(self.network)):
             raise stops.numeric_error(self, found, step=True)
@@ -235,11 +237,11 @@ class Trainer:
         p.correct += correct
         return loss
 
-    def _gradient(self, x, labels, number):
+    def _gradient(self, x, labels):
         """Compute the gradient of a batch; return its loss and how many answers are right."""
         if self.micro is not None:
             signum = self._interruption.signum if self.team.size > 1 else None
-            loss, correct, self._agreed.signum = self.micro.gradient(x, labels, number, signum)
+            loss, correct, self._agreed.signum = self.micro.gradient(x, labels, signum)
             if not math.isfinite(loss):
                 raise stops.loss_error(self, loss, x, labels)
             return loss, correct
@@ -249,8 +251,11 @@ class Trainer:
             raise stops.loss_error(self, loss, x, labels)
         self.network.zero_grad()
         self.network.backward(self.loss.backward(), input_gradient=False)
-        answers = labels if labels.ndim == 1 else labels.argmax(axis=1)  # of two mixed ones the heavier
-        return loss, int(np.count_nonzero(logits.argmax(axis=1) == answers))
+        wrong = self.images.kind.wrong(logits, labels, self.loss)
+        if wrong is None:
+            return loss, 0
+        right = len(labels) - wrong.sum()
+        return loss, int(right) if wrong.dtype == bool else float(right)
 
     def _record_gradients(self):
         p, steps = self.progress, len(self.batches)
@@ -268,7 +273,7 @@ class Trainer:
             "step": p.epoch * len(self.batches) + p.step,
             "lr": self.optimizer.lr,
             "train_loss": p.loss_sum / p.seen,
-            "train_accuracy": p.correct / p.seen,
+            "train_accuracy": p.correct / p.seen if self.images.kind.has_accuracy else None,
             "val_loss": loss,
             "val_accuracy": accuracy,
             "images_per_second": round(p.seen / max(p.epoch_seconds, 1e-9), 1),
@@ -307,7 +312,8 @@ class Trainer:
         if len(split) == 0:
             return None, None
         try:
-            return experiment.evaluate(self.network, self.evaluation_batches(split), loss=self.loss)[:2]
+            batches, targets = self.evaluation_batches(split), self.images.dataset.targets
+            return evaluate(self.network, batches, loss=self.loss, targets=targets)[:2]
         except NumericError as error:
             found = finite.state(self.network)
             words = f"validation: {error}" + (f": {found}" if found else "")
@@ -318,11 +324,11 @@ class Trainer:
         return experiment.evaluation_batches(self.config, split, self.images.mean, self.images.std)
 
     def _is_best(self, row):
-        """Higher validation accuracy wins, then lower loss; without validation images the last epoch wins."""
-        if self.progress.best is None or row["val_accuracy"] is None:
+        """Whether no epoch before had better numbers; without validation images the last epoch wins."""
+        if self.progress.best is None or row["val_loss"] is None:
             return True
-        best = self.progress.best
-        return (row["val_accuracy"], -row["val_loss"]) > (best["accuracy"], -best["loss"])
+        best = {f"val_{key}": self.progress.best[key] for key in ("loss", "accuracy")}
+        return quality(row, self.images.kind) > quality(best, self.images.kind)
 
     # -- state -----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from cnn import terminal
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+Right = Count | Annotated[float, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -26,7 +27,7 @@ class CutEpoch(TypedDict):
 
     step: Count
     loss_sum: float
-    correct: Count
+    correct: Right
     seen: Count
     epoch_seconds: Seconds
 
@@ -41,7 +42,7 @@ class Progress:
     epoch: Count = 0  # finished epochs
     step: Count = 0  # steps done in the running epoch
     loss_sum: float = 0.0  # the running epoch: sum over images
-    correct: Count = 0
+    correct: Right = 0  # of masks, shares of the pixels of an image
     seen: Count = 0
     epoch_seconds: Seconds = 0.0  # of training steps in the running epoch
     seconds: Seconds = 0.0  # of training and validation in finished epochs
@@ -54,9 +55,10 @@ class Progress:
         """Return what a checkpoint keeps."""
         return asdict(self)
 
-    def running(self, loss, lr):
+    def running(self, loss, lr, has_accuracy=True):
         """Return a line on the running epoch; ``loss`` is the last step's."""
-        return f"loss {loss:.3f} accuracy {100 * self.correct / self.seen:.1f} % lr {lr:.2g}"
+        accuracy = f"accuracy {100 * self.correct / self.seen:.1f} % " if has_accuracy else ""
+        return f"loss {loss:.3f} {accuracy}lr {lr:.2g}"
 
 
 def bar(total, done, show=None):
@@ -84,7 +86,9 @@ def epoch_line(row, epochs, smoothed=False):
     """
     loss = "smoothed loss" if smoothed else "loss"
     line = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  {loss} {row['train_loss']:.4f}  "
-    line += f"accuracy {100 * row['train_accuracy']:.2f} %  "
+    if row["train_accuracy"] is not None:
+        line += f"accuracy {100 * row['train_accuracy']:.2f} %  "
     if row["val_loss"] is not None:
-        line += f"validation loss {row['val_loss']:.4f} accuracy {100 * row['val_accuracy']:.2f} %  "
+        line += f"validation loss {row['val_loss']:.4f} "
+        line += f"accuracy {100 * row['val_accuracy']:.2f} %  " if row["val_accuracy"] is not None else " "
     return line + f"lr {row['lr']:.3g}  {row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s"

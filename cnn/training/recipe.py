@@ -30,6 +30,7 @@ def recipe(name, survey):
         f"image_size = {side}  # the smaller side of half of the photos is at least {_smaller(survey)}",
         f'mode = "{"RGB" if survey.colour else "L"}"',
         *_fit(survey),
+        *_decode(survey, side),
         f"batch_size = {batch}",
         *(
             []
@@ -91,6 +92,12 @@ def _fit(survey):
     if survey.same_shape and abs(survey.sizes[0, 0] - survey.sizes[0, 1]) <= 0.05 * survey.sizes[0, 0]:
         return []
     return ['fit = "crop"  # the middle of each photo; "pad" keeps all of it, with black borders']
+
+
+def _decode(survey, side):
+    if _smaller(survey) < 4 * side:
+        return []
+    return ['decode = "reduced"  # large JPEG files are read some five times faster, nearly as exactly']
 
 
 def _weights(survey):

@@ -31,6 +31,7 @@ _FREE_TO_CHANGE = (
 def header(trainer):
     """Return what every checkpoint of a run says about itself."""
     images = trainer.images
+    scale = dict(zip(("target_mean", "target_std"), images.scale or (), strict=False))
     return {
         "config": trainer.config.plain(),
         "layers": experiment.layer_specs(trainer.config),
@@ -39,6 +40,7 @@ def header(trainer):
         "image_shape": list(images.dataset.input_shape),
         "mean": images.mean.tolist(),
         "std": images.std.tolist(),
+        **{name: values.tolist() for name, values in scale.items()},
         "data": images.dataset.digests,
         "processor": processor(),
         "epoch": trainer.progress.epoch,

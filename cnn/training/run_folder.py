@@ -157,7 +157,7 @@ def _table(history):
 
 
 def _number(column, text):
-    if text == "" and column.startswith("val_"):
+    if text == "" and (column.startswith("val_") or column == "train_accuracy"):
         return None
     value = int(text) if column in ("epoch", "step") else float(text)
     if not 0 <= value < math.inf:

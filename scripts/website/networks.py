@@ -17,7 +17,7 @@ from cnn.explain.page import texts
 from cnn.explain.samples import choose_samples
 from cnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, SoftmaxCrossEntropy
 from cnn.optimizers import SGD
-from cnn.training import experiment, run_folder
+from cnn.training import evaluation, experiment, run_folder
 from cnn.training.loop import Trainer
 from cnn.training.lr_find import draw, find_learning_rate
 from website.shell import Page
@@ -81,7 +81,7 @@ def _draw_range_test(root, path):
 def _accuracy(network, config, meta):
     test = experiment.read_dataset(config).test
     batches = experiment.evaluation_batches(config, test, meta["mean"], meta["std"])
-    return experiment.evaluate(network, batches)[1]
+    return evaluation.evaluate(network, batches)[1]
 
 
 def _live(epochs):

@@ -53,7 +53,7 @@ const shapeText = (shape) => (shape.length ? shape.join(" × ") : "1");
 const className = (k) => manifest.classes[k] ?? String(k);
 
 // "conv1 Conv2d" for sentences; `name` is the layer's place in the network ("3.body.1").
-const nodeTitle = (node) => (node.kind === "Input" ? t("node.image") : node === lossNode ? t("node.loss") : `${node.name} · ${node.kind}`);
+const nodeTitle = (node) => (node.kind === "Input" ? t("node.image") : node === lossNode ? t(isPlainLoss(node.kind) ? "node.loss" : `node.${node.kind}`) : `${node.name} · ${node.kind}`);
 
 // Normalisation scales by γ and shifts by β; PReLU has a slope a.
 const scaleLetter = (node) => (isNorm(node) ? "γ" : node.kind === "PReLU" ? "a" : "w");
@@ -63,7 +63,7 @@ function tensorTitle(node, tensor) {
   if (/^dx\d$/.test(tensor)) return `∂L/∂x (${t("branch")} ${Number(tensor[2]) + 1})`;
   if (tensor === "y") return node === lossNode ? "L" : node.kind === "Input" ? "x" : "y";
   if (tensor === "dy") return node.kind === "Input" ? "∂L/∂x" : "∂L/∂y";
-  const letters = { weight: scaleLetter(node), bias: isNorm(node) ? "β" : "b", running_mean: "μ", running_var: "σ²", p: "p", target: "y" };
+  const letters = { weight: scaleLetter(node), bias: isNorm(node) ? "β" : "b", running_mean: "μ", running_var: "σ²", p: /^(MSE|L1)Loss$/.test(node.kind) ? "z" : "p", target: node.kind === "PixelLoss" ? "t" : "y" };
   return tensor.startsWith("d") && letters[tensor.slice(1)] ? `∂L/∂${letters[tensor.slice(1)]}` : letters[tensor] ?? tensor;
 }
 
@@ -71,7 +71,7 @@ const cellTitle = (c) => (tensorOf(c.node, c.tensor).data.length === 1 && c.node
   : symbolOf(tensorTitle(c.node, c.tensor), positionOf(c)));
 
 // Probabilities and the loss carry no sign.
-const neverNegative = (c) => c.node === lossNode && /^(y|p|target)$/.test(c.tensor);
+const neverNegative = (c) => c.node === lossNode && (c.tensor === "y" || (!/^(MSE|L1)Loss$/.test(lossNode.kind) && /^(p|target)$/.test(c.tensor)));
 
 // A probability that is not 1 does not read as 1, however few digits there are: −ln 1 would be 0.
 function probability(value, digits = 4) {

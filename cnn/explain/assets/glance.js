@@ -65,7 +65,8 @@ function glancePicture(width) {
 function renderGlance() {
   const holder = h("div", { class: "glance-strip" }), thumb = shown(imageCanvas(), t("pictures.image"));
   thumb.classList.add("thumb");
-  const p = lossNode.tensors.p.data, order = [...p.keys()].sort((a, b) => p[b] - p[a] || a - b).slice(0, 3);
+  const p = lossNode.tensors.p.data, order = otherLoss ? answersShown().slice(0, 3) : [...p.keys()].sort((a, b) => p[b] - p[a] || a - b).slice(0, 3)
+    .map((k) => ({ k, name: className(k), fill: p[k], right: Number(k === live.label), cell: cell(lossNode, "p", k) }));
   const draw = () => {
     if (!holder.room) return;
     const width = Math.max(240, Math.floor(holder.room)), drawn = `${width} ${glance.phase === "backward"}`;
@@ -85,13 +86,14 @@ function renderGlance() {
     h("div", { class: "glance-row" },
       h("figure", { class: "glance-image" }, thumb, h("figcaption", {}, t("glance.image"))), holder,
       h("div", { class: "glance-end" }, h("p", { class: "verdict", id: "verdict" }, verdictText()),
-        h("ol", { class: "bars", "aria-label": t("page.probabilities") }, order.map((k) => {
+        h("ol", { class: "bars", "aria-label": t(otherLoss ? "page.answers" : "page.probabilities") }, order.map((row) => {
           const fill = h("span", { class: "fill" });
-          fill.style.width = `${100 * p[k]}%`;
-          return h("li", { class: k === live.label ? "truth" : null }, h("span", { class: "name" }, className(k)), h("span", { class: "track", "aria-hidden": "true" }, fill), numberButton(cell(lossNode, "p", k), 3));
+          fill.style.width = `${100 * row.fill}%`;
+          const value = row.cell ? numberButton(row.cell, 3) : h("span", { class: "num" }, number(row.told, 3));
+          return h("li", { class: row.right === 1 && lossKind !== "MSELoss" && lossKind !== "L1Loss" ? "truth" : null }, h("span", { class: "name" }, row.name), h("span", { class: "track", "aria-hidden": "true" }, fill), value);
         })),
         h("p", { class: "glance-loss" }, "L = ", numberButton(cell(lossNode, "y", 0)),
-          isBatch ? h("span", { class: "fine" }, ` ${t("batch.mean", { n: batchSize })}`) : live.smoothing || p[live.label] === 1 ? null : h("span", { class: "fine" }, ` = −ln ${probability(p[live.label])}`)))),
+          otherLoss ? null : isBatch ? h("span", { class: "fine" }, ` ${t("batch.mean", { n: batchSize })}`) : live.smoothing || p[live.label] === 1 ? null : h("span", { class: "fine" }, ` = −ln ${probability(p[live.label])}`)))),
     h("p", { class: "loop", "aria-label": t("loop.label") }, ["forward", "loss", "backward", "update"].flatMap((phase, k) => [k ? h("span", { class: "loop-arrow", "aria-hidden": "true" }, "→") : null, step(phase)]),
       h("span", { class: "loop-arrow again", "aria-hidden": "true" }, "↺")));
 }

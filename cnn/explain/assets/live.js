@@ -34,9 +34,9 @@ function computeLive() {
   }
   if (live.image) nodes[0].tensors.y = fixed(nodes[0].tensors.y, live.image);
   const classes = lossNode.tensors.target.data.length;
-  lossNode.tensors.target = fixed(lossNode.tensors.target, targetOf(live.label, classes, live.smoothing));
+  if (!otherLoss) lossNode.tensors.target = fixed(lossNode.tensors.target, targetOf(live.label, classes, live.smoothing));
   let values = runForward();
-  if (!live.known) {
+  if (!live.known && !otherLoss) {
     // Nobody said what it is: the guess stands in as the target, as in cnn/commands/explain.py.
     live.label = statisticsOf(values[lossNode.inputs[0]]).maxAt;
     lossNode.tensors.target = fixed(lossNode.tensors.target, targetOf(live.label, classes, live.smoothing));
@@ -48,7 +48,7 @@ function computeLive() {
     if (node.tensors.dy) node.tensors.dy = fixed(node.tensors.dy, dys[node.id]);
     for (const name of node.parameters) node.tensors["d" + name] = fixed(node.tensors["d" + name], grads[node.id][name]);
   }
-  lossNode.tensors.p = fixed(lossNode.tensors.p, softmaxOf(values[lossNode.inputs[0]]).p);
+  lossNode.tensors.p = fixed(lossNode.tensors.p, layerKinds[lossKind].answers(values[lossNode.inputs[0]], classes));
 }
 
 // Changes the state and shows it. focus: id of the control to return to. Where a pass would be felt, the page first says

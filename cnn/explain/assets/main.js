@@ -50,8 +50,9 @@ function viewOf(hash) {
 }
 
 // The tour, drawing and training follow one image, so they belong to the pages of one image; the experiments need only a
-// loss, of a batch the mean. And where a layer is shown as values only, nothing else can be computed.
-const hasView = (view) => (/^(network|loss)$/.test(view) ? true : fixedPage ? false : view === "history" ? past.length > 0 : !isBatch || view === "experiments");
+// loss, of a batch the mean. And where a layer is shown as values only, nothing else can be computed; what follows one
+// class, as the tour does, needs the loss of a classifier.
+const hasView = (view) => (/^(network|loss)$/.test(view) ? true : fixedPage || otherLoss ? false : view === "history" ? past.length > 0 : !isBatch || view === "experiments");
 
 function route() {
   const wanted = viewOf(location.hash), moved = wanted !== place.view, [, , ...rest] = location.hash.split("/");

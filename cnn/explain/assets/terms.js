@@ -356,7 +356,7 @@ function explain(c) {
     const terms = perImage(() => batchSize * rule(node, index).total, tensorTitle(node, tensor));
     return { ...sumOf(own.equation, terms, { note: "note.mean" }), owner: node, own };
   }
-  if (tensor === "p") return { ...rules.Loss.p(node, index), owner: node };
+  if (tensor === "p") return { ...rules[node.kind].p(node, index), owner: node };
   if (tensor === "y" && node.kind !== "Input") return { ...rules[node.kind].y(node, index), owner: node };
   if (tensor === "y") {
     // A pixel, normalised as in training.

@@ -8,16 +8,17 @@ function renderHeader() {
         h("button", { id: "language", class: "quiet", lang: app.language === "en" ? "zh-CN" : "en", onclick: () => setLanguage(app.language === "en" ? "zh" : "en") }, app.language === "en" ? "中文" : "English"),
         h("button", { id: "theme", class: "quiet", onclick: () => setTheme(app.theme === "light" ? "dark" : "light") }, t(app.theme === "light" ? "theme.dark" : "theme.light")))),
     h("div", { class: "welcome" },
-      h("p", { class: "what" }, t("page.what")),
-      isBatch || fixedPage ? null : h("p", { class: "begin" },
+      h("p", { class: "what" }, t(otherLoss ? "page.what.other" : "page.what")),
+      isBatch || fixedPage || otherLoss ? null : h("p", { class: "begin" },
         h("a", { class: "button main", id: "begin", href: "#tour=pixel" }, t("page.begin", { n: stations().length })),
         samples ? h("a", { class: "button", href: "#/train" }, t("page.train")) : null)),
     h("div", { id: "summary" }, renderSummary()),
-    renderQuestions(),
+    otherLoss ? null : renderQuestions(), // they are about a classifier
     h("p", { id: "banner", class: "banner", role: "status" }));
 }
 
 function verdictText() {
+  if (otherLoss) return toldText();
   const best = statisticsOf(lossNode.tensors.p.data).maxAt, values = { guess: className(best), truth: className(live.label) };
   if (!live.known) return t("page.unknown", values);
   return t(best === live.label ? "page.right" : "page.wrong", values);
@@ -75,11 +76,12 @@ function renderState() {
   const smooth = about.smoothing ? h("label", { class: "toggle" }, h("input", { type: "checkbox", id: "smoothing", checked: live.smoothing > 0, onchange: (event) => setSmoothing(event.target.checked, "smoothing") }),
     t("mode.smoothing", { s: about.smoothing })) : null;
   const why = live.smoothing ? t("mode.smoothing.why", { s: live.smoothing, high: number(1 - live.smoothing + live.smoothing / classes.length, 3), low: number(live.smoothing / classes.length, 3) })
+    : otherLoss ? t(!hasModes ? "mode.other.same" : live.training ? "mode.other.training" : "mode.other.prediction")
     : !hasModes ? t("mode.same") : t(live.training ? "mode.training.why" : "mode.prediction.why");
   return h("div", { class: "state" },
     h("div", { class: "state-line" },
       h("div", { class: "switch small", role: "group", "aria-label": t("mode.label") }, mode(false), mode(true)), smooth,
-      h("span", { class: "target" }, h("label", { for: "target" }, t(live.known ? "page.truth" : "page.target")), target),
+      otherLoss ? null : h("span", { class: "target" }, h("label", { for: "target" }, t(live.known ? "page.truth" : "page.target")), target),
       h("span", { class: "source" }, live.image ? t("live.own") : about.source ?? "", " · ", about.backend ?? "")),
     h("p", { class: "fine", id: "mode-why" }, why));
 }

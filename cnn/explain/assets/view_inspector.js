@@ -151,7 +151,7 @@ function companions(c) {
   } else if (tensor === "target") add(t("link.prediction"), "p");
   if (!links.length) return null;
   return h("ul", { class: "companions" }, links, node.parameters.includes(tensor.replace(/^d(?=weight|bias)/, ""))
-    && !fixedPage ? h("li", {}, h("button", { class: "quiet", onclick: () => testWeight(node, tensor.replace(/^d(?=weight|bias)/, ""), index) }, t("link.test"))) : null);
+    && !fixedPage && !otherLoss ? h("li", {}, h("button", { class: "quiet", onclick: () => testWeight(node, tensor.replace(/^d(?=weight|bias)/, ""), index) }, t("link.test"))) : null);
 }
 
 function equationOf(made) {

@@ -18,6 +18,7 @@ function tabList(label, names, current, choose, titleOf) {
 }
 
 function renderLoss() {
+  if (otherLoss) return renderOtherLoss();
   const choose = (tab) => {
     lossState.tab = tab;
     byId("content").replaceChildren(renderLoss());

@@ -79,7 +79,7 @@ function toggleRow(node, open = !opened.has(node.id)) {
 
 function lossLine() {
   const line = h("p", { class: "lossline" }, "L = ", numberButton(cell(lossNode, "y", 0)));
-  const bars = h("div", { class: "mapline" }, h("span", { class: "tag" }, "p"), mapHolder(lossNode, "p", { cellSize: 26 }));
+  const bars = h("div", { class: "mapline" }, h("span", { class: "tag" }, tensorTitle(lossNode, "p")), mapHolder(lossNode, "p", { cellSize: 26 }));
   return [line, bars];
 }
 

@@ -1,6 +1,7 @@
 """Which register block (mr, nr) suits a geometry best: see ``microkernels`` for what it is."""
 
 from cnn.fast.blocked import LANES
+from cnn.fast.conv.routines import PAIR_ROWS
 from cnn.fast.machine.simd import vector_registers, width
 
 
@@ -12,6 +13,12 @@ def register_block(count, choices):
         return -(-count // mr) * (mr + 1)
 
     return min((block for block in choices if block[0] <= count), key=cost)
+
+
+def pair_block(count):
+    """The register block for ``count`` output channels and pairs of bfloat16, which are packed by eight."""
+    mr = min(PAIR_ROWS, count)
+    return mr, min(6, vector_registers()[1] * 3 // 4 // mr)
 
 
 def even_slivers(count, choices):
@@ -75,5 +82,5 @@ def few_images_block(pixels, channel_blocks, itemsize):
         # Two products or loads a cycle; a sum waits four cycles for the one before.
         return -(-pixels // mr) * max(products, loads, 8) / most(mr)
 
-    mr = min(range(min(pixels, max(1, sums // parts), 8), 0, -1), key=cycles)
+    mr = min(range(min(pixels, max(1, sums // parts), 12), 0, -1), key=cycles)
     return mr, most(mr)

@@ -11,6 +11,7 @@ import numpy as np
 from cnn.fast.conv.gather import GatherPlan, Problem
 from cnn.fast.conv.geometry import Geometry, Planes, planes
 from cnn.fast.conv.pack import Strides
+from cnn.fast.conv.pairs import MOST_TAPS
 from cnn.fast.conv.pointwise import PointwisePlan
 from cnn.fast.conv.taps import Axis
 from cnn.fast.machine.jit import plans
@@ -26,7 +27,7 @@ def forward_plan(geometry, pooled=False):
         source = Planes(*g.out_size, source.plane, stride[0] * source.row, stride[1] * source.pixel)
         return PointwisePlan(g, g.channels, source, g.out_size)
     axes = Axis.forward(*g.axis(0)), Axis.forward(*g.axis(1))
-    numbers = g.itemsize, *g.sizes
+    numbers = g.itemsize, *g.sizes, g.pairs
     problem = Problem(g.blocks, g.window.groups, *g.channels, source, g.out_size, *axes, g.kernel, *numbers)
     return GatherPlan(problem, pooled)
 
@@ -35,7 +36,7 @@ def forward_plan(geometry, pooled=False):
 def input_plan(geometry):
     """The plan of a d-input pass: dy is gathered."""
     g, channels = geometry, geometry.channels[::-1]
-    source, in_size, numbers = planes(*g.out_size, g.sizes[0]), g.x_shape[2:], (g.itemsize, *g.sizes)
+    source, in_size, numbers = planes(*g.out_size, g.sizes[0]), g.x_shape[2:], (g.itemsize, *g.sizes, g.pairs)
     if g.pointwise and g.window.stride == (1, 1):
         return PointwisePlan(g, channels, source, in_size)
     axes = Axis.backward(*g.axis(0)), Axis.backward(*g.axis(1))
@@ -49,28 +50,39 @@ def _strides(weight, groups, transposed=False):
     return Strides(group, channel, out) if transposed else Strides(group, out, channel)
 
 
-def forward(x, weight, bias, out, window, floor=-np.inf):
+def suits_pairs(weight_shape, groups, transposed=False):
+    """Whether pairs of bfloat16 are multiplied: of two channels, for four output channels at least.
+
+    ``transposed``: for d-input.
+    """
+    k, c, kh, kw = weight_shape
+    out, channels = (c, k // groups) if transposed else (k // groups, c)
+    return channels > 1 and out >= 4 and kh * kw <= MOST_TAPS
+
+
+def forward(x, weight, bias, out, window, floor=-np.inf, pairs=False):
     """out = max(floor, weight * x + bias): arrays of one dtype, blocked; the weight contiguous.
 
-    Of float32 x and out may be bfloat16 in memory, each for itself.
+    Of float32 x and out may be bfloat16 in memory, each for itself. ``pairs``: products in bfloat16.
     """
     stored = x.itemsize, out.itemsize
-    geometry = Geometry(x.shape, weight.shape, out.shape[2:], window, x.dtype.itemsize, stored)
+    geometry = Geometry(x.shape, weight.shape, out.shape[2:], window, x.dtype.itemsize, stored, pairs)
     forward_plan(geometry).run(x, weight, _strides(weight, window.groups), bias, out, floor)
 
 
-def forward_pooled(x, weight, bias, out, argmax, out_size, window):
+def forward_pooled(x, weight, bias, out, argmax, out_size, window, pairs=False):
     """out = max(0, largest of each 2x2 window of weight * x + bias), which is ``out_size`` large.
 
     ``argmax``: which cell of the window it was, 4 where none is positive, as ``pool.max_pool2d_forward``.
     """
-    geometry = Geometry(x.shape, weight.shape, out_size, window, x.dtype.itemsize)
+    stored = x.itemsize, out.itemsize
+    geometry = Geometry(x.shape, weight.shape, out_size, window, x.dtype.itemsize, stored, pairs)
     plan = forward_plan(geometry, True)
     plan.run(x, weight, _strides(weight, window.groups), bias, out, argmax=argmax)
 
 
-def backward_input(dy, weight, dx, window):
+def backward_input(dy, weight, dx, window, pairs=False):
     """dx = the transpose of ``forward`` applied to dy; in memory both may be bfloat16."""
     stored = dy.itemsize, dx.itemsize
-    geometry = Geometry(dx.shape, weight.shape, dy.shape[2:], window, dy.dtype.itemsize, stored)
+    geometry = Geometry(dx.shape, weight.shape, dy.shape[2:], window, dy.dtype.itemsize, stored, pairs)
     input_plan(geometry).run(dy, weight, _strides(weight, window.groups, True), None, dx)

@@ -19,7 +19,7 @@ from cnn.fast.conv.microkernels import ONCE, Ends, Loop, Loops
 from cnn.fast.conv.routines import RowProducts, row_products
 from cnn.fast.lanes import Lanes, in_blocks
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import helper, launch, scratch, task
+from cnn.fast.machine.jit import CHUNK, helper, launch, scratch, task
 from cnn.fast.machine.tables import Table, bits, call_with, pointer, reader
 from cnn.geometry import output_shape
 
@@ -46,6 +46,7 @@ class Border(NamedTuple):
     left: int
     out_height: int  # of y
     out_width: int
+    rows: int  # of a piece
 
 
 border_of = reader(Border)
@@ -55,22 +56,26 @@ border_of = reader(Border)
 def _border_task(itemsize):
     @task
     def border(index, thread, params):
-        """One row of an image."""
+        """Some rows of an image."""
         p = border_of(params)
         x, y = pointer(p.x, itemsize), pointer(p.y, itemsize)
-        image, row = index // p.height, index % p.height
-        target = ((image * p.out_height + row + p.above) * p.out_width + p.left) * p.channels
-        blocks = (p.channels + 15) // 16
-        for block in range(blocks):
-            source = ((image * blocks + block) * p.height + row) * p.width * 16
-            to, count = target + block * 16, p.channels - block * 16
-            if count >= 16:
-                for q in range(p.width):
-                    v.store(y, to + q * p.channels, v.load(x, source + q * 16))
-            else:
-                for q in range(p.width):
-                    for c in range(count):
-                        y[to + q * p.channels + c] = x[source + q * 16 + c]
+        pieces, blocks = (p.height + p.rows - 1) // p.rows, (p.channels + 15) // 16
+        image, first = index // pieces, index % pieces * p.rows
+        for row in range(first, min(first + p.rows, p.height)):
+            target = ((image * p.out_height + row + p.above) * p.out_width + p.left) * p.channels
+            for block in range(blocks):
+                source = ((image * blocks + block) * p.height + row) * p.width * 16
+                to, count = target + block * 16, p.channels - block * 16
+                if count >= 16:
+                    for q in range(p.width):
+                        v.store(y, to + q * p.channels, v.load(x, source + q * 16))
+                elif count == 1:
+                    for q in range(p.width):
+                        y[to + q * p.channels] = x[source + q * 16]
+                else:
+                    for q in range(p.width):
+                        for c in range(count):
+                            y[to + q * p.channels + c] = x[source + q * 16 + c]
 
     return border
 
@@ -80,11 +85,12 @@ def _with_border(x, padding):
     (above, below), (left, right) = padding
     n, c, height, width = x.shape
     y = scratch((n, height + above + below, width + left + right, c), x.dtype)
+    rows = -(-CHUNK // (width * c))  # to hand out more pieces than it takes costs more than they do
     record = Border(
         x=x.address, y=y.ctypes.data, channels=c, height=height, width=width, above=above, left=left,
-        out_height=y.shape[1], out_width=y.shape[2],
+        out_height=y.shape[1], out_width=y.shape[2], rows=rows,
     )  # fmt: skip
-    launch(_border_task(x.dtype.itemsize), n * height, Table(record).array)
+    launch(_border_task(x.dtype.itemsize), n * -(-height // rows), Table(record).array)
     return y
 
 
@@ -104,7 +110,6 @@ class Target(NamedTuple):
     image: int
     block: int  # from one block of sixteen channels to the next
     row: int
-    pixel: int
 
 
 class Convolution(NamedTuple):
@@ -112,6 +117,7 @@ class Convolution(NamedTuple):
 
     source: Source
     target: Target
+    out_pixel: int  # bytes from one pixel of the output to the next
     weight: int  # address: [block of sixteen channels][taps and channels][16]
     weight_block: int  # bytes
     bias: int  # address
@@ -134,12 +140,30 @@ convolution_of = reader(Convolution)
 def _add_bias(p, y, block, itemsize):
     """y = y + bias, or max(0, y + bias), for a row of a block of channels; 0 in lanes without a channel."""
     shift, used = v.load(pointer(p.bias, itemsize), block * 16), v.first_lanes(p.channels - block * 16)
-    step = p.target.pixel // itemsize
+    step = p.out_pixel // itemsize
     for i in range(0, p.width * step, step):
         value = v.load(y, i) + shift
         if p.relu:
             value = v.select(v.greater(0.0, value), 0.0, value)
         v.store(y, i, v.select(used, value, 0.0))  # 0 * infinity would be read as a channel
+
+
+@helper
+def row_of_sums(p, source, weight, out, out_block, count):
+    """The sums of a row of ``count`` blocks of channels, ``out_block`` bytes apart; pixels are neighbours."""
+    done = 0
+    while done < p.width:  # the last register block is moved back to end with the row
+        done = min(done, p.width - p.mr)
+        call_with(
+            p.products,
+            RowProducts(
+                ends=Ends(weight, source + done * p.source.pixel, p.zeros, out + done * p.out_pixel),
+                loops=p.loops, scalars_k=p.source.pixel, floor=p.no_floor, pixels=count,
+                vectors_pixel=p.weight_block, out_pixel=out_block, out_k=p.out_pixel,
+                rows=1, vectors_row=0, out_row=0,
+            ),
+        )  # fmt: skip
+        done += p.mr
 
 
 @cache
@@ -153,35 +177,22 @@ def _convolve_task(itemsize):
         count = min(p.nr, blocks - first)
         source = p.source.array + image * p.source.image + row * p.source.row
         target = p.target.array + image * p.target.image + first * p.target.block + row * p.target.row
-        done = 0
-        while done < p.width:  # the last register block is moved back to end with the row
-            done = min(done, p.width - p.mr)
-            weight, x = p.weight + first * p.weight_block, source + done * p.source.pixel
-            call_with(
-                p.products,
-                RowProducts(
-                    ends=Ends(weight, x, p.zeros, target + done * p.target.pixel), loops=p.loops,
-                    scalars_k=p.source.pixel, floor=p.no_floor, pixels=count,
-                    vectors_pixel=p.weight_block, out_pixel=p.target.block, out_k=p.target.pixel,
-                    rows=1, vectors_row=0, out_row=0,
-                ),
-            )  # fmt: skip
-            done += p.mr
+        row_of_sums(p, source, p.weight + first * p.weight_block, target, p.target.block, count)
         for block in range(first, first + count):  # while the row lies in the cache
             _add_bias(p, pointer(target + (block - first) * p.target.block, itemsize), block, itemsize)
 
     return convolve
 
 
-def _launch(source, target, packed, bias, loops, shape, relu):
+def _launch(source, target, out_pixel, packed, bias, loops, shape, relu):
     """``shape``: (images, channels, height, width) of the output."""
     images, channels, height, width = shape
     (mr, nr), itemsize = few_images_block(width, len(packed), packed.itemsize), packed.itemsize
     zeros = scratch((LANES,), packed.dtype)
     record = Convolution(
-        source=source, target=target, weight=packed.ctypes.data, weight_block=packed[0].nbytes,
-        bias=bias.ctypes.data, zeros=zeros.ctypes.data, no_floor=bits(-np.inf), loops=loops,
-        channels=channels, height=height, width=width, mr=mr, nr=nr,
+        source=source, target=target, out_pixel=out_pixel, weight=packed.ctypes.data,
+        weight_block=packed[0].nbytes, bias=bias.ctypes.data, zeros=zeros.ctypes.data, no_floor=bits(-np.inf),
+        loops=loops, channels=channels, height=height, width=width, mr=mr, nr=nr,
         products=row_products(mr, nr, itemsize, neighbours=False), relu=relu,
     )  # fmt: skip
     launch(_convolve_task(itemsize), images * -(-len(packed) // nr) * height, Table(record).array)
@@ -194,18 +205,27 @@ def linear(x, packed, bias, features, relu):
     itemsize, pixel = x.dtype.itemsize, LANES * x.dtype.itemsize
     loops = Loops(ONCE, ONCE, Loop(c, pixel, itemsize))
     source = Source(x.address, image=0, row=0, pixel=x.blocks * pixel)
-    target = Target(y.address, image=0, block=pixel, row=0, pixel=y.blocks * pixel)
-    _launch(source, target, packed, bias, loops, (1, features, 1, n), relu)
+    target = Target(y.address, image=0, block=pixel, row=0)
+    _launch(source, target, y.blocks * pixel, packed, bias, loops, (1, features, 1, n), relu)
     return y
 
 
 def convolve(x, packed, bias, out_channels, stride, padding, dilation, relu):
     """Convolution of one group with the weight in ``pack``'s order; max(0, y) with ``relu``."""
-    n, c, h, w = x.shape
-    kh, kw = packed.shape[1:3]
-    size, pixel = x.dtype.itemsize, LANES * x.dtype.itemsize
-    height, width = output_shape(h, w, (kh, kw), stride, padding, dilation)
-    y = Lanes((n, out_channels, height, width), x.dtype)
+    kernel, pixel = packed.shape[1:3], LANES * x.dtype.itemsize
+    height, width = output_shape(*x.plane, kernel, stride, padding, dilation)
+    y = Lanes((len(x), out_channels, height, width), x.dtype)
+    source, loops, _held = reading(x, kernel, stride, padding, dilation)
+    plane = height * width * pixel
+    target = Target(y.address, y.blocks * plane, plane, width * pixel)
+    _launch(source, target, pixel, packed, bias, loops, (len(x), out_channels, height, width), relu)
+    return y
+
+
+def reading(x, kernel, stride, padding, dilation):
+    """Where a convolution finds its numbers, (Source, Loops, what holds them): a copy, if need be."""
+    (kh, kw), (c, h, w) = kernel, x.shape[1:]
+    size, pixel, wide = x.dtype.itemsize, LANES * x.dtype.itemsize, None
     if kh * kw == 1 and c % LANES == 0 and padding == ((0, 0), (0, 0)):
         address, image, row, near = x.address, x.blocks * h * w * pixel, w * pixel, pixel
         loops = Loops(ONCE, Loop(x.blocks, LANES * pixel, h * w * pixel), Loop(LANES, pixel, size))
@@ -217,8 +237,4 @@ def convolve(x, packed, bias, out_channels, stride, padding, dilation, relu):
             loops = Loops(ONCE, down, Loop(kw * c, pixel, size))
         else:
             loops = Loops(down, Loop(kw, c * pixel, dilation[1] * near), Loop(c, pixel, size))
-    source = Source(address, image, stride[0] * row, stride[1] * near)
-    plane = height * width * pixel
-    target = Target(y.address, y.blocks * plane, plane, width * pixel, pixel)
-    _launch(source, target, packed, bias, loops, (n, out_channels, height, width), relu)
-    return y
+    return Source(address, image, stride[0] * row, stride[1] * near), loops, wide

@@ -16,17 +16,20 @@ from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import few_images_block
 from cnn.fast.conv.microkernels import ADD, ONCE, STORE, Ends, Loop, Loops, Steps, outer_product, prefetch
 from cnn.fast.conv.winograd import odd_lines
+from cnn.fast.conv.winograd_matrices import input_to_points
 from cnn.fast.conv.winograd_tiles import (
     PIXEL,
     SIZE,
     Patch,
     Points,
     TileSource,
+    image_to_tile,
     input_tile,
-    output_tile_of_channels,
+    tile_to_image,
     transform_weights,
 )
 from cnn.fast.lanes import Lanes, in_blocks
+from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import helper, launch, scratch, scratch_threads, task, workspace
 from cnn.fast.machine.simd import width
 from cnn.fast.machine.tables import Table, bits, from_bits, reader
@@ -71,8 +74,13 @@ class Inputs(NamedTuple):
 inputs_of = reader(Inputs)
 
 
+_narrow_tile = image_to_tile(input_to_points, 6, (range(6),), SIZE, bf16.SIZE)
+
+
 @cache
-def _input_task():
+def _input_task(point_size):
+    to_tile, point = input_tile if point_size == SIZE else _narrow_tile, LANES * point_size
+
     @task
     def transform(index, thread, params):
         """A row of tiles of an image."""
@@ -83,34 +91,57 @@ def _input_task():
                 p.x + image * p.blocks * plane, plane, p.width * PIXEL, row * 4 - p.above, i * 4 - p.left,
                 p.height, p.width, p.zeros,
             )  # fmt: skip
-            target = Points(p.v + (index * p.across + i) * p.blocks * PIXEL, PIXEL, p.v_point)
-            input_tile(0, source, target, p.blocks, 6)
+            target = Points(p.v + (index * p.across + i) * p.blocks * point, point, p.v_point)
+            to_tile(0, source, target, p.blocks, 6)
 
     return transform
 
 
-class Outputs(NamedTuple):
-    """All tiles of sixteen output channels; bytes unless said otherwise."""
+def transform_inputs(x, image, padding, v, v_point, point_size=SIZE):
+    """V = B^T x B of all tiles of an Image, written to the address ``v``."""
+    zeros = scratch((6 * LANES,), x.dtype)
+    inputs = Inputs(
+        x=x.address, v=v, zeros=zeros.ctypes.data, blocks=x.blocks, height=x.plane[0], width=x.plane[1],
+        above=padding[0][0], left=padding[1][0], down=image.down, across=image.across, v_point=v_point,
+    )  # fmt: skip
+    launch(_input_task(point_size), image.images * image.down, Table(inputs).array)
 
-    v: int  # address of the transformed inputs
-    weight: int  # address, as ``pack`` orders them
-    bias: int  # address
+
+class Image(NamedTuple):
+    """Where the products of tiles are transformed back to."""
+
     y: int  # address
-    zeros: int  # address of zeros
+    bias: int  # address
     floor: int  # bits of the lower bound of the result
-    scratch: int  # address
-    scratch_bytes: int  # of one thread: m and u
-    v_point: int
-    m_point: int
-    u_point: int
-    channels: int  # of the input
-    chunk: int  # input channels whose weights are transformed at once
     images: int
     down: int  # tiles of an image
     across: int
     height: int  # pixels of y
     width: int
     out_blocks: int  # of sixteen output channels
+    m_point: int  # bytes from one point of the products to the next
+
+
+def image_of(y, bias, m_point, relu):
+    """The Image of Lanes and a vector of biases."""
+    (height, width_), floor = y.plane, bits(0 if relu else -np.inf)
+    tiles = -(-height // 4), -(-width_ // 4)
+    return Image(y.address, bias.ctypes.data, floor, len(y), *tiles, height, width_, y.blocks, m_point)
+
+
+class Outputs(NamedTuple):
+    """All tiles of sixteen output channels; bytes unless said otherwise."""
+
+    image: Image
+    v: int  # address of the transformed inputs
+    weight: int  # address, as ``pack`` orders them
+    zeros: int  # address of zeros
+    scratch: int  # address
+    scratch_bytes: int  # of one thread: m and u
+    v_point: int
+    u_point: int
+    channels: int  # of the input
+    chunk: int  # input channels whose weights are transformed at once
 
 
 outputs_of = reader(Outputs)
@@ -123,9 +154,12 @@ def _transform_weights(p, nine, u, count, vectors):
         _transform(nine + c * NINE, PIXEL, u + c * PIXEL, p.u_point, vectors)
 
 
+_to_image = tile_to_image(4, PIXEL)
+
+
 @helper
-def _transform_outputs(p, index, m):
-    """y = max(floor, bias + A^T M A)"""
+def transform_outputs(p, index, m):
+    """y = max(floor, bias + A^T M A) of sixteen output channels."""
     floor = np.float32(from_bits(p.floor))
     for t in range(p.images * p.down * p.across):
         image, top, left = t // p.across // p.down, t // p.across % p.down * 4, t % p.across * 4
@@ -133,7 +167,7 @@ def _transform_outputs(p, index, m):
         rows, columns = min(4, p.height - top), min(4, p.width - left)
         patch = Patch(p.y + corner * PIXEL, 0, p.width * PIXEL, rows, columns)
         source = Points(m + t * PIXEL, PIXEL, p.m_point)
-        output_tile_of_channels(source, p.bias + index * PIXEL, floor, patch, 1, 6)
+        _to_image(source, p.bias + index * PIXEL, floor, patch, 1, 6)
 
 
 @cache
@@ -144,9 +178,10 @@ def _output_task(mr):
     @task
     def multiply(index, thread, params):
         p = outputs_of(params)
-        tiles, tile_bytes = p.images * p.down * p.across, (p.channels + 15) // 16 * PIXEL
+        tiles = p.image.images * p.image.down * p.image.across
+        tile_bytes, m_point = (p.channels + 15) // 16 * PIXEL, p.image.m_point
         m = p.scratch + thread * p.scratch_bytes
-        u, steps = m + 36 * p.m_point, Steps(tile_bytes, 0, PIXEL, 0)
+        u, steps = m + 36 * m_point, Steps(tile_bytes, 0, PIXEL, 0)
         for first in range(0, p.channels, p.chunk):
             count = min(p.chunk, p.channels - first)
             nine = p.weight + (index * p.channels + first) * NINE
@@ -158,39 +193,31 @@ def _output_task(mr):
                 # M[point][tile] = sum over c of U[point][c] * V[point][tile][c]
                 for t in range(0, tiles, mr):
                     x = p.v + xi * p.v_point + first * SIZE + t * tile_bytes
-                    ends = Ends(u + xi * p.u_point, x, p.zeros, m + xi * p.m_point + t * PIXEL)
+                    ends = Ends(u + xi * p.u_point, x, p.zeros, m + xi * m_point + t * PIXEL)
                     if first == 0:
                         outer_product(ends, loops, steps, nothing, STORE, mr, 1, SIZE)
                     else:
                         outer_product(ends, loops, steps, nothing, ADD, mr, 1, SIZE)
-        _transform_outputs(p, index, m)
+        transform_outputs(p.image, index, m)
 
     return multiply
 
 
 def convolve(x, packed, bias, out_channels, out_size, padding, relu):
     """3x3 convolution, stride 1, float32, with the weight in ``pack``'s order; max(0, y) with ``relu``."""
-    n, c, height, width_ = x.shape
-    y = Lanes((n, out_channels, *out_size), x.dtype)
-    down, across = -(-out_size[0] // 4), -(-out_size[1] // 4)
-    tiles = n * down * across
+    c, tiles = x.shape[1], tiles_of(len(x), out_size)
+    y = Lanes((len(x), out_channels, *out_size), x.dtype)
     mr, _ = few_images_block(tiles, 1, SIZE)
     tiles = -(-tiles // mr) * mr  # the last register block may reach beyond the last tile
     chunk = -(-c // -(-c // CHUNK))
     v_point, m_point, u_point = odd_lines(tiles * x.blocks), odd_lines(tiles), odd_lines(chunk)
     transformed = workspace("few tiles", 36 * v_point).ctypes.data
     area = workspace("scratch", scratch_threads() * 36 * (m_point + u_point)).ctypes.data
-    zeros = scratch((6 * LANES,), x.dtype)
-    inputs = Inputs(
-        x=x.address, v=transformed, zeros=zeros.ctypes.data, blocks=x.blocks, height=height, width=width_,
-        above=padding[0][0], left=padding[1][0], down=down, across=across, v_point=v_point,
-    )  # fmt: skip
-    launch(_input_task(), n * down, Table(inputs).array)
+    zeros, image = scratch((LANES,), x.dtype), image_of(y, bias, m_point, relu)
+    transform_inputs(x, image, padding, transformed, v_point)
     outputs = Outputs(
-        v=transformed, weight=packed.ctypes.data, bias=bias.ctypes.data, y=y.address, zeros=zeros.ctypes.data,
-        floor=bits(0 if relu else -np.inf), scratch=area, scratch_bytes=36 * (m_point + u_point),
-        v_point=v_point, m_point=m_point, u_point=u_point, channels=c, chunk=chunk, images=n, down=down,
-        across=across, height=out_size[0], width=out_size[1], out_blocks=y.blocks,
+        image=image, v=transformed, weight=packed.ctypes.data, zeros=zeros.ctypes.data, scratch=area,
+        scratch_bytes=36 * (m_point + u_point), v_point=v_point, u_point=u_point, channels=c, chunk=chunk,
     )  # fmt: skip
     launch(_output_task(mr), y.blocks, Table(outputs).array)
     return y

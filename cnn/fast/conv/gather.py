@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.blocking import even_slivers, pixels_at_once
+from cnn.fast.conv.blocking import even_slivers, pair_block, pixels_at_once
 from cnn.fast.conv.geometry import Planes
 from cnn.fast.conv.microkernels import (
     STORE,
@@ -28,9 +28,11 @@ from cnn.fast.conv.microkernels import (
     prefetch,
 )
 from cnn.fast.conv.pack import NOWHERE, Pack, Packed
+from cnn.fast.conv.pairs import pair_planes
 from cnn.fast.conv.pool_2x2 import Maxima, max_2x2
-from cnn.fast.conv.routines import Copy, RowProducts, copy_planes, row_products
+from cnn.fast.conv.routines import PAIR_ROWS, Copy, RowProducts, copy_planes, row_products
 from cnn.fast.conv.taps import Axis
+from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import address, helper, launch, scratch_threads, task
 from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks
@@ -88,6 +90,7 @@ class Gather(NamedTuple):
     itemsize: int
     groups: int
     in_channels: int  # of a group
+    vectors: int  # channels that are multiplied, or pairs of them
     out_channels: int  # of a group
     source: Planes
     copied_plane: int  # of the copy of the source
@@ -101,6 +104,7 @@ class Gather(NamedTuple):
     run_count: int
     mr: int  # output channels of a full sliver
     full: int  # slivers of mr output channels; those behind them have one less
+    last: int  # output channel that no sliver begins behind
     slivers: int
     weight_sliver: int
     products: int  # address of ``row_products`` for mr channels
@@ -164,7 +168,7 @@ def _band(p, band, ends, routine, out_plane):
 def _strip(p, strip, x, out, group, out_plane):
     """All output channels of a strip, a sliver after the other."""
     for j in range(p.slivers):
-        k = j * p.mr - max(0, j - p.full)
+        k = min(j * p.mr - max(0, j - p.full), p.last)
         routine = p.products if j < p.full else p.smaller
         weight = p.weight + (group * p.slivers + j) * p.weight_sliver
         bias = p.bias + (group * p.out_channels + k) * p.itemsize
@@ -231,6 +235,12 @@ class Problem(NamedTuple):
     itemsize: int  # bytes of a number that is multiplied
     read_size: int  # of a number of the source in memory
     written_size: int  # of a number of the result in memory
+    pairs: bool = False  # whether pairs of bfloat16 are multiplied: a pair takes the place of a number
+
+    @property
+    def vectors(self):
+        """Channels of a group, or pairs of them."""
+        return -(-self.in_channels // 2) if self.pairs else self.in_channels
 
 
 def _cut(problem, unit):
@@ -239,7 +249,7 @@ def _cut(problem, unit):
     Returns [(first, last, low, high)]: output rows, a multiple of ``unit``, and the source rows they meet.
     """
     rows, units = problem.rows, problem.out_size[0] // unit  # no 2x2 window reaches an odd row at the end
-    row_bytes = problem.in_channels * problem.source.width * LANES * problem.itemsize
+    row_bytes = problem.vectors * problem.source.width * LANES * problem.itemsize
     others = problem.blocks * problem.groups
     count = 1
     while count < units:
@@ -285,28 +295,32 @@ class GatherPlan:
         g = self._problem = problem
         pixel, window_taps = LANES * g.itemsize, g.kernel[0] * g.kernel[1]
         self._runs = g.columns.segments()
-        (self._mr, most), self._full = even_slivers(g.out_channels, blocks(g.itemsize)[0])
+        if g.pairs:
+            self._mr, most = pair_block(g.out_channels)
+            self._full = -(-g.out_channels // self._mr)
+        else:
+            (self._mr, most), self._full = even_slivers(g.out_channels, blocks(g.itemsize)[0])
         self._nr = pixels_at_once(self._mr, most, [run[2] for run in self._runs], g.itemsize)
         # Long inner loops are the cheap ones.
-        self._inside = g.in_channels > g.kernel[1]
-        tap, channel = (
-            (g.in_channels * self._mr, self._mr) if self._inside else (self._mr, window_taps * self._mr)
-        )
+        self._inside = g.vectors > g.kernel[1]
+        row = PAIR_ROWS if g.pairs else self._mr
+        tap, channel = (g.vectors * row, row) if self._inside else (row, window_taps * row)
+        self._last = g.out_channels - self._mr if g.pairs else g.out_channels
         pack = Pack(
-            weight=0, packed=0, source=NOWHERE, mr=self._mr, full=self._full, last=g.out_channels,
+            weight=0, end=0, packed=0, source=NOWHERE, mr=self._mr, full=self._full, last=self._last,
             out_channels=g.out_channels, channels=g.in_channels, taps=window_taps, packed_channel=channel,
             packed_tap=tap,
         )  # fmt: skip
-        self._packed = Packed(g.groups, g.itemsize, pack)
+        self._packed = Packed(g.groups, g.itemsize, pack, g.pairs)
         self._weight_tap, self._weight_channel = tap * g.itemsize, channel * g.itemsize
-        copied = g.in_channels > 4 or g.source.pixel != pixel
+        copied = g.pairs or g.in_channels > 4 or g.source.pixel != pixel
         self._source_row = g.source.width * pixel if copied else g.source.row
         self._out_pixel = LANES * g.written_size
         self._out_row = g.out_size[1] * self._out_pixel
         self._lay_out(pooled)
         largest = max(strip.rows for strip in self._strips) * g.source.width
         plane = (largest | 1) * pixel if copied else g.source.plane
-        scratch_bytes = (g.in_channels * plane + 8191) // 4096 * 4096 - 2048 if copied else 0
+        scratch_bytes = (g.vectors * plane + 8191) // 4096 * 4096 - 2048 if copied else 0
         rows = max(strip.last - strip.first for strip in self._strips)
         sums_bytes = rows * self._out_row * g.out_channels + 64 if pooled else 0
         self._scratch = aligned_zeros((scratch_threads() * scratch_bytes + 64,), np.uint8)
@@ -339,21 +353,24 @@ class GatherPlan:
         strips, bands, runs = (array.ctypes.data for array in self._tables)
         row_tap, tap = g.kernel[1] * self._weight_tap, self._weight_tap
         how = STORE if pooled else STORE_NONTEMPORAL if g.written_size == g.itemsize else STORE_NARROW
+        operand = bf16.SIZE if g.pairs else g.itemsize
         products = [
-            row_products(mr, self._nr, g.itemsize, how=how) if mr else 0
+            row_products(mr, self._nr, operand, how=how) if mr else 0
             for mr in (self._mr, self._mr - 1 if self._full < self._packed.slivers else 0)
         ]
         return Gather(
             x=0, weight=self._packed.address, bias=0, out=0, argmax=0, floor=0, itemsize=g.itemsize,
-            groups=g.groups, in_channels=g.in_channels, out_channels=g.out_channels, source=g.source,
-            copied_plane=copied_plane, scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
-            copy=copy_planes(g.itemsize, g.read_size), strips=strips, strip_count=len(self._strips),
-            bands=bands, runs=runs, run_count=len(self._runs), mr=self._mr, full=self._full,
+            groups=g.groups, in_channels=g.in_channels, vectors=g.vectors, out_channels=g.out_channels,
+            source=g.source, copied_plane=copied_plane, scratch=self._scratch.ctypes.data,
+            scratch_bytes=scratch_bytes,
+            copy=pair_planes(g.read_size) if g.pairs else copy_planes(g.itemsize, g.read_size),
+            strips=strips, strip_count=len(self._strips),
+            bands=bands, runs=runs, run_count=len(self._runs), mr=self._mr, full=self._full, last=self._last,
             slivers=self._packed.slivers, weight_sliver=self._packed.sliver_bytes,
             products=products[0], smaller=products[1],
             down=Loop(0, g.rows.index_step * self._source_row, g.rows.tap_step * row_tap),
             across=Loop(0, g.columns.index_step * pixel, g.columns.tap_step * tap),
-            channels=Loop(g.in_channels, copied_plane, self._weight_channel),
+            channels=Loop(g.vectors, copied_plane, self._weight_channel),
             channels_inside=self._inside, out_plane=g.out_size[0] * self._out_row, out_row=self._out_row,
             windows_down=g.out_size[0] // 2, windows_across=g.out_size[1] // 2,
             maxima=max_2x2(g.itemsize) if pooled else 0, sums=self._sums.ctypes.data, sums_bytes=sums_bytes,

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.taps import reach
+from cnn.fast.machine import bf16
 
 
 class Window(NamedTuple):
@@ -24,6 +25,7 @@ class Geometry(NamedTuple):
     window: Window
     itemsize: int  # bytes of a number
     stored: tuple = ()  # the same in the array that is read and in that which is written, if not itemsize
+    pairs: bool = False  # whether pairs of bfloat16 are multiplied
 
     @property
     def sizes(self):
@@ -87,13 +89,15 @@ class WeightProblem(NamedTuple):
     dilation: tuple
     reaches: tuple  # what ``taps.reach`` says
     before: tuple  # padding
-    itemsize: int
+    itemsize: int  # bytes of a sum
+    operand: int  # bytes of a number that is multiplied
 
 
 def weight_problem(geometry):
     """The sums of a d-weight pass. With a window of one pixel those that the stride skips play no part."""
     g, (stride, padding, dilation, groups) = geometry, geometry.window
-    x, dy, axes = planes(*g.x_shape[2:], g.itemsize), planes(*g.out_size, g.itemsize), (g.axis(0), g.axis(1))
+    operand = bf16.SIZE if g.pairs else g.itemsize
+    x, dy, axes = planes(*g.x_shape[2:], operand), planes(*g.out_size, operand), (g.axis(0), g.axis(1))
     if g.pointwise:
         if stride == (1, 1):  # the image is one long column
             x = x._replace(height=x.height * x.width, width=1, row=x.pixel)
@@ -104,5 +108,5 @@ def weight_problem(geometry):
     reaches = tuple(reach(*axis) for axis in axes)
     before = padding[0][0], padding[1][0]
     return WeightProblem(
-        g.blocks, groups, *g.channels, x, dy, g.kernel, stride, dilation, reaches, before, g.itemsize
+        g.blocks, groups, *g.channels, x, dy, g.kernel, stride, dilation, reaches, before, g.itemsize, operand
     )

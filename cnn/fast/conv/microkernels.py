@@ -122,14 +122,15 @@ def copy_lanes(typing_context, source, target, count, source_step, target_step, 
     sizes = literals(itemsize)
     if sizes is None:
         return None
-    dtype = types.float32 if sizes[0] == 4 else types.float64
+    size = sizes[0]
 
     def generate(context, builder, signature, arguments):
         source, target, count, source_step, target_step = arguments[:5]
-        v = Vectors(builder, dtype)
+        # sixteen bfloat16 are moved as eight numbers
+        v = Vectors(builder, types.float64 if size == 8 else types.float32, LANES // 2 if size == 2 else None)
         with v.loop(count, (source, source_step), (target, target_step)) as (s, t):
-            for part in range(LANES // v.lanes):
-                v.store(v.load(v.at(s, part * v.bytes)), v.at(t, part * v.bytes))
+            for place in range(0, LANES * size, v.bytes):
+                v.store(v.load(v.at(s, place)), v.at(t, place))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5, itemsize), generate
@@ -195,7 +196,7 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
         (vectors, scalars, bias, out), loops, steps = (_unpacked(builder, *record) for record in records)
         scalars_k, vectors_j, out_k, out_j = steps
         v = bf16.Pairs(builder) if size == bf16.SIZE else Vectors(builder, dtype)
-        if how_ == STORE_NARROW:
+        if how_ == STORE_NARROW and size != bf16.SIZE:
             v = bf16.Narrow(builder)
         parts = LANES // v.lanes
         sums = [v.variables(nr_ * parts) for _ in range(mr_)]

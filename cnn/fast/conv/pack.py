@@ -1,10 +1,15 @@
-"""Weights in the order in which a micro-kernel reads them: mr output channels side by side."""
+"""Weights in the order in which a micro-kernel reads them: mr output channels side by side.
+
+For products of bfloat16 a channel is a pair of channels, eight of which lie side by side: see ``pairs``.
+"""
 
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
+from cnn.fast.conv.pairs import Windows, pack_windows
+from cnn.fast.conv.routines import PAIR_ROWS
 from cnn.fast.machine.jit import address, launch, task
 from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.tables import Table, pointer, reader
@@ -22,9 +27,13 @@ NOWHERE = Strides(0, 0, 0)
 
 
 class Pack(NamedTuple):
-    """packed[group][sliver][taps and channels][mr] = weight[group][out][channel][tap]; steps in numbers."""
+    """packed[group][sliver][taps and channels][mr] = weight[group][out][channel][tap]; steps in numbers.
+
+    In pairs, a step of what is packed is one of pairs, which take as much room as a number of float32.
+    """
 
     weight: int  # address
+    end: int  # address one past it
     packed: int  # address
     source: Strides
     mr: int
@@ -62,19 +71,44 @@ def _pack_task(itemsize):
     return pack
 
 
+@cache
+def _pack_pairs_task(taps):
+    pack_pair = pack_windows(taps)
+
+    @task
+    def pack(index, thread, params):
+        p = pack_of(params)
+        slivers = (p.out_channels + p.mr - 1) // p.mr
+        group, first = index // slivers, min(index % slivers * p.mr, p.last)
+        out, channel = 4 * p.source.out, 4 * p.source.channel
+        start = p.weight + 4 * group * p.source.group + first * out
+        pairs = (p.channels + 1) // 2
+        to = p.packed + index * pairs * taps * PAIR_ROWS * 4
+        for i in range(pairs):
+            windows = Windows(
+                start + 2 * i * channel, out, channel, p.out_channels - first, p.channels - 2 * i, p.end
+            )
+            pack_pair(windows, to + 4 * i * p.packed_channel, 4 * p.packed_tap)
+
+    return pack
+
+
 class Packed:
     """The packed weights of a plan, in memory of its own."""
 
-    def __init__(self, groups, itemsize, record):
+    def __init__(self, groups, itemsize, record, pairs=False):
         """``record``: a Pack whose addresses and source are still missing."""
         self.slivers = -(-record.out_channels // record.mr)
-        self.sliver_bytes = record.channels * record.taps * record.mr * itemsize
-        self._itemsize, self._tasks = itemsize, groups * self.slivers
+        vectors = -(-record.channels // 2) if pairs else record.channels
+        self.sliver_bytes = vectors * record.taps * (PAIR_ROWS if pairs else record.mr) * itemsize
+        self._task = _pack_pairs_task(record.taps) if pairs else _pack_task(itemsize)
+        self._tasks = groups * self.slivers
         self._memory = aligned_zeros((self._tasks * self.sliver_bytes + 64,), np.uint8)
         self.address = self._memory.ctypes.data
         self._table = Table(record._replace(packed=self.address))
 
     def fill(self, weight, strides):
         """Pack ``weight``, read with these Strides."""
-        self._table.set(weight=address(weight), source=strides)
-        launch(_pack_task(self._itemsize), self._tasks, self._table.array)
+        start = address(weight)
+        self._table.set(weight=start, end=start + weight.nbytes, source=strides)
+        launch(self._task, self._tasks, self._table.array)

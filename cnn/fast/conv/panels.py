@@ -72,7 +72,7 @@ class Sums(NamedTuple):
     right_array: int  # address
     left: Operand
     right: Operand
-    itemsize: int
+    itemsize: int  # of a number that is multiplied; sums of bfloat16 are float32
     units: int  # strips of all blocks of images
     parts: int  # that the units are divided into
     groups: int
@@ -133,7 +133,7 @@ def _add_strip(p, taps, left, panels, sums):
         for t in range(p.tap_count):
             tap = tap_of(taps + t * TAP_RECORD)
             if tap.a.count:
-                panel, out = panels + number * p.panel + tap.right, sums + number * 16 * p.itemsize
+                panel, out = panels + number * p.panel + tap.right, sums + number * 16 * max(4, p.itemsize)
                 call_with(
                     p.products,
                     PanelProducts(
@@ -261,7 +261,8 @@ class PanelPlan:
     """The tables and the memory of one geometry; ``run`` fills in the addresses of arrays."""
 
     def __init__(self, problem):
-        g, itemsize, pixel = problem, problem.itemsize, LANES * problem.itemsize
+        g, itemsize, operand = problem, problem.itemsize, problem.operand
+        pixel = LANES * operand
         channels = g.out_channels, g.in_channels
         self._dy_left = _padded(*channels, itemsize) <= _padded(*channels[::-1], itemsize)
         pixels = (pixel, LANES * pixel) if self._dy_left else (LANES * pixel, pixel)
@@ -276,7 +277,7 @@ class PanelPlan:
         copied_bytes = slivers * mr * copied_plane
         scratch_bytes = copied_bytes + panels * panel + 64
         self._scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
-        sums_row = panels * pixel
+        sums_row = panels * LANES * itemsize
         sums_tap = slivers * mr * sums_row
         sums_bytes, units = tap_count * sums_tap, g.blocks * len(strips)
         parts = min(units, max(1, -(-8 // g.groups)), max(2, SUM_BYTES // (sums_bytes * g.groups)))
@@ -289,14 +290,14 @@ class PanelPlan:
         one, other = self._order(*operands)
         self._table = Table(
             Sums(
-                left_array=0, right_array=0, left=one, right=other, itemsize=itemsize, units=units,
+                left_array=0, right_array=0, left=one, right=other, itemsize=operand, units=units,
                 parts=parts, groups=g.groups,
                 strips=self._records[0].ctypes.data, strip_count=len(strips),
                 taps=self._records[1].ctypes.data, tap_count=tap_count, scratch=self._scratch.ctypes.data,
                 scratch_bytes=scratch_bytes, scratch_panels=copied_bytes, copied_plane=copied_plane,
                 panel=panel, slivers=slivers, sums=self._sums.ctypes.data, sums_bytes=sums_bytes,
-                sums_tap=sums_tap, sums_row=sums_row, copy=copy_planes(itemsize),
-                transpose=transpose_pixels(itemsize), products=panel_products(mr, itemsize),
+                sums_tap=sums_tap, sums_row=sums_row, copy=copy_planes(operand),
+                transpose=transpose_pixels(operand), products=panel_products(mr, operand),
             )
         )  # fmt: skip
         left_step, right_step = self._order(g.in_channels * tap_count, tap_count)

@@ -13,11 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.blocking import register_block
+from cnn.fast.conv.blocking import pair_block, register_block
 from cnn.fast.conv.geometry import Planes
 from cnn.fast.conv.microkernels import STORE_NARROW, STORE_NONTEMPORAL, Ends, memory_fence
 from cnn.fast.conv.pack import NOWHERE, Pack, Packed
+from cnn.fast.conv.pairs import pair_planes
 from cnn.fast.conv.routines import Copy, PixelProducts, copy_planes, pixel_products
+from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import address, launch, scratch_threads, task
 from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks, vector_registers
@@ -48,6 +50,7 @@ class Pointwise(NamedTuple):
     itemsize: int
     groups: int
     in_channels: int  # of a group
+    vectors: int  # channels that are multiplied, or pairs of them
     out_channels: int  # of a group
     source: Planes
     out_plane: int
@@ -94,7 +97,7 @@ def _pointwise_task():
             PixelProducts(
                 ends=Ends(copied, weight, bias, out + (piece.top * source.width + piece.left) * p.out_pixel),
                 floor=p.floor, pixels=piece.rows * piece.columns, vectors_pixel=p.copied_pixel,
-                out_pixel=p.out_pixel, channels=p.in_channels, slivers=p.slivers, last=p.last,
+                out_pixel=p.out_pixel, channels=p.vectors, slivers=p.slivers, last=p.last,
                 scalars_sliver=p.weight_sliver, out_k=p.out_plane,
             ),
         )  # fmt: skip
@@ -124,16 +127,18 @@ class PointwisePlan:
         (in_channels, out_channels), pixel = channels, LANES * itemsize
         read_size, written_size = geometry.sizes
         how = STORE_NONTEMPORAL if written_size == itemsize else STORE_NARROW
-        mr, nr = register_block(out_channels, blocks(itemsize)[0])
+        pairs, outer = geometry.pairs, blocks(itemsize)[0]
+        mr, nr = pair_block(out_channels) if pairs else register_block(out_channels, outer)
+        operand, vectors = (bf16.SIZE, -(-in_channels // 2)) if pairs else (itemsize, in_channels)
         count = -(-out_channels // mr)
         pack = Pack(
-            weight=0, packed=0, source=NOWHERE, mr=mr, full=count, last=out_channels - mr,
+            weight=0, end=0, packed=0, source=NOWHERE, mr=mr, full=count, last=out_channels - mr,
             out_channels=out_channels, channels=in_channels, taps=1, packed_channel=mr,
-            packed_tap=in_channels * mr,
+            packed_tap=vectors * mr,
         )  # fmt: skip
-        self._packed = Packed(groups, itemsize, pack)
+        self._packed = Packed(groups, itemsize, pack, pairs)
         # An odd number of cache lines: pixels of a round size would compete for the same cache sets.
-        copied_pixel = (in_channels | 1) * pixel
+        copied_pixel = (vectors | 1) * pixel
         if source.row == source.width * source.pixel:
             source = source._replace(height=1, width=source.height * source.width)
         pieces = _cut(source, nr, max(4, PIECE_BYTES // copied_pixel))
@@ -145,13 +150,13 @@ class PointwisePlan:
         self._table = Table(
             Pointwise(
                 x=0, weight=self._packed.address, bias=0, out=0, floor=0, itemsize=itemsize, groups=groups,
-                in_channels=in_channels, out_channels=out_channels, source=source,
+                in_channels=in_channels, vectors=vectors, out_channels=out_channels, source=source,
                 out_plane=out_size[0] * out_size[1] * LANES * written_size, pieces=self._pieces.ctypes.data,
                 piece_count=len(pieces), scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
                 copied_pixel=copied_pixel, slivers=count, last=out_channels - mr,
                 weight_sliver=self._packed.sliver_bytes, out_pixel=LANES * written_size,
-                copy=copy_planes(itemsize, read_size),
-                products=pixel_products(mr, nr, itemsize, how),
+                copy=pair_planes(read_size) if pairs else copy_planes(itemsize, read_size),
+                products=pixel_products(mr, nr, operand, how),
             )
         )  # fmt: skip
 

@@ -37,7 +37,7 @@ maxima_of = reader(Maxima)
 
 @functools.cache
 def max_2x2(itemsize):
-    """Address of the routine for Maxima."""
+    """The routine for Maxima."""
 
     @task
     def maxima(record):
@@ -65,7 +65,7 @@ def max_2x2(itemsize):
                     v.store(y, o, best)
                     v.store_integers(argmax, o, cell)
 
-    return maxima.address
+    return maxima
 
 
 class MaximaGradient(NamedTuple):
@@ -87,7 +87,7 @@ gradient_of = reader(MaximaGradient)
 
 @functools.cache
 def unpool_2x2(itemsize):
-    """Address of the routine for MaximaGradient."""
+    """The routine for MaximaGradient."""
 
     @task
     def gradient(record):
@@ -110,4 +110,4 @@ def unpool_2x2(itemsize):
             for q in range(2 * oh * width, p.height * width):
                 v.store(dx, q * 16, nothing)
 
-    return gradient.address
+    return gradient

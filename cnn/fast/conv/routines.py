@@ -28,8 +28,11 @@ from cnn.fast.conv.microkernels import (
     transpose_image_pairs,
     widen_lanes,
 )
+from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import task
 from cnn.fast.machine.tables import from_bits, reader
+
+PAIR_ROWS = 8  # output channels whose weights, in pairs of bfloat16, lie side by side
 
 
 def _number(itemsize):
@@ -57,17 +60,18 @@ row_products_of = reader(RowProducts)
 
 @cache
 def row_products(mr, nr, itemsize, neighbours=True, how=STORE):
-    """Address of the routine for RowProducts: ``nr`` pixels at a time.
+    """The routine for RowProducts: ``nr`` pixels at a time.
 
     ``neighbours``: the mr scalars lie side by side. The last register block of a row is moved back to end
-    with it: a few pixels are computed twice, to the same bits.
+    with it: a few pixels are computed twice, to the same bits. With ``itemsize`` 2 a channel is a pair of
+    channels in bfloat16.
     """
-    number = _number(itemsize)
+    number, size = _number(itemsize), max(4, itemsize)
 
     @task
     def products(record):
         p = row_products_of(record)
-        floor, scalars_k = number(from_bits(p.floor)), itemsize if neighbours else p.scalars_k
+        floor, scalars_k = number(from_bits(p.floor)), size if neighbours else p.scalars_k
         steps = Steps(scalars_k, p.vectors_pixel, p.out_k, p.out_pixel)
         at_once = nr if nr > 1 and p.pixels >= nr else 1
         for row in range(p.rows):
@@ -83,7 +87,7 @@ def row_products(mr, nr, itemsize, neighbours=True, how=STORE):
                     outer_product(ends, p.loops, steps, floor, how, mr, 1, itemsize)
                 done += at_once
 
-    return products.address
+    return products
 
 
 class PixelProducts(NamedTuple):
@@ -106,7 +110,7 @@ pixel_products_of = reader(PixelProducts)
 
 @cache
 def pixel_products(mr, nr, itemsize, how=STORE):
-    """Address of the routine for PixelProducts.
+    """The routine for PixelProducts.
 
         out[k, j] = max(floor, bias[k] + sum over c of scalars[k / mr, c, k % mr] * vectors[j, c])
 
@@ -114,13 +118,14 @@ def pixel_products(mr, nr, itemsize, how=STORE):
     cache, the weights in the L2 cache. With ``itemsize`` 2 a channel is a pair of channels in bfloat16.
     """
     number, size = _number(itemsize), max(4, itemsize)
+    row = size * (PAIR_ROWS if itemsize == bf16.SIZE else mr)
 
     @task
     def products(record):
         p = pixel_products_of(record)
         floor, wide = number(from_bits(p.floor)), p.pixels >= nr
         steps = Steps(size, p.vectors_pixel, p.out_k, p.out_pixel)
-        loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, mr * size))
+        loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, row))
         j = 0
         while j < p.pixels:
             if wide:
@@ -139,7 +144,7 @@ def pixel_products(mr, nr, itemsize, how=STORE):
                     outer_product(ends, loops, steps, floor, how, mr, 1, itemsize)
             j += nr if wide else 1
 
-    return products.address
+    return products
 
 
 class PanelProducts(NamedTuple):
@@ -160,7 +165,7 @@ panel_products_of = reader(PanelProducts)
 
 @cache
 def panel_products(mr, itemsize):
-    """Address of the routine for PanelProducts, which is what weight gradients are.
+    """The routine for PanelProducts, which is what weight gradients are.
 
         out[k, c] += sum over a, b and lanes of left[k, a, b, lane] * panel[a, b, lane, c]
 
@@ -182,7 +187,7 @@ def panel_products(mr, itemsize):
             left += mr * p.left_k
             out += mr * p.out_k
 
-    return products.address
+    return products
 
 
 class Dot(NamedTuple):
@@ -198,14 +203,14 @@ dot_of = reader(Dot)
 
 @cache
 def dot(mr, nr, itemsize):
-    """Address of the routine for Dot."""
+    """The routine for Dot."""
 
     @task
     def product(record):
         p = dot_of(record)
         dot_product(p.ends, p.loops, p.steps, mr, nr, itemsize)
 
-    return product.address
+    return product
 
 
 class Copy(NamedTuple):
@@ -229,7 +234,7 @@ copy_of = reader(Copy)
 
 @cache
 def copy_planes(itemsize, source_size=None):
-    """Address of the routine for Copy; ``source_size``: bytes of a number that is read, if not itemsize."""
+    """The routine for Copy; ``source_size``: bytes of a number that is read, if not itemsize."""
     widens = source_size not in (None, itemsize)
 
     @task
@@ -244,7 +249,7 @@ def copy_planes(itemsize, source_size=None):
                 else:
                     copy_lanes(source, target, p.pixels, p.source_pixel, p.target_pixel, itemsize)
 
-    return copy.address
+    return copy
 
 
 class Transposition(NamedTuple):
@@ -262,7 +267,7 @@ transposition_of = reader(Transposition)
 
 @cache
 def transpose_pixels(itemsize):
-    """Address of the routine for Transposition; ``itemsize`` 2 for bfloat16, images in pairs."""
+    """The routine for Transposition; ``itemsize`` 2 for bfloat16, images in pairs."""
 
     @task
     def panel(record):
@@ -272,4 +277,4 @@ def transpose_pixels(itemsize):
         else:
             transpose(p.source, p.channel, p.pixels, p.pixel, p.panel, itemsize)
 
-    return panel.address
+    return panel

@@ -20,9 +20,17 @@ def weight_plan(geometry, pooled=False):
     return dots.DotPlan(problem, pooled)
 
 
-def backward_weight(dy, x, dweight, window):
-    """dweight[k,c,u,v] += sum of dy[n,k,i,j] * x[n,c,...]; ``dweight`` contiguous."""
-    geometry = Geometry(x.shape, dweight.shape, dy.shape[2:], window, x.dtype.itemsize)
+def suits_pairs(weight_shape, groups):
+    """Whether pairs of bfloat16 may be multiplied."""
+    return panels.suits(weight_shape[0] // groups, weight_shape[1], 4)
+
+
+def backward_weight(dy, x, dweight, window, pairs=False):
+    """dweight[k,c,u,v] += sum of dy[n,k,i,j] * x[n,c,...]; ``dweight`` contiguous.
+
+    ``pairs``: dy and x are bfloat16 in memory and multiplied as such.
+    """
+    geometry = Geometry(x.shape, dweight.shape, dy.shape[2:], window, x.dtype.itemsize, pairs=pairs)
     weight_plan(geometry).run(dy, x, dweight)
 
 

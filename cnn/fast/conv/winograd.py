@@ -318,7 +318,7 @@ class ForwardPlan:
                 products=pixel_products(mr, nr, form.operand),
             )
         )  # fmt: skip
-        window_bytes = self._window * (-(-channels * mr // LANES) + 1) * PIXEL
+        window_bytes = 0 if form.pairs else self._window * (-(-channels * mr // LANES) + 1) * PIXEL
         self._windows = aligned_zeros((threads * window_bytes,), np.uint8)
         self._slivers = count
         self._weights_task = pair_weights_task(taps) if form.pairs else weights_task(taps)
@@ -327,7 +327,7 @@ class ForwardPlan:
         self._forward_task = _forward_task(outputs, form, nontemporal, pooled)
         self._weights = Table(
             Weights(
-                weight=0, u=self._u.ctypes.data, scratch=self._windows.ctypes.data,
+                weight=0, end=0, u=self._u.ctypes.data, scratch=self._windows.ctypes.data,
                 scratch_bytes=window_bytes, window=self._window, mr=mr, out_channels=out_channels,
                 channels=channels, out_step=0, channel_step=0, turned=0, u_sliver=u_sliver, u_point=u_point,
             )
@@ -338,9 +338,9 @@ class ForwardPlan:
 
         With ``argmax``, where the plan is a pooled one, ``out`` gets max(0, largest of each window).
         """
-        filter_step = weight.shape[1] * self._window
+        filter_step, start = weight.shape[1] * self._window, address(weight)
         self._weights.set(
-            weight=address(weight), out_step=self._window if turned else filter_step,
+            weight=start, end=start + weight.nbytes, out_step=self._window if turned else filter_step,
             channel_step=filter_step if turned else self._window, turned=turned,
         )  # fmt: skip
         launch(self._weights_task, self._slivers, self._weights.array)

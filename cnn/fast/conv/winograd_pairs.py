@@ -11,6 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from cnn.fast.conv.pairs import taps_of
 from cnn.fast.conv.winograd_matrices import both_ways, input_to_points, weight_to_points
 from cnn.fast.conv.winograd_tiles import PIXEL, window
 from cnn.fast.machine import bf16
@@ -74,31 +75,48 @@ def input_tile_pairs(size):
     return to_tile
 
 
+@intrinsic
+def transform_channel_pairs(typing_context, source, target, target_step, count):
+    """36 times sixteen pairs of G w G^T, rounded, of 3x3 kernels, for ``count`` pairs of channels.
+
+    The source is bfloat16 as well: [count][9][even or odd channel][16 output channels].
+    """
+
+    def generate(context, builder, signature, arguments):
+        source, target, target_step, count = arguments
+        v, row = bf16.Narrow(builder), LANES * bf16.SIZE
+        with v.loop(count, (source, 18 * row), (target, PIXEL)) as (s, t):
+            halves = []
+            for channel in range(2):
+                taps = [v.load_wide(v.at(s, (2 * tap + channel) * row)) for tap in range(9)]
+                halves.append([weight_to_points(v, taps[j::3]) for j in range(3)])
+            for i in range(6):
+                even, odd = (weight_to_points(v, [column[i] for column in columns]) for columns in halves)
+                for j in range(6):
+                    v.store(v.paired(even[j], odd[j]), v.at(t, v.times(target_step, 6 * i + j)))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
 @cache
 def transform_weight_pairs(taps):
     """The intrinsic for kernels of ``taps`` by ``taps``."""
 
     @intrinsic
-    def transform(typing_context, source, source_step, target, target_step, count):
-        """36 times eight pairs of G w G^T from the vectors w, for ``count`` pairs of channels.
-
-        A vector is eight output channels of the even channel, then the same of the odd one.
-        """
+    def transform(typing_context, windows, turned, target, step):
+        """G w G^T of Windows, 36 times eight pairs, ``step`` bytes apart; ``turned``: by 180 degrees."""
 
         def generate(context, builder, signature, arguments):
-            source, source_step, target, target_step, count = arguments
-            v = bf16.Narrow(builder)
-            with v.loop(count, (source, PIXEL), (target, PIXEL // 2)) as (s, t):
-                result = both_ways(
-                    v,
-                    weight_to_points,
-                    lambda i, j: v.load(v.at(s, v.times(source_step, taps * i + j))),
-                    taps,
-                )
-                for i, value in enumerate(value for row in result for value in row):
-                    v.store(v.halves_paired(value), v.at(t, v.times(target_step, i)))
+            windows, turned, target, step = arguments
+            v, turned = bf16.Narrow(builder), builder.icmp_signed("!=", turned, ir.Constant(INT64, 0))
+            w = taps_of(v, cgutils.unpack_tuple(builder, windows), taps * taps)
+            w = [builder.select(turned, other, one) for one, other in zip(w, reversed(w), strict=True)]
+            result = both_ways(v, weight_to_points, lambda i, j: w[taps * i + j], taps)
+            for i, value in enumerate(value for row in result for value in row):
+                v.store(v.halves_paired(value), v.at(target, v.times(step, i)))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 5), generate
+        return types.void(windows, *[types.int64] * 3), generate
 
     return transform

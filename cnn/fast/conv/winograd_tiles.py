@@ -263,9 +263,6 @@ def tile_to_image(outputs, bias_bytes, nontemporal=False, size=SIZE):
     return to_image
 
 
-output_tile_of_channels = tile_to_image(4, PIXEL)
-
-
 def _weights_to_points(taps):
     """The intrinsic for kernels of ``taps`` by ``taps``."""
 

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnn.fast.conv.pairs import Windows
+from cnn.fast.conv.routines import PAIR_ROWS
 from cnn.fast.conv.winograd_pairs import transform_weight_pairs
-from cnn.fast.conv.winograd_tiles import PIXEL, SIZE, transform_weights
+from cnn.fast.conv.winograd_tiles import SIZE, transform_weights
 from cnn.fast.machine.jit import task
 from cnn.fast.machine.simd import width
 from cnn.fast.machine.tables import pointer, reader
@@ -20,6 +22,7 @@ class Weights(NamedTuple):
     """The transform of all weights; steps of the weight in numbers, of u in bytes."""
 
     weight: int  # address
+    end: int  # address one past it
     u: int  # address
     scratch: int  # address
     scratch_bytes: int  # of one thread: the windows of a sliver of weights, ordered as in u
@@ -63,23 +66,18 @@ def weights_task(taps):
 
 @cache
 def pair_weights_task(taps):
-    """The task for pairs of channels in bfloat16, whose mr is 8: u_sliver is 32 bytes a pair."""
+    """The task for pairs of channels in bfloat16, whose mr is PAIR_ROWS: u_sliver is 32 bytes a pair."""
     transform = transform_weight_pairs(taps)
 
     @task
     def weights(index, thread, params):
         p = weights_of(params)
-        source = pointer(p.weight + index * 8 * p.out_step * 4, 4)
-        inside = min(8, p.out_channels - index * 8)
-        scratch = p.scratch + thread * p.scratch_bytes
-        numbers, count = pointer(scratch, 4), p.channels // 2
-        for c in range(p.channels):
-            for k in range(8):
-                at = c * p.channel_step + k * p.out_step
-                for t in range(p.window):
-                    tap = p.window - 1 - t if p.turned else t
-                    value = source[at + tap] if k < inside else np.float32(0)
-                    numbers[t * count * 16 + c * 8 + k] = value
-        transform(scratch, count * PIXEL, p.u + index * p.u_sliver, p.u_point, count)
+        first, out, channel = index * PAIR_ROWS, 4 * p.out_step, 4 * p.channel_step
+        for c in range(0, p.channels, 2):
+            windows = Windows(
+                p.weight + first * out + c * channel, out, channel, p.out_channels - first, p.channels - c,
+                p.end,
+            )  # fmt: skip
+            transform(windows, p.turned, p.u + index * p.u_sliver + 16 * c, p.u_point)
 
     return weights

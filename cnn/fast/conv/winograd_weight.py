@@ -83,7 +83,7 @@ transform_pair_of = reader(TransformPair)
 
 @cache
 def _transform(outputs, size, point_size):
-    """Address of the routine for TransformPair: A dy A^T of tiles of so many outputs, or B^T x B for 0."""
+    """The routine for TransformPair: A dy A^T of tiles of so many outputs, or B^T x B for 0."""
     to_points, pixel, point_pixel = tile_pair(outputs, size, point_size), LANES * size, LANES * point_size
 
     @task
@@ -102,7 +102,7 @@ def _transform(outputs, size, point_size):
             target = Points(p.out.tile + t * point_pixel, p.out.channel, p.out.point)
             to_points(p.pair, source, target, p.channels, p.keep)
 
-    return transform.address
+    return transform
 
 
 class Sums(NamedTuple):

@@ -112,6 +112,9 @@ from cnn.fast.kernels.resize import (
     upsample_nearest_backward,
     upsample_nearest_forward,
 )
+from cnn.fast.kernels.shared import (
+    values_per_channel,
+)
 from cnn.fast.kernels.softmax import (
     log_softmax_backward,
     log_softmax_forward,
@@ -212,6 +215,7 @@ __all__ = [
     "unflatten",
     "upsample_nearest_backward",
     "upsample_nearest_forward",
+    "values_per_channel",
 ]
 
 

@@ -9,6 +9,7 @@ from cnn.fast.conv import weight as conv_weight
 from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
 from cnn.fast.conv.geometry import Geometry, Window
+from cnn.fast.kernels.shared import micro_batches
 from cnn.fast.machine.bf16 import BFLOAT16
 from cnn.fast.machine.owner import owner
 
@@ -31,18 +32,51 @@ def suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups, forw
 
 
 def suits_pairs(dtype, weight_shape, *geometry):
-    """Whether Winograd's form may multiply pairs of bfloat16: ``suits_winograd``, and channels by two."""
+    """Whether Winograd's form multiplies pairs of bfloat16: ``suits_winograd``, and channels by two."""
     even = weight_shape[0] % 2 == 0 and weight_shape[1] % 2 == 0
     return even and suits_winograd(dtype, weight_shape, *geometry)
 
 
-def _in_pairs(*arguments):
-    return owner().precision == "bf16" and suits_pairs(*arguments)
+def gains_from_bf16(dtype, weight_shape, groups):
+    """Whether any pass of a convolution multiplies pairs of bfloat16."""
+    return dtype == np.float32 and any(
+        conv_direct.suits_pairs(weight_shape, groups, transposed) for transposed in (False, True)
+    )
+
+
+def _in_bf16(dtype):
+    return owner().precision == "bf16" and dtype == np.float32
+
+
+def winograd_of_pairs(dtype, *geometry):
+    """Whether Winograd's form multiplies pairs of bfloat16, by the precision in use."""
+    return _in_bf16(dtype) and suits_pairs(dtype, *geometry)
+
+
+def _form(dtype, weight_shape, out_size, *steps, forward=False, transposed=False):
+    """How a pass is computed: (whether in Winograd's form, whether of pairs of bfloat16).
+
+    Direct products of pairs are faster than Winograd's of float32. ``steps``: stride, dilation, groups;
+    ``transposed``: for d-input.
+    """
+    geometry = dtype, weight_shape, out_size, *steps
+    if _in_bf16(dtype):
+        if suits_pairs(*geometry):
+            return True, True
+        if conv_direct.suits_pairs(weight_shape, steps[2], transposed):
+            return False, True
+    return suits_winograd(*geometry, forward), False
 
 
 def _stored(y):
     """What a float32 form computed, as the precision in use stores it."""
     return converted(y, BFLOAT16) if owner().precision == "bf16" and y.itemsize == 4 else y
+
+
+def _narrow(x):
+    """x blocked, in bfloat16."""
+    x = as_stored(x)
+    return x if x.itemsize == 2 else converted(x, BFLOAT16)
 
 
 def _bring(x, dtype):
@@ -75,16 +109,16 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
     k, _, kh, kw = weight.shape
     oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
-    if _in_pairs(dtype, weight.shape, (oh, ow), stride, dilation, groups):
-        y = activations((n, k, oh, ow), dtype)
-        conv_winograd.forward(as_stored(x), weight, bias, y, padding, floor, pairs=True)
-        return y
-    if suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True):
+    winograd, pairs = _form(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True)
+    if winograd and not pairs:
         y = empty((n, k, oh, ow), dtype)
         conv_winograd.forward(as_blocked(x, dtype), weight, bias, y, padding, floor)
         return _stored(y)
-    y = activations((n, k, oh, ow), dtype)
-    conv_direct.forward(_bring(x, dtype), weight, bias, y, Window(stride, padding, dilation, groups), floor)
+    y, window = activations((n, k, oh, ow), dtype), Window(stride, padding, dilation, groups)
+    if winograd:
+        conv_winograd.forward(as_stored(x), weight, bias, y, padding, floor, pairs)
+        return y
+    conv_direct.forward(_bring(x, dtype), weight, bias, y, window, floor, pairs)
     return y
 
 
@@ -92,41 +126,43 @@ def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups)
     """Return (y, argmax, shape): ReLU and the maxima of 2x2 windows of a convolution, in one pass.
 
     As ``conv2d_forward`` and ``max_pool2d_forward`` with relu=True, bit for bit; ``shape`` is that of the
-    convolution, whose result is never stored. None where Winograd's form with tiles of 4x4 outputs is faster
-    than that is worth.
+    convolution, whose result is never stored. None where Winograd's form with tiles of 4x4 outputs, or of
+    bfloat16, is faster than that is worth.
     """
     dtype = _common(x, weight)
     k, _, kh, kw = weight.shape
     n, _, h, w = x.shape
     oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
-    winograd = suits_winograd(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True)
-    if min(oh, ow) < 2 or (winograd and kh == 3):
+    winograd, pairs = _form(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True)
+    if min(oh, ow) < 2 or (winograd and (pairs or kh == 3)):
         return None
-    x, weight = as_blocked(x, dtype), _plain(weight, dtype)
+    x, weight = as_stored(x) if pairs else as_blocked(x, dtype), _plain(weight, dtype)
     bias = None if bias is None else _plain(bias, dtype)
     y, argmax = empty((n, k, oh // 2, ow // 2), dtype), empty((n, k, oh // 2, ow // 2), np.uint8)
     if winograd:
         conv_winograd.forward_pooled(x, weight, bias, y, argmax, (oh, ow), padding)
     else:
         window = Window(stride, padding, dilation, groups)
-        conv_direct.forward_pooled(x, weight, bias, y, argmax, (oh, ow), window)
+        conv_direct.forward_pooled(x, weight, bias, y, argmax, (oh, ow), window, pairs)
     return _stored(y), argmax, (n, k, oh, ow)
 
 
 def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, groups):
     """Return dx, the gradient of the loss by x."""
     dtype, weight = _common(dy, weight), _plain(weight, _common(dy, weight))
-    if _in_pairs(dtype, weight.shape, tuple(input_shape)[2:], stride, dilation, groups):
-        dx = activations(tuple(input_shape), dtype)
-        conv_winograd.backward_input(as_stored(dy), weight, dx, padding, pairs=True)
-        return dx
-    if suits_winograd(dtype, weight.shape, tuple(input_shape)[2:], stride, dilation, groups):
-        dx = empty(tuple(input_shape), dtype)
+    shape = tuple(input_shape)
+    geometry = dtype, weight.shape, shape[2:], stride, dilation, groups
+    winograd, pairs = _form(*geometry, transposed=True)
+    if winograd and not pairs:
+        dx = empty(shape, dtype)
         conv_winograd.backward_input(as_blocked(dy, dtype), weight, dx, padding)
         return _stored(dx)
-    dx = activations(tuple(input_shape), dtype)
-    conv_direct.backward_input(_bring(dy, dtype), weight, dx, Window(stride, padding, dilation, groups))
+    dx, window = activations(shape, dtype), Window(stride, padding, dilation, groups)
+    if winograd:
+        conv_winograd.backward_input(as_stored(dy), weight, dx, padding, pairs)
+        return dx
+    conv_direct.backward_input(_bring(dy, dtype), weight, dx, window, pairs)
     return dx
 
 
@@ -136,12 +172,17 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     total = (
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
     )
-    pairs = _in_pairs(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups)
-    dy, x = (as_stored(dy), as_stored(x)) if pairs else (as_blocked(dy, dtype), as_blocked(x, dtype))
-    if suits_winograd(dtype, dweight.shape, dy.shape[2:], stride, dilation, groups):
-        conv_winograd_weight.backward_weight(dy, x, total, padding, pairs)
-    else:
-        conv_weight.backward_weight(dy, x, total, Window(stride, padding, dilation, groups))
+    geometry = dtype, dweight.shape, dy.shape[2:], stride, dilation, groups
+    winograd = suits_winograd(*geometry)
+    pairs = suits_pairs(*geometry) if winograd else conv_weight.suits_pairs(dweight.shape, groups)
+    pairs = pairs and _in_bf16(dtype)
+    dy, x = (_narrow(dy), _narrow(x)) if pairs else (as_blocked(dy, dtype), as_blocked(x, dtype))
+    for part, sums in micro_batches(total):
+        if winograd:
+            conv_winograd_weight.backward_weight(part(dy), part(x), sums, padding, pairs)
+        else:
+            window = Window(stride, padding, dilation, groups)
+            conv_weight.backward_weight(part(dy), part(x), sums, window, pairs)
     if total is not dweight:
         dweight += total
 
@@ -166,5 +207,7 @@ def conv2d_relu_pool_backward_weight(dy, argmax, x, dweight, out_shape, stride, 
     if not (fits and pools_within(dtype, dweight.shape, out_shape[2:], *geometry)):
         return False
     dy, x = as_blocked(dy, dtype), as_blocked(x, dtype)
-    conv_weight.backward_weight_pooled(dy, argmax, x, dweight, out_shape[2:], Window(*geometry))
+    for part, sums in micro_batches(dweight):
+        arguments = part(dy), part(argmax), part(x), sums, out_shape[2:], Window(*geometry)
+        conv_weight.backward_weight_pooled(*arguments)
     return True

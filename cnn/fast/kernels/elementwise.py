@@ -7,6 +7,7 @@ import numpy as np
 
 from cnn.fast import blocked
 from cnn.fast.kernels.arguments import parameter, sums_for
+from cnn.fast.kernels.shared import first_image, micro_batches
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import CHUNK, address, chunks, launch, scratch, table, task
 from cnn.fast.machine.tables import bits, from_bits, integers, pointer, reader
@@ -176,6 +177,7 @@ class Dropout(NamedTuple):
     factor: int  # bits of a float64: what a number that is kept is multiplied by
     threshold: int  # a number is kept if its hash, 32 bits, is at least this
     size: int  # numbers of all blocks
+    first: int  # the number of the first image in its batch
 
 
 draw_of, dropout_of = reader(Draw), reader(Dropout)
@@ -203,7 +205,7 @@ def _dropout_task(itemsize):
         threshold = np.uint32(p.threshold)
         for i in range(index * CHUNK // 16, min((index + 1) * CHUNK, p.size) // 16):
             # i runs over blocks x features; where an image's feature lies in the flat (N, F) array:
-            position = i // p.features * 16 * p.features + i % p.features
+            position = (p.first + i // p.features * 16) * p.features + i % p.features
             for lane in range(16):
                 h = np.uint32(position + lane * p.features) ^ first
                 h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
@@ -232,7 +234,7 @@ def dropout_backward(dy, p, key):
     """Return dx = dy / (1 - p) where a hash of (key, position) is kept, else 0.
 
     The mask is the reference's bit for bit: MurmurHash3's finaliser over the position in the flattened
-    (N, F) array, mixed with the two 32-bit integers of ``key``.
+    (N, F) array, of the whole batch, mixed with the two 32-bit integers of ``key``.
     """
     dy = blocked.as_blocked(dy)
     dx = blocked.empty(dy.shape, dy.dtype)
@@ -240,7 +242,7 @@ def dropout_backward(dy, p, key):
     factor = float(dy.dtype.type(1 / (1 - p) if p < 1 else 0))
     size, features = dx.buffer.size, dx.buffer.size // len(dx.buffer) // 16
     ends = dy.address, dx.address, address(key)
-    values = table(Dropout(*ends, features, bits(factor), threshold, size))
+    values = table(Dropout(*ends, features, bits(factor), threshold, size, first_image()))
     launch(_dropout_task(dy.dtype.itemsize), chunks(size), values)
     return dx
 
@@ -296,10 +298,12 @@ def _channel_sum_task(itemsize):
 def channel_sum(dy, dbias):
     """Add dbias[k] += sum of dy over n and all positions: rows, then planes, then blocks in float64."""
     dy = blocked.as_stored(dy)
-    blocks, channels, height, width, _ = dy.buffer.shape
-    with sums_for(dbias, dy.dtype) as sums:
-        values = table(ChannelSum(dy.address, address(sums), channels, height, width, blocks))
-        launch(_channel_sum_task(dy.itemsize), channels, values)
+    for part, target in micro_batches(dbias):
+        g = part(dy)
+        blocks, channels, height, width, _ = g.buffer.shape
+        with sums_for(target, dy.dtype) as sums:
+            values = table(ChannelSum(g.address, address(sums), channels, height, width, blocks))
+            launch(_channel_sum_task(dy.itemsize), channels, values)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import numpy as np
 
 from cnn.fast import blocked
 from cnn.fast.kernels.arguments import filled, parameter, sums_for
+from cnn.fast.kernels.shared import micro_batches
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import address, launch, table, task
 from cnn.fast.machine.tables import bits, from_bits, pointer, reader
@@ -244,8 +245,11 @@ def _add_affine_gradients(dy, x, mean, rstd, num_groups, dweight, dbias):
         return
     elements = (dbias if dweight is None else dweight).ndim > 1
     make = _element_sums_task if elements else _channel_sums_task
-    with sums_for(dweight, x.dtype) as of_weight, sums_for(dbias, x.dtype) as of_bias:
-        sums = (0 if total is None else address(total) for total in (of_weight, of_bias))
-        sizes = len(x.buffer), x.shape[1], num_groups, *x.buffer.shape[2:4]
-        values = table(Sums(x.address, dy.address, mean.address, rstd.address, *sums, *sizes))
-        launch(make(x.dtype.itemsize), x.shape[1], values)
+    both = micro_batches(dweight), micro_batches(dbias)
+    for (part, of_weight), (_, of_bias) in zip(*both, strict=True):
+        arrays = [part(array) for array in (x, dy, mean, rstd)]
+        with sums_for(of_weight, x.dtype) as to_weight, sums_for(of_bias, x.dtype) as to_bias:
+            sums = (0 if total is None else address(total) for total in (to_weight, to_bias))
+            sizes = len(arrays[0].buffer), x.shape[1], num_groups, *x.buffer.shape[2:4]
+            values = table(Sums(*(array.address for array in arrays), *sums, *sizes))
+            launch(make(x.dtype.itemsize), x.shape[1], values)

@@ -26,6 +26,7 @@ from cnn.fast.conv.routines import (
     row_products,
     transpose_pixels,
 )
+from cnn.fast.kernels.shared import micro_batches
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task
 from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks
@@ -260,6 +261,8 @@ def linear_backward_weight(dy, x, dweight):
     total = (
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
     )
-    _weight_plan(len(x.buffer), *total.shape, dtype.itemsize).run(dy, x, total)
+    for part, sums in micro_batches(total):
+        images = part(x)
+        _weight_plan(len(images.buffer), *total.shape, dtype.itemsize).run(part(dy), images, sums)
     if total is not dweight:
         dweight += total

@@ -18,6 +18,7 @@ import numpy as np
 from cnn.fast import blocked
 from cnn.fast.kernels.activation import IDENTITY, LEAKY_RELU, RELU, activate, pull_back
 from cnn.fast.kernels.arguments import filled, parameter, sums_for
+from cnn.fast.kernels.shared import BlockSums
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import address, launch, scratch, table, task
 from cnn.fast.machine.tables import Table, bits, from_bits, pointer, reader
@@ -283,13 +284,15 @@ def batch_norm_train(x, running_mean, running_var, momentum, eps):
         if running.dtype != x.dtype or not running.flags.c_contiguous:
             raise ValueError(f"running statistics: expected contiguous {x.dtype}, found {running.dtype}")
     blocks, channels, height, width, _ = x.buffer.shape
-    planes = scratch((blocks, channels, 2), np.float64)
+    planes = BlockSums(x, 2)
     mean, rstd = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
     sizes = x.shape[0], channels, height, width
     results = map(address, (mean, rstd, running_mean, running_var))
-    values = table(Statistics(x.address, address(planes), *sizes, *results, bits(momentum), bits(eps)))
-    launch(_statistics_task(x.itemsize), blocks * channels, values)
-    launch(_combine_task(x.dtype.itemsize), channels, values)
+    values = Table(Statistics(x.address, planes.own, *sizes, *results, bits(momentum), bits(eps)))
+    launch(_statistics_task(x.itemsize), blocks * channels, values.array)
+    planes.gather()
+    values.set(planes=planes.all, images=planes.images)
+    launch(_combine_task(x.dtype.itemsize), channels, values.array)
     return mean, rstd
 
 
@@ -330,7 +333,19 @@ def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0
 
 
 def batch_norm_backward(
-    dy, x, mean, rstd, weight, dweight, dbias, training, bias=None, kind=IDENTITY, parameter=0.0, over=False
+    dy,
+    x,
+    mean,
+    rstd,
+    weight,
+    dweight,
+    dbias,
+    training,
+    bias=None,
+    kind=IDENTITY,
+    parameter=0.0,
+    over=False,
+    planes=None,
 ):
     """Return dx and add to dweight and dbias (either may be None).
 
@@ -341,24 +356,31 @@ def batch_norm_backward(
         dx = rstd * weight * g                                                otherwise
 
     ``bias``, ``kind`` and ``parameter`` are those of the forward pass when it had the activation on top. With
-    ``over`` dx takes the place of dy, which must be blocked.
+    ``over`` dx takes the place of dy, which must be blocked. ``planes``: the BlockSums of g and g * c,
+    where they are known (``residual.residual_backward``).
     """
     x = blocked.as_stored(x)
     dy = blocked.as_stored(dy, x)
     dx = dy if over else blocked.empty_like(x)
     blocks, channels, height, width, _ = x.buffer.shape
-    size, planes = x.itemsize, scratch((blocks, channels, 2), np.float64)
+    size, known = x.itemsize, planes is not None
+    planes = planes if known else BlockSums(x, 2)
+    dweight, dbias = planes.adds(dweight), planes.adds(dbias)
     arrays = _channel_parameters(x, mean, rstd, weight, bias)
     slope, constant = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
     sizes = x.shape[0], channels, height, width
     with sums_for(dweight, x.dtype) as of_weight, sums_for(dbias, x.dtype) as of_bias:
         sums = (0 if total is None else address(total) for total in (of_weight, of_bias))
         ends = x.address, dy.address, dx.address, *map(address, arrays), *sums
-        coefficients = map(address, (planes, slope, constant))
+        coefficients = planes.own, address(slope), address(constant)
         values = Table(Backward(*ends, *coefficients, *sizes, training, bits(parameter)))
         # where g is kept, it goes to where dx will stand, and is read from there
-        launch(_sums_task(kind, size), blocks * channels, values.array)
+        if not known:
+            launch(_sums_task(kind, size), blocks * channels, values.array)
+        planes.gather()
+        values.set(planes=planes.all, images=planes.images)
         launch(_combine_gradients_task(x.dtype.itemsize), channels, values.array)
+    values.set(images=x.shape[0])
     if kind not in _CHEAP:
         values.set(dy=dx.address)
         kind = IDENTITY

@@ -13,6 +13,7 @@ import numpy as np
 from cnn.fast import blocked
 from cnn.fast.conv.pool_2x2 import Maxima, MaximaGradient, beats, max_2x2, unpool_2x2
 from cnn.fast.kernels.arguments import sums_for
+from cnn.fast.kernels.shared import micro_batches
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import address, jit, launch, table, task
 from cnn.fast.machine.tables import Table, call_with, pointer, reader
@@ -257,12 +258,14 @@ def winners_channel_sum(dy, argmax, kernel_size, dbias):
     That is the sum over all positions of what ``max_pool2d_backward`` returns, of a fraction of the numbers.
     """
     dy = blocked.as_stored(dy)
-    blocks, channels, height, width, _ = dy.buffer.shape
     none = kernel_size[0] * kernel_size[1]
-    with sums_for(dbias, dy.dtype) as sums:
-        ends = dy.address, argmax.address, address(sums)
-        values = table(WinnersSum(*ends, channels, height, width, blocks, none))
-        launch(_winners_sum_task(dy.itemsize, argmax.dtype.itemsize), channels, values)
+    for part, target in micro_batches(dbias):
+        g, winners = part(dy), part(argmax)
+        blocks, channels, height, width, _ = g.buffer.shape
+        with sums_for(target, dy.dtype) as sums:
+            ends = g.address, winners.address, address(sums)
+            values = table(WinnersSum(*ends, channels, height, width, blocks, none))
+            launch(_winners_sum_task(dy.itemsize, argmax.dtype.itemsize), channels, values)
 
 
 @jit

@@ -7,6 +7,7 @@ import numpy as np
 
 from cnn.fast import blocked
 from cnn.fast.kernels.arguments import parameter, sums_for
+from cnn.fast.kernels.shared import micro_batches
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import address, launch, scratch, table, task
 from cnn.fast.machine.tables import pointer, reader
@@ -98,7 +99,12 @@ def prelu_backward(dy, x, weight, dweight):
     sums, sizes = scratch((blocks, channels), np.float64), (blocks, channels, height * width)
     ends = x.address, dx.address, dy.address, address(weight), int(weight.size > 1), address(sums)
     launch(_prelu_gradient_task(x.dtype.itemsize), blocks * channels, table(PReLU(*ends, 0, *sizes)))
-    with sums_for(dweight, x.dtype) as total:
-        record = table(PReLU(*ends, address(total), *sizes))
-        launch(_prelu_sums_task(x.dtype.itemsize), weight.size, record)
+    first = 0
+    for part, target in micro_batches(dweight):
+        blocks = len(part(x).buffer)
+        with sums_for(target, x.dtype) as total:
+            ends, sizes = (*ends[:-1], address(sums[first:])), (blocks, *sizes[1:])
+            record = table(PReLU(*ends, address(total), *sizes))
+            launch(_prelu_sums_task(x.dtype.itemsize), weight.size, record)
+        first += blocks
     return dx

@@ -64,18 +64,6 @@ def narrow(builder, value):
     return _call(builder, "cvtneps2bf16", _I16, value)
 
 
-class Pairs(Vectors):
-    """Sixteen float32 sums and their operands, 32 bfloat16 in pairs; what is broadcast is one pair."""
-
-    def __init__(self, builder):
-        super().__init__(builder, types.float32, 16)
-
-    def fma(self, a, b, c):
-        """c + a * b, the two products of each pair added."""
-        a, b = self.builder.bitcast(a, _I32), self.builder.bitcast(b, _I32)
-        return _call(self.builder, "dpbf16ps", _F32, c, a, b)
-
-
 class Narrow(Vectors):
     """Arithmetic on sixteen float32 that are loaded from bfloat16 and stored as such."""
 
@@ -106,6 +94,15 @@ class Narrow(Vectors):
         """Eight pairs of bfloat16, number i of a vector with number i + 8: 32 bytes."""
         numbers = narrow(self.builder, value)
         return self.shuffle(numbers, numbers, [i // 2 + 8 * (i % 2) for i in range(16)])
+
+
+class Pairs(Narrow):
+    """Sixteen float32 sums and their operands, 32 bfloat16 in pairs; what is broadcast is one pair."""
+
+    def fma(self, a, b, c):
+        """c + a * b, the two products of each pair added."""
+        a, b = self.builder.bitcast(a, _I32), self.builder.bitcast(b, _I32)
+        return _call(self.builder, "dpbf16ps", _F32, c, a, b)
 
 
 # -- the same in NumPy ------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from numba.core.caching import (
     NullCache,
     _CacheLocator,
 )
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.np.ufunc.parallel import _launch_threads
 
@@ -213,8 +214,14 @@ class KernelCache(FunctionCache):
         self._cache_file = _File(self._cache_path, base, stamp)
 
     def load_overload(self, sig, target_context):
-        """Return the compiled kernel of a signature, or None; announce the first one that is missing."""
-        found = super().load_overload(sig, target_context)
+        """Return the compiled kernel of a signature, or None; announce the first one that is missing.
+
+        Numba's own would import all that it can compile first (SciPy's BLAS for one), which takes longer than
+        to load a network's kernels; of all that they need the runtime's symbols alone.
+        """
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            found = self._load_overload(sig, target_context)
         if found is None:
             _announce()
         elif hasattr(found.library, "_reload_init"):  # since Numba 0.63

@@ -91,6 +91,8 @@ class Fingerprint:
 
     def changed(self):
         """Whether something changed; the first time it did."""
+        if not self._pieces and self._last is not None:
+            return False
         if self._pieces:
             launch(_fingerprint_task(), self._pieces, self._table)
         now = self._now.tobytes()

@@ -19,6 +19,7 @@ import numba
 import numpy as np
 from numba import types
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import register_jitable
 from numba.np.ufunc import parallel as numba_threads
 
@@ -102,22 +103,46 @@ def helper(function):
     return jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
+class Task(CFunc):
+    """A function of int64 without result, in machine code from the moment that its address is asked for.
+
+    Then it is taken from the cache or compiled. A program that is lowered only for the size of its memory
+    (``Arena(dry=True)``) runs nothing: there the address is 0.
+    """
+
+    def __init__(self, function):
+        signature = (types.int64,) * function.__code__.co_argcount, types.void
+        super().__init__(function, signature, {}, {"fastmath": FLAGS, "error_model": "numpy"})
+        self._cache = cache.cache_of(function)
+
+    @property
+    def address(self):
+        """Where the machine code begins."""
+        if self._wrapper_address is None:
+            if local.lowering is not None and local.lowering.arena.dry:
+                return 0
+            self._compile()
+        return self._wrapper_address
+
+    @global_compiler_lock
+    def _compile(self):
+        if self._wrapper_address is not None:  # by another thread
+            return
+        # With NUMBA_DISABLE_JIT tasks are machine code nonetheless: there are no vectors in plain Python.
+        disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
+        try:
+            self.compile()
+        finally:
+            numba.config.DISABLE_JIT = disabled
+        cache.KERNELS.append(self)
+
+
 def task(function):
-    """Compile a function of int64 without result: ``function(index, thread, params)`` for ``launch``.
+    """Make a function of int64 without result a Task: ``function(index, thread, params)`` for ``launch``.
 
     Tasks call others by address (``params.call``), so that what they have in common is compiled once.
     """
-    signature = (types.int64,) * function.__code__.co_argcount, types.void
-    kernel = CFunc(function, signature, locals={}, options={"fastmath": FLAGS, "error_model": "numpy"})
-    kernel._cache = cache.cache_of(function)
-    # With NUMBA_DISABLE_JIT tasks are machine code nonetheless: there are no vectors in plain Python.
-    disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
-    try:
-        kernel.compile()
-    finally:
-        numba.config.DISABLE_JIT = disabled
-    cache.KERNELS.append(kernel)
-    return kernel
+    return Task(function)
 
 
 @jit(parallel=True)

@@ -36,6 +36,7 @@ class _Owner:
     """Plans by geometry and working memory by name."""
 
     precision = "float32"  # how activations are stored and multiplied: "float32" or "bf16"
+    share = None  # the part of a batch that is computed, if not all of it; see ``cnn.fast.kernels.shared``
 
     def __init__(self):
         self.plans, self.areas = OrderedDict(), {}
@@ -121,10 +122,13 @@ class Lowering:
         What must stay as it is: arrays of an earlier part of the program.
     precision : str
         How activations are stored and multiplied: "float32" or "bf16".
+    share : cnn.parallel.share.Share, optional
+        The part of a batch that the program computes.
     """
 
-    def __init__(self, arena, taken=(), precision="float32"):
+    def __init__(self, arena, taken=(), precision="float32", share=None):
         self.arena, self.entries, self.kept, self.precision = arena, [], [], precision
+        self.share = share
         self._taken = dict(taken)
         self._gaps = _gaps(arena.chunks, self._taken)
         self._open = True
@@ -249,12 +253,13 @@ def lowering():
 
 @contextmanager
 def precision(name):
-    """Let operations that this thread runs at once store and multiply so inside a ``with`` block."""
-    before, local.eager.precision = local.eager.precision, name
+    """Let operations of this thread's owner store and multiply so inside a ``with`` block."""
+    target = owner()
+    before, target.precision = target.precision, name
     try:
         yield
     finally:
-        local.eager.precision = before
+        target.precision = before
 
 
 @contextmanager

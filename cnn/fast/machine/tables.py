@@ -18,7 +18,7 @@ for ``launch``, ``reader`` reads it inside the task, ``call_with`` passes one on
     table.set(x=address(x))
     launch(double, len(x), table.array)
 
-A field may be a record itself. Nothing here checks a bound.
+A field may be a record itself, or a task, which stands for its address. Nothing here checks a bound.
 """
 
 import struct
@@ -27,6 +27,7 @@ from functools import cache
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 _INT64 = ir.IntType(64)
@@ -67,7 +68,10 @@ def records(rows):
 def _numbers(record):
     numbers = []
     for value in record:
-        numbers += _numbers(value) if isinstance(value, tuple) else [value]
+        if isinstance(value, tuple):
+            numbers += _numbers(value)
+        else:
+            numbers.append(value.address if isinstance(value, CFunc) else value)
     return numbers
 
 
