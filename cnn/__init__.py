@@ -4,6 +4,8 @@ import importlib
 
 TYPE_CHECKING = False  # that of typing, which takes longer to import than `cnn --version` has
 if TYPE_CHECKING:
+    from typing import Any
+
     from cnn.backend import current_backend, set_backend, set_threads, use_backend
     from cnn.classifier import Classifier
     from cnn.model import load
@@ -35,7 +37,7 @@ _LATER = {  # imported when it is asked for: NumPy, pydantic and more come with 
 }
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> "Any":
     if name in _LATER:
         value = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
         return value
@@ -48,5 +50,5 @@ def __getattr__(name):
     raise AttributeError(f'module "cnn" has no attribute "{name}"')
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER})

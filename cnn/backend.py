@@ -7,41 +7,43 @@ import importlib
 import os
 import threading
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from cnn.errors import ConfigError, did_you_mean
 
 _MODULES = {"numba": "cnn.fast.kernels", "reference": "cnn.reference"}
 _ENGINES = {"numba": "cnn.fast.engine", "reference": "cnn.reference.engine"}
 _default = "numba"
-_loaded = {}
+_loaded: dict[str, Any] = {}
 
 
 class _Chosen(threading.local):
-    name = None
+    name: str | None = None
 
 
 _chosen = _Chosen()
 _winograd = True
 
 
-def backends():
+def backends() -> tuple[str, ...]:
     """Return the names of the backends."""
     return tuple(_MODULES)
 
 
-def current_backend():
+def current_backend() -> str:
     """Return the name of the backend in use: that of ``use_backend`` in this thread, else the default."""
     return _chosen.name or _default
 
 
-def set_backend(name):
+def set_backend(name: str) -> None:
     """Use the backend of this name from now on, in all threads; raises ConfigError on an unknown one."""
     global _default
     _default = _known(name)
 
 
-def _known(name):
+def _known(name: str) -> str:
     if name not in _MODULES:
         known = ", ".join(_MODULES)
         raise ConfigError(f'backend: expected one of {known}, found "{name}".{did_you_mean(name, _MODULES)}')
@@ -49,7 +51,7 @@ def _known(name):
 
 
 @contextmanager
-def use_backend(name):
+def use_backend(name: str) -> Iterator[None]:
     """Use a backend inside a ``with`` block, in this thread."""
     before, _chosen.name = _chosen.name, _known(name)
     try:
@@ -58,7 +60,7 @@ def use_backend(name):
         _chosen.name = before
 
 
-def operations():
+def operations() -> Any:
     """Return the module that holds the current backend's functions."""
     name = _chosen.name or _default
     if name not in _loaded:
@@ -66,7 +68,7 @@ def operations():
     return _loaded[name]
 
 
-def engine(body, name=None, precision="float32", exact=()):
+def engine(body: Any, name: str | None = None, precision: str = "float32", exact: Any = ()) -> Any:
     """Return what runs a list of layers (a built Sequential) under a backend, or the current one.
 
     ``precision``: what activations are stored and multiplied in, "float32" or "bf16"; NumPy has float32 only.
@@ -80,7 +82,7 @@ def engine(body, name=None, precision="float32", exact=()):
 PRECISIONS = ("float32", "bf16")
 
 
-def known_precision(name):
+def known_precision(name: str) -> str:
     """Return ``name``; raises ConfigError unless it is one of PRECISIONS.
 
     Warns where the processor lacks the instructions for bfloat16: networks compute in float32 then.
@@ -98,30 +100,30 @@ def known_precision(name):
     return name
 
 
-def has_bf16():
+def has_bf16() -> bool:
     """Return whether kernels can multiply bfloat16 on this processor."""
     check_environment()
     return importlib.import_module("cnn.fast.machine.bf16").has_bf16()
 
 
-def check_environment():
+def check_environment() -> None:
     """Raise ConfigError unless Numba can be imported with the NUMBA_NUM_THREADS of the environment."""
     found = os.environ.get("NUMBA_NUM_THREADS", "1")
     if not (found.isascii() and found.isdigit() and int(found) > 0):
         raise ConfigError(f'NUMBA_NUM_THREADS: expected a whole number of at least 1, found "{found}"')
 
 
-def _numba():
+def _numba() -> Any:
     check_environment()
     return importlib.import_module("numba")
 
 
-def get_threads():
+def get_threads() -> int:
     """Return how many threads a kernel uses."""
     return _numba().get_num_threads()
 
 
-def set_threads(count):
+def set_threads(count: int) -> None:
     """Let kernels use ``count`` threads; raises ConfigError unless 1 <= count <= cores."""
     numba = _numba()
     cores = numba.config.NUMBA_NUM_THREADS
@@ -131,24 +133,24 @@ def set_threads(count):
     numba.set_num_threads(count)
 
 
-def processor():
+def processor() -> str:
     """Return the type of processor that kernels are compiled for; another one may give other last bits."""
     import numba
     from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
 
-    name = numba.config.CPU_NAME or get_host_cpu_name()
-    host = get_host_cpu_features() if not numba.config.CPU_NAME else {}
+    asked = getattr(numba.config, "CPU_NAME", None)  # set at run time
+    name, host = asked or get_host_cpu_name(), {} if asked else get_host_cpu_features()
     vectors = [feature for feature in ("avx2", "avx512f") if host.get(feature)]
     return " ".join([name, *vectors])
 
 
-def has_spare_core():
+def has_spare_core() -> bool:
     """Return whether a core is left that kernels do not use: work beside them costs them nothing there."""
     numba = _numba()
     return numba.get_num_threads() < numba.config.NUMBA_NUM_THREADS
 
 
-def compile_report():
+def compile_report() -> Any:
     """Return how many kernels were taken from the cache and how many compiled: {"loaded": n, "compiled": m}.
 
     A start is warm when nothing was compiled.
@@ -156,12 +158,12 @@ def compile_report():
     return _cache().compile_report()
 
 
-def keeps_kernels():
+def keeps_kernels() -> Any:
     """Return whether what is compiled now will be found by the next process."""
     return _cache().keeps_kernels()
 
 
-def when_compiling(callback):
+def when_compiling(callback: Any) -> Any:
     """Call ``callback()`` once, when the next kernel that the cache lacks is about to be compiled.
 
     None takes the callback back.
@@ -169,16 +171,16 @@ def when_compiling(callback):
     _cache().when_compiling(callback)
 
 
-def _cache():
+def _cache() -> Any:
     return importlib.import_module("cnn.fast.machine.cache")
 
 
-def set_winograd(enabled):
+def set_winograd(enabled: bool) -> None:
     """Let 3x3 convolutions with stride 1 in float32 use Winograd's form (the default) or not."""
     global _winograd
     _winograd = bool(enabled)
 
 
-def get_winograd():
+def get_winograd() -> bool:
     """Whether Winograd's form may be used."""
     return _winograd

@@ -3,6 +3,7 @@
 Exit codes: 2 usage or config, 3 data, 4 checkpoint, 5 numbers (NaN, Inf, failed gradient check).
 """
 
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -53,7 +54,7 @@ class NumericError(CnnError, ArithmeticError):
 
 
 @contextmanager
-def during(what):
+def during(what: str) -> Iterator[None]:
     """Note on any exception what was being done, for the last line of defence: "training in runs/a"."""
     try:
         yield
@@ -77,7 +78,7 @@ SYNONYMS = {
 }  # fmt: skip
 
 
-def did_you_mean(word, options):
+def did_you_mean(word: object, options: Iterable[str]) -> str:
     """Return ``' Did you mean "x"?'`` for the option nearest to ``word``, or an empty string.
 
     What other tools call it counts as nearest.

@@ -1,11 +1,12 @@
 """Sizes of windows: one place for the arithmetic that convolutions and pools share."""
 
 import numbers
+from typing import Any
 
 from cnn.errors import ConfigError, ShapeError
 
 
-def pair(value, name, minimum=1):
+def pair(value: Any, name: str, minimum: int = 1) -> tuple[int, int]:
     """Return ``value`` as (height, width); an int stands for both.
 
     Raises ConfigError unless both are integers of at least ``minimum``.
@@ -16,7 +17,7 @@ def pair(value, name, minimum=1):
     return int(values[0]), int(values[1])
 
 
-def padding(value, name):
+def padding(value: Any, name: str) -> Any:
     """Return ((top, bottom), (left, right)) for an int, a pair (rows, columns on each side), or all four.
 
     Raises ConfigError unless they are integers of at least 0.
@@ -29,24 +30,26 @@ def padding(value, name):
     return (rows, rows), (columns, columns)
 
 
-def count(value, name, minimum=1):
+def count(value: Any, name: str, minimum: int = 1) -> int:
     """Return ``value``; raises ConfigError unless it is an integer of at least ``minimum``."""
     if not _is_integer(value) or value < minimum:
         raise ConfigError(f"{name}: expected an integer >= {minimum}, found {value!r}")
     return int(value)
 
 
-def _is_integer(value):
+def _is_integer(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def same_padding(kernel_size, dilation):
+def same_padding(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> Any:
     """Return ((top, bottom), (left, right)) that keeps the size at stride 1; the odd pixel goes last."""
     total = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
     return tuple((t // 2, t - t // 2) for t in total)
 
 
-def output_size(size, kernel, stride, padding, dilation=1, ceil_mode=False):
+def output_size(
+    size: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int = 1, ceil_mode: bool = False
+) -> int:
     """Return how many windows fit along one axis.
 
         (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
@@ -62,20 +65,28 @@ def output_size(size, kernel, stride, padding, dilation=1, ceil_mode=False):
     return count - 1 if (count - 1) * stride >= size + padding[0] else count
 
 
-def output_shape(height, width, kernel_size, stride, padding, dilation=(1, 1), ceil_mode=False):
+def output_shape(
+    height: int,
+    width: int,
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: Any,
+    dilation: tuple[int, int] = (1, 1),
+    ceil_mode: bool = False,
+) -> tuple[int, int]:
     """Return (H', W') of a window sliding over a plane.
 
     Raises ShapeError when the window is larger than the padded plane.
     """
-    sizes = tuple(
+    high, wide = (
         output_size(size, k, s, p, d, ceil_mode)
         for size, k, s, p, d in zip((height, width), kernel_size, stride, padding, dilation, strict=True)
     )
-    if min(sizes) < 1:
+    if min(high, wide) < 1:
         padded = tuple(size + sum(p) for size, p in zip((height, width), padding, strict=True))
         window = tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True))
         raise ShapeError(
             f"the window of {window[0]}x{window[1]} pixels is larger than its padded input "
             f"of {padded[0]}x{padded[1]} pixels"
         )
-    return sizes
+    return high, wide

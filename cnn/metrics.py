@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def confusion_matrix(labels, answers, classes):
+def confusion_matrix(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
     """Return how often each class got each answer.
 
         M[k, j] = number of n with labels[n] = k and answers[n] = j
@@ -16,7 +16,7 @@ def confusion_matrix(labels, answers, classes):
     return np.bincount(pairs.ravel(), minlength=classes * classes).reshape(classes, classes)
 
 
-def class_scores(confusion):
+def class_scores(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (recall, precision, f1) of each class; NaN where there is nothing to divide by.
 
         recall[k] = M[k, k] / sum_j M[k, j]        precision[k] = M[k, k] / sum_j M[j, k]
@@ -33,13 +33,13 @@ def class_scores(confusion):
         return right / of_class, right / given, 2 * right / (of_class + given)
 
 
-def top_k_accuracy(labels, probabilities, k):
+def top_k_accuracy(labels: np.ndarray, probabilities: np.ndarray, k: int) -> float:
     """Return the share of images whose class is among the k most probable ones."""
     of_label = probabilities[np.arange(len(labels)), labels]
     return float(((probabilities > of_label[:, None]).sum(axis=1) < k).mean())
 
 
-def likely_mislabelled(labels, probabilities):
+def likely_mislabelled(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (indices, answers) of images whose label is likely wrong, the likeliest first.
 
         t[k] = mean of p[n, k] over the n with label k          how sure the network is of class k as a rule
@@ -68,7 +68,7 @@ def likely_mislabelled(labels, probabilities):
     return suspected, answers[suspected]
 
 
-def number_scores(targets, values):
+def number_scores(targets: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (MAE, RMSE, R2) of each of K numbers; R2 is NaN where the targets are all equal.
 
         MAE = mean over n of |v - t|,   RMSE = sqrt(mean over n of (v - t)^2)
@@ -86,7 +86,7 @@ def number_scores(targets, values):
     return np.abs(errors).mean(axis=0), np.sqrt(squares.mean(axis=0)), r2
 
 
-def label_scores(targets, probabilities):
+def label_scores(targets: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (recall, precision, f1) of each of K labels, given where its probability is above 0.5.
 
     NaN where there is nothing to divide by: f1 where no image has the label and none was given it.
@@ -101,7 +101,7 @@ def label_scores(targets, probabilities):
         return right / of_label, right / of_answer, 2 * right / (of_label + of_answer)
 
 
-def iou(confusion):
+def iou(confusion: np.ndarray) -> np.ndarray:
     """Return the intersection over union of each class; NaN for a class that is nowhere.
 
         IoU[k] = M[k, k] / (sum over j of M[k, j] + sum over j of M[j, k] - M[k, k])

@@ -5,9 +5,11 @@ answers = model.predict(["seven.png", "photos/"])
 print(answers.labels, answers.probabilities)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,6 +21,7 @@ from cnn.data.arrays import as_pixels, channels_first, fitted, of_pillow, to_num
 from cnn.data.image_file import EXTENSIONS
 from cnn.data.picture import read_picture
 from cnn.errors import ConfigError, DataError
+from cnn.network import Network
 from cnn.notebook import html_table
 from cnn.targets import KINDS
 from cnn.training import experiment
@@ -30,7 +33,7 @@ _SHOWN, _ROWS = 10, 100  # rows of a repr, and in a notebook
 _LOSSES = {"softmax": "SoftmaxCrossEntropy", "sigmoid": "BCEWithLogitsLoss"}  # of an ONNX file of ours
 
 
-def load(trained):
+def load(trained: str | Path) -> "Model":
     """Return the Model of a run folder, a checkpoint, a file of ``Network.save``, or an ONNX file.
 
     A file that names no classes has "0", "1" ...; where it says nothing on preprocessing, pixels are divided
@@ -40,7 +43,7 @@ def load(trained):
     return Model(network, config, meta, str(trained))
 
 
-def load_trained(trained, overrides=()):
+def load_trained(trained: str | Path, overrides: Sequence[str] = ()) -> tuple[Network, Any, dict[str, Any]]:
     """Return (network, config, meta) of what ``load`` takes; ``overrides`` change the config of a run.
 
     Of a file without a config it has defaults; classes, mean and std are numbers, 0 and 1 where a file says
@@ -82,15 +85,15 @@ class Model:
         x = (pixel / 255 - mean) / std; of a network that learnt from floats x = (value - mean) / std.
     """
 
-    def __init__(self, network, config, meta, name=""):
+    def __init__(self, network: Network, config: Any, meta: dict[str, Any], name: str = "") -> None:
         self.network, self.config, self.name = network, config, name
         self.classes = tuple(meta["classes"])
         self.image_shape = tuple(meta["image_shape"])
         self.mean, self.std = np.asarray(meta["mean"]), np.asarray(meta["std"])
-        self._loss = experiment.loss_of(config, meta)
+        self._meta = {key: meta[key] for key in ("classes", "target_mean", "target_std") if key in meta}
         self.takes_pixels = meta.get("numbers", "uint8") == "uint8"
 
-    def predict(self, images, tta=False):
+    def predict(self, images: Any, tta: bool = False) -> "Predictions":
         """Return the Predictions for images, preprocessed as those of the training were.
 
         Parameters
@@ -109,18 +112,19 @@ class Model:
         if tta and self.config.tta is None:
             raise ConfigError("predict: tta: the config has no [tta] section, which says how to average")
         kind = KINDS[self.config.data.targets]
-        names, pixels = self._gathered(images)
-        names = [f"image {k}" if name is None else name for k, name in enumerate(names)]
+        found, pixels = self._gathered(images)
+        names = [f"image {k}" if name is None else name for k, name in enumerate(found)]
         if len(pixels) == 0:
             return Predictions(np.empty((0, len(self.classes))), self.classes, names, kind.name)
         split = Split(pixels, kind.empty(len(pixels), self.classes, pixels.shape[2:]))
         batches = experiment.evaluation_batches(self.config, split, self.mean, self.std)
         with use_backend(self.config.train.backend), np.errstate(all="ignore"):
             views = self.config.tta if tta else None
-            told = evaluate(self.network, batches, views, self._loss, kind.name)
+            loss = experiment.loss_of(self.config, self._meta)
+            told = evaluate(self.network, batches, views, loss, kind.name)
         return Predictions(told.answers, self.classes, names, kind.name)
 
-    def _gathered(self, images):
+    def _gathered(self, images: Any) -> tuple[list[str | None], np.ndarray]:
         """Return (names, one array) of whatever ``predict`` takes."""
         if isinstance(images, (list, tuple)) and (not images or any(map(_is_one, images))):
             parts = [self._gathered(part) for part in images]
@@ -128,7 +132,7 @@ class Model:
             return [n for names, _ in parts for n in names], np.concatenate([a for _, a in parts] or [empty])
         if isinstance(images, (str, Path)):
             files = _files(images)
-            return files, np.stack([self._read(file) for file in files])
+            return list(files), np.stack([self._read(file) for file in files])
         if isinstance(images, Image.Image):
             name = getattr(images, "filename", "") or None
             pixels = of_pillow(images, self._image_shape(), name or "image", self.config.data.fit)
@@ -136,21 +140,21 @@ class Model:
         array = self._array(images)
         return [None] * len(array), array
 
-    def _read(self, file):
+    def _read(self, file: str | Path) -> np.ndarray:
         shape = self._image_shape()
         data = self.config.data
         return self._numbers(read_picture(file, shape, self.mean, fit=data.fit, decode=data.decode)[0])
 
-    def _numbers(self, pixels):
+    def _numbers(self, pixels: np.ndarray) -> np.ndarray:
         """Return pixels as they are, or for a network that learnt from floats as numbers from 0 to 1."""
         return pixels if self.takes_pixels else pixels / np.float32(255)
 
-    def _image_shape(self):
+    def _image_shape(self) -> tuple[int, ...]:
         if len(self.image_shape) != 3:
             raise DataError(f"{self.name}: the network takes {self.image_shape[0]} features, not image files")
         return self.image_shape
 
-    def _array(self, images):
+    def _array(self, images: Any) -> np.ndarray:
         """Return an array as (N, *image_shape)."""
         array, shape = to_numpy(images), self.image_shape
         if array.ndim == len(shape) or (array.ndim == 2 and len(shape) == 3):  # one image
@@ -166,13 +170,15 @@ class Model:
             raise DataError(f"{self.name}: expected arrays of shape {shape}, found {array.shape[1:]}")
         return array.astype(np.float32)
 
-    def __getstate__(self):  # the classes of a config are made at run time, so it is copied as its plain dict
+    def __getstate__(
+        self,
+    ) -> dict[str, Any]:  # the classes of a config are made at run time, so it is copied as its plain dict
         return {**vars(self), "config": self.config.plain()}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, config=resolve(state["config"], state["name"]))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shape, more = "x".join(map(str, self.image_shape)), " ..." if len(self.classes) > 5 else ""
         return f"Model({self.name!r}: {shape} -> {', '.join(self.classes[:5])}{more})"
 
@@ -193,45 +199,45 @@ class Predictions:
     """
 
     answers: np.ndarray
-    classes: tuple
-    names: list = field(default_factory=list)
+    classes: tuple[str, ...]
+    names: list[str] = field(default_factory=list)
     targets: str = "classes"
 
     @property
-    def probabilities(self):
+    def probabilities(self) -> np.ndarray:
         """Of classes or labels, (N, classes): the softmax of the outputs, or their sigmoid after a training
         with BCEWithLogitsLoss; the outputs themselves of classes that MSELoss or L1Loss taught."""
         return self._answers("classes", "labels")
 
     @property
-    def values(self):
+    def values(self) -> np.ndarray:
         """Of numbers, (N, K)."""
         return self._answers("numbers")
 
     @property
-    def masks(self):
+    def masks(self) -> np.ndarray:
         """The class of each pixel as the network sees the image, (N, H, W) uint8."""
         return self._answers("masks")
 
-    def _answers(self, *kinds):
+    def _answers(self, *kinds: str) -> np.ndarray:
         if self.targets not in kinds:
             have = {"numbers": "values", "masks": "masks"}.get(self.targets, "probabilities")
             raise AttributeError(f"predictions of {self.targets} have {have}, not {' or '.join(kinds)}")
         return self.answers
 
     @property
-    def indices(self):
+    def indices(self) -> np.ndarray:
         """The number of the likeliest class of each image, (N,)."""
         return self._answers("classes").argmax(axis=1)
 
     @property
-    def labels(self):
+    def labels(self) -> np.ndarray | list[list[str]]:
         """The name of the likeliest class of each image, (N,); of labels a list of those above one half."""
         if self.targets == "labels":
             return [KINDS["labels"].given(row, self.classes) for row in self.answers]
         return np.array(self.classes, dtype=object)[self.indices]
 
-    def top(self, k=3):
+    def top(self, k: int = 3) -> list[list[tuple[str, float]]]:
         """Return for each image its k likeliest classes, as lists of (name, probability)."""
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return [
@@ -239,16 +245,17 @@ class Predictions:
             for row, best in zip(self.probabilities, order, strict=True)
         ]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.answers)
 
-    def _lines(self, count):
+    def _lines(self, count: int) -> list[tuple[str, str]]:
         kind = KINDS[self.targets]
         rows = zip(self.names[:count], self.answers[:count], strict=True)
         return [(name, kind.line(answer, self.classes)) for name, answer in rows]
 
-    def _repr_html_(self):
-        header, rows = ("image", "answer"), self._lines(_ROWS)
+    def _repr_html_(self) -> str:
+        header: tuple[str, ...] = ("image", "answer")
+        rows: list[tuple[str, ...]] = [*self._lines(_ROWS)]
         if self.targets == "classes":
             header = ("image", *(f"{place}." for place in range(1, 1 + min(3, len(self.classes)))))
             rows = [
@@ -258,19 +265,19 @@ class Predictions:
         shown = f"{len(rows):,} of " if len(rows) < len(self) else ""
         return html_table(header, rows, f"{shown}{len(self):,} images")
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = ["  ".join(row) for row in self._lines(_SHOWN)]
         if len(self) > _SHOWN:
             lines.append(f"... and {len(self) - _SHOWN:,} more")
         return "\n".join(lines) or "no images"
 
 
-def _is_one(part):
+def _is_one(part: Any) -> bool:
     """Whether a list's entry is an image of its own, rather than a row of one array."""
     return isinstance(part, (str, Path, Image.Image)) or getattr(part, "ndim", 0) >= 2
 
 
-def _files(name):
+def _files(name: str | Path) -> list[str]:
     """Return the image files that a name stands for."""
     path = Path(name)
     if path.is_dir():

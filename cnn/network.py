@@ -1,17 +1,20 @@
 """A network: a list of layers, walked forwards and backwards, with all parameters in one buffer."""
 
 import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cnn import backend
 from cnn.backend import current_backend
 from cnn.errors import CheckpointError, ConfigError, ShapeError, UnknownName, did_you_mean
-from cnn.layers import Layer, Sequential, flatten
+from cnn.layers import Layer, Parameter, Sequential, flatten
 from cnn.layers.watch import Watch
 from cnn.pixels import Pixels
-from cnn.summary import summarize
+from cnn.summary import Summary, summarize
 
 
 class Network:
@@ -31,9 +34,12 @@ class Network:
         that are computed in one pass with them.
     """
 
-    def __init__(self, layers, precision="float32", float32_layers=()):
-        self.body = layers if isinstance(layers, Sequential) else Sequential(layers)
-        places = {}
+    def __init__(
+        self, layers: Iterable[Layer], precision: str = "float32", float32_layers: Sequence[str] = ()
+    ) -> None:
+        given: Any = layers
+        self.body = given if isinstance(given, Sequential) else Sequential(given)
+        places: dict[int, str] = {}
         for name, layer in self.walk():
             if id(layer) in places:
                 raise ConfigError(
@@ -42,14 +48,15 @@ class Network:
                 )
             places[id(layer)] = layer.name = name
         self.precision, self.float32_layers = precision, float32_layers
-        self._engines, self._watch = {}, None  # engines by backend and precision
+        self._engines: dict[Any, Any] = {}  # by backend and precision
+        self._watch: Watch | None = None
 
     @classmethod
-    def from_onnx(cls, file):
+    def from_onnx(cls, file: str | Path) -> "Network":
         """Return the built network of an ONNX file; see ``cnn.interop.onnx_read.read_onnx``."""
         return importlib.import_module("cnn.interop.onnx_read").read_onnx(file)[0]
 
-    def load_state_dict(self, file):
+    def load_state_dict(self, file: str | Path) -> None:
         """Copy the weights of PyTorch's module from a file; see ``cnn.interop.state_dict.load_state_dict``.
 
         Returns a report, printable, of what matched.
@@ -57,14 +64,14 @@ class Network:
         return importlib.import_module("cnn.interop.state_dict").load_state_dict(self, file)
 
     @classmethod
-    def load(cls, file):
+    def load(cls, file: str | Path) -> "Network":
         """Return the built network of a file of ``save``, of a checkpoint or of a run folder.
 
         Raises CheckpointError when it cannot be read; nothing in it is run.
         """
         return importlib.import_module("cnn.training.checkpoint").load_network(file)[0]
 
-    def save(self, file, classes=None):
+    def save(self, file: str | Path, classes: Sequence[str] | None = None) -> None:
         """Write layers, parameters and buffers of a built network to a safetensors file, whole or not at all.
 
         ``classes`` may name what the outputs stand for. ``Network.load`` and ``cnn.load`` read the file.
@@ -74,17 +81,17 @@ class Network:
         importlib.import_module("cnn.training.checkpoint").save_network(file, self, classes)
 
     @property
-    def layers(self):
+    def layers(self) -> list[Layer]:
         """The layers, as they were written."""
         return self.body.layers
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.layers)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str | int | slice) -> Any:
         """Return the layer of a name or a number, "3.body.0" or 3, or the Parameter of one, "3.weight".
 
         Raises UnknownName, a KeyError, for another name, IndexError for another number.
@@ -101,31 +108,31 @@ class Network:
         raise UnknownName(f'the network has no layer or parameter "{name}".{hint}')
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> Any:
         """(C, H, W) or (F,), known after build."""
         return self.body.input_shape
 
     @property
-    def output_shape(self):
+    def output_shape(self) -> Any:
         """Shape of the output without the batch axis, known after build."""
         return self.body.output_shape
 
     @property
-    def precision(self):
+    def precision(self) -> str:
         """What activations are stored in and convolutions multiply: "float32" or "bf16"; may be set."""
         return self._precision
 
     @precision.setter
-    def precision(self, name):
+    def precision(self, name: str) -> None:
         self._precision = backend.known_precision(name)
 
     @property
-    def float32_layers(self):
+    def float32_layers(self) -> tuple[str, ...]:
         """Names of layers that store and multiply float32 whatever ``precision`` says; may be set."""
         return self._float32_layers
 
     @float32_layers.setter
-    def float32_layers(self, names):
+    def float32_layers(self, names: Sequence[str]) -> None:
         known = dict(self.walk())
         for name in names:
             if name not in known:
@@ -133,7 +140,9 @@ class Network:
                 raise UnknownName(f'float32_layers: the network has no layer "{name}".{hint}')
         self._float32_layers = tuple(names)
 
-    def build(self, input_shape, rng=None, dtype=np.float32):
+    def build(
+        self, input_shape: Sequence[int], rng: np.random.Generator | None = None, dtype: Any = np.float32
+    ) -> tuple[int, ...]:
         """Create all parameters for inputs of ``input_shape`` (without the batch axis).
 
         Layers that are built already keep their values (until ``layer.reset()``), so a network may take over
@@ -146,7 +155,7 @@ class Network:
         self._engines, self._watch = {}, None
         return self.output_shape
 
-    def forward(self, x, training=False, share=None):
+    def forward(self, x: Any, training: bool = False, share: Any = None) -> np.ndarray:
         """Return the output, a NumPy array, for a batch ``x`` (N, *input_shape), which may be Pixels.
 
         ``share`` says what part of a batch ``x`` is where several processes compute it together; see
@@ -159,7 +168,7 @@ class Network:
             raise ConfigError(f'a share of a batch: expected backend "numba", found "{current_backend()}"')
         return engine.forward(x, training, share)
 
-    def backward(self, dy, input_gradient=True):
+    def backward(self, dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
         """Return dx for the last forward, a NumPy array; add to the gradients of all parameters.
 
         One forward serves many backwards. Training has no use for that, nor for dx: with
@@ -169,7 +178,7 @@ class Network:
         """
         return self._engine().backward(dy, input_gradient)
 
-    def predict(self, x, batch_size=256):
+    def predict(self, x: Any, batch_size: int = 256) -> np.ndarray:
         """Return the output in evaluation mode as a NumPy array, computed batch by batch; keeps nothing.
 
         Any number of threads may predict with one network at once.
@@ -181,7 +190,7 @@ class Network:
         dtype = next((p.dtype for p in self.parameters()), np.float32)
         return np.concatenate(parts) if parts else np.empty((0, *self.output_shape), dtype)
 
-    def _checked(self, x):
+    def _checked(self, x: Any) -> Any:
         if not isinstance(x, Pixels):
             x = np.asarray(x)
         if x.shape[1:] != self.body.input_shape and self.body.built:
@@ -189,7 +198,7 @@ class Network:
             raise ShapeError(f"{expected}, found {tuple(x.shape[1:])}")
         return x
 
-    def _engine(self):
+    def _engine(self) -> Any:
         """Return what runs the layers under the current backend."""
         key = current_backend(), self.precision, self.float32_layers
         found = self._engines.get(key)
@@ -199,35 +208,35 @@ class Network:
             found = self._engines.setdefault(key, self._make_engine())
         return found
 
-    def _make_engine(self):
+    def _make_engine(self) -> Any:
         within = tuple(f"{name}." for name in self.float32_layers)
         exact = [layer for name, layer in self.walk() if f"{name}.".startswith(within)] if within else ()
         return backend.engine(self.body, precision=self.precision, exact=exact)
 
-    def __getstate__(self):  # a copy has programs of its own
+    def __getstate__(self) -> dict[str, Any]:  # a copy has programs of its own
         return {**vars(self), "_engines": {}, "_watch": None}
 
-    def parameters(self):
+    def parameters(self) -> list[Parameter]:
         """Return all parameters, in the order of the layers."""
         return self.body.parameters()
 
-    def named_parameters(self):
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Iterate over (name, Parameter), the name like "0.weight", in the order of ``parameters()``."""
         for place, layer in self.walk():
             if not layer.children():
                 yield from ((f"{place}.{p.name}", p) for p in layer.parameters())
 
     @property
-    def data(self):
+    def data(self) -> np.ndarray:
         """All parameters as one array: what ``parameters()`` returns are views of it."""
         return self._flat("data")
 
     @property
-    def grad(self):
+    def grad(self) -> np.ndarray:
         """All gradients as one array."""
         return self._flat("grad")
 
-    def _flat(self, what):
+    def _flat(self, what: str) -> Any:
         if self._watch is None or not self._watch.holds():
             parameters = self.parameters()
             self._buffer = flatten(parameters, together=True)
@@ -235,15 +244,15 @@ class Network:
             self._watch = Watch(self.body)
         return getattr(self._buffer, what)[self._span]
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         """Set all gradients to zero."""
         self.grad[...] = 0
 
-    def walk(self):
+    def walk(self) -> Iterator[tuple[str, Layer]]:
         """Iterate over (name, layer), each container before what it holds; a name is like "3.body.0"."""
         yield from _walk(self.body, "")
 
-    def state(self):
+    def state(self) -> dict[str, np.ndarray]:
         """Return every parameter and buffer by name, for example "0.weight"; the arrays are live views."""
         entries = {}
         for name, layer in self.walk():
@@ -252,7 +261,7 @@ class Network:
                 entries.update({f"{name}.{key}": array for key, array in layer.buffers().items()})
         return entries
 
-    def load_state(self, entries):
+    def load_state(self, entries: Mapping[str, np.ndarray]) -> None:
         """Copy values into the entries of ``state()``; names and shapes must agree exactly.
 
         Raises CheckpointError that names the first entry that does not fit; then nothing is changed.
@@ -269,20 +278,20 @@ class Network:
         for name, array in entries.items():
             own[name][...] = array
 
-    def summary(self, batch_size=1):
+    def summary(self, batch_size: int = 1) -> Summary:
         """Return a table of the layers: shapes, parameters, multiply-adds, memory; and that of training."""
         if not self.body.built:
             raise RuntimeError("Network: summary needs build(input_shape) first")
         return summarize(self, batch_size)
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return self.summary()._repr_html_() if self.body.built else f"<pre>{escape(repr(self))}</pre>"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Network([{self.body._describe()}])"
 
 
-def _walk(container, prefix):
+def _walk(container: Any, prefix: str) -> Iterator[tuple[str, Layer]]:
     for name, layer in container.children():
         yield prefix + name, layer
         if isinstance(layer, Layer):

@@ -24,7 +24,7 @@ class Pixels:
 
     __slots__ = ("images", "table")
 
-    def __init__(self, images, table):
+    def __init__(self, images: np.ndarray, table: np.ndarray) -> None:
         if images.dtype != np.uint8 or images.ndim != 4:
             raise ValueError(f"expected uint8 images (N, C, H, W), found {images.dtype} {images.shape}")
         if table.dtype not in _FLOATS or table.shape != (images.shape[1], 256):
@@ -33,27 +33,27 @@ class Pixels:
         self.images, self.table = np.ascontiguousarray(images), np.ascontiguousarray(table)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """(N, C, H, W)."""
         return self.images.shape
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         """4."""
         return self.images.ndim
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         """float32 or float64."""
         return self.table.dtype
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, part):
+    def __getitem__(self, part: slice) -> "Pixels":
         return Pixels(self.images[part], self.table)
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: np.typing.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("Pixels are not the numbers that they stand for; an array of these needs a copy")
         plain = self.table[np.arange(self.shape[1])[:, None, None], self.images]

@@ -1,8 +1,10 @@
 """The table of a network: shapes, parameters, multiply-adds, and the memory that training will need."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from cnn import backend
 from cnn.language import fill, pad, phrase, width
@@ -12,7 +14,7 @@ from cnn.notebook import html_table
 PROGRAM = 160 << 20  # bytes, measured: LeNet-5, whose own arrays are small, on Linux with CPython 3.11
 
 
-def summarize(network, batch_size):
+def summarize(network: Any, batch_size: int) -> "Summary":
     """Return the Summary of a built network for batches of ``batch_size``."""
     itemsize = network.parameters()[0].dtype.itemsize if network.parameters() else 4
     rows = []
@@ -52,11 +54,11 @@ class Memory:
     work: int
 
     @property
-    def total(self):
+    def total(self) -> int:
         """All of it."""
         return self.program + self.parameters + self.activations + self.work
 
-    def __str__(self):
+    def __str__(self) -> str:
         parts = ", ".join(
             f"{phrase(name)} {value / 2**20:.0f}" for name, value in vars(self).items() if value >= 1 << 19
         )
@@ -65,7 +67,7 @@ class Memory:
         )
 
 
-def training_memory(network, batch_size):
+def training_memory(network: Any, batch_size: int) -> Any:
     """Return the Memory that training ``network`` (built) with SGD and momentum needs at its peak."""
     sizes = [p.size * p.dtype.itemsize for p in network.parameters()]
     engine = backend.engine(network.body, "numba")
@@ -78,7 +80,7 @@ class SummaryRow:
 
     name: str
     type: str
-    output_shape: tuple
+    output_shape: tuple[int, ...]
     parameters: int
     macs: int
     activation_bytes: int
@@ -90,47 +92,47 @@ class SummaryRow:
 class Summary:
     """The layers of a network in numbers; ``str()`` gives a table."""
 
-    input_shape: tuple
+    input_shape: tuple[int, ...]
     batch_size: int
-    rows: list
+    rows: list[SummaryRow]
     memory: Memory
 
-    def _total(self, what):
+    def _total(self, what: str) -> int:
         """Add up the leaves; a container's row repeats what its layers have."""
         return sum(getattr(row, what) for row in self.rows if row.leaf)
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         """Number of values in all parameters."""
         return self._total("parameters")
 
     @property
-    def frozen(self):
+    def frozen(self) -> int:
         """Number of those that are not trained now."""
         return self._total("frozen")
 
     @property
-    def macs(self):
+    def macs(self) -> int:
         """Multiply-adds of one forward pass of the batch."""
         return self._total("macs")
 
     @property
-    def activation_bytes(self):
+    def activation_bytes(self) -> int:
         """Bytes of all outputs of the batch, which training keeps for backward."""
         return sum(row.activation_bytes for row in self.rows)
 
     _HEADER = ("layer", "type", "output", "parameters", "MACs", "activations")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         title, body, total = self._table()
         return html_table(self._HEADER, [*body, total], title) + f"<p>{escape(str(self.memory))}</p>"
 
-    def __str__(self):
+    def __str__(self) -> str:
         title, body, total = self._table()
         header = tuple(map(phrase, self._HEADER))
         widths = [max(width(line[i]) for line in (header, *body, total)) for i in range(len(header))]
 
-        def line(cells):
+        def line(cells: Sequence[str]) -> str:
             left = [pad(cell, columns) for cell, columns in zip(cells[:3], widths[:3], strict=True)]
             right = [
                 " " * (columns - width(cell)) + cell
@@ -141,7 +143,7 @@ class Summary:
         rule = "-" * width(line(header))
         return "\n".join([title, line(header), rule, *map(line, body), rule, line(total), str(self.memory)])
 
-    def _table(self):
+    def _table(self) -> Any:
         """Return (title, rows, last row), all cells as text."""
         body = [
             (
@@ -160,13 +162,13 @@ class Summary:
         return title, body, total
 
 
-def _parameters(row):
+def _parameters(row: Any) -> str:
     if not row.frozen:
         return f"{row.parameters:,}"
     return fill("{n} frozen of {all}", n=f"{row.frozen:,}", all=f"{row.parameters:,}")
 
 
-def _bytes(count):
+def _bytes(count: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.1f} {unit}" if unit != "B" else f"{count} B"

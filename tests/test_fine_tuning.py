@@ -161,6 +161,27 @@ def test_a_config_may_leave_the_layers_to_the_file(workplace, here, capsys):
     assert "a CONFIG has to name the data" in err
 
 
+def test_a_network_from_an_onnx_file_is_fine_tuned(workplace, here, capsys):
+    """Its trunk is frozen: it keeps the file's numbers, and the new head learns on top of them."""
+    pytest.importorskip("onnx")
+    code, *_ = tiny.run(capsys, "export", workplace / "run", "--format", "onnx", "--out", "m.onnx")
+    assert code == 0
+    text = (workplace / "two.toml").read_text()
+    begin, end = text.index("[model]"), text.index("[loss]")
+    Path("data.toml").write_text(text[:begin] + text[end:])
+    options = ("--from", "m.onnx", "--run", "r", "--set", "start.freeze=true", "--set", "train.epochs=6")
+    code, out, _ = tiny.run(capsys, "train", "data.toml", *options)
+    assert code == 0
+    assert "arrays from m.onnx; new: " in out
+    theirs, ours = cnn.Network.from_onnx("m.onnx").state(), states("r")
+    new = [name for name in ours if ours[name].shape != theirs[name].shape]
+    assert {ours[name].shape for name in new} == {(2, 64), (2,)}
+    for name, array in ours.items():
+        if name not in new and "state" not in name:
+            np.testing.assert_array_equal(array, theirs[name])
+    assert json.loads(Path("r/result.json").read_text())["test_accuracy"] >= 0.8
+
+
 def test_weights_that_fit_nowhere_and_files_that_are_none_are_refused(workplace, here):
     network = cnn.Network([Flatten(), Linear(5)])
     network.build((1, 9, 9))

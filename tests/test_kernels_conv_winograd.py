@@ -21,6 +21,7 @@ GEOMETRIES = {
     "full padding": (16, 70, 20, 5, 13, 2, 3),
     "many tiles": (33, 64, 66, 16, 16, 1, 3),
     "sums of a pair at a time": (17, 150, 260, 9, 5, 1, 3),
+    "large sums of few tiles": (16, 270, 260, 4, 4, 1, 3),
     "5x5, one tile": (1, 16, 16, 6, 6, 0, 5),
     "5x5, LeNet": (64, 6, 16, 14, 14, 0, 5),
     "5x5, odd everything": (5, 17, 35, 9, 7, 2, 5),

@@ -1,6 +1,7 @@
 """The website, built from the repository, opened from disk: complete, quiet, accessible, in two languages."""
 
 import importlib
+import inspect
 import json
 import os
 import re
@@ -97,6 +98,22 @@ def test_no_link_is_dead(site):
                 dead.append((str(path.relative_to(site)), link))
     assert dead == []
     assert outside <= {"https", "data"}
+
+
+#: The modules whose ``__all__`` are the public names.
+PUBLIC = ("cnn", "cnn.layers", "cnn.optimizers", "cnn.data", "cnn.gradcheck", "cnn.config", "cnn.doctor",
+          "cnn.explain", "cnn.model", "cnn.training.callbacks", "cnn.report")  # fmt: skip
+
+
+def test_every_public_name_is_in_the_api_documentation(site):
+    missing = []
+    for name in PUBLIC:
+        page = site / "api" / f"{name.replace('.', '/')}.html"
+        known = Links(page.read_text(encoding="utf-8")).ids
+        module = importlib.import_module(name)
+        names = [one for one in module.__all__ if not inspect.ismodule(getattr(module, one))]
+        missing += [f"{name}.{one}" for one in names if one != "__version__" and one not in known]
+    assert missing == []
 
 
 def test_nothing_is_fetched_from_elsewhere_by_its_code(site):

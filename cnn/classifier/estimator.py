@@ -1,12 +1,15 @@
 """`cnn.Classifier(...).fit(X, y)`: a network as an estimator of scikit-learn, which need not be installed.
 
-    from sklearn.model_selection import GridSearchCV
-    search = GridSearchCV(cnn.Classifier(epochs=5), {"lr": [1e-3, 1e-2]}, cv=3).fit(images, labels)
+from sklearn.model_selection import GridSearchCV
+search = GridSearchCV(cnn.Classifier(epochs=5), {"lr": [1e-3, 1e-2]}, cv=3).fit(images, labels)
 """
 
 import copy
 import inspect
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,26 +87,26 @@ class Classifier:
 
     def __init__(
         self,
-        layers=None,
+        layers: Sequence[Any] | None = None,
         *,
-        pretrained=None,
-        freeze=False,
-        epochs=20,
-        batch_size=32,
-        optimizer="AdamW",
-        lr=3e-3,
-        weight_decay=0.0,
-        schedule="cosine",
-        label_smoothing=0.0,
-        class_weight=None,
-        augment=(),
-        validation=0.0,
-        channels="auto",
-        random_state=0,
-        backend="numba",
-        callbacks=(),
-        verbose=False,
-    ):
+        pretrained: str | Path | None = None,
+        freeze: bool = False,
+        epochs: float = 20,
+        batch_size: int = 32,
+        optimizer: str | dict[str, Any] = "AdamW",
+        lr: float = 3e-3,
+        weight_decay: float = 0.0,
+        schedule: str | dict[str, Any] = "cosine",
+        label_smoothing: float = 0.0,
+        class_weight: Any = None,
+        augment: Sequence[dict[str, Any]] = (),
+        validation: float = 0.0,
+        channels: str = "auto",
+        random_state: Any = 0,
+        backend: str = "numba",
+        callbacks: Sequence[Any] = (),
+        verbose: bool = False,
+    ) -> None:
         self.layers = layers
         self.pretrained = pretrained
         self.freeze = freeze
@@ -125,7 +128,7 @@ class Classifier:
 
     # -- learning and answering --------------------------------------------------------------------
 
-    def fit(self, X, y, validation_data=None):
+    def fit(self, X: Any, y: Any, validation_data: tuple[Any, Any] | None = None) -> "Classifier":
         """Learn from images or features ``X`` and their labels ``y``; return self.
 
         ``validation_data`` is (X, y) by which the best epoch is chosen, in place of ``validation``.
@@ -162,21 +165,21 @@ class Classifier:
         self.model_ = Model(trainer.network, config, meta, "Classifier")
         return self
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class of ``classes_``, (N, classes)."""
         self._check_fitted("predict_proba")
         return self.model_.predict(self._images(X)).probabilities
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Return the likeliest label of each image, (N,)."""
         self._check_fitted("predict")
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the share of right answers."""
         return float(np.average(self.predict(X) == labels_of(y), weights=sample_weight))
 
-    def save(self, file):
+    def save(self, file: str | Path) -> None:
         """Write the trained network for ``cnn.load``, `cnn predict` and fine-tuning; labels become words."""
         self._check_fitted("save")
         model = self.model_
@@ -192,11 +195,11 @@ class Classifier:
 
     # -- what an estimator has ---------------------------------------------------------------------
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> "Classifier":
         """Set parameters; return self. Raises ConfigError (a ValueError) for an unknown one."""
         known = self.get_params()
         for name, value in params.items():
@@ -205,10 +208,10 @@ class Classifier:
             setattr(self, name, value)
         return self
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
 
         return Tags(
@@ -218,14 +221,14 @@ class Classifier:
             input_tags=InputTags(two_d_array=True, three_d_array=True),
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         defaults = inspect.signature(type(self)).parameters
         changed = {k: v for k, v in self.get_params().items() if repr(v) != repr(defaults[k].default)}
         return f"Classifier({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
     # -- from parameters to a training -------------------------------------------------------------
 
-    def _check_fitted(self, what):
+    def _check_fitted(self, what: str) -> None:
         if hasattr(self, "model_"):
             return
         message = f"This Classifier is not fitted yet: call fit before {what}"
@@ -235,7 +238,7 @@ class Classifier:
             raise NotFittedError(message)
         raise NotFitted(message)
 
-    def _images(self, X, fit=False):
+    def _images(self, X: Any, fit: bool = False) -> np.ndarray:
         """Return X as uint8 (N, C, H, W) or float32 (N, C, H, W) or (N, F), checked."""
         if hasattr(X, "toarray") and not hasattr(X, "to_numpy"):
             raise DataError("expected a dense array, found a sparse matrix; X.toarray() makes it one")
@@ -259,7 +262,7 @@ class Classifier:
                 )
             raise DataError(f"expected images of {tuple(self.model_.image_shape)}, found {array.shape[1:]}")
         if fit and array.ndim == 2:
-            self.n_features_in_ = array.shape[1]
+            self.n_features_in_: int = array.shape[1]
         if array.ndim == 4 and (array.dtype == np.uint8 if fit else self.model_.takes_pixels):
             return array
         array = array.astype(np.float32)
@@ -267,7 +270,7 @@ class Classifier:
             raise DataError("Input X contains NaN or infinity (or numbers too large for float32).")
         return array
 
-    def _oriented(self, array, fit):
+    def _oriented(self, array: np.ndarray, fit: bool) -> np.ndarray:
         """Return four axes with the channels in axis 1, in the order that ``fit`` found."""
         if self.channels not in ("auto", "first", "last"):
             raise ConfigError(f'channels: expected "auto", "first" or "last", found {self.channels!r}')
@@ -277,7 +280,7 @@ class Classifier:
             return np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if self.channels == "last" else array
         return channels_first(array, None if fit else self.model_.image_shape[0])
 
-    def _check_names(self, X, fit):
+    def _check_names(self, X: Any, fit: bool) -> None:
         """Remember the names of a data frame's columns, or compare them."""
         names, known = column_names(X), getattr(self, "feature_names_in_", None)
         if fit:
@@ -291,7 +294,7 @@ class Classifier:
                 f"expected {', '.join(known[:5])} ..., found {', '.join(names[:5])} ..."
             )
 
-    def _validation(self, data, numbers):
+    def _validation(self, data: tuple[Any, Any], numbers: np.ndarray) -> Split:
         X, y = data
         held, labels = self._images_like(X, numbers), labels_of(y)
         unknown = np.setdiff1d(labels, self.classes_).tolist()
@@ -299,17 +302,17 @@ class Classifier:
             raise DataError(f"validation_data: found the class {unknown[0]!r}, which y does not have")
         return Split(held, np.searchsorted(self.classes_, labels).astype(np.int64))
 
-    def _images_like(self, X, numbers):
+    def _images_like(self, X: Any, numbers: np.ndarray) -> np.ndarray:
         held = channels_first(to_numpy(X), numbers.shape[1]) if numbers.ndim == 4 else to_numpy(X)
         if held.shape[1:] != numbers.shape[1:]:
             raise DataError(f"validation_data: expected shape {numbers.shape[1:]}, found {held.shape[1:]}")
         return held.astype(numbers.dtype, copy=False)
 
-    def _as_images(self, train, validation):
+    def _as_images(self, train: Split, validation: Split) -> Images:
         dataset = Dataset("arrays", tuple(str(c) for c in self.classes_), train, train.take(slice(0, 0)), {})
         return Images(dataset, train, validation, *normalization(train.images))
 
-    def _layers(self, numbers):
+    def _layers(self, numbers: np.ndarray) -> list[Layer]:
         """Return fresh layers up to one output a class."""
         if self.pretrained is not None:
             trunk = self._pretrained_layers("uint8" if numbers.dtype == np.uint8 else "float")
@@ -325,7 +328,7 @@ class Classifier:
             layers = [*layers, *([] if flat else [Flatten()]), Linear(len(self.classes_))]
         return layers
 
-    def _pretrained_layers(self, numbers):
+    def _pretrained_layers(self, numbers: str) -> list[Layer]:
         """Return the layers of ``pretrained``, but for a last Linear that is for other classes."""
         network, meta = fine_tuning.read(self.pretrained)
         learnt = (meta or {}).get("numbers", "uint8")
@@ -337,7 +340,7 @@ class Classifier:
             specs.pop()
         return from_config(specs)
 
-    def _document(self, seed, count, indices, network):
+    def _document(self, seed: int, count: int, indices: np.ndarray, network: cnn.Network) -> dict[str, Any]:
         """Return the config of the training."""
         try:
             specs = [layer.spec() for layer in network.layers]
@@ -367,7 +370,7 @@ class Classifier:
             **self._start(),
         }
 
-    def _start(self):
+    def _start(self) -> dict[str, Any]:
         if self.pretrained is None:
             return {}
         return {"start": {"weights": str(self.pretrained), "freeze": bool(self.freeze)}}

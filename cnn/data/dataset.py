@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,18 +31,18 @@ class Split:
     labels: np.ndarray
     names: np.ndarray | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Split({len(self):,} images of {'x'.join(map(str, self.images.shape[1:]))})"
 
-    def take(self, indices):
+    def take(self, indices: Any) -> "Split":
         """Return a Split with copies of the chosen images, in the order of ``indices``."""
         names = None if self.names is None else self.names[indices]
         return Split(self.images[indices], self.labels[indices], names)
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         """Return what an image is called: its file's name, or "image 7"."""
         return f"image {index}" if self.names is None else str(self.names[index])
 
@@ -62,15 +64,15 @@ class Dataset:
     validation: Split | None = None
     targets: str = "classes"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
         counts = f"{len(self.train):,} training, {len(self.test):,} test images of {shape}"
         return f"Dataset({self.name!r}: {counts}, {len(self.classes)} {_COUNTED[self.targets]})"
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         if self.targets != "classes":
-            firsts = "".join(thumbnail(image) for image in self.train.images[:_SHOWN])
-            return html_table(("outputs", "first images"), [(", ".join(self.classes), firsts)], repr(self))
+            shown = "".join(thumbnail(image) for image in self.train.images[:_SHOWN])
+            return html_table(("outputs", "first images"), [(", ".join(self.classes), shown)], repr(self))
         sets = [np.bincount(split.labels, minlength=len(self.classes)) for split in (self.train, self.test)]
         firsts = [np.flatnonzero(self.train.labels == k)[:_SHOWN] for k in range(len(self.classes))]
         rows = [
@@ -80,17 +82,26 @@ class Dataset:
         return html_table(("class", "training", "test", "first images"), rows, repr(self))
 
     @property
-    def digest(self):
+    def digest(self) -> str:
         """SHA-256 of the whole data set."""
         return hashlib.sha256(json.dumps(self.digests, sort_keys=True).encode()).hexdigest()
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple[int, ...]:
         """(C, H, W) of every image."""
         return self.train.images.shape[1:]
 
 
-def make_dataset(name, classes, train, test, source, hashes=None, validation=None, targets="classes"):
+def make_dataset(
+    name: str,
+    classes: Sequence[str],
+    train: tuple[Any, ...],
+    test: tuple[Any, ...],
+    source: object,
+    hashes: dict[str, str] | None = None,
+    validation: tuple[Any, ...] | None = None,
+    targets: str = "classes",
+) -> Dataset:
     """Return a Dataset from tuples (images, labels) or (images, labels, names) after checking them.
 
     ``hashes`` may hold the SHA-256 of the arrays where they are known, by names such as "train_images".
@@ -115,11 +126,11 @@ def make_dataset(name, classes, train, test, source, hashes=None, validation=Non
             )
     classes = tuple(str(c) for c in classes)
     digests = {part: digest(part, split, classes, hashes) for part, split in splits.items()}
-    validation = splits.get("validation")
-    return Dataset(name, classes, splits["train"], splits["test"], digests, validation, targets)
+    found = splits["train"], splits["test"], digests, splits.get("validation")
+    return Dataset(name, classes, *found, targets)
 
 
-def digest(part, split, classes, hashes=None):
+def digest(part: str, split: Split, classes: Sequence[str], hashes: dict[str, str] | None = None) -> str:
     """Return the SHA-256 of a part: class names, labels and pixels; ``hashes`` as for ``make_dataset``."""
     hashes = hashes or {}
     arrays = {"images": split.images, "labels": split.labels}
@@ -128,8 +139,8 @@ def digest(part, split, classes, hashes=None):
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _checked_split(arrays, classes, where, kind):
-    images, labels, *names = arrays
+def _checked_split(arrays: tuple[Any, ...], classes: Sequence[str], where: str, kind: Any) -> Split:
+    images, labels, *more = arrays
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(
@@ -144,11 +155,13 @@ def _checked_split(arrays, classes, where, kind):
             f"{where}: expected one label an image, found {len(images)} images and {len(labels)} labels"
         )
     labels = kind.checked(labels, classes, images, where)
-    names = None if not names or names[0] is None else np.asarray(names[0], object)
+    names = None if not more or more[0] is None else np.asarray(more[0], object)
     return Split(np.ascontiguousarray(images), labels, names)
 
 
-def split_validation(split, fraction, seed, stratified=False):
+def split_validation(
+    split: Split, fraction: float, seed: int, stratified: bool = False
+) -> tuple[Split, Split]:
     """Return (train, validation): ``round(fraction * N)`` images drawn at random go to validation.
 
     The draw depends on ``seed`` and N alone; ``stratified`` draws from each class by itself, so that each
@@ -173,7 +186,7 @@ def split_validation(split, fraction, seed, stratified=False):
     return split.take(~held_out), split.take(held_out)
 
 
-def _of_each_class(order, labels, fraction, count):
+def _of_each_class(order: np.ndarray, labels: np.ndarray, fraction: float, count: int) -> np.ndarray:
     """Return ``count`` of the indices in ``order``, the same share of every class.
 
     The k-th of the n images of a class stands at (k + 1/2) / n; those with the smallest places are taken.
@@ -185,7 +198,7 @@ def _of_each_class(order, labels, fraction, count):
     return order[np.argsort(places, kind="stable")[:count]]
 
 
-def normalization(images):
+def normalization(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (mean, std) of each channel over all images, in units of 0..1 pixel values.
 
         mean[c] = average over n, h, w of images[n, c, h, w] / 255      std likewise, population form

@@ -37,7 +37,7 @@ _WORDS = {
         "<a href='notebooks/index.html'>Notebooks</a> from five probabilities to your own layer. Bugs to find.",
         "runTitle": "Run",
         "run": "<code>pip install .</code>, then <code>cnn train</code>: real digits, 98.9 %, in seconds, offline. "
-        "Training steps are <a href='speed.html'>1.6 to 6 times</a> as fast as PyTorch's on the same CPU.",
+        "Training steps are <a href='speed.html'>2 to 5 times</a> as fast as PyTorch's on the same CPU.",
         "originTitle": "Where it starts",
         "origin": "For p = [0.1, 0.2, 0.25, 0.4, 0.05] and the third class being right, the loss sends back "
         "[0.1, 0.2, −0.75, 0.4, 0.05]. Why exactly that? Softmax's derivative has two cases; multiplied by −y/p nearly all of it cancels:",
@@ -78,7 +78,7 @@ _WORDS = {
         "讲到自己写一层。还可以找出埋下的错误。",
         "runTitle": "跑",
         "run": "<code>pip install .</code>，然后 <code>cnn train</code>：真实的手写数字，98.9 %，几秒钟，不用联网。"
-        "同一块 CPU 上，训练一步比 PyTorch 快 <a href='speed.html'>1.6 到 6 倍</a>。",
+        "同一块 CPU 上，训练一步比 PyTorch 快 <a href='speed.html'>2 到 5 倍</a>。",
         "originTitle": "从哪里开始",
         "origin": "p = [0.1, 0.2, 0.25, 0.4, 0.05]，第三类正确，损失传回 [0.1, 0.2, −0.75, 0.4, 0.05]。"
         "为什么恰好是这个？softmax 的导数分两种情况；乘上 −y/p 之后几乎全部消掉：",
