@@ -114,7 +114,7 @@ class Cnn:
         threads = numba.get_num_threads()
         memory = np.zeros(8192 * (threads + 1), np.uint8)
         turns = int(1e9 / (mr * nr * 16 * threads))
-        params = table([row_products(mr, nr, 4), memory.ctypes.data, nr, turns])
+        params = table([row_products(mr, nr, 4).address, memory.ctypes.data, nr, turns])
         return lambda: (memory, launch(multiply_add, threads, params)), {}
 
     def inference(self, name, batch, weights, onnx, variant):
