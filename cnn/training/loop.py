@@ -284,6 +284,8 @@ class Trainer:
         p.cut = cut
         p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.epoch_seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
         self.run.log(epoch_line(row, self.epochs, getattr(self.config.loss, "label_smoothing", 0) > 0))
+        for line in self.micro.slow_ranks() if self.micro is not None else ():
+            self.run.log(line)
         is_best = self._is_best(row)
         if is_best:
             p.best = {"epoch": p.epoch, "loss": loss, "accuracy": accuracy}

@@ -248,8 +248,8 @@ add_of = reader(Add)
 
 
 @cache
-def _add_task(taps, point_size):
-    lanes, transform = width(SIZE), gradient_of_weights(taps, point_size)
+def _add_task(taps):
+    lanes, transform = width(SIZE), gradient_of_weights(taps)
 
     @task
     def add(index, thread, params):
@@ -283,7 +283,7 @@ class WeightPlan:
 
     def __init__(self, x_shape, out_shape, above, left, taps, form=FLOAT32):
         window, outputs, pixel = taps * taps, outputs_of(taps), LANES * form.operand
-        self._add_task = _add_task(taps, form.operand)
+        self._add_task = _add_task(taps)
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
         self._zeros = aligned_zeros((6 * PIXEL,), np.uint8)
         zeros = self._zeros.ctypes.data
