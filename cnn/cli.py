@@ -76,7 +76,9 @@ def _run(argv):
     from cnn.backend import check_environment
     from cnn.commands.common import add_common_arguments
     from cnn.helptext import localise
+    from cnn.parallel.ranks import take_cores
 
+    take_cores()
     check_environment()
     module = module_of(name)
     parser = _Parser(prog=f"cnn {name}", description=module.__doc__, allow_abbrev=False)

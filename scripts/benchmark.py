@@ -24,6 +24,7 @@ import platform
 import tempfile
 from pathlib import Path
 
+from benchmark_cases import NETWORKS
 from benchmark_sections import SECTIONS
 from benchmark_turns import TO_PREDICT
 
@@ -88,6 +89,9 @@ def parse(arguments=None):
     )
     parser.add_argument(
         "--images", type=int, nargs="+", help="batches of inference (default 1 64 1024, with --quick 1 64)"
+    )
+    parser.add_argument(
+        "--networks", nargs="+", choices=[*NETWORKS], default=[*NETWORKS], help="of steps and inference"
     )
     parser.add_argument("--eager", action="store_true", help="leave torch.compile out")
     parser.add_argument(

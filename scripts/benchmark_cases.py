@@ -36,12 +36,12 @@ def _vgg():
     return [*layers, FLATTEN, _linear(256), RELU, _linear(10)]
 
 
-def _resnet20():
-    layers = [_conv(16, padding=1, bias=False), NORM, RELU]
-    channels = 16
-    for stage in (16, 32, 64):
-        for block in range(3):
-            stride = 2 if stage > 16 and block == 0 else 1
+def _resnet(stages, blocks):
+    layers = [_conv(stages[0], padding=1, bias=False), NORM, RELU]
+    channels = stages[0]
+    for stage in stages:
+        for block in range(blocks):
+            stride = 2 if stage > stages[0] and block == 0 else 1
             body = [
                 _conv(stage, padding=1, stride=stride, bias=False), NORM, RELU,
                 _conv(stage, padding=1, bias=False), NORM,
@@ -66,9 +66,12 @@ def _airbench():
 NETWORKS = {
     "LeNet-5": (_lenet(), (1, 28, 28)),
     "VGG-like": (_vgg(), (3, 32, 32)),
-    "ResNet-20": (_resnet20(), (3, 32, 32)),
+    "ResNet-20": (_resnet((16, 32, 64), 3), (3, 32, 32)),
     "airbench-like": (_airbench(), (3, 32, 32)),
 }
+
+#: larger than what the sections measure: of 32x32 images as well, so without the first stride and pool
+RESNET18 = _resnet((64, 128, 256, 512), 2), (3, 32, 32)
 
 #: the same with all widths multiplied, to see how cost grows
 WIDER = {f"LeNet-5 x{width}": (_lenet(width), (1, 28, 28)) for width in (1, 2, 4, 8)}

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import benchmark_growth
-from benchmark_cases import CONVOLUTIONS, LOOP_STEPS, NETWORKS, STEPS, convolution_name
+from benchmark_cases import CONVOLUTIONS, LOOP_STEPS, STEPS, convolution_name
 from benchmark_turns import TO_PREDICT, Worker, cells, compare, header, spread
 
 
@@ -46,6 +46,8 @@ def steps(options):
     """Training steps of whole networks."""
     rows = []
     for name, batch in STEPS:
+        if name not in options.networks:
+            continue
         row = compare("step", {"name": name, "batch": batch, **_weights(options)}, options)
         yield row | {"network": name, "batch": batch}
         rows.append([name, batch, *cells(row, options), f"{_rate(row, batch, options):.0f}"])
@@ -56,7 +58,7 @@ def steps(options):
 def inference(options):
     """Predictions, also by what only predicts."""
     rows, onnx = [], None if options.against else str(Path(options.scratch) / "network.onnx")
-    for name in NETWORKS:
+    for name in options.networks:
         for batch in options.images:
             request = {"name": name, "batch": batch, "onnx": onnx, **_weights(options)}
             row = compare("inference", request, options, TO_PREDICT)

@@ -67,6 +67,7 @@ GEOMETRIES = {
     "full padding": (16, 70, 20, 5, 13, 2),
     "many tiles": (33, 64, 66, 16, 16, 1),
     "sums of a pair at a time": (17, 150, 260, 9, 5, 1),
+    "large sums of few tiles": (16, 270, 260, 4, 4, 1),
     "five taps": (18, 16, 24, 8, 12, 2, 5),
     "five taps, narrow tiles": (5, 20, 18, 9, 7, 0, 5),
 }

@@ -21,6 +21,7 @@ GEOMETRIES = {
     "full padding": (16, 70, 20, 5, 13, 2, 3),
     "many tiles": (33, 64, 66, 16, 16, 1, 3),
     "sums of a pair at a time": (17, 150, 260, 9, 5, 1, 3),
+    "large sums of few tiles": (16, 270, 260, 4, 4, 1, 3),
     "5x5, one tile": (1, 16, 16, 6, 6, 0, 5),
     "5x5, LeNet": (64, 6, 16, 14, 14, 0, 5),
     "5x5, odd everything": (5, 17, 35, 9, 7, 2, 5),
@@ -54,7 +55,7 @@ def both_forms(geometry):
 def test_winograd_agrees_with_the_direct_form(name):
     for fast, slow in both_forms(GEOMETRIES[name]):
         fast, slow = np.asarray(fast), np.asarray(slow)
-        assert np.abs(fast - slow).max() <= 2e-5 * np.abs(slow).max()
+        assert np.abs(fast - slow).max() <= 5e-6 * np.abs(slow).max()
 
 
 def test_pairs_share_a_task_unless_their_sums_are_large_or_tasks_few():

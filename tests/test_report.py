@@ -300,3 +300,21 @@ def test_a_curve_of_one_epoch_or_of_none_is_drawn(tmp_path):
     for number, history in enumerate(([], [row], [row | {"train_loss": float("nan")}])):
         curves(tmp_path / f"{number}.png", history, "x", None)
         assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_are_drawn_in_pieces_of_a_few_megabytes(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from cnn.report.plots import curves
+
+    made, new = [], Image.new
+    monkeypatch.setattr(Image, "new", lambda mode, size, *rest: made.append(size) or new(mode, size, *rest))
+    columns = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+    history = [{"epoch": e, **dict.fromkeys(columns, 1 / (1 + e))} for e in range(1, 200)]
+    curves(tmp_path / "curves.png", history, "x", 3)
+    assert len(made) > 5
+    assert max(4 * w * h for w, h in made) < 5_000_000
+    pixels = np.asarray(Image.open(tmp_path / "curves.png"))
+    assert pixels.shape == (576, 1430, 3)
+    frame = pixels[60:520, 74]  # the axis on the left runs through all pieces without a gap
+    assert (frame < 250).any(axis=1).all()

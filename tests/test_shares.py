@@ -37,6 +37,7 @@ class Threads(Alone):
     def __init__(self, rank, barrier, told):
         super().__init__(launched=True)
         self.rank, self.size, self._barrier, self._told = rank, barrier.parties, barrier, told
+        self.hosts = [f"node{k}" for k in range(self.size)]
 
     def _all(self, mine):
         self._told[self.rank] = mine
@@ -257,3 +258,20 @@ def test_what_cannot_be_taken_apart_is_refused_in_one_line():
         MicroBatches(plain, loss, 16, Alone(), backend="reference")
     with use_backend("reference"), pytest.raises(ConfigError, match="a share of a batch"):
         plain.forward(np.zeros((16, 1, 6, 6)), training=True, share=Share(plain, 16, 16, Alone()))
+
+
+def test_a_slow_process_is_named(monkeypatch):
+    network = cnn.Network([Linear(3)])
+    network.build((4,))
+    micro = MicroBatches(network, SoftmaxCrossEntropy(), 16, Threads(0, threading.Barrier(3), []))
+    for seconds, expected in (
+        (
+            [1.0, 1.6, 1.0],
+            ["slow: rank 1 of 3 on node1 computes 1.6 times as long as most, 1.6 s of this epoch"],
+        ),
+        ([1.0, 1.4, 1.2], []),
+        ([0.0, 0.0, 0.0], []),
+    ):
+        micro._seconds += seconds
+        micro._images += 32
+        assert micro.slow_ranks() == expected

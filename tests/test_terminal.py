@@ -2,9 +2,11 @@
 
 import io
 import os
+import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from cnn import terminal
 from cnn.terminal import ReaderLeft, printable, printable_name, say
@@ -94,3 +96,21 @@ def test_a_bar_that_cannot_be_drawn_ends_no_training(monkeypatch):
         with terminal.bar(show=True, total=3) as shown:
             for _ in range(3):
                 shown.update()
+
+
+def test_names_on_the_disk_are_utf_8_in_a_locale_that_knows_ascii_only(tmp_path):
+    for name in ("猫", "rén", "r"):
+        (tmp_path / name).mkdir()
+    os.mkdir(os.fsencode(tmp_path) + b"/r\xe9n")
+    for folder in list(os.scandir(os.fsencode(tmp_path))):
+        Image.new("L", (2, 2)).save(os.path.join(os.fsdecode(folder.path), "a.png"))
+    code = (
+        "import sys; from pathlib import Path; from cnn.data.listing import class_folders;"
+        "print(ascii(class_folders(Path(sys.argv[1])).classes))"
+    )
+    said = set()
+    for locale in ({"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | locale
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        said.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert said == {ascii(["r", "rén", r"r\xe9n", "猫"]) + "\n"}

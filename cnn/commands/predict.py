@@ -72,11 +72,11 @@ def _write_table(args, predictor, paths):
     from cnn.errors import DataError
     from cnn.files import user_path
     from cnn.inference.run import predict_table
-    from cnn.parallel.ranks import parse_shard, shard_of_rank
+    from cnn.parallel.ranks import parse_shard, shard_of_rank, threads_of_rank
 
     *shard, local = (*parse_shard(args.shard), 1) if args.shard else shard_of_rank()
     if local > 1 and args.threads is None:
-        set_threads(max(1, get_threads() // local))
+        set_threads(threads_of_rank(get_threads()))
     complete = predict_table(predictor, paths, user_path(args.out), args.top, shard)
     return 0 if complete else DataError.exit_code
 

@@ -120,11 +120,11 @@ def shared(config, team):
     """Return the Config of a training under mpiexec: in micro-batches, each process with its cores."""
     from cnn.backend import get_threads, set_threads
     from cnn.parallel.micro import DEFAULT
-    from cnn.parallel.ranks import shard_of_rank
+    from cnn.parallel.ranks import threads_of_rank
 
     if not team.launched:
         return config
-    set_threads(max(1, get_threads() // shard_of_rank()[2]))
+    set_threads(threads_of_rank(get_threads()))
     if config.train.micro_batch is not None:
         return config
     train = config.train.model_copy(update={"micro_batch": DEFAULT})

@@ -10,8 +10,9 @@ between its layers is never stored.
     normalisation, activation    its input is kept, the activation's input computed again
     residual, ReLU               body + shortcut and ReLU, with a normalisation that ends the body
 
-In predictions nothing is kept, so that a normalisation moves into the weights in front of it, and dropout is
-left out. What a layer may be fused as stands in its class (``pure``, ``role``; see ``cnn.layers.layer``).
+In predictions nothing is kept, so that a normalisation moves into the weights in front of it, maxima of 2x2
+windows are taken as soon as a convolution and ReLU are there, and dropout is left out. What a layer may be
+fused as stands in its class (``pure``, ``role``; see ``cnn.layers.layer``).
 """
 
 from cnn.fast import fusion

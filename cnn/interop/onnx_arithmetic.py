@@ -78,6 +78,8 @@ def clip(call):
         high = float(np.ravel(call.constant(2, np.array(most)))[0])
     if low == least and high == most:
         return call.value()
+    if low >= high:  # then ONNX gives the upper bound for any number
+        return affine(call, 0.0, high)
     return call.layer(L.ReLU6() if (low, high) == (0, 6) else L.Hardtanh(low, high), call.value())
 
 

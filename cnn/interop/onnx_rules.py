@@ -7,6 +7,7 @@ import numpy as np
 from cnn import layers as L
 from cnn.interop import onnx_arithmetic as arithmetic
 from cnn.interop import onnx_shapes as shapes
+from cnn.interop.onnx_resize import resize
 from cnn.interop.onnx_windows import ZEROS, conv, conv_transpose, make, over_plane, pool, weights_of
 
 
@@ -139,8 +140,8 @@ RULES = {
     "Squeeze": shapes.squeeze,
     "Unsqueeze": shapes.unsqueeze,
     "Pad": shapes.pad,
-    "Resize": shapes.resize,
-    "Upsample": shapes.resize,
+    "Resize": resize,
+    "Upsample": resize,
     "Add": arithmetic.add,
     "Sub": arithmetic.subtract,
     "Mul": arithmetic.multiply,

@@ -1,4 +1,4 @@
-"""ONNX operators that move numbers: reshapes, pads, nearest-neighbour resizing, joins along the channels."""
+"""ONNX operators that move numbers: reshapes, pads, joins along the channels."""
 
 import math
 
@@ -93,45 +93,6 @@ def pad(call):
         x = affine(call, 1.0, -value, x)
     y = call.layer(make(call, "ZeroPad2d", (left, right, top, bottom)), x)
     return affine(call, 1.0, value, y) if value else y
-
-
-def resize(call):
-    """Resize and Upsample: the nearest pixel, by whole factors."""
-    x = call.value(0, axes=(4,))
-    call.expect("mode", "nearest", "nearest")
-    call.ignore("cubic_coeff_a", "exclude_outside", "extrapolation_value", "antialias")
-    mode = call.attribute("coordinate_transformation_mode", "half_pixel")
-    if call.op == "Upsample" or call.opset < 11:
-        mode, at = "asymmetric", 1
-    else:
-        at = 2
-    if mode not in ("half_pixel", "asymmetric", "pytorch_half_pixel", "half_pixel_symmetric"):
-        call.refuse(
-            f"attribute coordinate_transformation_mode: found {mode!r}, expected half_pixel or asymmetric"
-        )
-    rounding = ("floor",) if mode == "asymmetric" else ("round_prefer_floor", "round_prefer_ceil")
-    default = "floor" if at == 1 else "round_prefer_floor"
-    call.expect("nearest_mode", default, *rounding)
-    axes = [int(axis) % 4 for axis in call.attribute("axes", range(4))]
-    factors = dict.fromkeys(range(4), 1.0)
-    if call.attribute("scales") is not None:
-        found = list(call.attribute("scales"))
-    elif call.has(at) and np.size(call.constant(at)):
-        found = np.ravel(call.constant(at)).tolist()
-    else:
-        full = (call.reader.batch, *x.shape)
-        sizes = np.ravel(call.constant(3)).tolist()
-        found = [size / full[axis] for size, axis in zip(sizes, axes, strict=True)]
-        policy = call.attribute("keep_aspect_ratio_policy", "stretch")
-        if policy != "stretch":
-            found = [(min if policy == "not_larger" else max)(found)] * len(found)
-    call.ignore("keep_aspect_ratio_policy")
-    factors |= dict(zip(axes, found, strict=True))
-    scales = [float(factors[axis]) for axis in range(4)]
-    if scales[0] != 1 or scales[1] != 1 or any(s != int(s) or s < 1 for s in scales):
-        shown = [round(s, 4) for s in scales]
-        call.refuse(f"scales: found {shown}, expected whole factors of height and width")
-    return call.layer(make(call, "Upsample", scale_factor=tuple(int(s) for s in scales[2:])), x)
 
 
 def concat(call):

@@ -62,6 +62,9 @@ class Optimizer:
     """
 
     slots = ()  # names of the flat buffers that an optimizer carries from step to step
+    bounded = (
+        False  # a class says so of itself: ordinary numbers never overflow in its step (training.finite)
+    )
 
     @checked
     def __init__(
@@ -83,6 +86,7 @@ class Optimizer:
         for i, p in enumerate(self.parameters):
             if p.weight_decay is not None:
                 self._decay[i] = p.weight_decay
+        self.largest_decay = float(self._decay.max())
         self._flat = flatten(self.parameters)
         self._edges = np.array([(p.start, p.stop) for p in self.parameters], np.int64)
         self._buffers = {name: np.zeros_like(self._flat.data) for name in self.slots}
@@ -166,6 +170,7 @@ class SGD(Optimizer):
     """
 
     slots = ("velocity",)
+    bounded = True
 
     @checked
     def __init__(
@@ -226,6 +231,8 @@ class Muon(SGD):
     meaningless; their weight decay then does nothing.
     """
 
+    bounded = True
+
     @checked
     def __init__(
         self,
@@ -279,6 +286,7 @@ class Adam(Optimizer):
     """
 
     slots = ("mean", "square")
+    bounded = True
     decoupled = False  # weight decay joins the gradient
 
     @checked
@@ -318,6 +326,8 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam whose weight decay shrinks the weights by lr * weight_decay and stays out of the gradient."""
 
+    bounded = True
+
     decoupled = True
 
     @checked
@@ -344,6 +354,7 @@ class RMSprop(Optimizer):
     """
 
     slots = ("square", "velocity")
+    bounded = True
 
     @checked
     def __init__(

@@ -9,6 +9,9 @@ the order of ``cnn.parallel.sums`` keeps the bits of the sum over them. Statisti
 from those of blocks of sixteen images, which all processes tell each other.
 """
 
+import statistics
+import time
+
 import numpy as np
 
 from cnn.errors import ConfigError
@@ -16,6 +19,7 @@ from cnn.layers import SoftmaxCrossEntropy
 from cnn.parallel.share import Share
 
 DEFAULT = 16  # images, the lanes of the kernels
+SLOW = 1.5
 
 
 class MicroBatches:
@@ -54,6 +58,7 @@ class MicroBatches:
                 )
         self.network, self.size, self.team = network, size, team
         self._common = batch_norm == "batch"
+        self._seconds, self._images = np.zeros(team.size), np.zeros(team.size)
         norms = [layer for _, layer in network.walk() if getattr(layer, "role", "") == "normalisation"]
         self._running = [array for layer in norms for array in layer.buffers().values()]
         self._weight, self._shares = loss.class_weight, {}
@@ -63,6 +68,7 @@ class MicroBatches:
 
     def gradient(self, x, labels, signum=None):
         """Compute the gradient of a batch; return (loss, right answers, signal that any process has got)."""
+        begin, before = time.perf_counter(), self.team.waited
         share, network = self._share(len(labels)), self.network
         mine = slice(share.first, share.stop)
         divisor = np.float32(self._divisor(labels))
@@ -75,8 +81,24 @@ class MicroBatches:
         share.total()
         answers = labels[mine] if labels.ndim == 1 else labels[mine].argmax(axis=1)
         right = np.count_nonzero(logits.argmax(axis=1) == answers)
-        losses, right, signum = share.tell(self._loss.losses, right, signum or 0)
+        seconds = time.perf_counter() - begin - (self.team.waited - before)
+        losses, right, signum, seconds = share.tell(self._loss.losses, right, signum or 0, seconds)
+        self._seconds += seconds
+        self._images += share.computed
         return float(losses.sum()) / float(divisor), right, signum or None
+
+    def slow_ranks(self):
+        """Return a line on each process that took SLOW times as long an image as most, and begin anew."""
+        lines, each = [], self._seconds / np.maximum(self._images, 1)
+        usual = statistics.median_low(each)
+        for rank in np.flatnonzero(each > SLOW * usual) if usual else ():
+            who = f"rank {rank} of {self.team.size} on {self.team.hosts[rank]}"
+            times, seconds = each[rank] / usual, self._seconds[rank]
+            lines.append(
+                f"slow: {who} computes {times:.1f} times as long as most, {seconds:.1f} s of this epoch"
+            )
+        self._seconds[:] = self._images[:] = 0
+        return lines
 
     def _share(self, images):
         """Return the share of a batch of so many images."""

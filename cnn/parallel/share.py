@@ -28,6 +28,8 @@ class Share:
         shares = [share(count, rank, team.size) for rank in range(team.size)]
         #: images of each process
         self.counts = [min(last * size, images) - min(first * size, images) for first, last in shares]
+        #: images that each process computes
+        self.computed = np.array([count or min(size, images) for count in self.counts])
         #: the segments of micro-batches of each process whose sums travel
         self.segments = [segments(*micro_batches) for micro_batches in shares]
         mine = shares[team.rank]
@@ -70,19 +72,20 @@ class Share:
             self._team.total([self._grad, *self._more], self.segments)
             self._more[...] = 0
 
-    def tell(self, losses, right, signum):
-        """Return (losses of all images, right answers of all, the highest signal of all)."""
+    def tell(self, losses, right, signum, seconds):
+        """Return (losses of all images, right answers of all, the highest signal of all, seconds of each)."""
         if self.alone:
-            return np.asarray(losses, np.float64), int(right), int(signum)
-        rows = [count + 2 for count in self.counts]
+            return np.asarray(losses, np.float64), int(right), int(signum), np.array([seconds])
+        rows = [count + 3 for count in self.counts]
         ends, rank = np.cumsum(rows), self._team.rank
         told = np.empty(ends[-1])
         mine = told[ends[rank] - rows[rank] : ends[rank]]
-        mine[:] = (*losses[: self.counts[rank]], right if self.counts[rank] else 0, signum)
+        mine[:] = (*losses[: self.counts[rank]], right if self.counts[rank] else 0, signum, seconds)
         self._team.gather(told, rows)
         of_images = np.ones(len(told), bool)
-        of_images[ends - 1] = of_images[ends - 2] = False
-        return told[of_images], int(told[ends - 2].sum()), int(told[ends - 1].max())
+        of_images[ends - 1] = of_images[ends - 2] = of_images[ends - 3] = False
+        numbers = int(told[ends - 3].sum()), int(told[ends - 2].max())
+        return told[of_images], *numbers, told[ends - 1]
 
 
 def _depth(first, last):

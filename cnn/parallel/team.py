@@ -4,6 +4,8 @@ Every process has the whole network, reads the whole data set and goes through t
 it computes the gradients of its share. All then take the same step, so the weights need not travel.
 """
 
+import functools
+import socket
 import sys
 import time
 import traceback
@@ -19,10 +21,23 @@ from cnn.terminal import say
 _GRACE_SECONDS = 1.0  # rank 0 tells first what all have found
 
 
+def _counted(exchange):
+    """Let the seconds of a method count as waiting."""
+
+    @functools.wraps(exchange)
+    def counted(self, *arguments):
+        begin = time.perf_counter()
+        exchange(self, *arguments)
+        self.waited += time.perf_counter() - begin
+
+    return counted
+
+
 class Alone:
     """One process; ``launched`` says whether by mpiexec."""
 
     rank, size = 0, 1
+    waited = 0.0  # seconds in exchanges with other processes
 
     def __init__(self, launched=False):
         self.launched = launched
@@ -46,13 +61,16 @@ class Ranks(Alone):
         super().__init__(launched=True)
         self._mpi, self._world = mpi, mpi.COMM_WORLD
         self.rank, self.size = self._world.rank, self._world.size
+        self.hosts = self._world.allgather(socket.gethostname())
 
+    @_counted
     def gather(self, array, rows):
         """Fill in the rows of all processes; ``rows`` says how many each has, in their order."""
         width = array[:1].size
         counts = [count * width for count in rows]
         self._world.Allgatherv(self._mpi.IN_PLACE, [array, counts])
 
+    @_counted
     def total(self, sums, segments):
         """Put the sum of the segments of all processes into the first of ``sums`` of each.
 

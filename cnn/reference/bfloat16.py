@@ -72,6 +72,8 @@ def winograd_forward(x, weight, rows, columns, above, left):
     ``left`` the padding before x.
     """
     a, g, b = matrices(weight.shape[-1])
+    share = np.array([1, *np.abs(POINTS[1:]), 1])  # moved from A to G, as in the kernels' matrices
+    a, g = a / share, share[:, None] * g
     v = rounded(b @ _windows(x, rows, columns, above, left, 6) @ b.T).astype(np.float64)
     u = rounded(g @ weight.astype(np.float64) @ g.T).astype(np.float64)
     tiles = a @ np.einsum("kcij,tsncij->tsnkij", u, v) @ a.T

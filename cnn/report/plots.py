@@ -9,6 +9,7 @@ from cnn.report.charts import log_ticks, ticks_between, whole_ticks
 
 _TRAIN, _VALIDATION, _TEXT, _GRID, _AXIS = "#3b6fb6", "#d1602b", "#2b2b2b", "#e4e4e4", "#9a9a9a"
 _FINE = 3  # drawn so many times larger, then shrunk: smooth lines
+_BAND = 72  # rows at a time: all of it in one piece is 30 MB, which the process would never give back
 _SIZE = 15  # of letters, in pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 58, 52
 _MARKED = 30  # epochs up to which each has a dot
@@ -111,16 +112,15 @@ _COLORS = (_TRAIN, _VALIDATION, _TEXT)
 
 
 class _Pen:
-    """Draws in pixels of the final picture on one that is _FINE times larger."""
+    """Draws in pixels of the final picture on a band of it that is _FINE times larger."""
 
-    def __init__(self, image):
-        from PIL import ImageDraw, ImageFont
+    def __init__(self, font, band, top):
+        from PIL import ImageDraw
 
-        self._draw = ImageDraw.Draw(image)
-        self._font = ImageFont.load_default(_SIZE * _FINE)
+        self._font, self._draw, self._top = font, ImageDraw.Draw(band), top
 
     def line(self, points, color, width):
-        self._draw.line([_fine(p) for p in points], color, round(width * _FINE), joint="curve")
+        self._draw.line([self._fine(p) for p in points], color, round(width * _FINE), joint="curve")
 
     def dot(self, at, radius, color):
         self._draw.ellipse(self._box(at, radius), color)
@@ -129,31 +129,33 @@ class _Pen:
         self._draw.ellipse(self._box(at, radius), outline=color, width=2 * _FINE)
 
     def text(self, at, text, anchor):
-        self._draw.text(_fine(at), text, _TEXT, self._font, anchor)
+        self._draw.text(self._fine(at), text, _TEXT, self._font, anchor)
 
     def width(self, text):
         return self._draw.textlength(text, self._font) / _FINE
 
-    @staticmethod
-    def _box(at, radius):
-        return [*_fine((at[0] - radius, at[1] - radius)), *_fine((at[0] + radius, at[1] + radius))]
+    def _box(self, at, radius):
+        ends = (at[0] - radius, at[1] - radius), (at[0] + radius, at[1] + radius)
+        return [number for end in ends for number in self._fine(end)]
 
-
-def _fine(point):
-    return point[0] * _FINE, point[1] * _FINE
+    def _fine(self, point):
+        return point[0] * _FINE, (point[1] - self._top) * _FINE
 
 
 def _draw(path, panels, title, size):
-    from PIL import Image
+    from PIL import Image, ImageFont
 
-    width, height = size
-    image = Image.new("RGB", (width * len(panels) * _FINE, (height + 30) * _FINE), "white")
-    pen = _Pen(image)
-    for number, panel in enumerate(panels):
-        panel.draw(pen, number * width, width, height + 30)
-    pen.text((16, 24), title, "ls")
+    width, height = size[0], size[1] + 30
+    image, font = Image.new("RGB", (width * len(panels), height)), ImageFont.load_default(_SIZE * _FINE)
+    for top in range(0, height, _BAND):
+        band = Image.new("RGB", (image.width * _FINE, min(_BAND, height - top) * _FINE), "white")
+        pen = _Pen(font, band, top)
+        for number, panel in enumerate(panels):
+            panel.draw(pen, number * width, width, height)
+        pen.text((16, 24), title, "ls")
+        image.paste(band.reduce(_FINE), (0, top))
     buffer = io.BytesIO()
-    image.reduce(_FINE).save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format="PNG", optimize=True)
     write_atomically(path, buffer.getvalue())
 
 

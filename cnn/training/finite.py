@@ -1,6 +1,53 @@
-"""Where NaN and Inf come from: names the tensor and the layer for the message that ends a run."""
+"""Keeps NaN and Inf out of the weights, and names the tensor and the layer that they come from."""
+
+import math
 
 import numpy as np
+
+_FACTOR, _MEMORY, _EPS = 1e3, 0.9999, 1e-12  # what is ordinary: up to these, eps from this one on
+
+
+class Guard:
+    """Steps of an optimizer that the weights of a network take only if they stay finite.
+
+    Gradients and weights below the square root of the largest float (1.8e19 in float32) cannot overflow in
+    the step of an optimizer that is ``bounded`` and whose rate, decay, momentum and eps are ordinary: the
+    largest products stay below 1e38. So a look at the largest numbers before the step, a hundredth of its
+    time, is enough. For any other step the weights are copied first, and put back if it spoils them.
+    """
+
+    def __init__(self, optimizer, network):
+        self._optimizer, self._network = optimizer, network
+        self._limit = math.sqrt(np.finfo(network.data.dtype).max)
+        memories = getattr(optimizer, "momentum", 0), *getattr(optimizer, "betas", ())
+        self._ordinary = (
+            vars(type(optimizer)).get("bounded", False)
+            and optimizer.largest_decay <= _FACTOR
+            and max(memories) <= _MEMORY
+            and getattr(optimizer, "eps", 1) >= _EPS
+        )
+
+    def step(self):
+        """Take the step; return words for what is not finite, the weights being as before, or None."""
+        optimizer, network = self._optimizer, self._network
+        rate = optimizer.lr * max(p.lr_scale for p in optimizer.parameters)
+        if self._ordinary and rate <= _FACTOR and self._small(network.grad, network.data):
+            optimizer.step()
+            return None
+        if found := gradient(network):
+            return found
+        before = network.data.copy()
+        optimizer.step()
+        if np.isfinite(network.data).all():
+            return None
+        found = state(network)
+        network.data[...] = before
+        return f"after the update, which is taken back, {found}"
+
+    def _small(self, *arrays):
+        # NaN and Inf are not small: minimum and maximum hand a NaN on, unlike min and max
+        limit = self._limit
+        return all(np.maximum.reduce(a) < limit and np.minimum.reduce(a) > -limit for a in arrays)
 
 
 def first_not_finite(tensors):

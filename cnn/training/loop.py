@@ -86,6 +86,7 @@ class Trainer:
             how = train.micro_batch, self.team, train.batch_norm, train.backend
             self.micro = MicroBatches(self.network, self.loss, *how)
         self.optimizer = experiment.build_optimizer(config, self.network)
+        self._guard = finite.Guard(self.optimizer, self.network)
         self.schedule = experiment.build_schedule(config, len(self.batches))
         self.average = experiment.build_average(config, self.network, len(self.batches))
         self.total_steps = experiment.total_steps(config, len(self.batches))
@@ -222,14 +223,9 @@ class Trainer:
         if self.start is not None:
             self.start.at(number / len(self.batches))
         loss, correct = self._gradient(x, labels)
-        # a sum takes a hundredth of a step; where it is not finite, the numbers themselves are looked at
-        if not math.isfinite(np.add.reduce(self.network.grad)) and (found := finite.gradient(self.network)):
+        if found := self._guard.step():
             raise stops.numeric_error(self, found, step=True)
         self._record_gradients()
-        self.optimizer.step()
-        # finite gradients can overflow in the update: that ends the run before anything is saved
-        if not math.isfinite(np.add.reduce(self.network.data)) and (found := finite.state(self.network)):
-            raise stops.numeric_error(self, f"after the update {found}", step=True)
         self.average.step(number + 1)
         p.step += 1
         p.seen += len(labels)
@@ -288,6 +284,8 @@ class Trainer:
         p.cut = cut
         p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.epoch_seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
         self.run.log(epoch_line(row, self.epochs, getattr(self.config.loss, "label_smoothing", 0) > 0))
+        for line in self.micro.slow_ranks() if self.micro is not None else ():
+            self.run.log(line)
         is_best = self._is_best(row)
         if is_best:
             p.best = {"epoch": p.epoch, "loss": loss, "accuracy": accuracy}

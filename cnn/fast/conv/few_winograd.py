@@ -16,7 +16,7 @@ from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import few_images_block
 from cnn.fast.conv.microkernels import ADD, ONCE, STORE, Ends, Loop, Loops, Steps, outer_product, prefetch
 from cnn.fast.conv.winograd import odd_lines
-from cnn.fast.conv.winograd_matrices import ROOTS
+from cnn.fast.conv.winograd_matrices import input_to_points
 from cnn.fast.conv.winograd_tiles import (
     PIXEL,
     SIZE,
@@ -74,7 +74,7 @@ class Inputs(NamedTuple):
 inputs_of = reader(Inputs)
 
 
-_narrow_tile = image_to_tile(ROOTS.input, 6, (range(6),), SIZE, bf16.SIZE)
+_narrow_tile = image_to_tile(input_to_points, 6, (range(6),), SIZE, bf16.SIZE)
 
 
 @cache
@@ -154,29 +154,26 @@ def _transform_weights(p, nine, u, count, vectors):
         _transform(nine + c * NINE, PIXEL, u + c * PIXEL, p.u_point, vectors)
 
 
-@cache
-def transform_outputs(point_size=SIZE):
-    """The helper for y = max(floor, bias + A^T M A) of sixteen output channels."""
-    to_image = tile_to_image(4, PIXEL, point_size=point_size)
+_to_image = tile_to_image(4, PIXEL)
 
-    @helper
-    def back(p, index, m):
-        floor = np.float32(from_bits(p.floor))
-        for t in range(p.images * p.down * p.across):
-            image, top, left = t // p.across // p.down, t // p.across % p.down * 4, t % p.across * 4
-            corner = ((image * p.out_blocks + index) * p.height + top) * p.width + left
-            rows, columns = min(4, p.height - top), min(4, p.width - left)
-            patch = Patch(p.y + corner * PIXEL, 0, p.width * PIXEL, rows, columns)
-            source = Points(m + t * PIXEL, PIXEL, p.m_point)
-            to_image(source, p.bias + index * PIXEL, floor, patch, 1, 6)
 
-    return back
+@helper
+def transform_outputs(p, index, m):
+    """y = max(floor, bias + A^T M A) of sixteen output channels."""
+    floor = np.float32(from_bits(p.floor))
+    for t in range(p.images * p.down * p.across):
+        image, top, left = t // p.across // p.down, t // p.across % p.down * 4, t % p.across * 4
+        corner = ((image * p.out_blocks + index) * p.height + top) * p.width + left
+        rows, columns = min(4, p.height - top), min(4, p.width - left)
+        patch = Patch(p.y + corner * PIXEL, 0, p.width * PIXEL, rows, columns)
+        source = Points(m + t * PIXEL, PIXEL, p.m_point)
+        _to_image(source, p.bias + index * PIXEL, floor, patch, 1, 6)
 
 
 @cache
 def _output_task(mr):
     vectors = LANES // width(SIZE)
-    nothing, back = np.float32(-np.inf), transform_outputs()
+    nothing = np.float32(-np.inf)
 
     @task
     def multiply(index, thread, params):
@@ -201,7 +198,7 @@ def _output_task(mr):
                         outer_product(ends, loops, steps, nothing, STORE, mr, 1, SIZE)
                     else:
                         outer_product(ends, loops, steps, nothing, ADD, mr, 1, SIZE)
-        back(p.image, index, m)
+        transform_outputs(p.image, index, m)
 
     return multiply
 

@@ -26,7 +26,6 @@ from cnn.fast.machine.bf16 import SIZE as NARROW
 from cnn.fast.machine.jit import launch, scratch, scratch_threads, task, workspace
 from cnn.fast.machine.tables import Table, reader
 
-_back = transform_outputs(NARROW)
 CHUNK = 32  # pairs of input channels whose transformed weights wait in the L2 cache
 NINE = 9 * PIXEL  # bytes of the weights from a pair of input channels to sixteen output channels
 
@@ -91,7 +90,7 @@ def _products_task(mr, nr):
                     else:
                         outer_product(ends, loops, steps, nothing, ADD, mr, nr, NARROW)
         for j in range(nr):
-            _back(p.image, index * nr + j, m + j * p.m_block)
+            transform_outputs(p.image, index * nr + j, m + j * p.m_block)
 
     return multiply
 

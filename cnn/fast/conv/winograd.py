@@ -11,9 +11,9 @@ the 6x6 points, done by the same micro-kernels as the direct form. d-input is fo
 degrees, d-weight is in ``winograd_weight.py``. Some tiles are transformed and multiplied together, as many as
 stay in the cache. Pixels outside of the image are read from a row of zeros, those of the result not stored:
 edges need no copy of the code. Planes of 7 or 15 are cut into tiles of 4 and 3 outputs. The transforms lose
-about three bits: relative error below 2e-5. Where a 2x2 pool follows, tiles of 2x2 outputs are its windows,
-and only the largest is stored. With products of bfloat16 (``Form.pairs``) U and V are rounded, the matrices
-are those of other points (``winograd_matrices.ROOTS``), and the relative error is 1e-2.
+about one bit: relative error below 5e-6. Where a 2x2 pool follows, tiles of 2x2 outputs are its windows,
+and only the largest is stored. With products of bfloat16 (``Form.pairs``) U and V are rounded, and the
+relative error is 1e-2.
 
 Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 """
@@ -217,7 +217,7 @@ def _multiply(p, tiles, v, m, k):
 @cache
 def _transform_outputs(outputs, form, nontemporal):
     """The helper for y = max(floor, bias + A^T M A) for a chunk of k."""
-    to_image = tile_to_image(outputs, SIZE, nontemporal, form.y_size, form.operand)
+    to_image = tile_to_image(outputs, SIZE, nontemporal, form.y_size)
     pixel = LANES * form.y_size
 
     @helper

@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnn.fast.conv.pairs import taps_of
-from cnn.fast.conv.winograd_matrices import ROOTS, both_ways
+from cnn.fast.conv.winograd_matrices import both_ways, input_to_points, weight_to_points
 from cnn.fast.conv.winograd_tiles import PIXEL, window
 from cnn.fast.machine import bf16
 from cnn.fast.machine.simd import INT64
@@ -49,12 +49,12 @@ def input_tile_pairs(size):
                     v.prefetch(v.at(line, column, v.times(plane, 2)))
                 for channel in range(2):
                     lines = starts[6 * channel : 6 * channel + 6]
-                    result = ROOTS.input(v, [read(v.at(line, column)) for line in lines])
+                    result = input_to_points(v, [read(v.at(line, column)) for line in lines])
                     for row, value in enumerate(result):
                         v.store(value, v.at(place, row * 12 * PIXEL + channel * PIXEL))
             with v.loop(keep, (half, 12 * PIXEL), (to, v.times(point, 6))) as (one, other):
                 even, odd = (
-                    ROOTS.input(v, [v.load(v.at(one, (2 * j + channel) * PIXEL)) for j in range(6)])
+                    input_to_points(v, [v.load(v.at(one, (2 * j + channel) * PIXEL)) for j in range(6)])
                     for channel in range(2)
                 )
                 for j in range(6):
@@ -89,9 +89,9 @@ def transform_channel_pairs(typing_context, source, target, target_step, count):
             halves = []
             for channel in range(2):
                 taps = [v.load_wide(v.at(s, (2 * tap + channel) * row)) for tap in range(9)]
-                halves.append([ROOTS.weight(v, taps[j::3]) for j in range(3)])
+                halves.append([weight_to_points(v, taps[j::3]) for j in range(3)])
             for i in range(6):
-                even, odd = (ROOTS.weight(v, [column[i] for column in columns]) for columns in halves)
+                even, odd = (weight_to_points(v, [column[i] for column in columns]) for columns in halves)
                 for j in range(6):
                     v.store(v.paired(even[j], odd[j]), v.at(t, v.times(target_step, 6 * i + j)))
         return context.get_dummy_value()
@@ -112,7 +112,7 @@ def transform_weight_pairs(taps):
             v, turned = bf16.Narrow(builder), builder.icmp_signed("!=", turned, ir.Constant(INT64, 0))
             w = taps_of(v, cgutils.unpack_tuple(builder, windows), taps * taps)
             w = [builder.select(turned, other, one) for one, other in zip(w, reversed(w), strict=True)]
-            result = both_ways(v, ROOTS.weight, lambda i, j: w[taps * i + j], taps)
+            result = both_ways(v, weight_to_points, lambda i, j: w[taps * i + j], taps)
             for i, value in enumerate(value for row in result for value in row):
                 v.store(v.halves_paired(value), v.at(target, v.times(step, i)))
             return context.get_dummy_value()

@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.winograd_matrices import INTEGERS
+from cnn.fast.conv.winograd_matrices import points_to_output
 from cnn.fast.conv.winograd_tiles import PIXEL, SIZE
 from cnn.fast.machine.simd import INT64, Vectors
 
@@ -63,14 +63,14 @@ def tile_maxima(typing_context, source, bias, maxima, channels):
             with v.loop(six, (here, point), (half, PIXEL)) as (one, other):
                 for part in parts:
                     column = [v.load(v.at(one, v.times(point, 6 * i), part * v.bytes)) for i in range(6)]
-                    for i, value in enumerate(INTEGERS.output(v, column, 2)):
+                    for i, value in enumerate(points_to_output(v, column, 2)):
                         v.store(value, v.at(other, i * 6 * PIXEL + part * v.bytes))
             shift = v.broadcast(b)
             for part in parts:
                 pixels = []
                 for i in range(2):
                     row = [v.load(v.at(half, (6 * i + j) * PIXEL + part * v.bytes)) for j in range(6)]
-                    pixels += [v.add(value, shift) for value in INTEGERS.output(v, row, 2)]
+                    pixels += [v.add(value, shift) for value in points_to_output(v, row, 2)]
                 best, place = _largest(v, pixels)
                 v.store(best, v.at(to, part * v.bytes))
                 address = v.at(cells, part * v.lanes)

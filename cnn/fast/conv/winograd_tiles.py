@@ -15,7 +15,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.winograd_matrices import INTEGERS, ROOTS, both_ways
+from cnn.fast.conv.winograd_matrices import (
+    both_ways,
+    gradient_to_points,
+    input_to_points,
+    points_to_output,
+    points_to_weight,
+    weight_to_points,
+)
 from cnn.fast.machine import bf16
 from cnn.fast.machine.simd import INT64, Vectors
 
@@ -161,7 +168,7 @@ def vectors(builder, *sizes, ordered=False):
 PAIRS = (0, 5), (1, 2), (3, 4)  # rows of points that are computed from the same sums
 ALL_ROWS = len(PAIRS)  # the choice of all six
 
-input_tile = image_to_tile(INTEGERS.input, 6, (range(6),))
+input_tile = image_to_tile(input_to_points, 6, (range(6),))
 
 
 @cache
@@ -170,24 +177,18 @@ def tile_pair(outputs, size=SIZE, point_size=SIZE):
 
     Or, as ALL_ROWS, all.
     """
-    matrices, choices = matrices_for(point_size), (*PAIRS, range(6))
+    choices = *PAIRS, range(6)
     if outputs:
-        return image_to_tile(matrices.gradient, outputs, choices, size, point_size)
-    return image_to_tile(matrices.input, 6, choices, size, point_size)
-
-
-def matrices_for(point_size):
-    """The transforms for transformed tiles of numbers of so many bytes."""
-    return ROOTS if point_size == bf16.SIZE else INTEGERS
+        return image_to_tile(gradient_to_points, outputs, choices, size, point_size)
+    return image_to_tile(input_to_points, 6, choices, size, point_size)
 
 
 def _write_pixels(v, form, values):
     """Write the code of the transform back; ``values``: the arguments of the intrinsic, records unpacked.
 
-    ``form``: (Matrices, outputs, bytes of a bias, bytes of a number of the image, whether stores are
-    non-temporal).
+    ``form``: (outputs, bytes of a bias, bytes of a number of the image, whether stores are non-temporal).
     """
-    builder, (matrices, outputs, bias_bytes, size, nontemporal) = v.builder, form
+    builder, (outputs, bias_bytes, size, nontemporal) = v.builder, form
     (tile, channel, point), bias, floor, (image, plane, row_bytes, rows, columns), channels, across = values
     parts, pixel = [part * v.bytes for part in range(LANES // v.lanes)], LANES * size
     lowest = v.splat(floor)
@@ -201,7 +202,7 @@ def _write_pixels(v, form, values):
         with v.loop(across, (here, point), (half, PIXEL)) as (one, other):
             for part in parts:
                 column = [v.load(v.at(one, v.times(point, 6 * i), part)) for i in range(6)]
-                for i, value in enumerate(matrices.output(v, column, outputs)):
+                for i, value in enumerate(points_to_output(v, column, outputs)):
                     v.store(value, v.at(other, i * 6 * PIXEL + part))
         if bias_bytes == PIXEL:
             shifts = [v.load(v.at(b, part)) for part in parts]
@@ -210,7 +211,7 @@ def _write_pixels(v, form, values):
         with v.loop(rows, (half, 6 * PIXEL), (to, row_bytes)) as (one, other):
             for part, shift in zip(parts, shifts, strict=True):
                 row = [v.load(v.at(one, j * PIXEL + part)) for j in range(6)]
-                result = [v.max(v.add(y, shift), lowest) for y in matrices.output(v, row, outputs)]
+                result = [v.max(v.add(y, shift), lowest) for y in points_to_output(v, row, outputs)]
                 put = v.store_nontemporal if nontemporal else v.store
                 if size == bf16.SIZE:
                     _write_narrow(v, result, other, place, builder.not_(beyond[-1]), put)
@@ -231,17 +232,16 @@ def _write_narrow(v, row, to, place, whole, put):
 
 
 @cache
-def tile_to_image(outputs, bias_bytes, nontemporal=False, size=SIZE, point_size=SIZE):
+def tile_to_image(outputs, bias_bytes, nontemporal=False, size=SIZE):
     """The intrinsic that transforms tiles back; a bias for all lanes, or of a whole pixel: one a lane.
 
-    ``outputs``: of a tile, down and across; ``size``: bytes of a number of the image; ``point_size``: of the
-    numbers that were multiplied.
+    ``outputs``: of a tile, down and across; ``size``: bytes of a number of the image.
 
     ``nontemporal``: by non-temporal stores, for an array that is read when all of it is there. What is
     overwritten need not be fetched, and the caches stay with the tiles: a training step of ResNet-20 takes
     15 % less. In bfloat16 they want rows of whole tiles.
     """
-    form = matrices_for(point_size), outputs, bias_bytes, size, nontemporal
+    form = outputs, bias_bytes, size, nontemporal
 
     @intrinsic
     def to_image(typing_context, source, bias, floor, patch, channels, columns):
@@ -276,7 +276,7 @@ def _weights_to_points(taps):
             with v.loop(count, (source, v.bytes), (target, v.bytes)) as (s, t):
                 result = both_ways(
                     v,
-                    INTEGERS.weight,
+                    weight_to_points,
                     lambda i, j: v.load(v.at(s, builder.mul(source_step, ir.Constant(INT64, taps * i + j)))),
                     taps,
                 )
@@ -290,9 +290,8 @@ def _weights_to_points(taps):
 
 
 @cache
-def gradient_of_weights(taps, point_size=SIZE):
+def gradient_of_weights(taps):
     """The intrinsic that transforms sums back to the gradient of kernels of ``taps`` by ``taps``."""
-    matrices = matrices_for(point_size)
 
     @intrinsic
     def back(typing_context, source, source_step, parts, part_step, target, target_step, count):
@@ -311,7 +310,7 @@ def gradient_of_weights(taps, point_size=SIZE):
                         builder.store(v.add(builder.load(register), value), register)
                 result = both_ways(
                     v,
-                    lambda v, s: matrices.weight_gradient(v, s, taps),
+                    lambda v, s: points_to_weight(v, s, taps),
                     lambda i, j: builder.load(sums[6 * i + j]),
                     6,
                 )

@@ -45,6 +45,7 @@ from cnn.fast.machine.simd import width
 from cnn.fast.machine.tables import Table, call_with, pointer, reader
 
 CHUNK = 128  # channels of the left operand in one task: those of the right are transformed for each
+FEW_TILES = 2  # of sixteen images, up to which large sums cost more than the products
 SUM_BYTES = 8 << 20  # of sums, unless fewer than two parts were left
 TILE_BYTES = 192 << 10  # of transformed tiles, which leave room in an L2 cache of 512 KiB
 WHOLE_BYTES = 80 << 10  # of a transformed tile, up to which all rows of points are transformed at once
@@ -118,6 +119,7 @@ class Sums(NamedTuple):
     sums: int  # address: [part][chunk][point][row][column]
     scratch: int  # address
     scratch_bytes: int  # of one thread
+    first: int  # channel of the left operand
     chunks: int  # of the channels of the left operand
     chunk: int  # channels of the left operand
     parts: int  # that the ranges are divided into
@@ -207,7 +209,9 @@ def _sum_task():
     def sums(index, thread, params):
         p = sums_of(params)
         split, chunk = index % p.splits, index // p.splits % p.chunks
-        part, k = index // p.splits // p.chunks, chunk * p.chunk
+        part, k = index // p.splits // p.chunks, p.first + chunk * p.chunk
+        if k >= p.left.channels:
+            return
         left = p.scratch + thread * p.scratch_bytes
         total = p.sums + (part * p.chunks + chunk) * 36 * p.sums_point
         first, last = 3 * split // p.splits, 3 * (split + 1) // p.splits
@@ -244,8 +248,8 @@ add_of = reader(Add)
 
 
 @cache
-def _add_task(taps, point_size):
-    lanes, transform = width(SIZE), gradient_of_weights(taps, point_size)
+def _add_task(taps):
+    lanes, transform = width(SIZE), gradient_of_weights(taps)
 
     @task
     def add(index, thread, params):
@@ -279,7 +283,7 @@ class WeightPlan:
 
     def __init__(self, x_shape, out_shape, above, left, taps, form=FLOAT32):
         window, outputs, pixel = taps * taps, outputs_of(taps), LANES * form.operand
-        self._add_task = _add_task(taps, form.operand)
+        self._add_task = _add_task(taps)
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
         self._zeros = aligned_zeros((6 * PIXEL,), np.uint8)
         zeros = self._zeros.ctypes.data
@@ -290,10 +294,12 @@ class WeightPlan:
             Operand(channels, *x_shape[2:], above, left, False, zeros, transforms[1]),
         )
         mr = panel_rows(SIZE, one.channels)
-        chunks = -(-one.channels // CHUNK)
+        columns = -(-other.channels // LANES) * LANES
+        total = images * -(-out_shape[2] // outputs) * -(-out_shape[3] // outputs)
+        large = total <= FEW_TILES and 36 * one.channels * columns * SIZE > SUM_BYTES
+        chunks = -(-one.channels // (CHUNK // 4 if large else CHUNK))
         chunk = -(-one.channels // chunks // mr) * mr
         chunks = -(-one.channels // chunk)
-        columns = -(-other.channels // LANES) * LANES
         # All rows at once where they are near and there are tasks enough without sharing out the pairs.
         fits = 36 * (chunk + columns) * pixel <= WHOLE_BYTES
         for whole in (fits, False):
@@ -304,6 +310,8 @@ class WeightPlan:
             if len(ranges) >= 4:
                 break
         most = int(ranges[:, TileRange._fields.index("count")].max())
+        self._rounds = range(0, one.channels, 2 * chunk if large else one.channels)
+        chunks = 2 if large else chunks
         sums_row = columns * SIZE
         sums_point = odd_lines(chunk * sums_row // PIXEL)
         # Tiles of all pairs are read while they are near; where their sums would not be, or there were hardly
@@ -320,20 +328,20 @@ class WeightPlan:
             Sums(
                 left_array=0, right_array=0, left=one, right=other, ranges=ranges.ctypes.data,
                 range_count=len(ranges), tiles=tiles.ctypes.data, sums=self._sums.ctypes.data,
-                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunks=chunks, chunk=chunk,
-                parts=parts, splits=self.splits, whole=whole, slots=slots, left_point=left_point,
+                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, first=0, chunks=chunks,
+                chunk=chunk, parts=parts, splits=self.splits, whole=whole, slots=slots, left_point=left_point,
                 right_point=right_point,
                 pixel=pixel, channel=most * pixel, sums_row=sums_row, sums_point=sums_point, mr=mr,
                 products=panel_products(mr, operand), transpose=transpose_pixels(operand),
             )
         )  # fmt: skip
         self._windows, self._rows = aligned_zeros((threads * window * sums_row,), np.uint8), one.channels
-        left_step, right_step = self._order(channels * window, window)
+        self._left_step, right_step = self._order(channels * window, window)
         self._add = Table(
             Add(
                 sums=self._sums.ctypes.data, dweight=0, scratch=self._windows.ctypes.data,
                 window=window, channels=other.channels, chunk=chunk, chunks=chunks, parts=parts,
-                sums_row=sums_row, sums_point=sums_point, left_step=left_step, right_step=right_step,
+                sums_row=sums_row, sums_point=sums_point, left_step=self._left_step, right_step=right_step,
             )
         )  # fmt: skip
 
@@ -342,12 +350,17 @@ class WeightPlan:
         return (dy, x) if self._dy_left else (x, dy)
 
     def run(self, dy, x, dweight):
-        """Sum the parts, then transform back and add to ``dweight`` in a fixed order."""
+        """Sum the parts, then transform back and add to ``dweight`` in a fixed order.
+
+        Large sums of few tiles are made and transformed back some channels at a time, while they are near.
+        """
         left, right = self._order(dy.address, x.address)
-        self._table.set(left_array=left, right_array=right)
-        launch(_sum_task(), self._tasks, self._table.array)
-        self._add.set(dweight=address(dweight))
-        launch(self._add_task, self._rows, self._add.array)
+        start = address(dweight)
+        for first in self._rounds:
+            self._table.set(left_array=left, right_array=right, first=first)
+            launch(_sum_task(), self._tasks, self._table.array)
+            self._add.set(dweight=start + first * self._left_step * SIZE)
+            launch(self._add_task, min(self._rounds.step, self._rows - first), self._add.array)
 
 
 @plans

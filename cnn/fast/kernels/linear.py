@@ -26,11 +26,11 @@ from cnn.fast.conv.routines import (
     row_products,
     transpose_pixels,
 )
-from cnn.fast.kernels.shared import micro_batches
-from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task
-from cnn.fast.machine.owner import aligned_zeros
+from cnn.fast.kernels.shared import steps_of
+from cnn.fast.machine.jit import address, helper, launch, plans, scratch, scratch_threads, task
+from cnn.fast.machine.owner import aligned_zeros, owner
 from cnn.fast.machine.simd import blocks
-from cnn.fast.machine.tables import Table, bits, call_with, reader
+from cnn.fast.machine.tables import Table, bits, call_with, integers, pointer, reader
 
 FEATURES = 16  # input features of one task: their images stay in the L1 cache while the gradients pass
 
@@ -148,7 +148,8 @@ class Weight(NamedTuple):
     slivers: int  # of panel_mr out features, where a task has all its features; the rest is dots
     panel_mr: int
     scratch: int  # address
-    scratch_bytes: int  # of one thread: a panel
+    scratch_bytes: int  # of one thread: a panel, then the segments
+    panel_bytes: int
     transpose: int  # address of ``transpose_pixels``
     products: int  # address of ``panel_products``
     mr: int  # out features at once, of dots
@@ -157,58 +158,103 @@ class Weight(NamedTuple):
     dot_column: int  # mr by 1,
     dot_row: int  # 1 by nr,
     dot_one: int  # and 1 by 1; 0 where it is not needed
+    steps: int  # address of (join, number, segment, 0) each, see ``cnn.fast.kernels.shared.steps_of``
+    count: int  # of steps
+    micro_blocks: int  # of sixteen images in a micro-batch
+    segments: int  # address of the addresses of the sums of segments 1, 2 ..., or 0: they are in scratch
+
+
+class Sums(NamedTuple):
+    """Where what a task adds to begins: at its first in feature of out feature 0."""
+
+    out: int  # address
+    row: int  # bytes from one out feature to the next
 
 
 weight_of = reader(Weight)
 
 
 @helper
-def _add_panel(p, f, thread):
-    """dweight[k, f ... f + 15] += sum over n of dy[n, k] * x[n, f ...] for all whole slivers of rows k."""
+def _sums_of(p, segment, f, thread):
+    """The sums of a segment for the in features from ``f`` on."""
+    if segment == 0:
+        return Sums(p.dweight + f * p.itemsize, p.in_features * p.itemsize)
+    if p.segments != 0:
+        return Sums(integers(p.segments)[segment - 1] + f * p.itemsize, p.in_features * p.itemsize)
+    row = FEATURES * p.itemsize
+    own = p.scratch + thread * p.scratch_bytes + p.panel_bytes
+    return Sums(own + (segment - 1) * p.out_features * row, row)
+
+
+@helper
+def _add_panel(p, sums, block, blocks, f, thread):
+    """sums[k, f ... f + 15] += sum over n of dy[n, k] * x[n, f ...] for all whole slivers of rows k."""
     pixel, panel = LANES * p.itemsize, p.scratch + thread * p.scratch_bytes
-    call_with(p.transpose, Transposition(p.x + f * pixel, panel, p.blocks, pixel, p.in_features * pixel))
+    x, dy = p.x + block * p.in_features * pixel, p.dy + block * p.out_features * pixel
+    call_with(p.transpose, Transposition(x + f * pixel, panel, blocks, pixel, p.in_features * pixel))
     call_with(
         p.products,
         PanelProducts(
-            panel=panel, left=p.dy, left_k=pixel, out=p.dweight + f * p.itemsize,
-            out_k=p.in_features * p.itemsize, slivers=p.slivers,
-            a=Loop(p.blocks, LANES * pixel, p.out_features * pixel), b=ONCE,
+            panel=panel, left=dy, left_k=pixel, out=sums.out, out_k=sums.row, slivers=p.slivers,
+            a=Loop(blocks, LANES * pixel, p.out_features * pixel), b=ONCE,
         ),
     )  # fmt: skip
 
 
 @helper
-def _add_dot(p, k, f, routine):
-    """dweight[k, f] += sum over n of dy[n, k] * x[n, f] for a register block of k and f."""
-    pixel, row = LANES * p.itemsize, p.in_features * p.itemsize
-    ends = DotEnds(p.dy + k * pixel, p.x + f * pixel, p.dweight + k * row + f * p.itemsize)
-    images = DotLoop(p.blocks, p.out_features * pixel, p.in_features * pixel)
+def _add_dot(p, out, block, blocks, k, f, row, routine):
+    """out[k, f] += sum over n of dy[n, k] * x[n, f] for a register block of k and f."""
+    pixel = LANES * p.itemsize
+    x, dy = p.x + block * p.in_features * pixel, p.dy + block * p.out_features * pixel
+    images = DotLoop(blocks, p.out_features * pixel, p.in_features * pixel)
+    ends = DotEnds(dy + k * pixel, x + f * pixel, out)
     call_with(routine, Dot(ends, DotSteps(pixel, pixel, row), DotLoops(DotLoop(1, 0, 0), images)))
 
 
+@helper
+def _add_images(p, sums, block, blocks, first, stop, thread):
+    """sums += the sum over the images of some blocks: a panel, and dots for other rows."""
+    k = 0
+    if stop - first == FEATURES:
+        _add_panel(p, sums, block, blocks, first, thread)
+        k = p.slivers * p.panel_mr
+    while k < p.out_features:
+        # Register blocks add to sums, so they must not overlap: the rest is done one row or column at a time.
+        whole, f, out = k + p.mr <= p.out_features, first, sums.out + k * sums.row
+        while f + p.nr <= stop:
+            _add_dot(p, out, block, blocks, k, f, sums.row, p.dot if whole else p.dot_row)
+            f += p.nr
+            out += p.nr * p.itemsize
+        while f < stop:
+            _add_dot(p, out, block, blocks, k, f, sums.row, p.dot_column if whole else p.dot_one)
+            f += 1
+            out += p.itemsize
+        k += p.mr if whole else 1
+
+
 @cache
-def _weight_task():
-    """dweight += the sum over images, for FEATURES in features: a panel, and dots for other rows."""
+def _weight_task(itemsize):
+    """dweight += the sum over images, for FEATURES in features, micro-batch by micro-batch."""
 
     @task
     def gradient(index, thread, params):
         p = weight_of(params)
-        first, k = index * FEATURES, 0
+        first, steps = index * FEATURES, integers(p.steps)
         stop = min(p.in_features, first + FEATURES)
-        if stop - first == FEATURES:
-            _add_panel(p, first, thread)
-            k = p.slivers * p.panel_mr
-        while k < p.out_features:
-            # Register blocks add to dweight, so they must not overlap: the rest is done one row or column
-            # at a time.
-            whole, f = k + p.mr <= p.out_features, first
-            while f + p.nr <= stop:
-                _add_dot(p, k, f, p.dot if whole else p.dot_row)
-                f += p.nr
-            while f < stop:
-                _add_dot(p, k, f, p.dot_column if whole else p.dot_one)
-                f += 1
-            k += p.mr if whole else 1
+        for step in range(0, 4 * p.count, 4):
+            number, sums = steps[step + 1], _sums_of(p, steps[step + 2], first, thread)
+            if steps[step] == 0:
+                block = number * p.micro_blocks
+                blocks = min(p.micro_blocks, p.blocks - block)
+                _add_images(p, sums, block, blocks, first, stop, thread)
+                continue
+            joined = _sums_of(p, number, first, thread)
+            for k in range(p.out_features):
+                left = pointer(joined.out + k * joined.row, itemsize)
+                right = pointer(sums.out + k * sums.row, itemsize)
+                for c in range(stop - first):
+                    left[c] += right[c]
+                    right[c] = 0
 
     return gradient
 
@@ -216,11 +262,18 @@ def _weight_task():
 class WeightPlan:
     """d-weight of one geometry; ``run`` fills in the addresses."""
 
-    def __init__(self, images, out_features, in_features, itemsize):
-        """``images``: blocks of sixteen."""
+    def __init__(self, images, out_features, in_features, itemsize, share):
+        """``images``: blocks of sixteen; ``share``: of a batch, or None."""
         mr, nr = blocks(itemsize)[1]
         panel_mr = panel_rows(itemsize, out_features, padded=False)
-        scratch_bytes = images * 16 * LANES * itemsize if in_features >= FEATURES else 0
+        steps = [(False, 0, 0)] if share is None else list(steps_of(share))
+        micro_blocks = images if share is None else share.size // LANES
+        segments = max(segment for *_, segment in steps)
+        self._share = share if segments and not share.alone else None
+        panel_bytes = micro_blocks * 16 * LANES * itemsize if in_features >= FEATURES else 0
+        scratch_bytes = panel_bytes + (0 if self._share else segments * out_features * FEATURES * itemsize)
+        self._steps = np.array([(*step, 0) for step in steps], np.int64)
+        self._segments = segments
         self._scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
         # (rows, columns) that panels leave to dots: those of a task with all its features, those of the last.
         left = [(out_features % panel_mr, FEATURES)] if in_features >= FEATURES else []
@@ -233,20 +286,25 @@ class WeightPlan:
             Weight(
                 dy=0, x=0, dweight=0, itemsize=itemsize, blocks=images, in_features=in_features,
                 out_features=out_features, slivers=out_features // panel_mr, panel_mr=panel_mr,
-                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
+                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, panel_bytes=panel_bytes,
                 transpose=transpose_pixels(itemsize), products=panel_products(panel_mr, itemsize),
                 mr=mr, nr=nr, dot=dot_if(lambda rows, columns: rows >= mr and columns >= nr, mr, nr),
                 dot_column=dot_if(lambda rows, columns: rows >= mr and columns % nr, mr, 1),
                 dot_row=dot_if(lambda rows, columns: rows % mr and columns >= nr, 1, nr),
                 dot_one=dot_if(lambda rows, columns: rows % mr and columns % nr, 1, 1),
+                steps=address(self._steps), count=len(steps), micro_blocks=micro_blocks, segments=0,
             )
         )  # fmt: skip
-        self._tasks = -(-in_features // FEATURES)
+        self._tasks, self._itemsize = -(-in_features // FEATURES), itemsize
 
     def run(self, dy, x, dweight):
         """dweight += sum over images of dy * x"""
+        if self._share is not None:
+            places = scratch((self._segments,), np.int64)
+            places[:] = [address(self._share.sums(dweight, k + 1)) for k in range(self._segments)]
+            self._table.set(segments=address(places))
         self._table.set(dy=dy.address, x=x.address, dweight=address(dweight))
-        launch(_weight_task(), self._tasks, self._table.array)
+        launch(_weight_task(self._itemsize), self._tasks, self._table.array)
 
 
 @plans
@@ -261,8 +319,6 @@ def linear_backward_weight(dy, x, dweight):
     total = (
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
     )
-    for part, sums in micro_batches(total):
-        images = part(x)
-        _weight_plan(len(images.buffer), *total.shape, dtype.itemsize).run(part(dy), images, sums)
+    _weight_plan(len(x.buffer), *total.shape, dtype.itemsize, owner().share).run(dy, x, total)
     if total is not dweight:
         dweight += total

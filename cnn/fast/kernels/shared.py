@@ -62,25 +62,32 @@ def micro_batches(target):
     if share is None:
         yield _whole, target
         return
-    segments = []  # the counts of those added up so far; the k-th is in the k-th of the share's sums
-    for first in range(*share.micro_batches):
-        if not (segments and segments[-1] == 1 and first % 2):
-            segments.append(0)
-        part = functools.partial(_part, share, first - share.micro_batches[0])
-        yield part, share.sums(target, len(segments) - 1)
-        segments[-1] += 1
-        done = first + 1
-        while len(segments) > 1 and segments[-1] == segments[-2] and not done % (2 * segments[-1]):
-            _join(share, target, segments)
-    while share.alone and len(segments) > 1:
-        _join(share, target, segments)
+    for join, number, segment in steps_of(share):
+        if not join:
+            yield functools.partial(_part, share, number), share.sums(target, segment)
+        elif target is not None:
+            _fold(share.sums(target, number), share.sums(target, segment))
 
 
-def _join(share, target, segments):
-    """Add the last of the segments to the one before it."""
-    if target is not None:
-        _fold(share.sums(target, len(segments) - 2), share.sums(target, len(segments) - 1))
-    segments[-2:] = [sum(segments[-2:])]
+def steps_of(share):
+    """Yield how micro-batches are added up, as (whether it joins, number, segment).
+
+    The ``number``-th micro-batch of the share is added to the sums of a segment; or these sums join those of
+    segment ``number``, and are zero again. Segments are numbered from 0, as many as there are at a time.
+    """
+    first, last = share.micro_batches
+    counts = []  # micro-batches of each segment
+    for k in range(first, last):
+        if not (counts and counts[-1] == 1 and k % 2):
+            counts.append(0)
+        yield False, k - first, len(counts) - 1
+        counts[-1] += 1
+        while len(counts) > 1 and counts[-1] == counts[-2] and not (k + 1) % (2 * counts[-1]):
+            yield True, len(counts) - 2, len(counts) - 1
+            counts[-2:] = [2 * counts[-1]]
+    while share.alone and len(counts) > 1:
+        yield True, len(counts) - 2, len(counts) - 1
+        counts.pop()
 
 
 def _whole(x):
