@@ -16,7 +16,7 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[Any]], title: str 
 
 
 def _cell(value: Any) -> str:
-    """Return a cell; a string that begins with "<img" is one already."""
+    """Return a cell; a string that begins with ``<img`` is one already."""
     if isinstance(value, str) and value.startswith("<img"):
         return f"<td>{value}</td>"
     side = "right" if isinstance(value, (int, float)) else "left"

@@ -21,6 +21,7 @@ from cnn.layers import (
     ReLU,
     SoftmaxCrossEntropy,
 )
+from cnn.layers.parameter import Parameter, flatten
 from cnn.optimizers import SGD
 from cnn.pixels import Pixels
 
@@ -121,6 +122,30 @@ def test_parameters_that_moved_are_lowered_anew():
     y = network.forward(x, training=True)
     network.backward(np.ones_like(y))
     assert np.abs(network.parameters()[0].grad).max() > 0
+
+
+def test_a_parameter_that_moved_while_no_layer_was_set_is_lowered_anew():
+    network, x = _trained()
+    other = Parameter("other", np.zeros(7, np.float32))
+    network.forward(x, training=True)
+    network.predict(x)
+    network.predict(x)
+    weight = network.parameters()[0]
+    flatten([other, weight])
+    weight.data[...] *= -1
+    _agrees_with_the_reference(network, x)
+    flatten([other, *reversed(network.parameters())])  # all in one buffer, the last one first
+    for _ in range(3):
+        _agrees_with_the_reference(network, x)
+        weight.data[...] *= -1
+
+
+def _agrees_with_the_reference(network, x):
+    y, predicted = network.forward(x), network.predict(x)
+    with cnn.use_backend("reference"):
+        expected = network.forward(x)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_frozen_parameter_is_left_out_and_comes_back():

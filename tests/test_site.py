@@ -1,7 +1,6 @@
 """The website, built from the repository, opened from disk: complete, quiet, accessible, in two languages."""
 
 import importlib
-import inspect
 import json
 import os
 import re
@@ -18,12 +17,16 @@ import pytest
 import cnn
 from cnn import layers
 from cnn.config import load_config
+from cnn.course import exercises
 from cnn.explain.derivations import kinds
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("en", "zh")
 SOME = ("index", "hour", "tour", "chapters/index", "chapters/Loss", "chapters/Conv2d", "exercises", "speed",
-        "notebooks/1_backprop_by_hand", "manual", "learning-rate", "networks", "api", "readme")  # fmt: skip
+        "notebooks/1_backprop_by_hand", "manual", "learning-rate", "networks", "api", "readme",
+        "python")  # fmt: skip
+#: Pages that are not of the site's own hand: pdoc's, and the networks'.
+OTHERS = ("api/cnn/data/thumbnail", "api/cnn/layers/pool", "networks/lenet")
 
 
 def run(*arguments):
@@ -94,26 +97,38 @@ def test_no_link_is_dead(site):
                 dead.append((str(path.relative_to(site)), link))
                 continue
             has = found[target].ids if target in found and "api" not in target.parts else None
+            if target.name == "python.html" and parts.fragment in exercises():
+                continue  # the page chooses the exercise that its address names
             if parts.fragment and has is not None and unquote(parts.fragment) not in has:
                 dead.append((str(path.relative_to(site)), link))
     assert dead == []
     assert outside <= {"https", "data"}
 
 
-#: The modules whose ``__all__`` are the public names.
-PUBLIC = ("cnn", "cnn.layers", "cnn.optimizers", "cnn.data", "cnn.gradcheck", "cnn.config", "cnn.doctor",
-          "cnn.explain", "cnn.model", "cnn.training.callbacks", "cnn.report")  # fmt: skip
-
-
-def test_every_public_name_is_in_the_api_documentation(site):
-    missing = []
-    for name in PUBLIC:
-        page = site / "api" / f"{name.replace('.', '/')}.html"
-        known = Links(page.read_text(encoding="utf-8")).ids
-        module = importlib.import_module(name)
-        names = [one for one in module.__all__ if not inspect.ismodule(getattr(module, one))]
-        missing += [f"{name}.{one}" for one in names if one != "__version__" and one not in known]
-    assert missing == []
+def test_every_public_name_is_in_both_indexes_of_the_api(site):
+    """A sentence in English and in Chinese each, no text without a name, and a link that finds its place."""
+    api = website("api")
+    texts = api._chinese()
+    for module, names in api.names().items():
+        if module != "cnn.reference":
+            assert set(texts[module]) - {"about"} == set(names), module
+        for name in names:
+            assert len(api.sentence(module, name, "en")) > 8, (module, name)
+            assert re.search(r"[\u4e00-\u9fff]", api.sentence(module, name, "zh")), (module, name)
+    bases = {
+        re.sub("_(forward|backward)(_input|_weight)?$", "", name) for name in api.names()["cnn.reference"]
+    }
+    assert set(texts["operations"]) == bases
+    for language in LANGUAGES:
+        links = Links((site / language / "api.html").read_text(encoding="utf-8")).links
+        targets = {link for link in links if link.startswith("../api/") and "#" in link}
+        assert len(targets) > 200
+        ids = {}
+        for link in targets:
+            file, _, name = link.removeprefix("../").partition("#")
+            if file not in ids:
+                ids[file] = set(re.findall(r'id="([^"]+)"', (site / file).read_text(encoding="utf-8")))
+            assert name in ids[file], link
 
 
 def test_nothing_is_fetched_from_elsewhere_by_its_code(site):
@@ -158,21 +173,32 @@ def test_every_page_opens_from_disk_without_a_word_and_fits(site, visit, width):
         assert page.get_attribute("html", "lang") == ("zh-CN" if path.is_relative_to(site / "zh") else "en")
 
 
+def serious(page, path):
+    """Return what axe finds wrong with a page."""
+    page.goto(path.as_uri())
+    if path.parent.name == "networks":
+        page.wait_for_selector("#banner[data-state]", state="attached", timeout=60_000)
+    page.evaluate(h.axe_source())
+    # without preload: axe would read the style sheets again, which pages from disk may not
+    found = page.evaluate("axe.run(document, { preload: false }).then((result) => result.violations)")
+    return [
+        (path.name, v["id"], v["nodes"][0]["html"][:150])
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 def test_axe_finds_nothing_serious(site, visit, language, width, scheme):
-    page, serious = visit("en/index.html", width, scheme), []
-    for name in SOME:
-        page.goto((site / language / f"{name}.html").as_uri())
-        page.evaluate(h.axe_source())
-        # without preload: axe would read the style sheets again, which pages from disk may not
-        found = page.evaluate("axe.run(document, { preload: false }).then((result) => result.violations)")
-        serious += [
-            (name, v["id"], v["nodes"][0]["html"][:150])
-            for v in found
-            if v["impact"] in ("serious", "critical")
-        ]
-    assert serious == []
+    page = visit("en/index.html", width, scheme)
+    assert [f for name in SOME for f in serious(page, site / language / f"{name}.html")] == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+def test_axe_finds_nothing_serious_on_the_other_kinds_of_pages(site, visit, width, scheme):
+    page = visit("en/index.html", width, scheme)
+    assert [f for name in OTHERS for f in serious(page, site / f"{name}.html")] == []
 
 
 def test_the_link_to_the_other_language_keeps_the_place(visit):
@@ -190,6 +216,30 @@ def test_a_link_into_a_network_carries_language_and_place(site, visit, language,
     page.wait_for_selector("#banner[data-state]", state="attached", timeout=60_000)
     assert text in page.inner_text("#tab-loss")
     assert page.get_attribute("#tab-loss", "aria-selected") == "true"
+
+
+def test_a_link_into_a_network_carries_the_cell(site, visit):
+    links = Links((site / "zh" / "networks.html").read_text(encoding="utf-8")).links
+    place = next(link for link in links if "#/network/" in link).removeprefix("../")
+    page = visit(place)
+    page.wait_for_selector("html[data-inspecting=yes]", timeout=60_000)
+    assert page.evaluate("document.documentElement.dataset.place") == "#" + place.partition("#")[2]
+    assert "∂L/∂" in page.inner_text("#inspector")
+    assert page.get_attribute("html", "lang") == "zh-CN"
+
+
+def test_the_first_page_is_in_the_readers_language_and_has_the_network(site, browser):
+    """The entrance chooses the language, the network answers at once, and the README is a click away."""
+    for locale, language, heading in (("zh-CN", "zh", "两条命令"), ("en-GB", "en", "Two commands")):
+        context = browser.new_context(locale=locale)
+        page = context.new_page()
+        page.goto((site / "index.html").as_uri())
+        page.wait_for_url(f"**/{language}/index.html")
+        shares = [float(text) for text in page.locator("#bars .p").all_inner_texts()]
+        assert sum(shares) == pytest.approx(1, abs=5e-3)
+        page.click("a[href='readme.html']")
+        page.wait_for_selector(f"h2:text-is('{heading}')")
+        context.close()
 
 
 def test_the_moving_picture_of_a_chapter_moves(visit):
@@ -281,19 +331,31 @@ def test_a_folder_of_somebody_else_is_left_as_it_is(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_data_that_are_there_are_found(tmp_path):
+def test_networks_learn_their_own_data_where_they_are(tmp_path):
+    """The three networks are there with any data: without MNIST or CIFAR-10 they learn the bundled digits."""
     pytest.importorskip("mistune")
     recipes = website("networks")._recipes
-    assert [name for name, *_ in recipes(ROOT, tmp_path, False)] == ["digits"]
+
+    def found(data):
+        return {
+            name: (load_config(file, overrides).data, missing)
+            for name, file, overrides, _, missing in recipes(ROOT, data, False)
+        }
+
+    for data in (None, tmp_path):
+        got = found(data)
+        assert [missing for _, missing in got.values()] == ["", "MNIST", "CIFAR-10"]
+        assert {config.dataset for config, _ in got.values()} == {"sample"}
+        assert list(got["residual"][0].augment) == []
     for name in ("MNIST", "cifar10-images"):
         (tmp_path / name).mkdir()
-    configs = {
-        name: load_config(file, overrides) for name, file, overrides, _ in recipes(ROOT, tmp_path, False)
-    }
-    assert configs["mnist"].data.dataset == "MNIST"
-    assert Path(configs["mnist"].data.root) == tmp_path
-    assert configs["cifar"].data.dataset == "folder"
-    assert Path(configs["cifar"].data.root) == tmp_path / "cifar10-images"
+    (_, _), (lenet, _), (residual, missing) = found(tmp_path).values()
+    assert missing == ""
+    assert (lenet.dataset, Path(lenet.root)) == ("MNIST", tmp_path)
+    assert (residual.dataset, Path(residual.root)) == ("folder", tmp_path / "cifar10-images")
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    residual, _ = found(tmp_path)["residual"]
+    assert (residual.dataset, Path(residual.root)) == ("CIFAR10", tmp_path)
 
 
 def website(name):

@@ -185,6 +185,18 @@ def test_hopeless_trials_are_pruned_and_diverging_ones_recorded(here, capsys):
     assert page.count("<polyline") >= sum(row["state"] != "failed" for row in rows)
     assert "stroke-dasharray" in page
     assert "http" not in page
+    assert "<html lang=en>" in page
+    assert tiny.run(capsys, "sweep", "tiny.toml", "--out", "s", *options, "--language", "zh")[0] == 0
+    chinese = (here / "s/sweep.html").read_text(encoding="utf-8")
+    assert "<html lang=zh-CN>" in chinese
+    for english, word in {
+        "Parallel coordinates": "平行坐标",
+        ">pruned<": ">提前终止<",
+        "trials": "次试验",
+    }.items():
+        assert english in page
+        assert word in chinese
+        assert english not in chinese
 
 
 def test_a_trial_killed_between_pruning_and_its_record_ends_as_pruned(here, capsys, monkeypatch):

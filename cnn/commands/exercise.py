@@ -116,7 +116,7 @@ def _tell(marks):
     exercise, language = find_exercise(marks.exercise), current()
     say(f"{marks.file}  {exercise.title[language]}")
     for trial in marks.trials:
-        what = _joined(trial.what)
+        what = trial_name(trial.what)
         say(f"  {'✓' if trial.passed else '✗'} {what}")
         if trial.mistake:
             _paragraph(exercise.mistakes[trial.mistake][language])
@@ -136,7 +136,7 @@ def _tell(marks):
     say()
 
 
-def _joined(what):
+def trial_name(what):
     """Return the name of a trial, "a batch: dx", in the current language."""
     colon = "：" if current() == "zh" else ": "
     return colon.join(translate(part) for part in what.split(": "))

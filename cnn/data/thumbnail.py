@@ -5,7 +5,7 @@ import io
 
 
 def thumbnail(pixels, side=40):
-    """Return an <img> of (C, H, W) uint8 pixels, 1 or 3 channels, ``side`` CSS pixels high; "" for others."""
+    """Return an ``<img>`` of (C, H, W) uint8 pixels, ``side`` CSS pixels high; "" unless C is 1 or 3."""
     from PIL import Image
 
     if pixels.shape[0] not in (1, 3):

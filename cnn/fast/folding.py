@@ -45,7 +45,8 @@ class _Values:
         buffers = {id(p.buffer): p.buffer for p in parameters}
         self._buffer = next(iter(buffers.values())) if len(buffers) == 1 else None
         if self._buffer is not None:
-            arrays = [self._buffer.data[parameters[0].start : parameters[-1].stop]]
+            ends = min(p.start for p in parameters), max(p.stop for p in parameters)
+            arrays = [self._buffer.data[slice(*ends)]]
         elif parameters:  # some have moved into another network
             arrays = [p.data for p in parameters]
         self._prints = Fingerprint(arrays)

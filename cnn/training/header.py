@@ -76,7 +76,7 @@ class Header(Record):
 
 
 class SnapshotHeader(Record):
-    """The header of snapshots/<step>.safetensors."""
+    """The header of ``snapshots/<step>.safetensors``."""
 
     step: Count
 

@@ -166,7 +166,7 @@ def _number(column, text):
 
 
 def create(path, name):
-    """Make and return a new RunFolder: ``path``, or else runs/<name>, runs/<name>-2 and so on.
+    """Make and return a new RunFolder: ``path``, or else ``runs/<name>``, ``runs/<name>-2`` and so on.
 
     Raises ConfigError when the folder cannot be made, and when ``path`` has files already or is in use.
     """
@@ -220,7 +220,7 @@ def _cannot_create(path, error):
 
 
 def find(path, name):
-    """Return the RunFolder to resume: ``path``, or else the newest of runs/<name>, runs/<name>-2 and so on.
+    """Return the RunFolder to resume: ``path``, else the newest of ``runs/<name>``, ``runs/<name>-2`` ...
 
     Raises CheckpointError when there is none.
     """

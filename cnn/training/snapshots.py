@@ -30,7 +30,7 @@ class Snapshots:
         self.steps = _times(count, total_steps)
 
     def take(self, step, network, folder):
-        """Write ``folder``/<step>.safetensors if the step is a chosen one; a resumed run writes it again."""
+        """Write ``<step>.safetensors`` if the step is a chosen one; a resumed run writes it again."""
         if step in self.steps:
             folder.mkdir(exist_ok=True)
             checkpoint.save(folder / f"{step:08d}.safetensors", network.state(), {"step": step})

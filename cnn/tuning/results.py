@@ -6,6 +6,7 @@ import math
 from html import escape
 
 from cnn.files import write_atomically
+from cnn.language import current, fill
 from cnn.report.charts import Line, line_chart
 from cnn.report.style import CSS
 
@@ -87,33 +88,36 @@ def _show(value):
 
 def _page(config, ranked, rows, keys, metric, importances):
     """Return sweep.html: importance, parallel coordinates, the course of the search, the table."""
-    parts = [f"<section><h2>Which keys matter</h2>{_importance(importances)}</section>"]
+    parts = [f"<section><h2>{fill('Which keys matter')}</h2>{_importance(importances)}</section>"]
     drawn = [row for row in rows if row[metric] is not None]
     if drawn:
         picture = _parallel(drawn, config.sweep.space, metric)
-        note = "One line a trial, the better the stronger; the best in green, pruned ones dashed."
+        note = fill("One line a trial, the better the stronger; the best in green, pruned ones dashed.")
         parts.append(
-            f"<section><h2>Parallel coordinates</h2>{picture}<p class=soft>{note}</p></section>"
-            f"<section><h2>Course</h2><div style='max-width:520px'>{_course(rows, metric)}</div></section>"
+            f"<section><h2>{fill('Parallel coordinates')}</h2>{picture}<p class=soft>{note}</p></section>"
+            f"<section><h2>{fill('Course')}</h2>"
+            f"<div style='max-width:520px'>{_course(rows, metric)}</div></section>"
         )
-    header = "".join(f"<th>{escape(c)}</th>" for c in ["trial", "state", _title(metric), *keys, "epochs"])
+    columns = [fill("trial"), fill("state"), fill(_title(metric)), *keys, fill("epochs")]
+    header = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(
         "<tr>" + "".join(f"<td class=n>{escape(cell)}</td>" for cell in _cells(row, keys, metric)) + "</tr>"
-        for row in ranked
+        for row in ({**row, "state": fill(row["state"])} for row in ranked)
     )
     table = f"<div class=scroll><table class=rows><tr>{header}</tr>{body}</table></div>"
-    parts.append(f"<section><h2>Trials</h2>{table}</section>")
-    name = escape(config.name)
+    parts.append(f"<section><h2>{fill('Trials')}</h2>{table}</section>")
+    title = escape(fill("{name}: {n} trials", name=config.name, n=len(rows)))
+    language = "zh-CN" if current() == "zh" else "en"
     return (
-        f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
-        f"<title>{name}: {len(rows)} trials</title><style>{CSS}</style>"
-        f"<main><h1>{name}: {len(rows)} trials</h1>{''.join(parts)}</main></html>\n"
+        f"<!doctype html><html lang={language}><meta charset=utf-8>"
+        f'<meta name=viewport content="width=device-width"><title>{title}</title><style>{CSS}</style>'
+        f"<main><h1>{title}</h1>{''.join(parts)}</main></html>\n"
     )
 
 
 def _importance(importances):
     if not importances:
-        return "<p class=soft>Too few finished trials that differ.</p>"
+        return f"<p class=soft>{fill('Too few finished trials that differ.')}</p>"
     height, parts = 26, []
     for k, (key, share) in enumerate(importances.items()):
         y = k * height
@@ -123,10 +127,10 @@ def _importance(importances):
             f"<text x={268 + 560 * share:.1f} y={y + 17}>{100 * share:.0f} %</text>"
         )
     told = ", ".join(f"{key} {100 * share:.0f} %" for key, share in importances.items())
+    note = fill("Share of the difference between the best tenth of the trials and all (PED-ANOVA).")
     return (
         f'<figure><svg viewBox="0 0 {_WIDTH} {height * len(importances)}" role=img '
-        f'aria-label="{escape(told)}">{"".join(parts)}</svg><figcaption>Share of the difference between the '
-        "best tenth of the trials and all (PED-ANOVA).</figcaption></figure>"
+        f'aria-label="{escape(told)}">{"".join(parts)}</svg><figcaption>{note}</figcaption></figure>'
     )
 
 
@@ -136,7 +140,7 @@ def _parallel(rows, space, metric):
     values = [row[metric] for row in rows]
     low, high = min(values), max(values)
     span = (high - low) or 1.0
-    axes.append((_title(metric), lambda row: (row[metric] - low) / span))
+    axes.append((fill(_title(metric)), lambda row: (row[metric] - low) / span))
     ends = [_ends(space[key]) for key in space] + [(_score(low, metric), _score(high, metric))]
     gap = (_WIDTH - 2 * _SIDE) / max(1, len(axes) - 1)
     parts = []
@@ -161,9 +165,9 @@ def _parallel(rows, space, metric):
         dash = ' stroke-dasharray="6 5"' if row["state"] == "pruned" else ""
         parts.append(
             f'<polyline points="{" ".join(points)}" stroke="var({color})" opacity={strength:.2f}{dash}>'
-            f"<title>trial {row['trial']}: {_score(row[metric], metric)}</title></polyline>"
+            f"<title>{fill('trial {k}', k=row['trial'])}: {_score(row[metric], metric)}</title></polyline>"
         )
-    told = f"{len(rows)} trials over {', '.join(space)}"
+    told = fill("{n} trials over {keys}", n=len(rows), keys=", ".join(space))
     return (
         f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role=img aria-label="{escape(told)}">'
         f"{''.join(parts)}</svg></figure>"
@@ -194,6 +198,6 @@ def _course(rows, metric):
         if row[metric] is not None:
             best = row[metric] if best is None else pick(best, row[metric])
         points.append((row["trial"], best))
-    each = Line("a trial", [(row["trial"], row[metric]) for row in rows], "var(--soft)", dashed=True)
-    lines = [each, Line("the best so far", points, "var(--good)")]
-    return line_chart(_title(metric), lines, "trial", lambda y: _score(y, metric))
+    each = Line(fill("a trial"), [(row["trial"], row[metric]) for row in rows], "var(--soft)", dashed=True)
+    lines = [each, Line(fill("the best so far"), points, "var(--good)")]
+    return line_chart(fill(_title(metric)), lines, fill("trial"), lambda y: _score(y, metric))

@@ -15,6 +15,7 @@ _WORDS = {
         "differences. Look into a trained network and click any number; then train your own on a CPU, several times as fast as PyTorch.",
         "tour": "Take the tour",
         "hour": "Your first hour",
+        "python": "Run it here, nothing installed",
         "liveTitle": "A network, live",
         "draw": "Draw a digit",
         "pad": "Drawing pad, 28 by 28 pixels. Below it are digits to choose from.",
@@ -34,9 +35,9 @@ _WORDS = {
         "<a href='chapters/index.html'>Derivations</a> from definition to backward pass, with moving pictures.",
         "doTitle": "Do",
         "do": "<a href='exercises.html'>Sixteen exercises</a> that mark themselves and know the usual mistakes. "
-        "<a href='notebooks/index.html'>Notebooks</a> from five probabilities to your own layer. Bugs to find.",
+        "<a href='notebooks/index.html'>Notebooks</a> from five probabilities to your own layer. Bugs to find. The exercises also run <a href='python.html'>in the browser</a>.",
         "runTitle": "Run",
-        "run": "<code>pip install .</code>, then <code>cnn train</code>: real digits, 98.9 %, in seconds, offline. "
+        "run": "<code>pip install .</code>, then <code>cnn train</code>: real digits, 98.9 %, in seconds, offline (<a href='readme.html'>README</a>). "
         "Training steps are <a href='speed.html'>2 to 5 times</a> as fast as PyTorch's on the same CPU.",
         "originTitle": "Where it starts",
         "origin": "For p = [0.1, 0.2, 0.25, 0.4, 0.05] and the third class being right, the loss sends back "
@@ -56,6 +57,7 @@ _WORDS = {
         "然后在 CPU 上训练自己的网络，比 PyTorch 快好几倍。",
         "tour": "开始导览",
         "hour": "一小时入门",
+        "python": "就在这里运行，不用安装",
         "liveTitle": "一个正在运行的网络",
         "draw": "画一个数字",
         "pad": "画板，28 × 28 像素。下面有现成的数字可选。",
@@ -75,9 +77,9 @@ _WORDS = {
         "<a href='chapters/index.html'>推导</a>从定义一直到反向传播，配有动画。",
         "doTitle": "做",
         "do": "<a href='exercises.html'>十六道练习</a>自动批改，认得常见的错误。<a href='notebooks/index.html'>笔记本</a>从五个概率"
-        "讲到自己写一层。还可以找出埋下的错误。",
+        "讲到自己写一层。还可以找出埋下的错误。练习也可以<a href='python.html'>在浏览器里</a>做。",
         "runTitle": "跑",
-        "run": "<code>pip install .</code>，然后 <code>cnn train</code>：真实的手写数字，98.9 %，几秒钟，不用联网。"
+        "run": "<code>pip install .</code>，然后 <code>cnn train</code>：真实的手写数字，98.9 %，几秒钟，不用联网（见<a href='readme.html'>项目说明</a>）。"
         "同一块 CPU 上，训练一步比 PyTorch 快 <a href='speed.html'>2 到 5 倍</a>。",
         "originTitle": "从哪里开始",
         "origin": "p = [0.1, 0.2, 0.25, 0.4, 0.05]，第三类正确，损失传回 [0.1, 0.2, −0.75, 0.4, 0.05]。"
@@ -108,7 +110,8 @@ def page(language):
 <h1>{w["h1"]}</h1>
 <p class="lead">{w["lead"]}</p>
 <p class="actions"><a class="button" href="../networks/digits.html?lang={language}#tour=pixel">{w["tour"]}</a>
-<a class="button second" href="hour.html">{w["hour"]}</a></p>
+<a class="button second" href="hour.html">{w["hour"]}</a>
+<a class="button second" href="python.html">{w["python"]}</a></p>
 </div>
 <section class="live" id="live" aria-label="{w["liveTitle"]}" {texts}>
 <div class="padside">

@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import sys
 from dataclasses import dataclass, field
 from html import escape
 
@@ -27,24 +28,41 @@ _STATIONS = [key.split(".")[1] for key in texts("en") if key.startswith("tour.")
 
 @dataclass
 class Found:
-    """``pages``: {name: accuracy in %}; ``live``: the data of the landing page's network."""
+    """``pages``: {name: accuracy in %}; ``small``: names of those that learnt the bundled digits instead of their
+    own data set; ``live``: the data of the landing page's network."""
 
     pages: dict = field(default_factory=dict)
+    small: set = field(default_factory=set)
     live: str = ""
 
 
+#: What a network learns whose own data set is not there: the bundled digits, not mirrored and not cropped.
+_INSTEAD = ["data.dataset=sample", "data.augment=[]"]
+
+
 def _recipes(root, data, draft):
-    """Yield (name, config file, overrides, image) of the networks whose data are there."""
-    epochs = ["train.epochs=2"] if draft else []
-    yield "digits", root / "configs" / "sample.toml", epochs, 3
-    if data is None:
-        return
-    short = ["train.epochs=1"] if draft else ["train.epochs=4"]
-    if (data / "MNIST").is_dir():
-        yield "mnist", root / "configs" / "mnist_lenet.toml", [f"data.root={data}", *short], 0
-    if (data / "cifar10-images").is_dir():
-        images = ["data.dataset=folder", f"data.root={data / 'cifar10-images'}"]
-        yield "cifar", root / "configs" / "cifar10_small.toml", [*images, *short], 0
+    """Yield (name, config file, overrides, image, the missing data set or "")."""
+    yield "digits", root / "configs" / "sample.toml", ["train.epochs=2"] if draft else [], 3, ""
+    for name, config, epochs, source, missing in (
+        ("lenet", "mnist_lenet.toml", (4, 10), _mnist(data), "MNIST"),
+        ("residual", "cifar10_small.toml", (4, 6), _cifar(data), "CIFAR-10"),
+    ):
+        count = 0 if draft else epochs[source is None]
+        overrides = [*(source or _INSTEAD), f"train.epochs={count}"]
+        yield name, root / "configs" / config, overrides, 0, missing if source is None else ""
+
+
+def _mnist(data):
+    """Return the overrides that read MNIST from the folder ``data``, or None where it is not."""
+    return [f"data.root={data}"] if data and (data / "MNIST").is_dir() else None
+
+
+def _cifar(data):
+    """Return the overrides that read CIFAR-10, as torchvision keeps it or as JPEG files, or None."""
+    if data and (data / "cifar-10-batches-py").is_dir():
+        return [f"data.root={data}"]
+    images = data and data / "cifar10-images"
+    return ["data.dataset=folder", f"data.root={images}"] if images and images.is_dir() else None
 
 
 def build(root, out, data, draft):
@@ -54,18 +72,21 @@ def build(root, out, data, draft):
     found = Found()
     folder = out / "networks"
     folder.mkdir()
-    for name, file, overrides, image in _recipes(root, data, draft):
-        runs = out / "runs"
+    runs = out / "runs"
+    for name, file, overrides, image, missing in _recipes(root, data, draft):
+        if missing:
+            found.small.add(name)
+            where = f"{data}: no {missing}" if data else f"no {missing}"
+            print(f"{where}; networks/{name}.html has learnt the bundled digits instead", file=sys.stderr)
         trainer = Trainer(load_config(file, overrides))
         trainer.run = run_folder.create(str(runs / name), name)
         trainer.fit()
-        history = name == "digits"
-        page, _ = explain(str(runs / name), str(image), max_mb=30, history=history)
+        page, _ = explain(str(runs / name), str(image), max_mb=30, history=name == "digits")
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
         network, config, meta = experiment.load_trained(str(runs / name))
         found.pages[name] = 100 * _accuracy(network, config, meta)
 
-    shutil.rmtree(out / "runs", ignore_errors=True)
+    shutil.rmtree(runs, ignore_errors=True)
     _draw_range_test(root, out / "pictures" / "lr-find.png")
     found.live = _live(2 if draft else 12)
     return found
@@ -138,13 +159,25 @@ _ABOUT = {
         "en": ("Bundled digits", "LeNet-5 with batch normalisation, trained on the 4,000 digits that come with cnn, with its whole history."),
         "zh": ("自带的手写数字", "带批归一化的 LeNet-5，用随 cnn 附带的 4,000 张数字训练，包含完整的训练历史。"),
     },
-    "mnist": {
-        "en": ("MNIST", "LeNet-5 as in 1998, trained on 60,000 digits."),
-        "zh": ("MNIST", "1998 年的 LeNet-5，用 60,000 张数字训练。"),
+    "lenet": {
+        "en": ("LeNet-5 on MNIST", "The network of 1998, trained on 60,000 digits."),
+        "zh": ("MNIST 上的 LeNet-5", "1998 年的网络，用 60,000 张数字训练。"),
     },
-    "cifar": {
-        "en": ("CIFAR-10", "A small residual network on colour photographs of ten kinds."),
-        "zh": ("CIFAR-10", "一个小的残差网络，识别十类彩色照片。"),
+    "residual": {
+        "en": ("A residual network on CIFAR-10", "Small, with two skip connections, on colour photographs of ten kinds."),
+        "zh": ("CIFAR-10 上的残差网络", "一个小网络，有两条跳跃连接，识别十类彩色照片。"),
+    },
+}  # fmt: skip
+
+#: The same, where they learnt the bundled digits.
+_ABOUT_SMALL = {
+    "lenet": {
+        "en": ("LeNet-5", "The network of 1998, trained on the bundled digits, which are a part of MNIST: the whole was not there when this site was built."),
+        "zh": ("LeNet-5", "1998 年的网络，用自带的数字训练。它们是 MNIST 的一部分，构建本站时没有完整的 MNIST。"),
+    },
+    "residual": {
+        "en": ("A residual network", "The one for CIFAR-10, with two skip connections; here it has learnt the bundled digits, since CIFAR-10 was not there when this site was built."),
+        "zh": ("残差网络", "为 CIFAR-10 设计的网络，有两条跳跃连接。构建本站时没有 CIFAR-10，所以这里学的是自带的数字。"),
     },
 }  # fmt: skip
 
@@ -154,7 +187,6 @@ _WORDS = {
         "lead": "Each page holds one trained network and one image: every activation and every gradient as the kernels "
         "computed them. Click any number and read the sum that made it; draw, change a weight, train it there.",
         "accuracy": "{a:.1f} % of its test images right",
-        "missing": "Built without MNIST and CIFAR-10: the site's builder had no copy of them.",
         "tour": "A tour of a network",
         "tourlead": "Thirteen stations on one chain of numbers: from a pixel forward to the loss, and back. At each one you "
         "guess first. The stations open inside a real network, on its own numbers.",
@@ -171,7 +203,6 @@ _WORDS = {
         "lead": "每个页面是一个训练好的网络和一张图像：所有激活值和梯度都是内核实际算出的。点任何一个数，就能看到得出它的"
         "那个求和；还可以画图、改权重、就地训练。",
         "accuracy": "测试图像正确率 {a:.1f} %",
-        "missing": "构建本站时没有 MNIST 与 CIFAR-10 的数据，所以缺这两页。",
         "tour": "网络导览",
         "tourlead": "十三站，沿着一串数字走：从一个像素向前直到损失，再往回。每一站都请你先猜。这些站就在一个真实的网络里，"
         "用的是它自己的数字。",
@@ -189,12 +220,13 @@ _WORDS = {
 def page(language, found):
     """Return the page that leads to the networks."""
     words = _WORDS[language]
-    cards = "".join(
-        f'<li><a href="../networks/{name}.html?lang={language}"><strong>{_ABOUT[name][language][0]}</strong>'
-        f"<span>{_ABOUT[name][language][1]}</span><span class='fine'>{words['accuracy'].format(a=accuracy)}</span></a></li>"
-        for name, accuracy in found.pages.items()
-    )
-    missing = "" if len(found.pages) == len(_ABOUT) else f'<p class="fine">{words["missing"]}</p>'
+    cards = ""
+    for name, accuracy in found.pages.items():
+        title, about = (_ABOUT_SMALL if name in found.small else _ABOUT)[name][language]
+        cards += (
+            f'<li><a href="../networks/{name}.html?lang={language}"><strong>{title}</strong><span>{about}</span>'
+            f"<span class='fine'>{words['accuracy'].format(a=accuracy)}</span></a></li>"
+        )
     places = "".join(
         f'<li><a href="../networks/digits.html?lang={language}{place}">{words[key]}</a></li>'
         for key, place in (
@@ -207,7 +239,7 @@ def page(language, found):
     )
     body = (
         f'<article class="prose"><h1>{words["title"]}</h1><p class="lead">{words["lead"]}</p><ul class="cards">{cards}</ul>'
-        f"{missing}<h2>{words['places']}</h2><ul>{places}</ul></article>"
+        f"<h2>{words['places']}</h2><ul>{places}</ul></article>"
     )
     return Page("networks", language, words["title"], body)
 

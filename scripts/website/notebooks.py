@@ -43,23 +43,27 @@ def _execute(notebook, root):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
-        client = NotebookClient(notebook, timeout=900, resources=resources, coalesce_streams=True)
+        quiet = ["--IPKernelApp.log_level=40"]  # errors only
+        client = NotebookClient(
+            notebook, timeout=900, resources=resources, coalesce_streams=True, extra_arguments=quiet
+        )
         client.execute(env=environment)
 
 
-def style():
-    """Return the colours of code."""
+def style(place="pre.code"):
+    """Return the colours of code inside of ``place``."""
     from pygments.formatters import HtmlFormatter
 
-    light = HtmlFormatter(style="default").get_style_defs("pre.code")
-    dark = HtmlFormatter(style="github-dark").get_style_defs("pre.code")
-    rules = [
-        line for line in dark.splitlines() if not re.match(r"pre\.code(\s*\{| \.hll)|td|span|pre \{", line)
-    ]
-    light = [
-        line for line in light.splitlines() if not re.match(r"pre\.code(\s*\{| \.hll)|td|span|pre \{", line)
-    ]
-    return "\n".join([*light, "@media (prefers-color-scheme: dark) {", *rules, "}\n"])
+    other = re.compile(rf"{re.escape(place)}(\s*\{{| \.hll)|td|span|pre \{{")
+    light, dark = (
+        [
+            line
+            for line in HtmlFormatter(style=name).get_style_defs(place).splitlines()
+            if not other.match(line)
+        ]
+        for name in ("default", "github-dark")
+    )
+    return "\n".join([*light, "@media (prefers-color-scheme: dark) {", *dark, "}\n"])
 
 
 def pages(found, language):
@@ -117,7 +121,8 @@ def _output(output):
     if output.output_type == "stream":
         text = output.text if output.name == "stdout" else ""
     elif "text/html" in output.get("data", {}):
-        return f'<div class="output" tabindex="0">{output.data["text/html"]}</div>'
+        inside = output.data["text/html"].replace("<pre>", '<pre tabindex="0">')  # it may scroll
+        return f'<div class="output" tabindex="0">{inside}</div>'
     else:
         text = output.get("data", {}).get("text/plain", "")
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)

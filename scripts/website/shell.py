@@ -16,6 +16,7 @@ PLACES = {
     "chapters/index": {"en": "Derivations", "zh": "推导"},
     "notebooks/index": {"en": "Notebooks", "zh": "笔记本"},
     "exercises": {"en": "Exercises", "zh": "练习"},
+    "python": {"en": "In the browser", "zh": "浏览器里运行"},
     "networks": {"en": "Networks", "zh": "网络"},
     "speed": {"en": "Speed", "zh": "速度"},
     "manual": {"en": "Manual", "zh": "手册"},
