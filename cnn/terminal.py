@@ -123,7 +123,8 @@ def in_notebook():
 def prepared():
     """Make the streams of a command ready: closed ones lead nowhere.
 
-    Warnings of the picture decoders are dropped: what matters of them is an error of the file by its name.
+    Warnings are one line each, without the place in the code. Those of the picture decoders are dropped: what
+    matters of them is an error of the file by its name.
     """
     import warnings
 
@@ -133,9 +134,17 @@ def prepared():
             setattr(sys, name, _nowhere(mode))
         elif mode == "w" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # for argparse and tracebacks
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
+    before, warnings.formatwarning = warnings.formatwarning, _one_line
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _one_line(message, category, filename, lineno, line=None):
+    return f"cnn: warning: {message}\n"
 
 
 def finish():

@@ -1,5 +1,8 @@
 """precision="bf16": networks and runs; ``test_bf16_kernels.py`` has what they are made of."""
 
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -172,6 +175,15 @@ def test_without_the_instructions_a_network_says_so_and_computes_in_float32(monk
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         np.testing.assert_array_equal(_train(network)[1], _train(_network("float32"))[1])
+
+
+def test_on_another_processor_a_command_says_so_in_one_line(config):
+    environment = {**os.environ, "NUMBA_CPU_NAME": "haswell"}
+    command = [sys.executable, "-m", "cnn", "summary", config]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    line = 'cnn: warning: precision "bf16": this processor has no instructions for bfloat16 (avx512_bf16); '
+    assert done.stderr == line + "computing in float32\n"
 
 
 # -- runs -------------------------------------------------------------------------------------------------

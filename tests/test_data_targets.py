@@ -145,6 +145,17 @@ def test_masks_that_do_not_fit_are_named(tmp_path):
         load_dataset("folder", write_images(tmp_path / "empty"), targets="masks")
 
 
+def test_who_forgets_to_say_what_the_targets_are_is_told(tmp_path, capsys):
+    write_masks(tmp_path / "streets", "KIND")
+    code, _, error = tiny.run(capsys, "new", tmp_path / "streets")
+    assert (code, 'did you mean data.targets = "masks"?' in error) == (3, True)
+    path = write_csv(write_images(tmp_path / "a") / "t.csv", "file,label", lambda i: f"{i}.png,{i + 0.5}")
+    with pytest.raises(DataError, match=r'10 different numbers, such as 9\.5.*data\.targets = "numbers"'):
+        load_dataset("folder", path)
+    write_csv(path, "file,label", lambda i: f"{i}.png,{i % 2 + 0.5}")  # two classes, whatever they are called
+    assert load_dataset("folder", path).classes == ("0.5", "1.5")
+
+
 def test_a_changed_mask_or_number_is_noticed_by_the_cache(tmp_path):
     masks = write_masks(tmp_path / "m", "KIND")
     load_dataset("folder", tmp_path / "m", targets="masks")

@@ -127,6 +127,15 @@ if what != "nothing":
 sys.exit(main(sys.argv[4:]))
 """
 
+RESIDUAL = """
+  { type = "Residual", body = [
+    { type = "Conv2d", out_channels = 4, kernel_size = 3, padding = 1, bias = false },
+    { type = "BatchNorm2d" },
+  ] },
+  { type = "ReLU" },
+  { type = "MaxPool2d", kernel_size = 2 },
+"""
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -135,6 +144,7 @@ def place(tmp_path_factory):
     tiny.write_images(folder / "images")
     config = tiny.write_config(folder / "tiny.toml", folder / "images")
     text = config.read_text().replace('backend = "reference"', 'backend = "numba"')
+    text = text.replace('  { type = "MaxPool2d", kernel_size = 2 },\n', RESIDUAL)
     config.write_text(text.replace("p = 0.1", "p = 0.3").replace("lr = 0.1\n", "lr = 0.1\nclip_norm = 1.0\n"))
     options = ["--set", "train.micro_batch=16", "--set", "data.batch_size=48", "--run", str(folder / "alone")]
     assert tiny.main(["train", str(config), *options]) == 0

@@ -149,6 +149,9 @@ def list_images(root, test=None, targets="classes", columns=None, classes=None):
         need = f'as data.targets = "{targets}" needs it' if targets != "classes" else "for data.columns"
         raise DataError(f"{root}: expected a CSV file, or a folder with metadata.csv, {need}; found none")
     else:
+        if root.is_dir() and masks.looks_like_masks(root):
+            found = f"{root}: found a folder of images and one of masks, expected a folder for each class"
+            raise DataError(f'{found}; did you mean data.targets = "masks"?')
         listing = class_folders(root)
     listing.hold_out_test(TEST_SHARE if test is None else test)
     return listing

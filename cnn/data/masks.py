@@ -45,6 +45,15 @@ def with_masks(root):
     return listing
 
 
+def looks_like_masks(root):
+    """Whether a folder, or its part for training, holds images and masks, and no folder more."""
+    for folder in (root, *(root / name for name in PARTS["train"])):
+        if folder.is_dir() and _pair(folder, "") is not None:
+            inside = {entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."}
+            return len(inside) == 2
+    return False
+
+
 def _folders(root):
     """Return [(part, folder of images, folder of masks)]."""
     found = []

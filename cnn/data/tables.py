@@ -73,7 +73,19 @@ def _classes(_, rows, source):
         names.sort(key=int)
     if len(names) < 2:
         raise DataError(f"{source}: expected labels of at least two classes, found {len(names)}")
+    if 2 * len(names) > len(rows) and sum(map(_is_fraction, names)) > len(names) / 2:
+        found = f"{len(names):,} different numbers, such as {names[-1]}, for {len(rows):,} images"
+        raise DataError(
+            f'{source}: expected names of classes, found {found}; did you mean data.targets = "numbers"?'
+        )
     return names, [names.index(row.texts[0]) for row in rows]
+
+
+def _is_fraction(text):
+    try:
+        return float(text) % 1 != 0
+    except ValueError:
+        return False
 
 
 def _numbers(names, rows, source):

@@ -26,28 +26,29 @@ static void columns(const Window *p, int v, int *first, int *end)
 /* y[k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[g(k) + c, i*sh - top + u*dh, j*sw - left + v*dw]
 
    x outside of the image is 0, so those taps are left out. The innermost loop runs along a row, where x and y
-   lie side by side, and the sum of a row of y stays in the cache while all taps are added to it. */
+   lie side by side, and a plane of y stays in the cache while all taps are added to it. */
 static void conv2d(const float *restrict x, const float *restrict weight, const float *restrict bias,
                    float *restrict y, const Window *p)
 {
     const int channels = p->c / p->groups, filters = p->k / p->groups;
     for (int k = 0; k < p->k; k++) {
         const float *image = x + (size_t)(k / filters) * channels * p->h * p->w;
-        for (int i = 0; i < p->oh; i++) {
-            float *row = y + ((size_t)k * p->oh + i) * p->ow;
-            for (int j = 0; j < p->ow; j++)
-                row[j] = bias ? bias[k] : 0.0f;
-            for (int c = 0; c < channels; c++)
-                for (int u = 0; u < p->kh; u++) {
-                    const int r = i * p->sh - p->top + u * p->dh;
-                    if (r < 0 || r >= p->h)
-                        continue;
-                    for (int v = 0; v < p->kw; v++) {
-                        const float tap = weight[(((size_t)k * channels + c) * p->kh + u) * p->kw + v];
+        float *plane = y + (size_t)k * p->oh * p->ow;
+        for (int j = 0; j < p->oh * p->ow; j++)
+            plane[j] = bias ? bias[k] : 0.0f;
+        for (int c = 0; c < channels; c++)
+            for (int u = 0; u < p->kh; u++)
+                for (int v = 0; v < p->kw; v++) {
+                    const float tap = weight[(((size_t)k * channels + c) * p->kh + u) * p->kw + v];
+                    const int shift = v * p->dw - p->left;
+                    int first, end;
+                    columns(p, v, &first, &end);
+                    for (int i = 0; i < p->oh; i++) {
+                        const int r = i * p->sh - p->top + u * p->dh;
+                        if (r < 0 || r >= p->h)
+                            continue;
                         const float *pixels = image + ((size_t)c * p->h + r) * p->w;
-                        const int shift = v * p->dw - p->left;
-                        int first, end;
-                        columns(p, v, &first, &end);
+                        float *row = plane + (size_t)i * p->ow;
                         if (p->sw == 1)
                             for (int j = first; j < end; j++)
                                 row[j] += tap * pixels[j + shift];
@@ -56,7 +57,6 @@ static void conv2d(const float *restrict x, const float *restrict weight, const 
                                 row[j] += tap * pixels[j * p->sw + shift];
                     }
                 }
-        }
     }
 }
 

@@ -20,6 +20,7 @@ from cnn.parallel.share import Share
 
 DEFAULT = 16  # images, the lanes of the kernels
 SLOW = 1.5
+NOTICED = 1.0  # seconds of an epoch: what took less says nothing about a process
 
 
 class MicroBatches:
@@ -91,7 +92,7 @@ class MicroBatches:
         """Return a line on each process that took SLOW times as long an image as most, and begin anew."""
         lines, each = [], self._seconds / np.maximum(self._images, 1)
         usual = statistics.median_low(each)
-        for rank in np.flatnonzero(each > SLOW * usual) if usual else ():
+        for rank in np.flatnonzero((each > SLOW * usual) & (self._seconds > NOTICED)):
             who = f"rank {rank} of {self.team.size} on {self.team.hosts[rank]}"
             times, seconds = each[rank] / usual, self._seconds[rank]
             lines.append(

@@ -121,7 +121,8 @@ def _output(output):
     if output.output_type == "stream":
         text = output.text if output.name == "stdout" else ""
     elif "text/html" in output.get("data", {}):
-        return f'<div class="output" tabindex="0">{output.data["text/html"]}</div>'
+        inside = output.data["text/html"].replace("<pre>", '<pre tabindex="0">')  # it may scroll
+        return f'<div class="output" tabindex="0">{inside}</div>'
     else:
         text = output.get("data", {}).get("text/plain", "")
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
