@@ -260,7 +260,7 @@ def test_what_cannot_be_taken_apart_is_refused_in_one_line():
         plain.forward(np.zeros((16, 1, 6, 6)), training=True, share=Share(plain, 16, 16, Alone()))
 
 
-def test_a_slow_process_is_named(monkeypatch):
+def test_a_slow_process_is_named():
     network = cnn.Network([Linear(3)])
     network.build((4,))
     micro = MicroBatches(network, SoftmaxCrossEntropy(), 16, Threads(0, threading.Barrier(3), []))
@@ -271,6 +271,7 @@ def test_a_slow_process_is_named(monkeypatch):
         ),
         ([1.0, 1.4, 1.2], []),
         ([0.0, 0.0, 0.0], []),
+        ([0.1, 0.9, 0.1], []),
     ):
         micro._seconds += seconds
         micro._images += 32
