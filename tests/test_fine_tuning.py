@@ -323,7 +323,7 @@ def test_runs_are_compared_by_their_results_and_what_differs(workplace, here, ca
     code, out, _ = tiny.run(capsys, "compare", workplace / "run", "a", "--json")
     assert json.loads(out)[1]["result"] == result
     _, out, _ = tiny.run(capsys, "compare", workplace / "run", "a", "--language", "zh")
-    assert [line.split()[0] for line in out.splitlines()[1:4]] == ["轮数", "最佳轮次", "验证准确率"]
+    assert [line.split()[0] for line in out.splitlines()[1:4]] == ["轮数", "最佳轮次", "验证正确率"]
     _, out, _ = tiny.run(capsys, "compare", "a", "a")
     assert out.endswith("the configs are the same\n")
     code, _, err = tiny.run(capsys, "compare", "a")
