@@ -34,7 +34,12 @@ class Range:
 
     def holds(self, value):
         """Whether ``value`` is a finite number in the range."""
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return False
+        try:
+            if not math.isfinite(value):
+                return False
+        except OverflowError:  # an int beyond every float
             return False
         low = (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
         return low and (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
@@ -44,7 +49,7 @@ class Range:
         limits = (
             (self.ge, "of at least"), (self.gt, "above"), (self.le, "at most"), (self.lt, "below"),
         )  # fmt: skip
-        return " and ".join(f"{word} {limit:g}" for limit, word in limits if limit not in (None, _UNCOUNTED))
+        return " and ".join(f"{word} {limit:g}" for limit, word in limits if limit not in (None, UNCOUNTED))
 
     def __get_pydantic_core_schema__(self, source, handler):
         """Tell pydantic, which checks configs, the same limits."""
@@ -56,9 +61,9 @@ Rate = Annotated[float, Range(gt=0)]
 NotNegative = Annotated[float, Range(ge=0)]
 Fraction = Annotated[float, Range(ge=0, lt=1)]  # zero included, one excluded
 Share = Annotated[float, Range(ge=0, le=1)]
-_UNCOUNTED = 2**63  # nothing in memory has so many parts; no message says so unless it is about that
-Count = Annotated[int, Range(ge=1, lt=_UNCOUNTED)]
-Whole = Annotated[int, Range(ge=0, lt=_UNCOUNTED)]
+UNCOUNTED = 2**63  # nothing in memory has so many parts; no message says so unless it is about that
+Count = Annotated[int, Range(ge=1, lt=UNCOUNTED)]
+Whole = Annotated[int, Range(ge=0, lt=UNCOUNTED)]
 
 
 _WORDS = {

@@ -231,6 +231,7 @@ def test_an_empty_config(capsys, place):
             "weight_init='whitening'}, {type='Flatten'}, {type='Linear', out_features=3}]",
             "is for a Conv2d that sees the images",
         ),
+        ("train.epochs=1e308", "train.epochs: found 1e+308, expected a number below 9"),
         ("loss.class_weight=[1, 2]", "loss.class_weight: found 2 numbers, expected 3"),
         ("data.augment=[{type='RandomCrop', size=20}]", "larger than the padded image"),
         ("data.augment=[{type='RandomTranslate', pixels=9, mode='reflect'}]", "reaches at most 7 pixels"),

@@ -114,6 +114,7 @@ def test_the_json_schema_has_the_ranges_of_the_constructors():
         (tuple[Fraction, Fraction], [(0, 0.5), [0.1, 0.2]], [(0,), (0, 1), 0.5]),
         (list[Rate] | None, [None, [], [1, 2]], [[0], 3]),
         (Annotated[int, Range(ge=2, le=4), "text"], [2, 4], [1, 5]),
+        (Rate, [1e300], [10**400]),  # beyond every float
     ],
 )
 def test_ranges_hold_for_what_they_describe(annotation, good, bad):

@@ -12,13 +12,16 @@ from cnn.config.sweep import Sweep
 from cnn.errors import ConfigError, did_you_mean
 from cnn.layers import LOSSES, Parameter
 from cnn.optimizers import AVERAGES, OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
-from cnn.registry import Count, Fraction, NotNegative, Rate
+from cnn.registry import UNCOUNTED, Count, Fraction, NotNegative, Range, Rate
 from cnn.targets import IGNORED, KINDS
 from cnn.targets import NAMES as TARGETS
 
 # a float, but written as 10 where it is whole
 Epochs = Annotated[
-    float, Field(ge=0), AfterValidator(lambda n: int(n) if n == int(n) else n), PlainSerializer(lambda n: n)
+    float,
+    Range(ge=0, lt=UNCOUNTED),
+    AfterValidator(lambda n: int(n) if n == int(n) else n),
+    PlainSerializer(lambda n: n),
 ]
 MOST_LAYERS, MOST_NESTING = 10_000, 32  # a network of a thousand layers is a deep one
 Spec = dict[str, Any]  # {type = "Conv2d", ...}: checked against the constructor in cnn.config.specs

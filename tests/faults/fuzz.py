@@ -165,7 +165,6 @@ def command_lines(rng):
         "",
         " ",
         ".",
-        "/",
         "/dev/null",
         "~nobody/x",
         "0",
