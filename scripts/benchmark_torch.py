@@ -9,8 +9,9 @@ class Torch:
 
     def __init__(self, threads):
         import torch
+        import torch_twin
 
-        self.torch = torch
+        self.torch, self._twin = torch, torch_twin
         torch.set_num_threads(threads)
 
     def _format(self, variant):
@@ -21,27 +22,15 @@ class Torch:
         return self.torch.autocast("cpu", self.torch.bfloat16, enabled="bf16" in variant)
 
     def _module(self, spec):
-        nn, torch = self.torch.nn, self.torch
+        nn = self.torch.nn
         options = {key: value for key, value in spec.items() if key not in ("type", "body", "shortcut")}
         kind = spec["type"]
         if kind == "Residual":
-
-            class Residual(nn.Module):
-                def __init__(self, body, shortcut):
-                    super().__init__()
-                    self.body, self.shortcut = body, shortcut
-
-                def forward(self, x):
-                    return self.body(x) + self.shortcut(x)
-
-            return Residual(*(self._sequential(spec.get(part, [])) for part in ("body", "shortcut")))
+            return self._twin.Residual(
+                *(self._sequential(spec.get(part, [])) for part in ("body", "shortcut"))
+            )
         if kind == "GlobalAvgPool2d":
-
-            class Mean(nn.Module):
-                def forward(self, x):
-                    return torch.mean(x, (2, 3))
-
-            return Mean()
+            return self._twin.Global(self.torch.mean)
         lazy = kind in ("Conv2d", "Linear", "BatchNorm2d")
         return getattr(nn, f"Lazy{kind}" if lazy else kind)(**options)
 

@@ -81,7 +81,13 @@ def load_folder(
         order = [(part, k) for part, files in listing.files.items() for k in range(len(files))]
         paths = [path for files in listing.files.values() for path in files]
         images, kept = read_all(paths, image_size, mode, fit, skip_unreadable, decode)
-        labels, named = _read_labels(listing, paths, kept, images.shape[2:], targets, classes, options)
+        labels, named = [label for part in listing.files for label in listing.labels[part]], listing.classes
+        if targets == "masks":
+            pairs = [(paths[k], labels[k]) for k in kept]
+            labels = masks.read_masks(pairs, images.shape[2:], image_size is not None, fit)
+            named, labels = masks.classes_of(labels, listing.root, classes)
+        else:
+            labels = np.array(labels)[kept]
         names = np.array([name for part in listing.files for name in listing.names(part)], object)
         parts = np.array([part for part, _ in order], object)[kept]
         found = {part: _part(images, labels, names[kept], parts == part) for part in listing.files}
@@ -96,17 +102,6 @@ def load_folder(
     )
 
 
-def _read_labels(listing, paths, kept, shape, targets, classes, options):
-    """Return (labels of the files that are kept, names of the classes)."""
-    labels = [label for part in listing.files for label in listing.labels[part]]
-    if targets == "masks":
-        pairs = [(paths[k], labels[k]) for k in kept]
-        read = masks.read_masks(pairs, shape, options[0] is not None, options[2])
-        names, read = masks.classes_of(read, listing.root, classes)
-        return read, names
-    return np.array(labels)[kept], listing.classes
-
-
 def folder_shape(
     root,
     image_size=None,
@@ -117,9 +112,9 @@ def folder_shape(
     decode="full",
     **targets,
 ):
-    """Return ((C, H, W), classes) of what `load_folder` would load; only one image is read.
+    """Return ((C, H, W), classes) of what `load_folder` would load, from one image.
 
-    With masks all are: how many classes there are is known then only.
+    With masks all images are read: only they tell how many classes there are.
     """
     if targets.get("targets") == "masks":
         dataset = load_folder(root, image_size, mode, fit, test, skip_unreadable, **targets, decode=decode)
