@@ -11,6 +11,9 @@ from cnn import files
 from cnn.backend import use_backend
 from cnn.data import cache
 
+# Processors without the instructions for bfloat16 run its kernels nonetheless: slowly, to the same numbers.
+os.environ.setdefault("CNN_EMULATE_BF16", "1")
+
 _CACHE = ("HOME", "XDG_CACHE_HOME")
 
 

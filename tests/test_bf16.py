@@ -29,8 +29,6 @@ from cnn.optimizers import SGD
 from cnn.training import checkpoint
 from cnn.training.experiment import load_trained
 
-needs_bf16 = pytest.mark.skipif(not bf16.has_bf16(), reason="this processor has no bfloat16 instructions")
-
 
 def _layers():
     return [
@@ -71,7 +69,6 @@ def _gradient(network, n=50):
     return value, network.grad.copy(), dx
 
 
-@needs_bf16
 def test_a_network_in_bf16_computes_nearly_what_it_does_in_float32():
     exact, found = _gradient(_network("float32")), _gradient(_network("bf16"))
     assert found[0] == pytest.approx(exact[0], rel=1e-2)
@@ -88,7 +85,6 @@ def test_a_network_in_bf16_computes_nearly_what_it_does_in_float32():
     np.testing.assert_array_equal(network.predict(x), wanted)
 
 
-@needs_bf16
 def test_bf16_learns_and_gives_the_same_bits_on_one_thread_and_on_all():
     every, results = backend.get_threads(), []
     for threads in (every, 1, every):
@@ -103,7 +99,6 @@ def test_bf16_learns_and_gives_the_same_bits_on_one_thread_and_on_all():
     assert results[0][0][-1] < 0.7 * results[0][0][0]
 
 
-@needs_bf16
 def test_layers_that_are_named_compute_in_float32():
     exact, narrow = _network("float32"), _network("bf16")
     every = [name for name, layer in exact.walk() if not layer.children()]
@@ -128,13 +123,11 @@ def test_an_unknown_name_among_the_layers_of_float32_is_named():
         cnn.Network(_layers(), float32_layers=["3.bdy.0"])
 
 
-@needs_bf16
 def test_bf16_needs_less_memory():
     narrow, wide = (sum(_network(p)._engine().memory((64, 3, 32, 32))) for p in ("bf16", "float32"))
     assert narrow < 0.75 * wide
 
 
-@needs_bf16
 def test_a_nan_stays_visible_in_bf16():
     x, labels = _batch()
     x[7, 1, 5, 5] = np.nan
@@ -147,7 +140,6 @@ def test_a_nan_stays_visible_in_bf16():
     assert np.isfinite(np.delete(logits, 7, 0)).all()
 
 
-@needs_bf16
 def test_where_no_layer_gains_all_is_float32_bit_for_bit():
     def layers():
         return [Conv2d(3, 5, groups=3), ReLU(), MaxPool2d(2), Flatten(), Linear(5)]
@@ -179,6 +171,7 @@ def test_without_the_instructions_a_network_says_so_and_computes_in_float32(monk
 
 def test_on_another_processor_a_command_says_so_in_one_line(config):
     environment = {**os.environ, "NUMBA_CPU_NAME": "haswell"}
+    environment.pop("CNN_EMULATE_BF16", None)
     command = [sys.executable, "-m", "cnn", "summary", config]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -203,7 +196,6 @@ def config(tmp_path):
     return path
 
 
-@needs_bf16
 def test_a_run_keeps_the_layers_of_float32(config, tmp_path, capsys):
     run = tmp_path / "run"
     names = 'train.float32_layers=["0"]'
@@ -215,7 +207,6 @@ def test_a_run_keeps_the_layers_of_float32(config, tmp_path, capsys):
     assert 'float32_layers: the network has no layer "x"' in message
 
 
-@needs_bf16
 def test_a_run_in_bf16_goes_on_bit_for_bit_and_is_evaluated_in_bf16(config, tmp_path, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     code, out, _ = tiny.run(capsys, "train", config, "--run", whole)

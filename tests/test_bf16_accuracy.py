@@ -5,12 +5,9 @@ import pytest
 
 from cnn.backend import use_backend
 from cnn.config import bundled_config, load_config, resolve
-from cnn.fast.machine.bf16 import has_bf16
 from cnn.training import evaluation, experiment
 from cnn.training.in_memory import InMemory
 from cnn.training.loop import Trainer
-
-pytestmark = pytest.mark.skipif(not has_bf16(), reason="this processor has no bfloat16 instructions")
 
 SEEDS = range(4)
 CONV = {"type": "Conv2d", "out_channels": 16, "kernel_size": 3, "padding": 1, "bias": False}

@@ -12,8 +12,6 @@ from cnn.fast.machine.bf16 import BFLOAT16
 from cnn.fast.machine.owner import precision
 from cnn.reference import bfloat16 as twin
 
-needs_bf16 = pytest.mark.skipif(not bf16.has_bf16(), reason="this processor has no bfloat16 instructions")
-
 
 def _narrow(x):
     """A blocked array of bfloat16."""
@@ -47,7 +45,6 @@ def test_rounding_in_numpy_goes_two_ways_to_the_same_numbers():
     assert np.isinf(twin.rounded(np.float32(3.4e38)))
 
 
-@needs_bf16
 def test_kernels_round_as_numpy_does():
     x = _numbers()
     x = x[: len(x) // 16 * 16].reshape(16, -1)
@@ -87,7 +84,6 @@ def _tiles(size, taps):
     return [[tile[:2] for tile in winograd._axis_tiles(n, winograd.outputs_of(taps))] for n in size]
 
 
-@needs_bf16
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_winograd_agrees_with_the_twin_that_rounds_at_the_same_points(name, stored):
@@ -113,7 +109,6 @@ def test_winograd_agrees_with_the_twin_that_rounds_at_the_same_points(name, stor
     assert _distance(dweight, wanted_dweight) < 4e-4
 
 
-@needs_bf16
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_winograd_is_near_the_convolution(name):
     geometry = GEOMETRIES[name]
@@ -145,7 +140,6 @@ def _arrays(count, shape=(19, 6, 8, 10)):
     return [twin.rounded(rng.standard_normal(shape)) for _ in range(count)]
 
 
-@needs_bf16
 @pytest.mark.parametrize("kind", ["relu", "gelu", "silu"])
 def test_activations_round_once(kind):
     x, dy = _arrays(2)
@@ -158,7 +152,6 @@ def test_activations_round_once(kind):
     _close(activation.backward(number, _narrow(dy), _narrow(x)), backward(dy, x, *more))
 
 
-@needs_bf16
 def test_sums_round_once_and_add_to_float32():
     x, other = _arrays(2)
     _close(elementwise.add(_narrow(x), _narrow(other), relu=True), np.maximum(x + other, 0))
@@ -179,7 +172,6 @@ _BACKWARD = {
 }
 
 
-@needs_bf16
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", ["identity", "relu", "gelu"])
 def test_normalisation_has_float32_statistics_and_rounds_once(kind, training):
@@ -212,7 +204,6 @@ def test_normalisation_has_float32_statistics_and_rounds_once(kind, training):
     np.testing.assert_allclose(gradients[1], gradients[3], rtol=1e-3, atol=2e-3)
 
 
-@needs_bf16
 @pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 2)])
 def test_pools_of_bfloat16_are_exact(kernel, stride):
     x, _ = _arrays(2)
@@ -244,7 +235,6 @@ DIRECT = {
 }
 
 
-@needs_bf16
 @pytest.mark.parametrize("bring", [as_blocked, _narrow])
 @pytest.mark.parametrize("name", DIRECT)
 def test_direct_products_of_pairs_agree_with_the_twin(name, bring):
@@ -270,7 +260,6 @@ def test_direct_products_of_pairs_agree_with_the_twin(name, bring):
     assert _distance(dweight, wanted_dweight) < 1e-6
 
 
-@needs_bf16
 @pytest.mark.parametrize("channels", [(2, 4), (5, 12)])
 def test_weights_behind_which_memory_ends_are_packed_whole(channels):
     c, k = channels
@@ -283,7 +272,6 @@ def test_weights_behind_which_memory_ends_are_packed_whole(channels):
     _close(y, np.einsum("kc,nchw->nkhw", weight[:, :, 0, 0].astype(float), x))
 
 
-@needs_bf16
 def test_pooling_in_the_task_of_a_direct_convolution_equals_pooling_afterwards():
     (x,) = _arrays(1, (19, 6, 14, 14))
     weight = np.random.default_rng(5).standard_normal((16, 6, 5, 5)).astype(np.float32)
@@ -298,7 +286,6 @@ def test_pooling_in_the_task_of_a_direct_convolution_equals_pooling_afterwards()
     assert (np.asarray(argmax) != np.where(wanted > 0, places, 4)).mean() < 1e-3
 
 
-@needs_bf16
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("channels", "taps"), [((1, 6), 3), ((2, 3), 2), ((1, 8), 1)])
 def test_a_convolution_without_a_form_in_bfloat16_computes_in_float32_and_rounds_its_result(

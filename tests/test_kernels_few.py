@@ -11,7 +11,6 @@ from cnn.fast.conv import few as few_conv
 from cnn.fast.conv import few_pool, few_winograd, few_winograd_pairs
 from cnn.fast.kernels import activation, few, few_joins
 from cnn.fast.lanes import channel_vector
-from cnn.fast.machine import bf16
 from cnn.fast.machine.fingerprint import PIECE, Fingerprint
 from cnn.layers import BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, ReLU
 from cnn.reference import bfloat16 as twin
@@ -139,10 +138,8 @@ def test_winograd_agrees_with_the_reference(name):
         close(plain(y), np.maximum(expected, 0) if relu else expected, 2e-5)
 
 
-needs_bf16 = pytest.mark.skipif(not bf16.has_bf16(), reason="this processor has no bfloat16 instructions")
 
 
-@needs_bf16
 @pytest.mark.parametrize("name", [name for name, case in WINOGRAD.items() if case[1] % 2 == 0])
 def test_winograd_in_bf16_agrees_with_the_twin_that_rounds_at_the_same_points(name):
     n, c, k, plane, padding = WINOGRAD[name]
@@ -159,7 +156,6 @@ def test_winograd_in_bf16_agrees_with_the_twin_that_rounds_at_the_same_points(na
         assert np.linalg.norm(plain(y) - wanted) < 4e-4 * np.linalg.norm(wanted)
 
 
-@needs_bf16
 @pytest.mark.parametrize("images", [1, 3])
 def test_predictions_of_a_few_images_multiply_bf16_where_that_is_asked_for(images):
     layers = [Conv2d(16, 3), BatchNorm2d(), ReLU(), Conv2d(24, 3, padding=1), MaxPool2d(2), Flatten()]

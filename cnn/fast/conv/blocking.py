@@ -18,7 +18,7 @@ def register_block(count, choices):
 def pair_block(count):
     """The register block for ``count`` output channels and pairs of bfloat16, which are packed by eight."""
     mr = min(PAIR_ROWS, count)
-    return mr, min(6, vector_registers()[1] * 3 // 4 // mr)
+    return mr, max(1, min(6, vector_registers()[1] * 3 // 4 * width(4) // LANES // mr))
 
 
 def even_slivers(count, choices):

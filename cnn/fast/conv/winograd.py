@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
+from cnn.fast.conv.blocking import pair_block
 from cnn.fast.conv.microkernels import Ends, memory_fence
 from cnn.fast.conv.routines import PixelProducts, pixel_products
 from cnn.fast.conv.winograd_pairs import input_tile_pairs
@@ -293,6 +294,8 @@ class ForwardPlan:
         size = [n // 2 * 2 if pooled else n for n in out_shape[2:]]
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
         mr, nr = next(block for block in blocks(SIZE)[0] if block[0] <= out_channels)
+        if form.pairs:
+            mr, nr = pair_block(out_channels)
         vectors = channels // 2 if form.pairs else channels
         count = -(-out_channels // mr)
         chunk = -(-count // max(1, round(out_channels / CHUNK))) * mr

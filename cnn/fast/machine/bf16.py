@@ -13,6 +13,7 @@ are float32.
 Intel, "BFLOAT16 - Hardware Numerics Definition", 2018.
 """
 
+import os
 from functools import cache
 
 import llvmlite.binding as llvm
@@ -36,12 +37,17 @@ _PAIRED = [i // 2 + 16 * (i % 2) for i in range(32)]
 
 
 @cache
-def has_bf16():
-    """Whether kernels are compiled for a processor that has the instructions."""
+def has_instructions():
+    """Whether kernels are compiled for a processor that has the instructions; else others do the same."""
     if config.CPU_NAME or config.CPU_FEATURES:  # compiled for another processor than this one
         return False
     features = llvm.get_host_cpu_features()
     return bool(features.get("avx512f") and features.get("avx512bf16"))
+
+
+def has_bf16():
+    """Whether networks compute in bfloat16 where asked to; others if CNN_EMULATE_BF16 is set, slowly."""
+    return has_instructions() or os.environ.get("CNN_EMULATE_BF16", "") not in ("", "0")
 
 
 # llvmlite.ir has no bfloat type. LLVM reads these signatures of earlier versions, with integers, as well.
@@ -61,7 +67,37 @@ def load_wide(builder, pointer):
 
 def narrow(builder, value):
     """Write the rounding of sixteen float32 to bfloat16."""
-    return _call(builder, "cvtneps2bf16", _I16, value)
+    if has_instructions():
+        return _call(builder, "cvtneps2bf16", _I16, value)
+
+    def const(number):
+        return ir.Constant(_I32, [number] * 16)
+
+    bits = builder.bitcast(value, _I32)
+    upper = builder.lshr(bits, const(16))
+    half = builder.add(const(0x7FFF), builder.and_(upper, const(1)))
+    rounded = builder.lshr(builder.add(bits, half), const(16))
+    size = builder.and_(bits, const(0x7FFFFFFF))
+    nan = builder.icmp_unsigned(">", size, const(0x7F800000))
+    subnormal = builder.icmp_unsigned("<", size, const(0x00800000))
+    rounded = builder.select(nan, builder.or_(upper, const(0x40)), rounded)
+    rounded = builder.select(subnormal, builder.and_(upper, const(0x8000)), rounded)
+    return builder.trunc(rounded, _I16)
+
+
+def dot_pairs(builder, a, b, c):
+    """Write c + the sum of the two products of each pair of sixteen pairs of bfloat16."""
+    a, b = builder.bitcast(a, _I32), builder.bitcast(b, _I32)
+    if has_instructions():
+        return _call(builder, "dpbf16ps", _F32, c, a, b)
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(_F32, [_F32] * 3), "llvm.fmuladd.v16f32"
+    )
+    for shift in (False, True):  # the odd numbers first, as the instruction does
+        half = ir.Constant(_I32, [16 if shift else 0xFFFF0000] * 16)
+        parts = [(builder.shl if shift else builder.and_)(pairs, half) for pairs in (a, b)]
+        c = builder.call(fma, [*(builder.bitcast(part, _F32) for part in parts), c])
+    return c
 
 
 class Narrow(Vectors):
@@ -81,7 +117,10 @@ class Narrow(Vectors):
 
     def side_by_side(self, first, second):
         """Sixteen bfloat16 of the first vector, then of the second: 64 bytes."""
-        both = _call(self.builder, "cvtne2ps2bf16", _I16_TWICE, second, first)
+        if has_instructions():
+            both = _call(self.builder, "cvtne2ps2bf16", _I16_TWICE, second, first)
+        else:
+            both = self.shuffle(narrow(self.builder, first), narrow(self.builder, second), range(32))
         # LLVM has no non-temporal store of bfloat: the fence keeps the vector one of float32.
         return self.fence(self.builder.bitcast(both, _F32))
 
@@ -101,8 +140,7 @@ class Pairs(Narrow):
 
     def fma(self, a, b, c):
         """c + a * b, the two products of each pair added."""
-        a, b = self.builder.bitcast(a, _I32), self.builder.bitcast(b, _I32)
-        return _call(self.builder, "dpbf16ps", _F32, c, a, b)
+        return dot_pairs(self.builder, a, b, c)
 
 
 # -- the same in NumPy ------------------------------------------------------------------------------------
