@@ -196,13 +196,15 @@ class GradientPlan:
 
     def __init__(self, problem):
         g, (pieces, _), (form, whole) = problem, problem.pieces(), problem.form()
-        blocks, taps = g.planes[0], g.kernel[0] * g.kernel[1]
-        parts = min(blocks, -(-16 // pieces.chunks))
-        self._sums = aligned_zeros((parts, pieces.channels, taps, LANES), f"f{g.itemsize}")
+        (blocks, channels), taps = g.planes, g.kernel[0] * g.kernel[1]
+        chunk = -(-channels // 64)  # the sums of many parts would be more than the arrays of small planes
+        chunks = -(-channels // chunk)
+        parts = min(blocks, -(-16 // chunks))
+        self._sums = aligned_zeros((parts, channels, taps, LANES), f"f{g.itemsize}")
         self._zeros = aligned_zeros((g.source[1], LANES * g.read), np.uint8)
-        self._counts = parts * pieces.chunks, pieces.channels
+        self._counts = parts * chunks, channels
         self._tasks = _gradient_task(form), _add_task(g.itemsize)
-        pieces = pieces._replace(weight=taps * LANES * g.itemsize)
+        pieces = pieces._replace(chunk=chunk, chunks=chunks, weight=taps * LANES * g.itemsize)
         ends = Ends(0, 0, self._sums.ctypes.data, 0)
         plane = g.plane(whole, self._zeros)
         self._table = Table(Gradient(ends, plane, pieces, blocks, parts, 0, taps))
