@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.geometry import Geometry
+from cnn.fast.conv.geometry import UNBOUNDED, Geometry
 from cnn.fast.conv.microkernels import memory_fence
 from cnn.fast.conv.stencil import Ends, Form, Links, Plane, columns_at_once, gradient, stencil
 from cnn.fast.machine import vector as v
@@ -128,11 +128,11 @@ class ConvolutionPlan:
         record = Convolution(Ends(0, 0, 0, 0), g.plane(whole, self._zeros), pieces)
         self._plane, self._table = record.plane, Table(record)
 
-    def run(self, x, weight, bias, out, floor=-np.inf, ceiling=np.inf):
+    def run(self, x, weight, bias, out, bounds=UNBOUNDED):
         """Compute ``out``; x and out have addresses, weight and bias are arrays."""
         bias = self._no_bias if bias is None else bias
         ends = Ends(x.address, out.address, address(weight), address(bias))
-        plane = self._plane._replace(floor=bits(floor), ceiling=bits(ceiling))
+        plane = self._plane._replace(floor=bits(bounds[0]), ceiling=bits(bounds[1]))
         self._table.set(ends=ends, plane=plane)
         launch(self._task, self._count, self._table.array)
 
@@ -253,6 +253,14 @@ def input_plan(geometry):
 
 
 @plans
+def few_plan(geometry):
+    """The plan of a forward pass of a few images: ``x_shape`` counts blocks of sixteen channels."""
+    g, links = geometry, _links(geometry, Links.forward)
+    planes, numbers = g.x_shape[:2], (g.itemsize, *g.sizes, LANES)
+    return ConvolutionPlan(Problem(planes, g.x_shape[2:], g.out_size, links, g.kernel, *numbers))
+
+
+@plans
 def weight_plan(geometry):
     """The plan of a d-weight pass: ``sizes`` are those of x and of dy."""
     return GradientPlan(_forward_problem(geometry))
@@ -264,10 +272,17 @@ def _geometry(x, y, weight, window, stored):
     return Geometry(x.shape, weight.shape, y.shape[2:], window, x.dtype.itemsize, sizes)
 
 
-def forward(x, weight, bias, out, window, floor=-np.inf, ceiling=np.inf):
-    """out = min(ceiling, max(floor, weight * x + bias)); x and out may be bfloat16, each for itself."""
+def forward(x, weight, bias, out, window, bounds=UNBOUNDED):
+    """out = weight * x + bias, kept between the ``bounds``; x and out may be bfloat16, each for itself."""
     plan = forward_plan(_geometry(x, out, weight, window, (x, out)))
-    plan.run(x, weight, bias, out, floor, ceiling)
+    plan.run(x, weight, bias, out, bounds)
+
+
+def forward_few(x, packed, bias, out, window, bounds):
+    """``forward`` on Lanes, with the weight as [C/16][kh][kw][16] and whole vectors of biases."""
+    shape = (len(x), x.blocks, *x.plane), (x.blocks, 1, *packed.shape[1:3])
+    geometry = Geometry(*shape, out.plane, window, x.dtype.itemsize)
+    few_plan(geometry).run(x, packed, bias, out, bounds)
 
 
 def backward_input(dy, weight, dx, window):

@@ -9,7 +9,8 @@ from cnn.fast.conv import direct as conv_direct
 from cnn.fast.conv import weight as conv_weight
 from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
-from cnn.fast.conv.geometry import Geometry, Window
+from cnn.fast.conv.geometry import RELU, UNBOUNDED, Geometry, Window
+from cnn.fast.kernels import hardtanh
 from cnn.fast.kernels.shared import micro_batches
 from cnn.fast.machine.bf16 import BFLOAT16
 from cnn.fast.machine.owner import owner
@@ -98,12 +99,13 @@ def _out_size(size, kernel, stride, padding, dilation):
     return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=False):
+def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=False, bounds=None):
     """Return y[n,k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[n,c,i*sh-top+u*dh,j*sw-left+v*dw].
 
-    ``relu``: max(0, y) instead, where a NaN stays.
+    ``relu``: max(0, y) instead, where a NaN stays. ``bounds``: y is kept between two numbers.
     """
-    floor = 0 if relu else -np.inf
+    bounds = bounds or (RELU if relu else UNBOUNDED)
+    floor, ceiling = bounds
     dtype, weight = _common(x, weight), _plain(weight, _common(x, weight))
     bias = None if bias is None else _plain(bias, dtype)
     n, _, h, w = x.shape
@@ -113,8 +115,11 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
     window = Window(stride, padding, dilation, groups)
     if conv_depthwise.suits(weight.shape, window):
         y = activations((n, k, oh, ow), dtype)
-        conv_depthwise.forward(_bring(x, dtype), weight, bias, y, window, floor)
+        conv_depthwise.forward(_bring(x, dtype), weight, bias, y, window, bounds)
         return y
+    if ceiling < np.inf:
+        y = conv2d_forward(x, weight, bias, *window[:3], groups, bounds=(floor, np.inf))
+        return hardtanh.hardtanh_forward(y, *bounds)
     winograd, pairs = _form(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True)
     if winograd and not pairs:
         y = empty((n, k, oh, ow), dtype)
