@@ -19,10 +19,11 @@ def _trains_bias(layer):
     return bool(layer.bias) and layer.bias.trainable
 
 
-class ConvReLU(Step):
-    """Convolution, ReLU: only the result is stored."""
+class Convolution(Step):
+    """Convolution; for a normalisation behind it, it takes the moments of its result when that is stored."""
 
-    roles = ("convolution", "relu")
+    roles = ("convolution",)
+    normalisation = None  # the layer that reads the result, if it is one
 
     def __init__(self, layers, context, parts=()):
         super().__init__(layers, context, parts)
@@ -30,12 +31,14 @@ class ConvReLU(Step):
 
     def forward(self, x, training):
         layer, x = self._conv, self._conv._receive(array(x))
-        y = conv.conv2d_forward(x, layer.weight.data, _bias(layer), *layer._geometry(), relu=True)
-        self.kept = x, y
+        measured = self.normalisation is not None and self.normalisation.in_training(training)
+        y = conv.conv2d_forward(x, layer.weight.data, _bias(layer), *layer._geometry(), measured=measured)
+        self.kept = (x,)
         return y
 
     def backward(self, dy, input_gradient, over):
-        x, layer, g = self.kept[0], self._conv, self._sums_gradient(array(dy))
+        dy = array(dy)
+        x, layer, g = self.kept[0], self._conv, self._sums_gradient(dy)
         if layer.weight.trainable:
             conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
         if _trains_bias(layer):
@@ -46,10 +49,25 @@ class ConvReLU(Step):
 
     def _sums_gradient(self, dy):
         """Take dy back to the output of the convolution."""
-        return activation.relu_backward(dy, self.kept[1])
+        return dy
 
     def _add_bias_gradient(self, dy, g):
         elementwise.channel_sum(g, self._conv.bias.grad)
+
+
+class ConvReLU(Convolution):
+    """Convolution, ReLU: only the result is stored."""
+
+    roles = ("convolution", "relu")
+
+    def forward(self, x, training):
+        layer, x = self._conv, self._conv._receive(array(x))
+        y = conv.conv2d_forward(x, layer.weight.data, _bias(layer), *layer._geometry(), relu=True)
+        self.kept = x, y
+        return y
+
+    def _sums_gradient(self, dy):
+        return activation.relu_backward(dy, self.kept[1])
 
 
 class ConvReLUPool(ConvReLU):

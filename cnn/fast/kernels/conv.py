@@ -10,6 +10,7 @@ from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
 from cnn.fast.conv.geometry import Geometry, Window
 from cnn.fast.kernels.shared import micro_batches
+from cnn.fast.kernels.tile_sums import moments_of
 from cnn.fast.machine.bf16 import BFLOAT16
 from cnn.fast.machine.owner import owner
 
@@ -97,10 +98,11 @@ def _out_size(size, kernel, stride, padding, dilation):
     return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=False):
+def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=False, measured=False):
     """Return y[n,k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[n,c,i*sh-top+u*dh,j*sw-left+v*dw].
 
-    ``relu``: max(0, y) instead, where a NaN stays.
+    ``relu``: max(0, y) instead, where a NaN stays. ``measured``: a normalisation will want the moments of y;
+    the form whose store takes them gives y with these, of the sums before they are rounded as y is stored.
     """
     floor = 0 if relu else -np.inf
     dtype, weight = _common(x, weight), _plain(weight, _common(x, weight))
@@ -110,14 +112,17 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
     oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
     winograd, pairs = _form(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True)
-    if winograd and not pairs:
-        y = empty((n, k, oh, ow), dtype)
-        conv_winograd.forward(as_blocked(x, dtype), weight, bias, y, padding, floor)
-        return _stored(y)
-    y, window = activations((n, k, oh, ow), dtype), Window(stride, padding, dilation, groups)
     if winograd:
-        conv_winograd.forward(as_stored(x), weight, bias, y, padding, floor, pairs)
+        y = activations((n, k, oh, ow), dtype) if pairs else empty((n, k, oh, ow), dtype)
+        arguments = as_stored(x) if pairs else as_blocked(x, dtype), weight, bias, y, padding
+        if not measured:
+            conv_winograd.forward(*arguments, floor, pairs)
+            return _stored(y)
+        moments = moments_of(y, conv_winograd.forward_measured(*arguments, pairs))
+        y = _stored(y)
+        y.moments = moments
         return y
+    y, window = activations((n, k, oh, ow), dtype), Window(stride, padding, dilation, groups)
     conv_direct.forward(_bring(x, dtype), weight, bias, y, window, floor, pairs)
     return y
 
