@@ -14,7 +14,7 @@ UNIT = 256  # bytes that are asked for together: four cache lines
 
 
 class Ahead(NamedTuple):
-    """Planes to ask for, counted in units one plane after the other, and the part of them that falls to a call."""
+    """Planes to ask for, in units that are counted plane after plane, and the part that falls to a call."""
 
     source: int  # address of the first plane
     plane: int  # bytes from one plane to the next
@@ -29,7 +29,7 @@ NOTHING = Ahead(0, 0, 1, 0, 0, 0)
 
 @helper
 def ahead_of_planes(source, planes, plane, size):
-    """Ahead of all ``planes``, of each of which ``size`` neighbouring bytes are read; 0: nothing is asked for."""
+    """Ahead of ``size`` neighbouring bytes of each of ``planes`` planes; 0: nothing is asked for."""
     units = (size + UNIT - 1) // UNIT
     return Ahead(source, plane, max(1, units), 0, planes * units, 0)
 

@@ -112,6 +112,7 @@ class Gather(NamedTuple):
     runs: int  # address of Run records
     run_count: int
     longest: int  # number of the run that has the most pixels
+    asks: int  # whether for the next strip
     mr: int  # output channels of a full sliver
     full: int  # slivers of mr output channels; those behind them have one less
     last: int  # output channel that no sliver begins behind
@@ -159,7 +160,7 @@ def _next_strip(p, index):
     after = index + 1
     strip = strip_of(p.strips + after % p.strip_count * STRIP_RECORD)
     source = p.x + after // p.strip_count * p.in_channels * p.source.plane + strip.low * p.source.row
-    size = strip.rows * p.source.row if p.scratch_bytes and after < p.tasks else 0
+    size = strip.rows * p.source.row if p.asks and after < p.tasks else 0
     return ahead_of_planes(source, p.in_channels, p.source.plane, size)
 
 
@@ -378,9 +379,15 @@ class GatherPlan:
         g, pixel = self._problem, LANES * self._problem.itemsize
         strips, bands, runs = (array.ctypes.data for array in self._tables)
         row_tap, tap = g.kernel[1] * self._weight_tap, self._weight_tap
-        how = STORE if pooled or scratch_bytes == 0 else STORE_NONTEMPORAL
+        # A load waits for a non-temporal store before it whose address has the same last twelve bits. Where
+        # there is much to multiply for each result, that costs more than fetching what is overwritten.
+        turns = g.vectors * g.kernel[0] * g.kernel[1] / (g.rows.phases * g.columns.phases)
+        how = STORE if pooled or scratch_bytes == 0 or turns >= 64 else STORE_NONTEMPORAL
         how = STORE_NARROW if g.written_size < g.itemsize and not pooled else how
         operand = bf16.SIZE if g.pairs else g.itemsize
+        # Of more planes most would drive each other out of the cache before they are copied.
+        longest = max(range(len(self._runs)), key=lambda run: self._runs[run][2])
+        asks = int(scratch_bytes > 0 and self._packed.slivers > 1 and g.in_channels <= 32)
         products = [
             row_products(mr, self._nr, operand, how=how, ahead=True) if mr else 0
             for mr in (self._mr, self._mr - 1 if self._full < self._packed.slivers else 0)
@@ -388,12 +395,12 @@ class GatherPlan:
         return Gather(
             x=0, weight=self._packed.address, bias=0, out=0, argmax=0, floor=0, itemsize=g.itemsize,
             tasks=self._tasks, groups=g.groups, in_channels=g.in_channels, vectors=g.vectors,
-            out_channels=g.out_channels, source=g.source, copied_plane=copied_plane, scratch=self._scratch.ctypes.data,
-            scratch_bytes=scratch_bytes,
+            out_channels=g.out_channels, source=g.source, copied_plane=copied_plane,
+            scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
             copy=pair_planes(g.read_size) if g.pairs else copy_planes(g.itemsize, g.read_size),
             strips=strips, strip_count=len(self._strips),
             bands=bands, runs=runs, run_count=len(self._runs),
-            longest=max(range(len(self._runs)), key=lambda run: self._runs[run][2]), mr=self._mr, full=self._full, last=self._last,
+            longest=longest, asks=asks, mr=self._mr, full=self._full, last=self._last,
             slivers=self._packed.slivers, weight_sliver=self._packed.sliver_bytes,
             nr=self._nr, products=products[0], smaller=products[1],
             down=Loop(0, g.rows.index_step * self._source_row, g.rows.tap_step * row_tap),

@@ -13,13 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.ahead import ahead_of_planes, share
 from cnn.fast.conv.blocking import panel_rows
 from cnn.fast.conv.microkernels import Loop
 from cnn.fast.conv.routines import (
     Copy,
     PanelProducts,
-    PanelProductsAhead,
     Transposition,
     copy_planes,
     panel_products,
@@ -129,39 +127,20 @@ def _transposed_right(p, rows, image, panels):
 
 
 @helper
-def _next_rows(p, operand, rows, source, is_there):
-    """Ahead of the rows that an operand has in the next strip; 0 if they lie apart."""
-    apart = rows.rows > 1 or operand.pixel != LANES * p.itemsize
-    size = 0 if apart or not is_there else rows.pixels * operand.pixel
-    return ahead_of_planes(source + rows.offset, operand.channels, operand.plane, size)
-
-
-@helper
-def _next_strip(p, unit, group):
-    """(left, right): Ahead of the strip behind this one."""
-    after = unit + 1
-    image = after // p.strip_count * p.groups + group
-    strip = strip_of(p.strips + after % p.strip_count * STRIP_RECORD)
-    left = _next_rows(p, p.left, strip.left, p.left_array + image * p.left.image, after < p.units)
-    return left, _next_rows(p, p.right, strip.right, p.right_array + image * p.right.image, after < p.units)
-
-
-@helper
-def _add_strip(p, taps, left, panels, sums, ahead):
+def _add_strip(p, taps, left, panels, sums):
     """sums[tap][k, c] += sum over pixels and lanes of left[k, i, j] * right[c, ...]"""
-    calls = (p.right.channels + 15) // 16 * p.tap_count
     for number in range((p.right.channels + 15) // 16):
         for t in range(p.tap_count):
             tap = tap_of(taps + t * TAP_RECORD)
             if tap.a.count:
                 panel, out = panels + number * p.panel + tap.right, sums + number * 16 * max(4, p.itemsize)
-                products = PanelProducts(
-                    panel, left + tap.left, out + t * p.sums_tap, p.copied_plane, p.sums_row,
-                    p.slivers, tap.a, tap.b,
+                call_with(
+                    p.products,
+                    PanelProducts(
+                        panel, left + tap.left, out + t * p.sums_tap, p.copied_plane, p.sums_row,
+                        p.slivers, tap.a, tap.b,
+                    ),
                 )  # fmt: skip
-                call = number * p.tap_count + t
-                parts = share(ahead[0], call, calls, p.slivers), share(ahead[1], call, calls, p.slivers)
-                call_with(p.products, PanelProductsAhead(products, parts[0], parts[1]))
 
 
 @cache
@@ -181,8 +160,7 @@ def _sum_task():
             strip = strip_of(p.strips + number * STRIP_RECORD)
             _copied_left(p, strip.left, image, copied)
             _transposed_right(p, strip.right, image, panels)
-            taps = p.taps + number * p.tap_count * TAP_RECORD
-            _add_strip(p, taps, copied, panels, total, _next_strip(p, unit, group))
+            _add_strip(p, p.taps + number * p.tap_count * TAP_RECORD, copied, panels, total)
 
     return sums
 
@@ -319,7 +297,7 @@ class PanelPlan:
                 scratch_bytes=scratch_bytes, scratch_panels=copied_bytes, copied_plane=copied_plane,
                 panel=panel, slivers=slivers, sums=self._sums.ctypes.data, sums_bytes=sums_bytes,
                 sums_tap=sums_tap, sums_row=sums_row, copy=copy_planes(operand),
-                transpose=transpose_pixels(operand), products=panel_products(mr, operand, ahead=True),
+                transpose=transpose_pixels(operand), products=panel_products(mr, operand),
             )
         )  # fmt: skip
         left_step, right_step = self._order(g.in_channels * tap_count, tap_count)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.ahead import Ahead, ask
+from cnn.fast.conv.ahead import NOTHING, Ahead, ask
 from cnn.fast.conv.microkernels import (
     ADD,
     ONCE,
@@ -83,12 +83,12 @@ def row_products(mr, nr, itemsize, neighbours=True, how=STORE, ahead=False):
         floor, scalars_k = number(from_bits(p.floor)), size if neighbours else p.scalars_k
         steps = Steps(scalars_k, p.vectors_pixel, p.out_k, p.out_pixel)
         at_once = nr if nr > 1 and p.pixels >= nr else 1
-        block = 0
+        after, block = ahead_of(record + _ROWS) if ahead else NOTHING, 0
         for row in range(p.rows):
             done = 0
             while done < p.pixels:
-                if ahead:
-                    ask(ahead_of(record + _ROWS), block)
+                if after.each:
+                    ask(after, block)
                     block += 1
                 done = min(done, p.pixels - at_once)
                 vectors = p.ends.vectors + row * p.vectors_row + done * p.vectors_pixel
@@ -147,13 +147,14 @@ def pixel_products(mr, nr, itemsize, how=STORE, ahead=False):
         floor, wide = number(from_bits(p.floor)), p.pixels >= nr
         steps = Steps(size, p.vectors_pixel, p.out_k, p.out_pixel)
         loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, row))
-        j = block = 0
+        after, block = ahead_of(record + _PIXELS) if ahead else NOTHING, 0
+        j = 0
         while j < p.pixels:
             if wide:
                 j = min(j, p.pixels - nr)
             for sliver in range(p.slivers):
-                if ahead:
-                    ask(ahead_of(record + _PIXELS), block)
+                if after.each:
+                    ask(after, block)
                     block += 1
                 k = min(sliver * mr, p.last)
                 vectors, scalars = (
@@ -184,21 +185,12 @@ class PanelProducts(NamedTuple):
     b: Loop
 
 
-class PanelProductsAhead(NamedTuple):
-    """PanelProducts, and what is asked for meanwhile."""
-
-    products: PanelProducts
-    left: Ahead
-    right: Ahead
-
-
 panel_products_of = reader(PanelProducts)
-_PANELS, _AHEAD = 8 * size_of(PanelProducts), 8 * size_of(Ahead)
 
 
 @cache
-def panel_products(mr, itemsize, ahead=False):
-    """The routine for PanelProducts, which is what weight gradients are; ``ahead``: for PanelProductsAhead.
+def panel_products(mr, itemsize):
+    """The routine for PanelProducts, which is what weight gradients are.
 
         out[k, c] += sum over a, b and lanes of left[k, a, b, lane] * panel[a, b, lane, c]
 
@@ -214,10 +206,7 @@ def panel_products(mr, itemsize, ahead=False):
         p = panel_products_of(record)
         loops = Loops(p.a, p.b, lanes)
         steps, left, out = Steps(p.left_k, 0, p.out_k, 0), p.left, p.out
-        for sliver in range(p.slivers):
-            if ahead:
-                ask(ahead_of(record + _PANELS), sliver)
-                ask(ahead_of(record + _PANELS + _AHEAD), sliver)
+        for _ in range(p.slivers):
             ends = Ends(p.panel, left, 0, out)
             outer_product(ends, loops, steps, number(0), ADD, mr, 1, itemsize)
             left += mr * p.left_k
