@@ -290,7 +290,8 @@ class Weighted(Step):
             y = linear.linear_forward(x, folded.weight, folded.bias, relu=low == 0)
             return y if self._bounds in (UNBOUNDED, RELU) else hardtanh.hardtanh_forward(y, low, high)
         geometry = self._layer._geometry()
-        return conv.conv2d_forward(x, folded.weight, folded.bias, *geometry, bounds=self._bounds)
+        options = {"bounds": self._bounds, "keep": folded.packed}
+        return conv.conv2d_forward(x, folded.weight, folded.bias, *geometry, **options)
 
     def _pooled_few(self, x):
         """``_few`` and the maxima of 2x2 windows in one pass, of one group."""

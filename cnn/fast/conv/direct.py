@@ -6,10 +6,8 @@
 Both are one kernel, ``gather.py``, or where the window is one pixel ``pointwise.py``.
 """
 
-import numpy as np
-
 from cnn.fast.conv.gather import GatherPlan, Problem
-from cnn.fast.conv.geometry import Geometry, Planes, planes
+from cnn.fast.conv.geometry import UNBOUNDED, Geometry, Planes, planes
 from cnn.fast.conv.pack import Strides
 from cnn.fast.conv.pairs import MOST_TAPS
 from cnn.fast.conv.pointwise import PointwisePlan
@@ -27,7 +25,7 @@ def forward_plan(geometry, pooled=False):
         source = Planes(*g.out_size, source.plane, stride[0] * source.row, stride[1] * source.pixel)
         return PointwisePlan(g, g.channels, source, g.out_size)
     axes = Axis.forward(*g.axis(0)), Axis.forward(*g.axis(1))
-    numbers = g.itemsize, *g.sizes, g.pairs
+    numbers = g.itemsize, *g.sizes, g.pairs, g.ceiling
     problem = Problem(g.blocks, g.window.groups, *g.channels, source, g.out_size, *axes, g.kernel, *numbers)
     return GatherPlan(problem, pooled)
 
@@ -60,14 +58,15 @@ def suits_pairs(weight_shape, groups, transposed=False):
     return channels > 1 and out >= 4 and kh * kw <= MOST_TAPS
 
 
-def forward(x, weight, bias, out, window, floor=-np.inf, pairs=False):
-    """out = max(floor, weight * x + bias): arrays of one dtype, blocked; the weight contiguous.
+def forward(x, weight, bias, out, window, bounds=UNBOUNDED, pairs=False, keep=None):
+    """out = weight * x + bias, kept between the ``bounds``: blocked arrays of one dtype, a contiguous weight.
 
     Of float32 x and out may be bfloat16 in memory, each for itself. ``pairs``: products in bfloat16.
+    ``keep``: for weights that seldom change; see ``pack.Packed``.
     """
-    stored = x.itemsize, out.itemsize
-    geometry = Geometry(x.shape, weight.shape, out.shape[2:], window, x.dtype.itemsize, stored, pairs)
-    forward_plan(geometry).run(x, weight, _strides(weight, window.groups), bias, out, floor)
+    (floor, ceiling), sizes = bounds, (x.dtype.itemsize, (x.itemsize, out.itemsize))
+    geometry = Geometry(x.shape, weight.shape, out.shape[2:], window, *sizes, pairs, ceiling)
+    forward_plan(geometry).run(x, weight, _strides(weight, window.groups), bias, out, floor, keep=keep)
 
 
 def forward_pooled(x, weight, bias, out, argmax, out_size, window, pairs=False):

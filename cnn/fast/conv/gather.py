@@ -263,6 +263,7 @@ class Problem(NamedTuple):
     read_size: int  # of a number of the source in memory
     written_size: int  # of a number of the result in memory
     pairs: bool = False  # whether pairs of bfloat16 are multiplied: a pair takes the place of a number
+    ceiling: float = np.inf  # that no result is above
 
     @property
     def vectors(self):
@@ -389,7 +390,7 @@ class GatherPlan:
         longest = max(range(len(self._runs)), key=lambda run: self._runs[run][2])
         asks = int(scratch_bytes > 0 and self._packed.slivers > 1 and g.in_channels <= 32)
         products = [
-            row_products(mr, self._nr, operand, how=how, ahead=True) if mr else 0
+            row_products(mr, self._nr, operand, how=how, ahead=True, ceiling=g.ceiling) if mr else 0
             for mr in (self._mr, self._mr - 1 if self._full < self._packed.slivers else 0)
         ]
         return Gather(
@@ -411,14 +412,15 @@ class GatherPlan:
             maxima=max_2x2(g.itemsize) if pooled else 0, sums=self._sums.ctypes.data, sums_bytes=sums_bytes,
         )  # fmt: skip
 
-    def run(self, x, weight, strides, bias, out, floor=-np.inf, argmax=None):
-        """Pack the weight, then gather; ``strides``: how the weight is read.
+    def run(self, x, weight, strides, bias, out, floor=-np.inf, argmax=None, keep=None):
+        """Pack the weight, then gather; ``strides``: how the weight is read; ``keep``: see ``Packed``.
 
         With ``argmax``, where the plan is a pooled one, ``out`` gets max(0, largest of each window).
         """
-        self._packed.fill(weight, strides)
+        packed = self._packed.place(weight, strides, keep)
         self._table.set(
-            x=x.address, out=out.address, bias=address(self._no_bias if bias is None else bias),
+            x=x.address, weight=packed, out=out.address,
+            bias=address(self._no_bias if bias is None else bias),
             argmax=0 if argmax is None else argmax.address, floor=bits(floor),
         )  # fmt: skip
         launch(_gather_task(), self._tasks, self._table.array)

@@ -30,6 +30,7 @@ class Geometry(NamedTuple):
     itemsize: int  # bytes of a number
     stored: tuple = ()  # the same in the array that is read and in that which is written, if not itemsize
     pairs: bool = False  # whether pairs of bfloat16 are multiplied
+    ceiling: float = math.inf  # that no result is above
 
     @property
     def sizes(self):

@@ -179,17 +179,24 @@ def _unpacked(builder, record, kind):
     ]
 
 
+def _numbers(builder, value):
+    """A number, or those of a tuple."""
+    alone = not isinstance(value.type, (ir.LiteralStructType, ir.ArrayType))
+    return [value] if alone else cgutils.unpack_tuple(builder, value)
+
+
 @intrinsic(prefer_literal=True)
 def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsize):
     """A sum of outer products: of numbers, each broadcast to a vector, with vectors of sixteen lanes.
 
         out[k, j] = max(floor, bias[k] + sum over a, b, c of scalars[a, b, c, k] * vectors[a, b, c, j])
 
-    for k < mr and j < nr. ``ends``, ``loops`` and ``steps`` are Ends, Loops and Steps. ``how``: STORE the
-    result; STORE_NONTEMPORAL (to multiples of the bytes of a register), for results that are not read soon;
-    STORE_NARROW, rounded to bfloat16; or ADD the sums, without bias and floor, to ``out``. ``itemsize``:
-    bytes of a number, 2 for pairs of bfloat16 (``bf16.Pairs``), whose sums, biases and results are float32.
-    Each turn has mr broadcasts, nr loads and mr * nr multiply-adds.
+    for k < mr and j < nr. ``ends``, ``loops`` and ``steps`` are Ends, Loops and Steps. ``floor``: a number,
+    or with (floor, ceiling) out is at most the ceiling. ``how``: STORE the result; STORE_NONTEMPORAL (to
+    multiples of the bytes of a register), for results that are not read soon; STORE_NARROW, rounded to
+    bfloat16; or ADD the sums, without bias and bounds, to ``out``. ``itemsize``: bytes of a number, 2 for
+    pairs of bfloat16 (``bf16.Pairs``), whose sums, biases and results are float32. Each turn has mr
+    broadcasts, nr loads and mr * nr multiply-adds.
     """
     sizes = literals(how, mr, nr, itemsize)
     if sizes is None:
@@ -219,14 +226,16 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
             ]
             weigh = [lambda k=k: v.broadcast(v.at(w, v.times(scalars_k, k))) for k in range(mr_)]
             _multiply_all(v, weigh, load, sums)
-        lowest = v.splat(arguments[3])
+        limits = [v.splat(number) for number in _numbers(builder, arguments[3])]
         for k in range(mr_):
             row = v.at(out, v.times(out_k, k)) if k else out
             for i, register in enumerate(sums[k]):
                 place = v.at(row, v.times(out_j, i // parts), (i % parts) * v.bytes)
                 total = builder.load(register)
                 # One addition for each call: a gradient of two passes is to be exactly the sum of both.
-                total = v.add(v.load(place), v.fence(total)) if how_ == ADD else v.max(total, lowest)
+                total = v.add(v.load(place), v.fence(total)) if how_ == ADD else v.max(total, limits[0])
+                if limits[1:]:
+                    total = v.min(total, limits[1])
                 if how_ == STORE_NARROW:
                     v.store_narrow(total, place)
                 else:
@@ -234,7 +243,8 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
                     put(total, place)
         return context.get_dummy_value()
 
-    return types.void(ends, loops, steps, dtype, how, mr, nr, itemsize), generate
+    bounds = types.UniTuple(dtype, 2) if isinstance(floor, types.BaseTuple) else dtype
+    return types.void(ends, loops, steps, bounds, how, mr, nr, itemsize), generate
 
 
 @intrinsic(prefer_literal=True)

@@ -11,7 +11,7 @@ import numpy as np
 from cnn.fast.conv.pairs import Windows, pack_windows
 from cnn.fast.conv.routines import PAIR_ROWS
 from cnn.fast.machine.jit import address, launch, task
-from cnn.fast.machine.owner import aligned_zeros
+from cnn.fast.machine.owner import aligned_zeros, lower_into
 from cnn.fast.machine.tables import Table, pointer, reader
 
 
@@ -93,19 +93,47 @@ def _pack_pairs_task(taps):
     return pack
 
 
+class Order(NamedTuple):
+    """How a weight is packed; called with one it packs it at once, whatever is being lowered."""
+
+    groups: int
+    itemsize: int
+    record: Pack  # without addresses
+    pairs: bool
+
+    def __call__(self, weight):
+        with lower_into(None):
+            packed = Packed(*self)
+            packed.fill(weight, self.record.source)
+        return packed.memory
+
+
 class Packed:
-    """The packed weights of a plan, in memory of its own."""
+    """The packed weights of a plan, in memory of its own.
+
+    Each pass packs them anew, since each step of training changes them. Where they seldom change, ``keep``
+    holds them: ``keep(order, weight)`` returns ``order(weight)``, made again as often as the weight changes.
+    """
 
     def __init__(self, groups, itemsize, record, pairs=False):
         """``record``: a Pack whose addresses and source are still missing."""
+        self._order = Order(groups, itemsize, record, pairs)
         self.slivers = -(-record.out_channels // record.mr)
         vectors = -(-record.channels // 2) if pairs else record.channels
         self.sliver_bytes = vectors * record.taps * (PAIR_ROWS if pairs else record.mr) * itemsize
         self._task = _pack_pairs_task(record.taps) if pairs else _pack_task(itemsize)
         self._tasks = groups * self.slivers
-        self._memory = aligned_zeros((self._tasks * self.sliver_bytes + 64,), np.uint8)
-        self.address = self._memory.ctypes.data
+        self.memory = aligned_zeros((self._tasks * self.sliver_bytes + 64,), np.uint8)
+        self.address = self.memory.ctypes.data
         self._table = Table(record._replace(packed=self.address))
+
+    def place(self, weight, strides, keep=None):
+        """Pack ``weight``, read with these Strides, or have it kept; return the address."""
+        if keep is None:
+            self.fill(weight, strides)
+            return self.address
+        order = self._order._replace(record=self._order.record._replace(source=strides))
+        return keep(order, weight).ctypes.data
 
     def fill(self, weight, strides):
         """Pack ``weight``, read with these Strides."""

@@ -219,15 +219,16 @@ class PointwisePlan:
                 last=out_channels - mr, weight_sliver=self._packed.sliver_bytes,
                 out_pixel=LANES * written_size,
                 copy=pair_planes(read_size) if pairs else copy_planes(itemsize, read_size),
-                products=pixel_products(mr, nr, operand, how, ahead=True),
+                products=pixel_products(mr, nr, operand, how, ahead=True, ceiling=geometry.ceiling),
             )
         )  # fmt: skip
 
-    def run(self, x, weight, strides, bias, out, floor=-np.inf):
-        """Pack the weight, then multiply; ``strides``: how the weight is read."""
-        self._packed.fill(weight, strides)
+    def run(self, x, weight, strides, bias, out, floor=-np.inf, keep=None):
+        """Pack the weight, then multiply; ``strides``: how the weight is read; ``keep``: see ``Packed``."""
+        packed = self._packed.place(weight, strides, keep)
         self._table.set(
-            x=x.address, out=out.address, bias=address(self._no_bias if bias is None else bias),
+            x=x.address, weight=packed, out=out.address,
+            bias=address(self._no_bias if bias is None else bias),
             floor=bits(floor),
         )  # fmt: skip
         launch(_pointwise_task(), self._tasks, self._table.array)

@@ -4,6 +4,7 @@ Each is compiled once and shared by all tasks. Addresses and steps are in bytes 
 otherwise.
 """
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from cnn.fast.conv.microkernels import (
     widen_lanes,
 )
 from cnn.fast.machine import bf16
-from cnn.fast.machine.jit import task
+from cnn.fast.machine.jit import helper, task
 from cnn.fast.machine.tables import from_bits, reader, size_of
 
 PAIR_ROWS = 8  # output channels whose weights, in pairs of bfloat16, lie side by side
@@ -38,6 +39,14 @@ PAIR_ROWS = 8  # output channels whose weights, in pairs of bfloat16, lie side b
 
 def _number(itemsize):
     return np.float64 if itemsize == 8 else np.float32
+
+
+@cache
+def _bounds(number, ceiling):
+    """What ``outer_product`` takes as floor, given its bits: with the ceiling, if there is one."""
+    if ceiling == math.inf:
+        return helper(lambda floor: number(from_bits(floor)))
+    return helper(lambda floor: (number(from_bits(floor)), number(ceiling)))
 
 
 class RowProducts(NamedTuple):
@@ -68,19 +77,19 @@ _ROWS = 8 * size_of(RowProducts)
 
 
 @cache
-def row_products(mr, nr, itemsize, neighbours=True, how=STORE, ahead=False):
+def row_products(mr, nr, itemsize, neighbours=True, how=STORE, ahead=False, ceiling=math.inf):
     """The routine for RowProducts, with ``ahead`` for RowProductsAhead: ``nr`` pixels at a time.
 
     ``neighbours``: the mr scalars lie side by side. The last register block of a row is moved back to end
     with it: a few pixels are computed twice, to the same bits. With ``itemsize`` 2 a channel is a pair of
     channels in bfloat16.
     """
-    number, size = _number(itemsize), max(4, itemsize)
+    bounds, size = _bounds(_number(itemsize), ceiling), max(4, itemsize)
 
     @task
     def products(record):
         p = row_products_of(record)
-        floor, scalars_k = number(from_bits(p.floor)), size if neighbours else p.scalars_k
+        floor, scalars_k = bounds(p.floor), size if neighbours else p.scalars_k
         steps = Steps(scalars_k, p.vectors_pixel, p.out_k, p.out_pixel)
         at_once = nr if nr > 1 and p.pixels >= nr else 1
         after, block = ahead_of(record + _ROWS) if ahead else NOTHING, 0
@@ -130,7 +139,7 @@ _PIXELS = 8 * size_of(PixelProducts)
 
 
 @cache
-def pixel_products(mr, nr, itemsize, how=STORE, ahead=False):
+def pixel_products(mr, nr, itemsize, how=STORE, ahead=False, ceiling=math.inf):
     """The routine for PixelProducts, with ``ahead`` for PixelProductsAhead.
 
         out[k, j] = max(floor, bias[k] + sum over c of scalars[k / mr, c, k % mr] * vectors[j, c])
@@ -138,13 +147,13 @@ def pixel_products(mr, nr, itemsize, how=STORE, ahead=False):
     For nr pixels after the other all slivers of weights pass: the channels of these pixels stay in the L1
     cache, the weights in the L2 cache. With ``itemsize`` 2 a channel is a pair of channels in bfloat16.
     """
-    number, size = _number(itemsize), max(4, itemsize)
+    bounds, size = _bounds(_number(itemsize), ceiling), max(4, itemsize)
     row = size * (PAIR_ROWS if itemsize == bf16.SIZE else mr)
 
     @task
     def products(record):
         p = pixel_products_of(record)
-        floor, wide = number(from_bits(p.floor)), p.pixels >= nr
+        floor, wide = bounds(p.floor), p.pixels >= nr
         steps = Steps(size, p.vectors_pixel, p.out_k, p.out_pixel)
         loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, row))
         after, block = ahead_of(record + _PIXELS) if ahead else NOTHING, 0

@@ -232,8 +232,7 @@ def stencil(form):
         down = form.down.of(1)
 
         def put(total, place):
-            total = v.max(total, floor)
-            total = builder.select(builder.fcmp_ordered(">", total, ceiling), ceiling, total)
+            total = v.min(v.max(total, floor), ceiling)
             if form.written == bf16.SIZE:
                 v.store_narrow(total, place)
             else:

@@ -101,13 +101,13 @@ def _out_size(size, kernel, stride, padding, dilation):
 
 
 def conv2d_forward(
-    x, weight, bias, stride, padding, dilation, groups, relu=False, bounds=None, measured=False
+    x, weight, bias, stride, padding, dilation, groups, relu=False, bounds=None, measured=False, keep=None
 ):
     """Return y[n,k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[n,c,i*sh-top+u*dh,j*sw-left+v*dw].
 
     ``relu``: max(0, y) instead, where a NaN stays. ``bounds``: y is kept between two numbers. ``measured``: a
     normalisation will want the moments of y; the form whose store takes them gives y with these, of the sums
-    before they are rounded as y is stored.
+    before they are rounded as y is stored. ``keep``: for weights that seldom change; see ``pack.Packed``.
     """
     bounds = bounds or (RELU if relu else UNBOUNDED)
     floor, ceiling = bounds
@@ -122,22 +122,19 @@ def conv2d_forward(
         y = activations((n, k, oh, ow), dtype)
         conv_depthwise.forward(_bring(x, dtype), weight, bias, y, window, bounds)
         return y
-    if ceiling < np.inf:
-        y = conv2d_forward(x, weight, bias, *window[:3], groups, bounds=(floor, np.inf))
-        return hardtanh.hardtanh_forward(y, *bounds)
     winograd, pairs = _form(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True)
     if winograd:
         y = activations((n, k, oh, ow), dtype) if pairs else empty((n, k, oh, ow), dtype)
         arguments = as_stored(x) if pairs else as_blocked(x, dtype), weight, bias, y, padding
         if not measured:
             conv_winograd.forward(*arguments, floor, pairs)
-            return _stored(y)
+            return _stored(y) if ceiling == np.inf else hardtanh.hardtanh_forward(y, *bounds)
         moments = moments_of(y, conv_winograd.forward_measured(*arguments, pairs))
         y = _stored(y)
         y.moments = moments
         return y
     y = activations((n, k, oh, ow), dtype)
-    conv_direct.forward(_bring(x, dtype), weight, bias, y, window, floor, pairs)
+    conv_direct.forward(_bring(x, dtype), weight, bias, y, window, bounds, pairs, keep)
     return y
 
 

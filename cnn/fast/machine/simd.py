@@ -192,6 +192,10 @@ class Vectors:
         """The larger one; a NaN in ``a`` stays."""
         return self.builder.select(self.builder.fcmp_ordered("<", a, floor), floor, a)
 
+    def min(self, a, ceiling):
+        """The smaller one; a NaN in ``a`` stays."""
+        return self.builder.select(self.builder.fcmp_ordered(">", a, ceiling), ceiling, a)
+
     def shuffle(self, a, b, lanes):
         """Lanes picked from ``a`` followed by ``b``."""
         mask = ir.Constant(ir.VectorType(INT32, len(lanes)), list(lanes))
