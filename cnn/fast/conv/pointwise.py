@@ -18,7 +18,7 @@ from cnn.fast.blocked import LANES
 from cnn.fast.conv.ahead import NOTHING, ahead_of_planes, share
 from cnn.fast.conv.blocking import pair_block, register_block
 from cnn.fast.conv.geometry import Planes
-from cnn.fast.conv.microkernels import STORE_NARROW, STORE_NONTEMPORAL, Ends, memory_fence
+from cnn.fast.conv.microkernels import STORE, STORE_NARROW, STORE_NONTEMPORAL, Ends, memory_fence
 from cnn.fast.conv.pack import NOWHERE, Pack, Packed
 from cnn.fast.conv.pairs import pair_planes
 from cnn.fast.conv.routines import Copy, PixelProducts, PixelProductsAhead, copy_planes, pixel_products
@@ -34,6 +34,7 @@ PIECE_BYTES = vector_registers()[0] << 13
 # By their last twelve bits, results lie so many bytes before the pixels that they are summed from: a load
 # waits for a non-temporal store before it that has these bits in common, and that is not to be a recent one.
 STEP = 256
+FOUND_BYTES = 8 << 20  # of results that the next layer still finds in a cache, if they are stored plainly
 SLICES = 16  # that a piece is copied in, at most
 SLICE_VECTORS = 4  # channels, or pairs of them, of a slice at least
 
@@ -185,7 +186,9 @@ class PointwisePlan:
         groups, itemsize = geometry.window.groups, geometry.itemsize
         (in_channels, out_channels), pixel = channels, LANES * itemsize
         read_size, written_size = geometry.sizes
-        how = STORE_NONTEMPORAL if written_size == itemsize else STORE_NARROW
+        plane_bytes = out_size[0] * out_size[1] * LANES * written_size
+        large = geometry.blocks * groups * out_channels * plane_bytes >= FOUND_BYTES
+        how = STORE_NARROW if written_size < itemsize else STORE_NONTEMPORAL if large else STORE
         pairs, outer = geometry.pairs, blocks(itemsize)[0]
         mr, nr = pair_block(out_channels) if pairs else register_block(out_channels, outer)
         operand, vectors = (bf16.SIZE, -(-in_channels // 2)) if pairs else (itemsize, in_channels)
@@ -213,7 +216,7 @@ class PointwisePlan:
                 x=0, weight=self._packed.address, bias=0, out=0, floor=0, itemsize=itemsize, groups=groups,
                 in_channels=in_channels, vectors=vectors, paired=2 if pairs else 1,
                 out_channels=out_channels, source=source,
-                out_plane=out_size[0] * out_size[1] * LANES * written_size, pieces=self._pieces.ctypes.data,
+                out_plane=plane_bytes, pieces=self._pieces.ctypes.data,
                 piece_count=len(pieces), parts=parts, scratch=self._scratch.ctypes.data,
                 scratch_bytes=scratch_bytes, copied_pixel=copied_pixel, nr=nr, slivers=count,
                 last=out_channels - mr, weight_sliver=self._packed.sliver_bytes,
