@@ -144,6 +144,18 @@ def test_relu_in_the_store_equals_relu_afterwards():
         np.testing.assert_array_equal(fused, np.maximum(plain, 0))
 
 
+@pytest.mark.parametrize("name", ["LeNet second", "one by one", "wide one by one", "5x5", "depthwise"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bounds_in_the_store_equal_bounds_afterwards(name, dtype):
+    x, weight, bias, _ = arrays(GEOMETRIES[name], dtype)
+    x[0, 0, 2, 3] = np.nan
+    arguments, bounds = GEOMETRIES[name][5:], (-0.5, 0.75)
+    plain = np.asarray(conv.conv2d_forward(x, weight, bias, *arguments))
+    bounded = np.asarray(conv.conv2d_forward(x, weight, bias, *arguments, bounds=bounds))
+    np.testing.assert_array_equal(bounded, np.clip(plain, *bounds))
+    assert np.isnan(bounded).any()
+
+
 def test_a_nan_stays_visible_through_a_fused_relu():
     x, weight, bias, _ = arrays(GEOMETRIES["LeNet second"], np.float32)
     x[3, 2, 5, 5] = np.nan

@@ -14,10 +14,12 @@ from cnn.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool2d,
+    Hardtanh,
     LeakyReLU,
     Linear,
     MaxPool2d,
     ReLU,
+    ReLU6,
     Residual,
     SiLU,
     SoftmaxCrossEntropy,
@@ -129,3 +131,25 @@ def test_switching_the_backend_keeps_the_numbers():
             outputs.append(np.asarray(network.forward(x)))
     np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-10)
     np.testing.assert_array_equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("images", [2, 17])
+@pytest.mark.parametrize("kind", ["float32", "bf16"])
+def test_predictions_bound_results_where_they_are_stored_and_follow_the_weights(images, kind):
+    layers = [
+        Conv2d(18, 3, padding=1, stride=2), BatchNorm2d(), ReLU6(),
+        Conv2d(18, 3, padding=1, groups=18), ReLU6(), Conv2d(20, 1, bias=False), Hardtanh(-0.3, 0.4),
+        Conv2d(16, 3, padding=1), ReLU6(), Conv2d(16, 5, padding=2, groups=4), Hardtanh(-1, 1),
+        Flatten(), Linear(12), Hardtanh(-0.2, 0.3), Linear(5),
+    ]  # fmt: skip
+    network = cnn.Network(layers, precision=kind)
+    network.build((3, 12, 10), rng=np.random.default_rng(0))
+    x = np.random.default_rng(1).standard_normal((images, 3, 12, 10)).astype(np.float32)
+    for scale in (1.0, 3.0):
+        for parameter in network.parameters():
+            parameter.data[...] *= scale
+        expected = x
+        for layer in layers:
+            expected = np.asarray(layer.forward(expected))
+        tolerance = 1e-4 if kind == "float32" else 4e-2
+        np.testing.assert_allclose(network.predict(x), expected, atol=tolerance * np.abs(expected).max())
