@@ -29,7 +29,7 @@ from cnn.fast.conv.microkernels import (
     widen_lanes,
 )
 from cnn.fast.machine import bf16
-from cnn.fast.machine.jit import task
+from cnn.fast.machine.jit import helper, task
 from cnn.fast.machine.tables import from_bits, reader
 
 PAIR_ROWS = 8  # output channels whose weights, in pairs of bfloat16, lie side by side
@@ -109,8 +109,8 @@ pixel_products_of = reader(PixelProducts)
 
 
 @cache
-def pixel_products(mr, nr, itemsize, how=STORE):
-    """The routine for PixelProducts.
+def products_of_pixels(mr, nr, itemsize, how):
+    """The helper for PixelProducts.
 
         out[k, j] = max(floor, bias[k] + sum over c of scalars[k / mr, c, k % mr] * vectors[j, c])
 
@@ -120,9 +120,8 @@ def pixel_products(mr, nr, itemsize, how=STORE):
     number, size = _number(itemsize), max(4, itemsize)
     row = size * (PAIR_ROWS if itemsize == bf16.SIZE else mr)
 
-    @task
-    def products(record):
-        p = pixel_products_of(record)
+    @helper
+    def products(p):
         floor, wide = number(from_bits(p.floor)), p.pixels >= nr
         steps = Steps(size, p.vectors_pixel, p.out_k, p.out_pixel)
         loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, row))
@@ -143,6 +142,18 @@ def pixel_products(mr, nr, itemsize, how=STORE):
                 elif nr > 1:
                     outer_product(ends, loops, steps, floor, how, mr, 1, itemsize)
             j += nr if wide else 1
+
+    return products
+
+
+@cache
+def pixel_products(mr, nr, itemsize, how):
+    """The routine for PixelProducts; see ``products_of_pixels``."""
+    multiply = products_of_pixels(mr, nr, itemsize, how)
+
+    @task
+    def products(record):
+        multiply(pixel_products_of(record))
 
     return products
 
