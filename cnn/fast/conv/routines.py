@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
+from cnn.fast.conv.ahead import NOTHING, Ahead, ask
 from cnn.fast.conv.microkernels import (
     ADD,
     ONCE,
@@ -30,7 +31,7 @@ from cnn.fast.conv.microkernels import (
 )
 from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import helper, task
-from cnn.fast.machine.tables import from_bits, reader
+from cnn.fast.machine.tables import from_bits, reader, size_of
 
 PAIR_ROWS = 8  # output channels whose weights, in pairs of bfloat16, lie side by side
 
@@ -55,12 +56,20 @@ class RowProducts(NamedTuple):
     out_row: int
 
 
-row_products_of = reader(RowProducts)
+class RowProductsAhead(NamedTuple):
+    """RowProducts, and what is asked for meanwhile."""
+
+    products: RowProducts
+    ahead: Ahead
+
+
+row_products_of, ahead_of = reader(RowProducts), reader(Ahead)
+_ROWS = 8 * size_of(RowProducts)
 
 
 @cache
-def row_products(mr, nr, itemsize, neighbours=True, how=STORE):
-    """The routine for RowProducts: ``nr`` pixels at a time.
+def row_products(mr, nr, itemsize, neighbours=True, how=STORE, ahead=False):
+    """The routine for RowProducts, with ``ahead`` for RowProductsAhead: ``nr`` pixels at a time.
 
     ``neighbours``: the mr scalars lie side by side. The last register block of a row is moved back to end
     with it: a few pixels are computed twice, to the same bits. With ``itemsize`` 2 a channel is a pair of
@@ -74,9 +83,13 @@ def row_products(mr, nr, itemsize, neighbours=True, how=STORE):
         floor, scalars_k = number(from_bits(p.floor)), size if neighbours else p.scalars_k
         steps = Steps(scalars_k, p.vectors_pixel, p.out_k, p.out_pixel)
         at_once = nr if nr > 1 and p.pixels >= nr else 1
+        after, block = ahead_of(record + _ROWS) if ahead else NOTHING, 0
         for row in range(p.rows):
             done = 0
             while done < p.pixels:
+                if after.each:
+                    ask(after, block)
+                    block += 1
                 done = min(done, p.pixels - at_once)
                 vectors = p.ends.vectors + row * p.vectors_row + done * p.vectors_pixel
                 out = p.ends.out + row * p.out_row + done * p.out_pixel
@@ -105,12 +118,20 @@ class PixelProducts(NamedTuple):
     out_k: int
 
 
+class PixelProductsAhead(NamedTuple):
+    """PixelProducts, and what is asked for meanwhile."""
+
+    products: PixelProducts
+    ahead: Ahead
+
+
 pixel_products_of = reader(PixelProducts)
+_PIXELS = 8 * size_of(PixelProducts)
 
 
 @cache
-def products_of_pixels(mr, nr, itemsize, how):
-    """The helper for PixelProducts.
+def products_of_pixels(mr, nr, itemsize, how, ahead=False):
+    """The helper for PixelProducts and, with ``ahead``, the Ahead that is asked for meanwhile.
 
         out[k, j] = max(floor, bias[k] + sum over c of scalars[k / mr, c, k % mr] * vectors[j, c])
 
@@ -121,15 +142,18 @@ def products_of_pixels(mr, nr, itemsize, how):
     row = size * (PAIR_ROWS if itemsize == bf16.SIZE else mr)
 
     @helper
-    def products(p):
+    def products(p, after):
         floor, wide = number(from_bits(p.floor)), p.pixels >= nr
         steps = Steps(size, p.vectors_pixel, p.out_k, p.out_pixel)
         loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, row))
-        j = 0
+        j, block = 0, 0
         while j < p.pixels:
             if wide:
                 j = min(j, p.pixels - nr)
             for sliver in range(p.slivers):
+                if ahead and after.each:
+                    ask(after, block)
+                    block += 1
                 k = min(sliver * mr, p.last)
                 vectors, scalars = (
                     p.ends.vectors + j * p.vectors_pixel,
@@ -147,13 +171,13 @@ def products_of_pixels(mr, nr, itemsize, how):
 
 
 @cache
-def pixel_products(mr, nr, itemsize, how):
-    """The routine for PixelProducts; see ``products_of_pixels``."""
-    multiply = products_of_pixels(mr, nr, itemsize, how)
+def pixel_products(mr, nr, itemsize, how, ahead=False):
+    """The routine for PixelProducts, with ``ahead`` for PixelProductsAhead; see ``products_of_pixels``."""
+    multiply = products_of_pixels(mr, nr, itemsize, how, ahead)
 
     @task
     def products(record):
-        multiply(pixel_products_of(record))
+        multiply(pixel_products_of(record), ahead_of(record + _PIXELS) if ahead else NOTHING)
 
     return products
 

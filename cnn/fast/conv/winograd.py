@@ -33,7 +33,7 @@ from cnn.fast.conv.winograd_ranges import (
     TILE_RANGE_RECORD,
     TILE_RECORD,
     TileRange,
-    ahead_of,
+    next_rows_of,
     tile_of,
     tile_range_of,
     tile_tables,
@@ -141,14 +141,14 @@ def _transform_inputs(form):
 
 
 @helper
-def _multiply(p, tiles, v, m, k, ahead):
+def _multiply(p, tiles, v, m, k, next_rows):
     """The products for a chunk of k."""
     call_with(
         p.products,
         PointProducts(
             v, p.u + k // p.mr * p.u_sliver, m, p.v_point, p.u_point, p.m_point, v_tile=p.vectors * PIXEL,
             m_tile=p.chunk * PIXEL, u_sliver=p.u_sliver, down=tiles.down, across=tiles.across,
-            tiles=tiles.count, vectors=p.vectors, ahead=ahead,
+            tiles=tiles.count, vectors=p.vectors, next_rows=next_rows,
             slivers=(min(p.chunk, p.out_channels - k) + p.mr - 1) // p.mr,
         ),
     )  # fmt: skip
@@ -208,7 +208,7 @@ def _forward_task(outputs, form, nontemporal, pooled=False, measured=False):
     transform_back = _transform_maxima
     if not pooled:
         transform_back = _transform_outputs(outputs, form, nontemporal, measured)
-    rows_of = ahead_of(outputs, LANES * form.x_size)
+    rows_of = next_rows_of(outputs, LANES * form.x_size)
 
     @task
     def forward(index, thread, params):
@@ -216,10 +216,10 @@ def _forward_task(outputs, form, nontemporal, pooled=False, measured=False):
         tiles = tile_range_of(p.ranges + index * TILE_RANGE_RECORD)
         v = p.scratch + thread * p.scratch_bytes
         m = v + 36 * p.v_point
-        ahead = rows_of(p, tile_range_of(p.ranges + min(index + 1, p.last) * TILE_RANGE_RECORD))
+        next_rows = rows_of(p, tile_range_of(p.ranges + min(index + 1, p.last) * TILE_RANGE_RECORD))
         transform_inputs(p, tiles, v)
         for k in range(0, p.out_channels, p.chunk):
-            _multiply(p, tiles, v, m, k, ahead)
+            _multiply(p, tiles, v, m, k, next_rows)
             transform_back(p, tiles, m, k)
         memory_fence()
 

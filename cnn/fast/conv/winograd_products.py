@@ -6,9 +6,10 @@ Memory rests meanwhile: that is the time for the next tiles' pixels to come into
 from functools import cache
 from typing import NamedTuple
 
+from cnn.fast.conv.ahead import NOTHING
 from cnn.fast.conv.microkernels import SUMS, Ends
 from cnn.fast.conv.routines import PixelProducts, products_of_pixels
-from cnn.fast.conv.winograd_ranges import Ahead, fetch
+from cnn.fast.conv.winograd_ranges import NextRows, fetch
 from cnn.fast.conv.winograd_tiles import PIXEL
 from cnn.fast.machine.jit import task
 from cnn.fast.machine.tables import reader
@@ -31,7 +32,7 @@ class PointProducts(NamedTuple):
     tiles: int
     vectors: int  # of a tile at a point: channels, or pairs of them
     slivers: int
-    ahead: Ahead
+    next_rows: NextRows
 
 
 point_products_of = reader(PointProducts)
@@ -47,14 +48,15 @@ def point_products(mr, nr, itemsize):
         p = point_products_of(record)
         for i in range(p.down):
             for j in range(p.across):
-                fetch(p.ahead, i * p.across + j, p.down * p.across)
+                fetch(p.next_rows, i * p.across + j, p.down * p.across)
                 xi = 6 * i + j
                 multiply(
                     PixelProducts(
                         Ends(p.v + xi * p.v_point, p.u + xi * p.u_point, 0, p.m + xi * p.m_point), floor=0,
                         pixels=p.tiles, vectors_pixel=p.v_tile, out_pixel=p.m_tile, channels=p.vectors,
                         slivers=p.slivers, last=p.slivers * mr, scalars_sliver=p.u_sliver, out_k=PIXEL,
-                    )
+                    ),
+                    NOTHING,
                 )  # fmt: skip
 
     return products
