@@ -139,8 +139,8 @@ _PIXELS = 8 * size_of(PixelProducts)
 
 
 @cache
-def pixel_products(mr, nr, itemsize, how=STORE, ahead=False, ceiling=math.inf):
-    """The routine for PixelProducts, with ``ahead`` for PixelProductsAhead.
+def products_of_pixels(mr, nr, itemsize, how, ahead=False, ceiling=math.inf):
+    """The helper for PixelProducts and, with ``ahead``, the Ahead that is asked for meanwhile.
 
         out[k, j] = max(floor, bias[k] + sum over c of scalars[k / mr, c, k % mr] * vectors[j, c])
 
@@ -150,19 +150,17 @@ def pixel_products(mr, nr, itemsize, how=STORE, ahead=False, ceiling=math.inf):
     bounds, size = _bounds(_number(itemsize), ceiling), max(4, itemsize)
     row = size * (PAIR_ROWS if itemsize == bf16.SIZE else mr)
 
-    @task
-    def products(record):
-        p = pixel_products_of(record)
+    @helper
+    def products(p, after):
         floor, wide = bounds(p.floor), p.pixels >= nr
         steps = Steps(size, p.vectors_pixel, p.out_k, p.out_pixel)
         loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, row))
-        after, block = ahead_of(record + _PIXELS) if ahead else NOTHING, 0
-        j = 0
+        j, block = 0, 0
         while j < p.pixels:
             if wide:
                 j = min(j, p.pixels - nr)
             for sliver in range(p.slivers):
-                if after.each:
+                if ahead and after.each:
                     ask(after, block)
                     block += 1
                 k = min(sliver * mr, p.last)
@@ -177,6 +175,18 @@ def pixel_products(mr, nr, itemsize, how=STORE, ahead=False, ceiling=math.inf):
                 elif nr > 1:
                     outer_product(ends, loops, steps, floor, how, mr, 1, itemsize)
             j += nr if wide else 1
+
+    return products
+
+
+@cache
+def pixel_products(mr, nr, itemsize, how, ahead=False, ceiling=math.inf):
+    """The routine for PixelProducts, with ``ahead`` for PixelProductsAhead; see ``products_of_pixels``."""
+    multiply = products_of_pixels(mr, nr, itemsize, how, ahead, ceiling)
+
+    @task
+    def products(record):
+        multiply(pixel_products_of(record), ahead_of(record + _PIXELS) if ahead else NOTHING)
 
     return products
 
@@ -213,7 +223,11 @@ def panel_products(mr, itemsize):
     @task
     def products(record):
         p = panel_products_of(record)
-        loops = Loops(p.a, p.b, lanes)
+        a, b, c = (ONCE, p.a, lanes) if p.b.count == 1 else (p.a, p.b, lanes)
+        if b.vectors == c.count * c.vectors and b.scalars == c.count * c.scalars:
+            # Pixels that lie side by side are one loop: its end is guessed wrong once, not for each pixel.
+            a, b, c = ONCE, a, Loop(b.count * c.count, c.vectors, c.scalars)
+        loops = Loops(a, b, c)
         steps, left, out = Steps(p.left_k, 0, p.out_k, 0), p.left, p.out
         for _ in range(p.slivers):
             ends = Ends(p.panel, left, 0, out)
