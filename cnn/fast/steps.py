@@ -8,6 +8,7 @@ between its layers is never stored.
     linear, ReLU                 likewise
     convolution, ReLU, max pool  max(0, largest of the window); only the winners are kept
     normalisation, activation    its input is kept, the activation's input computed again
+    normalisation, ReLU, convolution    likewise, and the convolution's input while it is read
     residual, ReLU               body + shortcut and ReLU, with a normalisation that ends the body
 
 In predictions nothing is kept, so that a normalisation moves into the weights in front of it, maxima of 2x2
@@ -15,7 +16,7 @@ windows are taken as soon as a convolution and ReLU are there, and dropout is le
 fused as stands in its class (``pure``, ``role``; see ``cnn.layers.layer``).
 """
 
-from cnn.fast import fusion
+from cnn.fast import fusion, normalised
 from cnn.fast.step import Branches, Graph, InFloat32, Outside, Single, fact
 
 _CONTAINERS = ("sum", "branches", "graph")
@@ -28,7 +29,7 @@ def plan(layers, context):
     rest, steps = _flat(layers), []
     find = _training_step if context.folding is None else _prediction_step
     while rest:
-        roles = [_role(layer) for layer in rest[:4]]
+        roles = [_role(layer) for layer in _alike(rest[:4], context.exact)]
         make, count = find(roles, rest)
         if make is None:
             make = Single if _pure(rest[0]) else Outside
@@ -39,6 +40,14 @@ def plan(layers, context):
             step = make(taken, context, parts)
             steps.append(step if context.exact.isdisjoint(map(id, taken)) else InFloat32(step))
     return steps
+
+
+def _alike(layers, exact):
+    """Return the layers up to a convolution that is to be computed in another precision than the first."""
+    for count, layer in enumerate(layers):
+        if _role(layer) == "convolution" and (id(layer) in exact) != (id(layers[0]) in exact):
+            return layers[:count]
+    return layers
 
 
 def _flat(layers):
@@ -68,6 +77,8 @@ def _training_step(roles, layers):
     if roles[0] in _BRANCHING:
         return _BRANCHING[roles[0]], 1
     if roles[0] == "normalisation" and _pure(layers[0]) and roles[1:2] in (["relu"], ["activation"]):
+        if roles[1:] in (["relu", "convolution"], ["relu", "convolution", "normalisation"]):
+            return normalised.NormConvolution, 3
         return fusion.NormActivation, 2
     for kind in (fusion.ConvReLUPool, fusion.ConvReLU, fusion.LinearReLU):
         count = len(kind.roles)

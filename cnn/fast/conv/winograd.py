@@ -27,6 +27,7 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import pair_block
 from cnn.fast.conv.microkernels import Ends, memory_fence
+from cnn.fast.conv.normalised import AS_IT_IS, Normalisation, addresses_of
 from cnn.fast.conv.routines import PixelProducts, pixel_products
 from cnn.fast.conv.winograd_pairs import input_tile_pairs
 from cnn.fast.conv.winograd_pool import MaximaOfTile, tile_maxima
@@ -58,6 +59,7 @@ class Form(NamedTuple):
     x_size: int = SIZE  # bytes of a number of what is read: 4 for float32, 2 for bfloat16
     y_size: int = SIZE  # the same of what is written
     pairs: bool = False  # products of pairs of bfloat16, not of float32
+    normalised: bool = False  # what is read of x is max(0, its normalisation)
 
     @property
     def operand(self):
@@ -147,6 +149,7 @@ class Forward(NamedTuple):
     floor: int  # bits of the lower bound of the result
     no_floor: int  # bits of minus infinity
     zeros: int  # address of zeros
+    normalisation: Normalisation
     channels: int
     vectors: int  # of a transformed pixel: channels, or pairs of them
     out_channels: int
@@ -176,7 +179,8 @@ forward_of = reader(Forward)
 def _transform_inputs(form):
     """The helper for V = B^T x B of all channels of a range of tiles."""
     pixel, pairs = LANES * form.x_size, form.pairs
-    pairs_tile = input_tile_pairs(form.x_size) if pairs else None
+    pairs_tile = input_tile_pairs(form.x_size, form.normalised) if pairs else None
+    tile_of_floats = None if pairs else input_tile(SIZE, form.normalised)
 
     @helper
     def transform(p, tiles, v):
@@ -190,9 +194,9 @@ def _transform_inputs(form):
             )  # fmt: skip
             target = Points(v + t * p.vectors * PIXEL, PIXEL, p.v_point)
             if pairs:
-                pairs_tile(source, target, p.vectors, tiles.down)
+                pairs_tile(source, p.normalisation, target, p.vectors, tiles.down)
             else:
-                input_tile(0, source, target, p.vectors, tiles.down)
+                tile_of_floats(0, source, p.normalisation, target, p.vectors, tiles.down)
 
     return transform
 
@@ -313,11 +317,11 @@ class ForwardPlan:
         self._table = Table(
             Forward(
                 x=0, u=self._u.ctypes.data, bias=0, y=0, argmax=0, floor=0, no_floor=bits(-np.inf),
-                zeros=self._zeros.ctypes.data, channels=channels, vectors=vectors, out_channels=out_channels,
-                height=x_shape[2], width=x_shape[3], above=above, left=left, out_height=out_shape[2],
-                out_width=out_shape[3], ranges=ranges.ctypes.data, tiles=tiles.ctypes.data,
-                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunk=chunk,
-                u_sliver=u_sliver, u_point=u_point, v_point=v_point, m_point=m_point, mr=mr,
+                zeros=self._zeros.ctypes.data, normalisation=AS_IT_IS, channels=channels, vectors=vectors,
+                out_channels=out_channels, height=x_shape[2], width=x_shape[3], above=above, left=left,
+                out_height=out_shape[2], out_width=out_shape[3], ranges=ranges.ctypes.data,
+                tiles=tiles.ctypes.data, scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
+                chunk=chunk, u_sliver=u_sliver, u_point=u_point, v_point=v_point, m_point=m_point, mr=mr,
                 products=pixel_products(mr, nr, form.operand),
             )
         )  # fmt: skip
@@ -336,7 +340,7 @@ class ForwardPlan:
             )
         )  # fmt: skip
 
-    def run(self, x, weight, bias, out, floor=-np.inf, turned=False, argmax=None):
+    def run(self, x, weight, bias, out, floor=-np.inf, turned=False, argmax=None, normalisation=()):
         """Transform the weights, then all tiles. ``turned``: by 180 degrees, and out and in exchanged.
 
         With ``argmax``, where the plan is a pooled one, ``out`` gets max(0, largest of each window).
@@ -350,6 +354,7 @@ class ForwardPlan:
         self._table.set(
             x=x.address, y=out.address, bias=address(self._zeros if bias is None else bias),
             argmax=0 if argmax is None else argmax.address, floor=bits(floor),
+            normalisation=addresses_of(normalisation),
         )  # fmt: skip
         launch(self._forward_task, self._tasks, self._table.array)
 
@@ -369,11 +374,14 @@ def forward_plan(x_shape, out_shape, above, left, taps, pooled=False, form=FLOAT
     return ForwardPlan(x_shape, out_shape, above, left, taps, pooled, form)
 
 
-def forward(x, weight, bias, out, padding, floor=-np.inf, pairs=False):
-    """out = max(floor, weight * x + bias), a 3x3 or 5x5 weight, stride 1; ``pairs``: products in bfloat16."""
-    form = Form(x.itemsize, out.itemsize, pairs)
+def forward(x, weight, bias, out, padding, floor=-np.inf, pairs=False, normalisation=()):
+    """out = max(floor, weight * x + bias), a 3x3 or 5x5 weight, stride 1; ``pairs``: products in bfloat16.
+
+    ``normalisation``: (mean, rstd, weight, bias), contiguous float32, of what x is read as, if any.
+    """
+    form = Form(x.itemsize, out.itemsize, pairs, bool(normalisation))
     plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0], weight.shape[2], False, form)
-    plan.run(x, weight, bias, out, floor)
+    plan.run(x, weight, bias, out, floor, normalisation=normalisation)
 
 
 def forward_pooled(x, weight, bias, out, argmax, out_size, padding):

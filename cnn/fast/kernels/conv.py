@@ -97,10 +97,18 @@ def _out_size(size, kernel, stride, padding, dilation):
     return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=False):
+def normalises(x, weight, stride, padding, dilation, groups):
+    """Whether forward and d-weight can normalise x while they read it: both in Winograd's form."""
+    sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    out_size = tuple(_out_size(*axis) for axis in sizes)
+    return suits_winograd(_common(x, weight), weight.shape, out_size, stride, dilation, groups)
+
+
+def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=False, normalisation=()):
     """Return y[n,k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[n,c,i*sh-top+u*dh,j*sw-left+v*dw].
 
-    ``relu``: max(0, y) instead, where a NaN stays.
+    ``relu``: max(0, y) instead, where a NaN stays. ``normalisation``: (mean, rstd, weight, bias) of each
+    channel where max(0, (x - mean) * rstd * weight + bias) takes the place of x; only if it ``normalises``.
     """
     floor = 0 if relu else -np.inf
     dtype, weight = _common(x, weight), _plain(weight, _common(x, weight))
@@ -112,11 +120,11 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
     winograd, pairs = _form(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True)
     if winograd and not pairs:
         y = empty((n, k, oh, ow), dtype)
-        conv_winograd.forward(as_blocked(x, dtype), weight, bias, y, padding, floor)
+        conv_winograd.forward(as_blocked(x, dtype), weight, bias, y, padding, floor, False, normalisation)
         return _stored(y)
     y, window = activations((n, k, oh, ow), dtype), Window(stride, padding, dilation, groups)
     if winograd:
-        conv_winograd.forward(as_stored(x), weight, bias, y, padding, floor, pairs)
+        conv_winograd.forward(as_stored(x), weight, bias, y, padding, floor, pairs, normalisation)
         return y
     conv_direct.forward(_bring(x, dtype), weight, bias, y, window, floor, pairs)
     return y
@@ -166,8 +174,8 @@ def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, gr
     return dx
 
 
-def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
-    """Add the gradient of the loss by the weight into ``dweight``."""
+def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups, normalisation=()):
+    """Add the gradient of the loss by the weight into ``dweight``; ``normalisation``: as in forward."""
     dtype = _common(dy, x)
     total = (
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
@@ -179,7 +187,7 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     dy, x = (_narrow(dy), _narrow(x)) if pairs else (as_blocked(dy, dtype), as_blocked(x, dtype))
     for part, sums in micro_batches(total):
         if winograd:
-            conv_winograd_weight.backward_weight(part(dy), part(x), sums, padding, pairs)
+            conv_winograd_weight.backward_weight(part(dy), part(x), sums, padding, pairs, normalisation)
         else:
             window = Window(stride, padding, dilation, groups)
             conv_weight.backward_weight(part(dy), part(x), sums, window, pairs)

@@ -307,8 +307,8 @@ def batch_norm_eval(running_mean, running_var, eps):
     return mean, rstd
 
 
-def _channel_parameters(x, mean, rstd, weight, bias):
-    """These arrays as tasks read them; weight None is 1 and bias None is 0."""
+def channel_parameters(x, mean, rstd, weight, bias):
+    """These four arrays as tasks read them; weight None is 1 and bias None is 0."""
     channels, dtype = x.shape[1], x.dtype
     weight = filled((channels,), dtype, 1) if weight is None else weight
     bias = filled((channels,), dtype, 0) if bias is None else bias
@@ -323,7 +323,7 @@ def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0
     x = blocked.as_stored(x)
     y = blocked.empty_like(x)
     blocks, channels, height, width, _ = x.buffer.shape
-    arrays = _channel_parameters(x, mean, rstd, weight, bias)
+    arrays = channel_parameters(x, mean, rstd, weight, bias)
     if other is not None:
         other = blocked.as_stored(other, x)
     ends = x.address, y.address, 0 if other is None else other.address
@@ -366,7 +366,7 @@ def batch_norm_backward(
     size, known = x.itemsize, planes is not None
     planes = planes if known else BlockSums(x, 2)
     dweight, dbias = planes.adds(dweight), planes.adds(dbias)
-    arrays = _channel_parameters(x, mean, rstd, weight, bias)
+    arrays = channel_parameters(x, mean, rstd, weight, bias)
     slope, constant = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
     sizes = x.shape[0], channels, height, width
     with sums_for(dweight, x.dtype) as of_weight, sums_for(dbias, x.dtype) as of_bias:
