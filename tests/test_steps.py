@@ -137,13 +137,13 @@ def test_switching_the_backend_keeps_the_numbers():
 
 
 def test_an_activation_that_the_convolution_behind_it_computes_again_is_not_kept():
-    def kept(*last):
-        layers = [Conv2d(32, 1, bias=False), BatchNorm2d(), ReLU(), Conv2d(16, *last), BatchNorm2d()]
+    def kept(**last):
+        layers = [Conv2d(32, 1, bias=False), BatchNorm2d(), ReLU(), Conv2d(16, **last), BatchNorm2d()]
         network = cnn.Network(layers)
         network.build((3, 32, 32))
         return network._engine().memory((16, 3, 32, 32))[0]
 
-    assert kept(1) - kept(3, 1, 1) >= 32 * 32 * 32 * 16 * 4
+    assert kept(kernel_size=1) - kept(kernel_size=3, padding=1) >= 32 * 32 * 32 * 16 * 4
 
 
 def test_parameters_that_are_not_trained_get_no_gradient_from_a_fused_step():

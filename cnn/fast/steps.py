@@ -4,11 +4,13 @@
 in one pass over memory. A step computes what its layers compute one after the other and keeps less: what lies
 between its layers is never stored.
 
+    convolution, normalisation   two steps; the moments of each channel are taken when the sums are stored
     convolution, ReLU            ReLU when the sums are stored; only the result is kept
     linear, ReLU                 likewise
     convolution, ReLU, max pool  max(0, largest of the window); only the winners are kept
     normalisation, activation    its input is kept, the activation's input computed again
-    normalisation, ReLU, convolution    likewise, and the convolution's input while it is read
+    ... and convolution          Winograd's form computes it while it reads: then it is stored nowhere
+    ... ReLU and max pool        only the winners of 2x2 windows are stored
     residual, ReLU               body + shortcut and ReLU, with a normalisation that ends the body
 
 In predictions nothing is kept, so that a normalisation moves into the weights in front of it, maxima of 2x2
@@ -16,7 +18,7 @@ windows are taken as soon as a convolution and ReLU are there, and dropout is le
 fused as stands in its class (``pure``, ``role``; see ``cnn.layers.layer``).
 """
 
-from cnn.fast import fusion, normalised
+from cnn.fast import fusion, normalisation
 from cnn.fast.step import Branches, Graph, InFloat32, Outside, Single, fact
 
 _CONTAINERS = ("sum", "branches", "graph")
@@ -29,7 +31,7 @@ def plan(layers, context):
     rest, steps = _flat(layers), []
     find = _training_step if context.folding is None else _prediction_step
     while rest:
-        roles = [_role(layer) for layer in _alike(rest[:4], context.exact)]
+        roles = [_role(layer) for layer in rest[:4]]
         make, count = find(roles, rest)
         if make is None:
             make = Single if _pure(rest[0]) else Outside
@@ -38,16 +40,10 @@ def plan(layers, context):
         parts = [plan(path.layers, context) for path in paths]
         if make is not _NOTHING:
             step = make(taken, context, parts)
+            if make is fusion.Convolution and roles[1:2] == ["normalisation"] and _pure(rest[0]):
+                step.normalisation = rest[0]
             steps.append(step if context.exact.isdisjoint(map(id, taken)) else InFloat32(step))
     return steps
-
-
-def _alike(layers, exact):
-    """Return the layers up to a convolution that is to be computed in another precision than the first."""
-    for count, layer in enumerate(layers):
-        if _role(layer) == "convolution" and (id(layer) in exact) != (id(layers[0]) in exact):
-            return layers[:count]
-    return layers
 
 
 def _flat(layers):
@@ -77,10 +73,10 @@ def _training_step(roles, layers):
     if roles[0] in _BRANCHING:
         return _BRANCHING[roles[0]], 1
     if roles[0] == "normalisation" and _pure(layers[0]) and roles[1:2] in (["relu"], ["activation"]):
-        if roles[1:] in (["relu", "convolution"], ["relu", "convolution", "normalisation"]):
-            return normalised.NormConvolution, 3
-        return fusion.NormActivation, 2
-    for kind in (fusion.ConvReLUPool, fusion.ConvReLU, fusion.LinearReLU):
+        if roles[1:3] == ["relu", "max_pool"] and normalisation.NormReLUPool.fits(layers):
+            return normalisation.NormReLUPool, 3
+        return normalisation.NormActivation, 2
+    for kind in (fusion.ConvReLUPool, fusion.ConvReLU, fusion.LinearReLU, fusion.Convolution):
         count = len(kind.roles)
         if tuple(roles[:count]) == kind.roles and getattr(kind, "fits", bool)(layers):
             return kind, count

@@ -2,8 +2,8 @@
 
     a = max(0, (x - mean) * scale + shift)   with scale = rstd * weight, shift = bias, all of the channel
 
-rounded as in ``kernels.norm``, so that float32 has the same bits as if ``a`` had been stored. In bfloat16 ``a``
-is not rounded: only what the transforms give is.
+rounded as in ``kernels.norm``: float32 has the same bits as if ``a`` had been stored. For products of
+bfloat16 ``a`` is not rounded, only what the transforms give is.
 """
 
 from typing import NamedTuple

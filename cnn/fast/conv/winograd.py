@@ -31,6 +31,7 @@ from cnn.fast.conv.normalised import AS_IT_IS, Normalisation, addresses_of
 from cnn.fast.conv.routines import PixelProducts, pixel_products
 from cnn.fast.conv.winograd_pairs import input_tile_pairs
 from cnn.fast.conv.winograd_pool import MaximaOfTile, tile_maxima
+from cnn.fast.conv.winograd_sums import KINDS, Spread, TileSums, measured_tile_to_image
 from cnn.fast.conv.winograd_tiles import (
     PIXEL,
     SIZE,
@@ -170,6 +171,9 @@ class Forward(NamedTuple):
     m_point: int
     mr: int
     products: int  # address of ``pixel_products``
+    images: int
+    tile_count: int  # of an image
+    sums: int  # address of the numbers of each tile, where they are taken
 
 
 forward_of = reader(Forward)
@@ -220,9 +224,13 @@ def _multiply(p, tiles, v, m, k):
 
 
 @cache
-def _transform_outputs(outputs, form, nontemporal):
-    """The helper for y = max(floor, bias + A^T M A) for a chunk of k."""
+def _transform_outputs(outputs, form, nontemporal, measured):
+    """The helper for y = max(floor, bias + A^T M A) for a chunk of k.
+
+    ``measured``: without a floor, and how the pixels of each tile spread is taken as well.
+    """
     to_image = tile_to_image(outputs, SIZE, nontemporal, form.y_size)
+    to_image_measured = measured_tile_to_image(outputs, nontemporal, form.y_size)
     pixel = LANES * form.y_size
 
     @helper
@@ -237,8 +245,14 @@ def _transform_outputs(outputs, form, nontemporal):
                 tile.columns,
             )  # fmt: skip
             source = Points(m + t * p.chunk * PIXEL, PIXEL, p.m_point)
-            count = min(p.chunk, p.out_channels - k)
-            to_image(source, p.bias + k * SIZE, floor, patch, count, tiles.across)
+            count, bias = min(p.chunk, p.out_channels - k), p.bias + k * SIZE
+            if measured:
+                place = (block * p.tile_count + tiles.kind + number) * KINDS * p.out_channels + k
+                lanes = min(LANES, p.images - block * LANES)
+                spread = Spread(p.sums + place * SIZE, p.out_channels * SIZE, lanes)
+                to_image_measured(source, bias, patch, count, tiles.across, spread)
+            else:
+                to_image(source, bias, floor, patch, count, tiles.across)
 
     return transform_outputs
 
@@ -258,9 +272,11 @@ def _transform_maxima(p, tiles, m, k):
 
 
 @cache
-def _forward_task(outputs, form, nontemporal, pooled):
+def _forward_task(outputs, form, nontemporal, pooled=False, measured=False):
     transform_inputs = _transform_inputs(form)
-    transform_back = _transform_maxima if pooled else _transform_outputs(outputs, form, nontemporal)
+    transform_back = _transform_maxima
+    if not pooled:
+        transform_back = _transform_outputs(outputs, form, nontemporal, measured)
 
     @task
     def forward(index, thread, params):
@@ -322,7 +338,8 @@ class ForwardPlan:
                 out_height=out_shape[2], out_width=out_shape[3], ranges=ranges.ctypes.data,
                 tiles=tiles.ctypes.data, scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
                 chunk=chunk, u_sliver=u_sliver, u_point=u_point, v_point=v_point, m_point=m_point, mr=mr,
-                products=pixel_products(mr, nr, form.operand),
+                products=pixel_products(mr, nr, form.operand), images=x_shape[0], tile_count=len(tiles),
+                sums=0,
             )
         )  # fmt: skip
         window_bytes = 0 if form.pairs else self._window * (-(-channels * mr // LANES) + 1) * PIXEL
@@ -332,6 +349,8 @@ class ForwardPlan:
         # rows of bfloat16 begin at a cache line, as these stores want it, only if all tiles are whole
         nontemporal = form.y_size == SIZE or out_shape[3] % outputs == 0
         self._forward_task = _forward_task(outputs, form, nontemporal, pooled)
+        self._measured_task = None if pooled else _forward_task(outputs, form, nontemporal, measured=True)
+        self._sums_bytes = images * len(tiles) * KINDS * out_channels * SIZE
         self._weights = Table(
             Weights(
                 weight=0, end=0, u=self._u.ctypes.data, scratch=self._windows.ctypes.data,
@@ -345,18 +364,30 @@ class ForwardPlan:
 
         With ``argmax``, where the plan is a pooled one, ``out`` gets max(0, largest of each window).
         """
+        self._transform_weights(weight, turned)
+        self._table.set(argmax=0 if argmax is None else argmax.address, floor=bits(floor))
+        self._launch(self._forward_task, x, bias, out, normalisation)
+
+    def run_measured(self, x, weight, bias, out, normalisation=()):
+        """As ``run``; return the TileSums of ``out``, there until another run takes some."""
+        self._transform_weights(weight, False)
+        sums, tiles = workspace("sums of tiles", self._sums_bytes), self._records[1]
+        self._table.set(sums=sums.ctypes.data)
+        self._launch(self._measured_task, x, bias, out, normalisation)
+        return TileSums(sums.ctypes.data, tiles.ctypes.data, len(tiles))
+
+    def _launch(self, function, x, bias, out, normalisation):
+        ends = {"x": x.address, "y": out.address, "normalisation": addresses_of(normalisation)}
+        self._table.set(bias=address(self._zeros if bias is None else bias), **ends)
+        launch(function, self._tasks, self._table.array)
+
+    def _transform_weights(self, weight, turned):
         filter_step, start = weight.shape[1] * self._window, address(weight)
         self._weights.set(
             weight=start, end=start + weight.nbytes, out_step=self._window if turned else filter_step,
             channel_step=filter_step if turned else self._window, turned=turned,
         )  # fmt: skip
         launch(self._weights_task, self._slivers, self._weights.array)
-        self._table.set(
-            x=x.address, y=out.address, bias=address(self._zeros if bias is None else bias),
-            argmax=0 if argmax is None else argmax.address, floor=bits(floor),
-            normalisation=addresses_of(normalisation),
-        )  # fmt: skip
-        launch(self._forward_task, self._tasks, self._table.array)
 
 
 def tiles_at_once(channels, nr):
@@ -382,6 +413,13 @@ def forward(x, weight, bias, out, padding, floor=-np.inf, pairs=False, normalisa
     form = Form(x.itemsize, out.itemsize, pairs, bool(normalisation))
     plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0], weight.shape[2], False, form)
     plan.run(x, weight, bias, out, floor, normalisation=normalisation)
+
+
+def forward_measured(x, weight, bias, out, padding, pairs=False, normalisation=()):
+    """As ``forward`` without a floor; return the TileSums of what was computed, before it is rounded."""
+    form = Form(x.itemsize, out.itemsize, pairs, bool(normalisation))
+    plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0], weight.shape[2], False, form)
+    return plan.run_measured(x, weight, bias, out, normalisation)
 
 
 def forward_pooled(x, weight, bias, out, argmax, out_size, padding):

@@ -10,6 +10,7 @@ from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
 from cnn.fast.conv.geometry import Geometry, Window
 from cnn.fast.kernels.shared import micro_batches
+from cnn.fast.kernels.tile_sums import moments_of
 from cnn.fast.machine.bf16 import BFLOAT16
 from cnn.fast.machine.owner import owner
 
@@ -104,11 +105,15 @@ def normalises(x, weight, stride, padding, dilation, groups):
     return suits_winograd(_common(x, weight), weight.shape, out_size, stride, dilation, groups)
 
 
-def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=False, normalisation=()):
+def conv2d_forward(
+    x, weight, bias, stride, padding, dilation, groups, relu=False, measured=False, normalisation=()
+):
     """Return y[n,k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[n,c,i*sh-top+u*dh,j*sw-left+v*dw].
 
-    ``relu``: max(0, y) instead, where a NaN stays. ``normalisation``: (mean, rstd, weight, bias) of each
-    channel where max(0, (x - mean) * rstd * weight + bias) takes the place of x; only if it ``normalises``.
+    ``relu``: max(0, y) instead, where a NaN stays. ``measured``: a normalisation will want the moments of y;
+    the form whose store takes them gives y with these, of the sums before they are rounded as y is stored.
+    ``normalisation``: (mean, rstd, weight, bias) of each channel, where max(0, (x - mean) * rstd * weight +
+    bias) takes the place of x; only where ``normalises``.
     """
     floor = 0 if relu else -np.inf
     dtype, weight = _common(x, weight), _plain(weight, _common(x, weight))
@@ -118,14 +123,17 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
     oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
     winograd, pairs = _form(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True)
-    if winograd and not pairs:
-        y = empty((n, k, oh, ow), dtype)
-        conv_winograd.forward(as_blocked(x, dtype), weight, bias, y, padding, floor, False, normalisation)
-        return _stored(y)
-    y, window = activations((n, k, oh, ow), dtype), Window(stride, padding, dilation, groups)
     if winograd:
-        conv_winograd.forward(as_stored(x), weight, bias, y, padding, floor, pairs, normalisation)
+        y = activations((n, k, oh, ow), dtype) if pairs else empty((n, k, oh, ow), dtype)
+        arguments = as_stored(x) if pairs else as_blocked(x, dtype), weight, bias, y, padding
+        if not measured:
+            conv_winograd.forward(*arguments, floor, pairs, normalisation)
+            return _stored(y)
+        moments = moments_of(y, conv_winograd.forward_measured(*arguments, pairs, normalisation))
+        y = _stored(y)
+        y.moments = moments
         return y
+    y, window = activations((n, k, oh, ow), dtype), Window(stride, padding, dilation, groups)
     conv_direct.forward(_bring(x, dtype), weight, bias, y, window, floor, pairs)
     return y
 
