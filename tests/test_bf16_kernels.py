@@ -5,7 +5,7 @@ import pytest
 
 from cnn import reference
 from cnn.fast.blocked import as_blocked, converted, empty
-from cnn.fast.conv import direct, winograd, winograd_weight
+from cnn.fast.conv import direct, winograd, winograd_ranges, winograd_weight
 from cnn.fast.kernels import activation, conv, elementwise, global_pool, norm, pool
 from cnn.fast.machine import bf16
 from cnn.fast.machine.bf16 import BFLOAT16
@@ -81,7 +81,7 @@ def _problem(n, c, k, h, w, padding, taps=3):
 
 def _tiles(size, taps):
     """The tiles of a plane along its two axes."""
-    return [[tile[:2] for tile in winograd._axis_tiles(n, winograd.outputs_of(taps))] for n in size]
+    return [[tile[:2] for tile in winograd_ranges.axis_tiles(n, winograd.outputs_of(taps))] for n in size]
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])

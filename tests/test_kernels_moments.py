@@ -6,7 +6,7 @@ import pytest
 import cnn
 from cnn import backend
 from cnn.fast.blocked import as_blocked, as_stored, converted
-from cnn.fast.conv import winograd
+from cnn.fast.conv import winograd, winograd_ranges
 from cnn.fast.kernels import conv, norm, tile_sums
 from cnn.fast.machine.bf16 import BFLOAT16
 from cnn.fast.machine.owner import Arena, Lowering, lower_into, precision
@@ -124,7 +124,8 @@ def test_in_bf16_they_are_those_of_the_sums_before_rounding(name):
     with precision("bf16"):
         y = _convolve(converted(as_blocked(x), BFLOAT16), weight, bias, border)
     assert as_stored(y).itemsize == 2
-    tiles = [[t[:2] for t in winograd._axis_tiles(size, winograd.outputs_of(taps))] for size in y.shape[2:]]
+    outputs = winograd.outputs_of(taps)
+    tiles = [[t[:2] for t in winograd_ranges.axis_tiles(size, outputs)] for size in y.shape[2:]]
     sums = twin.winograd_forward(x, weight, *tiles, padding, padding) + bias[:, None, None]
     np.testing.assert_allclose(y.moments.values, _of_blocks(sums), rtol=2e-4, atol=2e-4)
     assert np.abs(_of_blocks(y) - _of_blocks(sums)).max() > 1e-3  # rounded as it is stored, it has others

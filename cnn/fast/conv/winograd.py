@@ -19,18 +19,27 @@ Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.093
 """
 
 from functools import cache
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.blocking import pair_block
+from cnn.fast.conv.blocking import pair_block, tile_block
 from cnn.fast.conv.microkernels import Ends, memory_fence
 from cnn.fast.conv.normalised import AS_IT_IS, Normalisation, addresses_of
 from cnn.fast.conv.routines import PixelProducts, pixel_products
 from cnn.fast.conv.winograd_pairs import input_tile_pairs
 from cnn.fast.conv.winograd_pool import MaximaOfTile, tile_maxima
+from cnn.fast.conv.winograd_ranges import (
+    TILE_RANGE_RECORD,
+    TILE_RECORD,
+    TileRange,
+    ahead_of,
+    fetch,
+    tile_of,
+    tile_range_of,
+    tile_tables,
+)
 from cnn.fast.conv.winograd_sums import KINDS, Spread, TileSums, measured_tile_to_image
 from cnn.fast.conv.winograd_tiles import (
     PIXEL,
@@ -45,8 +54,7 @@ from cnn.fast.conv.winograd_u import Weights, pair_weights_task, weights_task
 from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
 from cnn.fast.machine.owner import aligned_zeros
-from cnn.fast.machine.simd import blocks
-from cnn.fast.machine.tables import Table, bits, call_with, from_bits, reader, records, size_of
+from cnn.fast.machine.tables import Table, bits, call_with, from_bits, reader
 
 
 def outputs_of(taps):
@@ -69,74 +77,6 @@ class Form(NamedTuple):
 
 
 FLOAT32 = Form()
-
-# --- Tiles ----------------------------------------------------------------------------------------
-
-
-class Tile(NamedTuple):
-    """A tile of the output."""
-
-    top: int
-    left: int
-    rows: int
-    columns: int
-
-
-class TileRange(NamedTuple):
-    """Tiles of one kind, those with equally many points, that one task handles."""
-
-    first: int  # among the tiles of the kind of all images
-    count: int
-    down: int  # rows of points
-    across: int  # columns of points
-    kind: int  # place of the first Tile of the kind
-    per_image: int  # tiles of the kind in one image
-
-
-tile_of, tile_range_of = reader(Tile), reader(TileRange)
-TILE_RECORD, TILE_RANGE_RECORD = 8 * size_of(Tile), 8 * size_of(TileRange)
-
-
-def _axis_tiles(size, outputs):
-    """Cut an axis into tiles of ``outputs`` or, where that saves points, one less.
-
-    Returns [(start, outputs, points)]. The smaller tile leaves out the sixth point: only the last output
-    needs it.
-    """
-    count = -(-size // outputs)
-    narrow = min(count, outputs * count - size)
-    sizes = [outputs] * (count - narrow) + [outputs - 1] * narrow
-    starts = [sum(sizes[:i]) for i in range(count)]
-    return [(start, min(n, size - start), n + 6 - outputs) for start, n in zip(starts, sizes, strict=True)]
-
-
-def tile_tables(images, out_size, most, unit=1, outputs=4):
-    """The TileRanges of up to ``most`` tiles, and the Tiles of one image that they number: two arrays.
-
-    All ranges of a kind but one are whole multiples of ``unit`` tiles, as ``most`` is. Kinds take turns, so
-    that threads which share the ranges evenly share the work.
-    """
-    kinds = {}
-    for top, rows, down in _axis_tiles(out_size[0], outputs):
-        for left, columns, across in _axis_tiles(out_size[1], outputs):
-            kinds.setdefault((down, across), []).append(Tile(top, left, rows, columns))
-    ranges, tiles = [], []
-    for number, ((down, across), members) in enumerate(kinds.items()):
-        total = images * len(members)
-        units = -(-total // unit)
-        cuts = -(-units * unit // most)
-        ends = [min(total, units * i // cuts * unit) for i in range(cuts + 1)]
-        if number % 2:  # the small range first: at the end of all kinds they would be the last thread's
-            ends = [total - end for end in reversed(ends)]
-        ranges += [
-            ((first + last) / total, TileRange(first, last - first, down, across, len(tiles), len(members)))
-            for first, last in pairwise(ends)
-        ]
-        tiles += members
-    return records([row for _, row in sorted(ranges)]), records(tiles)
-
-
-# --- Forward and d-input --------------------------------------------------------------------------
 
 
 class Forward(NamedTuple):
@@ -161,6 +101,8 @@ class Forward(NamedTuple):
     out_height: int  # pixels of y
     out_width: int
     ranges: int  # address of TileRange records, one a task
+    last: int  # number of the last range
+    fetches: int  # whether the next range's pixels are asked for
     tiles: int  # address of Tile records
     scratch: int  # address
     scratch_bytes: int  # of one thread: v and m
@@ -206,12 +148,16 @@ def _transform_inputs(form):
 
 
 @helper
-def _multiply(p, tiles, v, m, k):
-    """M[point][tile][k] = sum over c of U[point][k][c] * V[point][tile][c] for a chunk of k."""
+def _multiply(p, tiles, v, m, k, ahead):
+    """M[point][tile][k] = sum over c of U[point][k][c] * V[point][tile][c] for a chunk of k.
+
+    Memory rests meanwhile: that is the time for the next tiles' pixels to come into the L2 cache.
+    """
     count = (min(p.chunk, p.out_channels - k) + p.mr - 1) // p.mr
     for i in range(tiles.down):
         for j in range(tiles.across):
             xi = 6 * i + j
+            fetch(ahead, i * tiles.across + j, tiles.down * tiles.across)
             u = p.u + xi * p.u_point + k // p.mr * p.u_sliver
             call_with(
                 p.products,
@@ -277,6 +223,7 @@ def _forward_task(outputs, form, nontemporal, pooled=False, measured=False):
     transform_back = _transform_maxima
     if not pooled:
         transform_back = _transform_outputs(outputs, form, nontemporal, measured)
+    rows_of = ahead_of(outputs, LANES * form.x_size)
 
     @task
     def forward(index, thread, params):
@@ -284,9 +231,10 @@ def _forward_task(outputs, form, nontemporal, pooled=False, measured=False):
         tiles = tile_range_of(p.ranges + index * TILE_RANGE_RECORD)
         v = p.scratch + thread * p.scratch_bytes
         m = v + 36 * p.v_point
+        ahead = rows_of(p, tile_range_of(p.ranges + min(index + 1, p.last) * TILE_RANGE_RECORD))
         transform_inputs(p, tiles, v)
         for k in range(0, p.out_channels, p.chunk):
-            _multiply(p, tiles, v, m, k)
+            _multiply(p, tiles, v, m, k, ahead)
             transform_back(p, tiles, m, k)
         memory_fence()
 
@@ -303,6 +251,7 @@ def odd_lines(pixels):
 
 
 CHUNK = 64  # output channels whose products wait in the L2 cache to be transformed back
+FETCH = 1 << 19  # bytes of v and m that leave room in an L2 cache for pixels: up to 32 channels
 
 
 class ForwardPlan:
@@ -313,9 +262,7 @@ class ForwardPlan:
         outputs, self._window = outputs_of(taps), taps * taps
         size = [n // 2 * 2 if pooled else n for n in out_shape[2:]]
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
-        mr, nr = next(block for block in blocks(SIZE)[0] if block[0] <= out_channels)
-        if form.pairs:
-            mr, nr = pair_block(out_channels)
+        mr, nr = pair_block(out_channels) if form.pairs else tile_block(out_channels)
         vectors = channels // 2 if form.pairs else channels
         count = -(-out_channels // mr)
         chunk = -(-count // max(1, round(out_channels / CHUNK))) * mr
@@ -336,8 +283,9 @@ class ForwardPlan:
                 zeros=self._zeros.ctypes.data, normalisation=AS_IT_IS, channels=channels, vectors=vectors,
                 out_channels=out_channels, height=x_shape[2], width=x_shape[3], above=above, left=left,
                 out_height=out_shape[2], out_width=out_shape[3], ranges=ranges.ctypes.data,
-                tiles=tiles.ctypes.data, scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
-                chunk=chunk, u_sliver=u_sliver, u_point=u_point, v_point=v_point, m_point=m_point, mr=mr,
+                last=len(ranges) - 1, fetches=scratch_bytes <= FETCH, tiles=tiles.ctypes.data,
+                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunk=chunk,
+                u_sliver=u_sliver, u_point=u_point, v_point=v_point, m_point=m_point, mr=mr,
                 products=pixel_products(mr, nr, form.operand), images=x_shape[0], tile_count=len(tiles),
                 sums=0,
             )
@@ -394,9 +342,9 @@ def tiles_at_once(channels, nr):
     """Tiles whose transforms are multiplied together: more reuse of weights, fewer stay in the L2 cache.
 
     A multiple of ``nr``, which the register block takes at once: where that is three, four take as long as
-    six.
+    six, and where it is one (AVX2), two of few channels leave the L2 cache room for the next tiles' pixels.
     """
-    return -(-(4 if channels <= 96 else 2) // nr) * nr
+    return -(-(4 if channels <= 96 and nr > 1 else 2) // nr) * nr
 
 
 @plans

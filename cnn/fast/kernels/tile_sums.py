@@ -9,7 +9,7 @@ in float64 and in the order of the tiles of a plane. What a block gets depends o
 
 from typing import NamedTuple
 
-from cnn.fast.conv.winograd import TILE_RECORD, tile_of
+from cnn.fast.conv.winograd_ranges import TILE_RECORD, tile_of
 from cnn.fast.conv.winograd_sums import KINDS
 from cnn.fast.kernels.shared import BlockSums
 from cnn.fast.machine.jit import launch, table, task
