@@ -168,10 +168,9 @@ class SumReLU(Step):
     """Residual, ReLU: a normalisation at the end of the body adds the shortcut in its own pass.
 
     On the way back the sum of what body and shortcut return is left to who reads it: to the block in front,
-    which adds in the pass that goes back through its own ReLU.
+    which adds in the pass that goes back through its own ReLU. ``kernels.residual`` lists all passes over
+    memory of a block.
     """
-
-    roles = ("sum", "relu")
 
     def __init__(self, layers, context, parts=()):
         super().__init__(layers, context, parts)
