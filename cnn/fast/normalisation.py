@@ -10,8 +10,6 @@ class NormActivation(Step):
     On the way there both are left to who reads the result: a convolution may do so while it reads.
     """
 
-    roles = ("normalisation", "activation")
-
     def __init__(self, layers, context, parts=()):
         super().__init__(layers, context, parts)
         self._norm = layers[0]
@@ -37,8 +35,6 @@ class NormActivation(Step):
 
 class NormReLUPool(NormActivation):
     """Normalisation, ReLU, maxima of 2x2 windows: only these are stored, and which cells they were."""
-
-    roles = ("normalisation", "relu", "max_pool")
 
     @classmethod
     def fits(cls, layers):
