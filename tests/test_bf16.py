@@ -241,3 +241,10 @@ def test_the_reference_backend_has_no_bf16(config, capsys):
     code, _, err = tiny.run(capsys, "train", config, "--set", "train.backend=reference")
     assert code == 2
     assert 'train.precision: found "bf16", expected "float32"' in err
+
+
+def test_a_network_whose_memory_was_asked_for_trains_as_any_other():
+    """A size is found without compiling: nothing that then stands at address 0 may stay."""
+    asked, plain = _network("bf16"), _network("bf16")
+    asked._engine().memory((50, 3, 32, 32))
+    np.testing.assert_array_equal(_gradient(asked)[1], _gradient(plain)[1])

@@ -5,7 +5,7 @@ import pytest
 
 from cnn import reference
 from cnn.fast.blocked import as_blocked, converted, empty
-from cnn.fast.conv import direct, winograd, winograd_weight
+from cnn.fast.conv import direct, winograd, winograd_ranges, winograd_weight
 from cnn.fast.kernels import activation, conv, elementwise, global_pool, norm, pool
 from cnn.fast.machine import bf16
 from cnn.fast.machine.bf16 import BFLOAT16
@@ -81,7 +81,7 @@ def _problem(n, c, k, h, w, padding, taps=3):
 
 def _tiles(size, taps):
     """The tiles of a plane along its two axes."""
-    return [[tile[:2] for tile in winograd._axis_tiles(n, winograd.outputs_of(taps))] for n in size]
+    return [[tile[:2] for tile in winograd_ranges.axis_tiles(n, winograd.outputs_of(taps))] for n in size]
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
@@ -229,6 +229,7 @@ DIRECT = {
     "first layer": (5, 3, 20, 7, 15, 14, 2, 3, 1),
     "odd channels, even taps": (16, 7, 9, 2, 9, 9, 1, 0, 1),
     "fewer than eight outputs": (16, 6, 5, 5, 9, 9, 1, 0, 1),
+    "one pixel, pieces": (17, 70, 26, 1, 43, 41, 1, 0, 2),
     "slivers that overlap": (16, 24, 18, 1, 7, 7, 1, 0, 1),
     "groups": (16, 32, 32, 3, 9, 9, 2, 1, 2),
     "dilation": (3, 9, 150, 5, 11, 11, 3, 2, 1),

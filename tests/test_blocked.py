@@ -1,4 +1,5 @@
 import gc
+import mmap
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from cnn.fast import blocked
 from cnn.fast.blocked import BlockedArray, as_blocked, empty, flat, unflat
 from cnn.fast.kernels import layout
-from cnn.fast.machine.owner import owner
+from cnn.fast.machine.owner import HUGE_PAGE, aligned_zeros, owner
 from cnn.pixels import Pixels
 
 
@@ -140,3 +141,19 @@ def test_repr_names_shape_and_dtype():
     assert repr(BlockedArray(np.zeros((1, 2, 3, 3, 16)), (2, 2, 3, 3))) == (
         "BlockedArray(shape=(2, 2, 3, 3), dtype=float64)"
     )
+
+
+@pytest.mark.parametrize("huge", [True, False])
+@pytest.mark.parametrize("numbers", [0, -1])
+def test_large_memory_is_zero_and_aligned_with_and_without_huge_pages(huge, numbers, monkeypatch):
+    if not huge:
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    count = 2 * HUGE_PAGE // 4 + numbers
+    found = aligned_zeros((count,), np.float32)
+    assert found.ctypes.data % HUGE_PAGE == 0
+    assert found.flags.c_contiguous
+    assert not found.any()
+    found[...] = 1
+    assert found.sum() == count
+    with pytest.raises(MemoryError):
+        aligned_zeros((1 << 58,), np.float32)

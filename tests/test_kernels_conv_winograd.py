@@ -5,12 +5,14 @@ import pytest
 
 from cnn import backend
 from cnn.fast.blocked import as_blocked, empty
+from cnn.fast.conv import blocking, winograd_ranges
 from cnn.fast.conv import direct as conv_direct
 from cnn.fast.conv import weight as conv_weight
 from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
 from cnn.fast.conv.geometry import Window
 from cnn.fast.kernels import conv, pool
+from cnn.fast.machine import simd
 
 # images, channels in, channels out, h, w, padding, taps
 GEOMETRIES = {
@@ -93,7 +95,7 @@ def test_the_largest_of_a_tile_equals_pooling_afterwards(name):
 @pytest.mark.parametrize("size", [(1, 2), (3, 3), (5, 7), (14, 31), (16, 9)])
 def test_tiles_cover_every_pixel_once_with_the_fewest_points(size, unit, outputs):
     images, group = 3, 4 if unit == 1 else 2 * unit
-    groups, tiles = conv_winograd.tile_tables(images, size, group, unit, outputs)
+    groups, tiles = winograd_ranges.tile_tables(images, size, group, unit, outputs)
     hits, points = np.zeros((images, *size), int), 0
     broken = [tuple(row[2:4]) for row in groups if row[1] % unit]
     assert len(broken) == len(set(broken))  # one of each kind
@@ -109,6 +111,14 @@ def test_tiles_cover_every_pixel_once_with_the_fewest_points(size, unit, outputs
     tiles_of = [-(-s // outputs) for s in size]
     most = [max(s + (6 - outputs) * t, 5 * t) for s, t in zip(size, tiles_of, strict=True)]
     assert points <= images * np.prod(most)
+
+
+def test_tiles_take_the_register_block_with_the_fewest_padded_rows():
+    (rows, _), *_ = simd.blocks(4)[0]
+    for count in (6, 16, 20, 32, 48, 64, 96):
+        mr, nr = blocking.tile_block(count)
+        assert 1 <= mr * nr * simd.LANES // simd.width(4) <= simd.vector_registers()[1] * 3 // 4
+        assert -count % mr <= -count % min(count, rows)
 
 
 def suits(

@@ -50,14 +50,18 @@ class BlockedArray:
     shape : (N, C, H, W) or (N, F)
     owner : BlockedArray whose memory ``buffer`` views, if any; it is kept alive
     address : of the first byte, where the caller knows it (kernels take addresses)
+
+    ``moments``, if not None, are the BlockSums that the kernel which wrote it has taken on the way: mean and
+    sum of squares about it of each block and channel.
     """
 
-    __slots__ = ("__weakref__", "_home", "_owner", "address", "buffer", "shape")
+    __slots__ = ("__weakref__", "_home", "_owner", "address", "buffer", "moments", "shape")
 
     def __init__(self, buffer, shape, owner=None, address=None, _home=None):
         self.buffer = buffer
         self.shape = shape
         self.address = buffer.ctypes.data if address is None else address
+        self.moments = None
         self._owner = owner
         self._home = _home
 

@@ -73,8 +73,7 @@ class Engine:
         if program is None and plan.lowerable:
             try:
                 with self._lock:
-                    arena = self._mine.programs.arena
-                    program = Program(arena, plan, x.shape, dtype, training, table, self._lock, share=share)
+                    program = self._program(plan, x.shape, dtype, training, table, share)
                 self._mine.programs.add(key, program)
             except NotLowerable:
                 plan.lowerable = False
@@ -131,6 +130,16 @@ class Engine:
             except NotForFew:
                 plan.for_few = False
         return Program(*arguments, predict="many")
+
+    def _program(self, plan, shape, dtype, training, table, share):
+        """Lower a pass that backward may follow; if it is one of training, to places found beforehand."""
+        arena, places = self._mine.programs.arena, ()
+        arguments = plan, shape, dtype, training, table, self._lock
+        if training:
+            dry = Arena(dry=True)
+            Program(dry, *arguments, share=share).lower_backward(False)
+            places = arena.expect(dry)
+        return Program(arena, *arguments, share=share, places=places)
 
     def memory(self, shape):
         """Return the bytes that a step of training takes: (kept from forward to backward, all the rest)."""
@@ -220,15 +229,17 @@ class Program:
     lock : held while layers from outside run
     predict : "" for a pass that backward may follow, "many" or "few" for one that keeps nothing
     share : cnn.parallel.share.Share or None
+    places : of the arrays of both passes, as ``Arena.expect`` says; where other ones are made, of no use
     """
 
-    def __init__(self, arena, plan, shape, dtype, training, table, lock, predict="", share=None):
+    def __init__(self, arena, plan, shape, dtype, training, table, lock, predict="", share=None, places=()):
         self._arena, self._table, self._dtype = arena, table, np.dtype(dtype)
         self._parameters, self._backward, self._shape, self.lowerable = plan.parameters, {}, shape, True
         context = Context(lock, plan.folding if predict else None, plan.exact)
         self._steps = plan_steps(plan.body.layers, context)
         self._precision, self._share = plan.precision, share
-        lowering = Lowering(arena, precision=plan.precision, share=share)
+        self._places = iter(places)
+        lowering = Lowering(arena, precision=plan.precision, share=share, places=self._places)
         with lower_into(lowering):
             y = x = enter(shape, self._dtype, table, predict == "few")
             self._forward = _Part(lowering, x)
@@ -294,7 +305,8 @@ class Program:
 
     def lower_backward(self, input_gradient):
         """Return the part that goes back, lowered for what is to be trained now."""
-        lowering = Lowering(self._arena, self._taken, self._precision, self._share)
+        places, self._places = self._places, ()  # of the first way back: another one has other arrays
+        lowering = Lowering(self._arena, self._taken, self._precision, self._share, places)
         restore(self._steps, self._kept, None if input_gradient else lowering)
         with lower_into(lowering):
             dy = enter(self._out_shape, self._dtype)

@@ -4,6 +4,7 @@
 in one pass over memory. A step computes what its layers compute one after the other and keeps less: what lies
 between its layers is never stored.
 
+    convolution, normalisation   two steps; the moments of each channel are taken when the sums are stored
     convolution, ReLU            ReLU when the sums are stored; only the result is kept
     linear, ReLU                 likewise
     convolution, ReLU, max pool  max(0, largest of the window); only the winners are kept
@@ -37,6 +38,8 @@ def plan(layers, context):
         parts = [plan(path.layers, context) for path in paths]
         if make is not _NOTHING:
             step = make(taken, context, parts)
+            if make is fusion.Convolution and roles[1:2] == ["normalisation"] and _pure(rest[0]):
+                step.normalisation = rest[0]
             steps.append(step if context.exact.isdisjoint(map(id, taken)) else InFloat32(step))
     return steps
 
@@ -69,7 +72,7 @@ def _training_step(roles, layers):
         return _BRANCHING[roles[0]], 1
     if roles[0] == "normalisation" and _pure(layers[0]) and roles[1:2] in (["relu"], ["activation"]):
         return fusion.NormActivation, 2
-    for kind in (fusion.ConvReLUPool, fusion.ConvReLU, fusion.LinearReLU):
+    for kind in (fusion.ConvReLUPool, fusion.ConvReLU, fusion.LinearReLU, fusion.Convolution):
         count = len(kind.roles)
         if tuple(roles[:count]) == kind.roles and getattr(kind, "fits", bool)(layers):
             return kind, count
@@ -82,7 +85,7 @@ def _prediction_step(roles, layers):
         return _NOTHING, 1
     if roles[0] in ("convolution", "linear"):
         count = 2 if roles[1:2] == ["normalisation"] else 1
-        count += roles[count : count + 1] == ["relu"]
+        count += any(fact(layer, "bounds") for layer in layers[count : count + 1])
         pooled = roles[0] == "convolution" and roles[count - 1 : count + 1] == ["relu", "max_pool"]
         if pooled and fusion.WeightedPool.fits(layers[: count + 1]):
             return fusion.WeightedPool, count + 1

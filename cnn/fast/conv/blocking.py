@@ -2,7 +2,7 @@
 
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.routines import PAIR_ROWS
-from cnn.fast.machine.simd import vector_registers, width
+from cnn.fast.machine.simd import blocks, vector_registers, width
 
 
 def register_block(count, choices):
@@ -13,6 +13,18 @@ def register_block(count, choices):
         return -(-count // mr) * (mr + 1)
 
     return min((block for block in choices if block[0] <= count), key=cost)
+
+
+def tile_block(count):
+    """The register block for ``count`` output channels of a product in Winograd's form, float32.
+
+    The multipliers are the limit, so rows of padding count in full, and a sliver more only for what it loads
+    again: a quarter of a row, which decides from 256 channels on.
+    """
+    sums, parts = vector_registers()[1] * 3 // 4, LANES // width(4)
+    choices = [*blocks(4)[0], (4, max(1, sums // (4 * parts)))]
+    fit = (block for block in choices if block[0] <= count)
+    return min(fit, key=lambda block: -(-count // block[0]) * (4 * block[0] + 1))
 
 
 def pair_block(count):
@@ -58,16 +70,19 @@ def dot_block(out_channels, in_channels, sums):
     return min((block for block in choices if block[0] <= out_channels and block[1] <= in_channels), key=cost)
 
 
+def panel_choices(itemsize):
+    """What ``mr`` of ``panel_products`` may be: that many sums leave room for operands."""
+    most = max(1, min(16, vector_registers()[1] * 3 // 4 * width(itemsize) // LANES))
+    return [mr for mr in (16, 12, 8, 6) if mr <= most] or [most]
+
+
 def panel_rows(itemsize, left, padded=True):
     """``mr`` of ``panel_products`` for ``left`` rows.
 
     As many as leave room for operands, or fewer where that pads ``left`` less; if what does not fill a sliver
     is not padded but done otherwise, where that leaves less.
     """
-    count = vector_registers()[1]
-    most = max(1, min(16, count * 3 // 4 * width(itemsize) // LANES))
-    choices = [mr for mr in (16, 12, 8, 6) if mr <= most] or [most]
-    return min(choices, key=lambda mr: (-left % mr if padded else left % mr, -mr))
+    return min(panel_choices(itemsize), key=lambda mr: (-left % mr if padded else left % mr, -mr))
 
 
 def few_images_block(pixels, channel_blocks, itemsize):

@@ -97,7 +97,7 @@ def pack_windows(taps):
 
 @cache
 def pair_planes(source_size):
-    """Address of the routine for Copy that pairs channels; ``source_size``: bytes of a number that is read.
+    """The routine for Copy that pairs channels; ``source_size``: bytes of a number that is read.
 
     ``planes`` and ``source_plane`` of the record are of channels, ``target_plane`` is of pairs.
     """
@@ -133,4 +133,4 @@ def pair_planes(source_size):
                 target = p.target + plane // 2 * p.target_plane + row * p.target_row
                 pair_lanes(even, odd, target, p.pixels, p.source_pixel, p.target_pixel)
 
-    return copy.address
+    return copy

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
+from cnn.fast.conv.ahead import NOTHING, Ahead, ask
 from cnn.fast.conv.microkernels import (
     ADD,
     ONCE,
@@ -29,8 +30,8 @@ from cnn.fast.conv.microkernels import (
     widen_lanes,
 )
 from cnn.fast.machine import bf16
-from cnn.fast.machine.jit import task
-from cnn.fast.machine.tables import from_bits, reader
+from cnn.fast.machine.jit import helper, task
+from cnn.fast.machine.tables import from_bits, reader, size_of
 
 PAIR_ROWS = 8  # output channels whose weights, in pairs of bfloat16, lie side by side
 
@@ -55,12 +56,20 @@ class RowProducts(NamedTuple):
     out_row: int
 
 
-row_products_of = reader(RowProducts)
+class RowProductsAhead(NamedTuple):
+    """RowProducts, and what is asked for meanwhile."""
+
+    products: RowProducts
+    ahead: Ahead
+
+
+row_products_of, ahead_of = reader(RowProducts), reader(Ahead)
+_ROWS = 8 * size_of(RowProducts)
 
 
 @cache
-def row_products(mr, nr, itemsize, neighbours=True, how=STORE):
-    """The routine for RowProducts: ``nr`` pixels at a time.
+def row_products(mr, nr, itemsize, neighbours=True, how=STORE, ahead=False):
+    """The routine for RowProducts, with ``ahead`` for RowProductsAhead: ``nr`` pixels at a time.
 
     ``neighbours``: the mr scalars lie side by side. The last register block of a row is moved back to end
     with it: a few pixels are computed twice, to the same bits. With ``itemsize`` 2 a channel is a pair of
@@ -74,9 +83,13 @@ def row_products(mr, nr, itemsize, neighbours=True, how=STORE):
         floor, scalars_k = number(from_bits(p.floor)), size if neighbours else p.scalars_k
         steps = Steps(scalars_k, p.vectors_pixel, p.out_k, p.out_pixel)
         at_once = nr if nr > 1 and p.pixels >= nr else 1
+        after, block = ahead_of(record + _ROWS) if ahead else NOTHING, 0
         for row in range(p.rows):
             done = 0
             while done < p.pixels:
+                if after.each:
+                    ask(after, block)
+                    block += 1
                 done = min(done, p.pixels - at_once)
                 vectors = p.ends.vectors + row * p.vectors_row + done * p.vectors_pixel
                 out = p.ends.out + row * p.out_row + done * p.out_pixel
@@ -105,12 +118,20 @@ class PixelProducts(NamedTuple):
     out_k: int
 
 
+class PixelProductsAhead(NamedTuple):
+    """PixelProducts, and what is asked for meanwhile."""
+
+    products: PixelProducts
+    ahead: Ahead
+
+
 pixel_products_of = reader(PixelProducts)
+_PIXELS = 8 * size_of(PixelProducts)
 
 
 @cache
-def pixel_products(mr, nr, itemsize, how=STORE):
-    """The routine for PixelProducts.
+def products_of_pixels(mr, nr, itemsize, how, ahead=False):
+    """The helper for PixelProducts and, with ``ahead``, the Ahead that is asked for meanwhile.
 
         out[k, j] = max(floor, bias[k] + sum over c of scalars[k / mr, c, k % mr] * vectors[j, c])
 
@@ -120,17 +141,19 @@ def pixel_products(mr, nr, itemsize, how=STORE):
     number, size = _number(itemsize), max(4, itemsize)
     row = size * (PAIR_ROWS if itemsize == bf16.SIZE else mr)
 
-    @task
-    def products(record):
-        p = pixel_products_of(record)
+    @helper
+    def products(p, after):
         floor, wide = number(from_bits(p.floor)), p.pixels >= nr
         steps = Steps(size, p.vectors_pixel, p.out_k, p.out_pixel)
         loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, row))
-        j = 0
+        j, block = 0, 0
         while j < p.pixels:
             if wide:
                 j = min(j, p.pixels - nr)
             for sliver in range(p.slivers):
+                if ahead and after.each:
+                    ask(after, block)
+                    block += 1
                 k = min(sliver * mr, p.last)
                 vectors, scalars = (
                     p.ends.vectors + j * p.vectors_pixel,
@@ -143,6 +166,18 @@ def pixel_products(mr, nr, itemsize, how=STORE):
                 elif nr > 1:
                     outer_product(ends, loops, steps, floor, how, mr, 1, itemsize)
             j += nr if wide else 1
+
+    return products
+
+
+@cache
+def pixel_products(mr, nr, itemsize, how, ahead=False):
+    """The routine for PixelProducts, with ``ahead`` for PixelProductsAhead; see ``products_of_pixels``."""
+    multiply = products_of_pixels(mr, nr, itemsize, how, ahead)
+
+    @task
+    def products(record):
+        multiply(pixel_products_of(record), ahead_of(record + _PIXELS) if ahead else NOTHING)
 
     return products
 
@@ -179,7 +214,11 @@ def panel_products(mr, itemsize):
     @task
     def products(record):
         p = panel_products_of(record)
-        loops = Loops(p.a, p.b, lanes)
+        a, b, c = (ONCE, p.a, lanes) if p.b.count == 1 else (p.a, p.b, lanes)
+        if b.vectors == c.count * c.vectors and b.scalars == c.count * c.scalars:
+            # Pixels that lie side by side are one loop: its end is guessed wrong once, not for each pixel.
+            a, b, c = ONCE, a, Loop(b.count * c.count, c.vectors, c.scalars)
+        loops = Loops(a, b, c)
         steps, left, out = Steps(p.left_k, 0, p.out_k, 0), p.left, p.out
         for _ in range(p.slivers):
             ends = Ends(p.panel, left, 0, out)

@@ -19,17 +19,26 @@ Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.093
 """
 
 from functools import cache
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.blocking import pair_block
-from cnn.fast.conv.microkernels import Ends, memory_fence
-from cnn.fast.conv.routines import PixelProducts, pixel_products
+from cnn.fast.conv.blocking import pair_block, tile_block
+from cnn.fast.conv.microkernels import memory_fence
 from cnn.fast.conv.winograd_pairs import input_tile_pairs
 from cnn.fast.conv.winograd_pool import MaximaOfTile, tile_maxima
+from cnn.fast.conv.winograd_products import PointProducts, point_products
+from cnn.fast.conv.winograd_ranges import (
+    TILE_RANGE_RECORD,
+    TILE_RECORD,
+    TileRange,
+    next_rows_of,
+    tile_of,
+    tile_range_of,
+    tile_tables,
+)
+from cnn.fast.conv.winograd_sums import KINDS, Spread, TileSums, measured_tile_to_image
 from cnn.fast.conv.winograd_tiles import (
     PIXEL,
     SIZE,
@@ -43,8 +52,7 @@ from cnn.fast.conv.winograd_u import Weights, pair_weights_task, weights_task
 from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
 from cnn.fast.machine.owner import aligned_zeros
-from cnn.fast.machine.simd import blocks
-from cnn.fast.machine.tables import Table, bits, call_with, from_bits, reader, records, size_of
+from cnn.fast.machine.tables import Table, bits, call_with, from_bits, reader
 
 
 def outputs_of(taps):
@@ -67,75 +75,6 @@ class Form(NamedTuple):
 
 FLOAT32 = Form()
 
-# --- Tiles ----------------------------------------------------------------------------------------
-
-
-class Tile(NamedTuple):
-    """A tile of the output."""
-
-    top: int
-    left: int
-    rows: int
-    columns: int
-
-
-class TileRange(NamedTuple):
-    """Tiles of one kind, those with equally many points, that one task handles."""
-
-    first: int  # among the tiles of the kind of all images
-    count: int
-    down: int  # rows of points
-    across: int  # columns of points
-    kind: int  # place of the first Tile of the kind
-    per_image: int  # tiles of the kind in one image
-
-
-tile_of, tile_range_of = reader(Tile), reader(TileRange)
-TILE_RECORD, TILE_RANGE_RECORD = 8 * size_of(Tile), 8 * size_of(TileRange)
-
-
-def _axis_tiles(size, outputs):
-    """Cut an axis into tiles of ``outputs`` or, where that saves points, one less.
-
-    Returns [(start, outputs, points)]. The smaller tile leaves out the sixth point: only the last output
-    needs it.
-    """
-    count = -(-size // outputs)
-    narrow = min(count, outputs * count - size)
-    sizes = [outputs] * (count - narrow) + [outputs - 1] * narrow
-    starts = [sum(sizes[:i]) for i in range(count)]
-    return [(start, min(n, size - start), n + 6 - outputs) for start, n in zip(starts, sizes, strict=True)]
-
-
-def tile_tables(images, out_size, most, unit=1, outputs=4):
-    """The TileRanges of up to ``most`` tiles, and the Tiles of one image that they number: two arrays.
-
-    All ranges of a kind but one are whole multiples of ``unit`` tiles, as ``most`` is. Kinds take turns, so
-    that threads which share the ranges evenly share the work.
-    """
-    kinds = {}
-    for top, rows, down in _axis_tiles(out_size[0], outputs):
-        for left, columns, across in _axis_tiles(out_size[1], outputs):
-            kinds.setdefault((down, across), []).append(Tile(top, left, rows, columns))
-    ranges, tiles = [], []
-    for number, ((down, across), members) in enumerate(kinds.items()):
-        total = images * len(members)
-        units = -(-total // unit)
-        cuts = -(-units * unit // most)
-        ends = [min(total, units * i // cuts * unit) for i in range(cuts + 1)]
-        if number % 2:  # the small range first: at the end of all kinds they would be the last thread's
-            ends = [total - end for end in reversed(ends)]
-        ranges += [
-            ((first + last) / total, TileRange(first, last - first, down, across, len(tiles), len(members)))
-            for first, last in pairwise(ends)
-        ]
-        tiles += members
-    return records([row for _, row in sorted(ranges)]), records(tiles)
-
-
-# --- Forward and d-input --------------------------------------------------------------------------
-
-
 class Forward(NamedTuple):
     """Forward or d-input of one geometry; bytes unless said otherwise."""
 
@@ -145,7 +84,6 @@ class Forward(NamedTuple):
     y: int  # address; with pooling, of the maxima
     argmax: int  # address of their cells
     floor: int  # bits of the lower bound of the result
-    no_floor: int  # bits of minus infinity
     zeros: int  # address of zeros
     channels: int
     vectors: int  # of a transformed pixel: channels, or pairs of them
@@ -157,6 +95,8 @@ class Forward(NamedTuple):
     out_height: int  # pixels of y
     out_width: int
     ranges: int  # address of TileRange records, one a task
+    last: int  # number of the last range
+    fetches: int  # whether the next range's pixels are asked for
     tiles: int  # address of Tile records
     scratch: int  # address
     scratch_bytes: int  # of one thread: v and m
@@ -166,7 +106,10 @@ class Forward(NamedTuple):
     v_point: int
     m_point: int
     mr: int
-    products: int  # address of ``pixel_products``
+    products: int  # address of ``point_products``
+    images: int
+    tile_count: int  # of an image
+    sums: int  # address of the numbers of each tile, where they are taken
 
 
 forward_of = reader(Forward)
@@ -198,27 +141,27 @@ def _transform_inputs(form):
 
 
 @helper
-def _multiply(p, tiles, v, m, k):
-    """M[point][tile][k] = sum over c of U[point][k][c] * V[point][tile][c] for a chunk of k."""
-    count = (min(p.chunk, p.out_channels - k) + p.mr - 1) // p.mr
-    for i in range(tiles.down):
-        for j in range(tiles.across):
-            xi = 6 * i + j
-            u = p.u + xi * p.u_point + k // p.mr * p.u_sliver
-            call_with(
-                p.products,
-                PixelProducts(
-                    ends=Ends(v + xi * p.v_point, u, p.zeros, m + xi * p.m_point), floor=p.no_floor,
-                    pixels=tiles.count, vectors_pixel=p.vectors * PIXEL, out_pixel=p.chunk * PIXEL,
-                    channels=p.vectors, slivers=count, last=p.chunk, scalars_sliver=p.u_sliver, out_k=PIXEL,
-                ),
-            )  # fmt: skip
+def _multiply(p, tiles, v, m, k, next_rows):
+    """The products for a chunk of k."""
+    call_with(
+        p.products,
+        PointProducts(
+            v, p.u + k // p.mr * p.u_sliver, m, p.v_point, p.u_point, p.m_point, v_tile=p.vectors * PIXEL,
+            m_tile=p.chunk * PIXEL, u_sliver=p.u_sliver, down=tiles.down, across=tiles.across,
+            tiles=tiles.count, vectors=p.vectors, next_rows=next_rows,
+            slivers=(min(p.chunk, p.out_channels - k) + p.mr - 1) // p.mr,
+        ),
+    )  # fmt: skip
 
 
 @cache
-def _transform_outputs(outputs, form, nontemporal):
-    """The helper for y = max(floor, bias + A^T M A) for a chunk of k."""
+def _transform_outputs(outputs, form, nontemporal, measured):
+    """The helper for y = max(floor, bias + A^T M A) for a chunk of k.
+
+    ``measured``: without a floor, and how the pixels of each tile spread is taken as well.
+    """
     to_image = tile_to_image(outputs, SIZE, nontemporal, form.y_size)
+    to_image_measured = measured_tile_to_image(outputs, nontemporal, form.y_size)
     pixel = LANES * form.y_size
 
     @helper
@@ -233,8 +176,14 @@ def _transform_outputs(outputs, form, nontemporal):
                 tile.columns,
             )  # fmt: skip
             source = Points(m + t * p.chunk * PIXEL, PIXEL, p.m_point)
-            count = min(p.chunk, p.out_channels - k)
-            to_image(source, p.bias + k * SIZE, floor, patch, count, tiles.across)
+            count, bias = min(p.chunk, p.out_channels - k), p.bias + k * SIZE
+            if measured:
+                place = (block * p.tile_count + tiles.kind + number) * KINDS * p.out_channels + k
+                lanes = min(LANES, p.images - block * LANES)
+                spread = Spread(p.sums + place * SIZE, p.out_channels * SIZE, lanes)
+                to_image_measured(source, bias, patch, count, tiles.across, spread)
+            else:
+                to_image(source, bias, floor, patch, count, tiles.across)
 
     return transform_outputs
 
@@ -254,9 +203,12 @@ def _transform_maxima(p, tiles, m, k):
 
 
 @cache
-def _forward_task(outputs, form, nontemporal, pooled):
+def _forward_task(outputs, form, nontemporal, pooled=False, measured=False):
     transform_inputs = _transform_inputs(form)
-    transform_back = _transform_maxima if pooled else _transform_outputs(outputs, form, nontemporal)
+    transform_back = _transform_maxima
+    if not pooled:
+        transform_back = _transform_outputs(outputs, form, nontemporal, measured)
+    rows_of = next_rows_of(outputs, LANES * form.x_size)
 
     @task
     def forward(index, thread, params):
@@ -264,9 +216,10 @@ def _forward_task(outputs, form, nontemporal, pooled):
         tiles = tile_range_of(p.ranges + index * TILE_RANGE_RECORD)
         v = p.scratch + thread * p.scratch_bytes
         m = v + 36 * p.v_point
+        next_rows = rows_of(p, tile_range_of(p.ranges + min(index + 1, p.last) * TILE_RANGE_RECORD))
         transform_inputs(p, tiles, v)
         for k in range(0, p.out_channels, p.chunk):
-            _multiply(p, tiles, v, m, k)
+            _multiply(p, tiles, v, m, k, next_rows)
             transform_back(p, tiles, m, k)
         memory_fence()
 
@@ -283,6 +236,7 @@ def odd_lines(pixels):
 
 
 CHUNK = 64  # output channels whose products wait in the L2 cache to be transformed back
+FETCH = 1 << 19  # bytes of v and m that leave room in an L2 cache for pixels: up to 32 channels
 
 
 class ForwardPlan:
@@ -293,9 +247,7 @@ class ForwardPlan:
         outputs, self._window = outputs_of(taps), taps * taps
         size = [n // 2 * 2 if pooled else n for n in out_shape[2:]]
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
-        mr, nr = next(block for block in blocks(SIZE)[0] if block[0] <= out_channels)
-        if form.pairs:
-            mr, nr = pair_block(out_channels)
+        mr, nr = pair_block(out_channels) if form.pairs else tile_block(out_channels)
         vectors = channels // 2 if form.pairs else channels
         count = -(-out_channels // mr)
         chunk = -(-count // max(1, round(out_channels / CHUNK))) * mr
@@ -312,13 +264,14 @@ class ForwardPlan:
         self._zeros = aligned_zeros((max((out_channels + mr) * SIZE, 6 * PIXEL),), np.uint8)
         self._table = Table(
             Forward(
-                x=0, u=self._u.ctypes.data, bias=0, y=0, argmax=0, floor=0, no_floor=bits(-np.inf),
-                zeros=self._zeros.ctypes.data, channels=channels, vectors=vectors, out_channels=out_channels,
+                x=0, u=self._u.ctypes.data, bias=0, y=0, argmax=0, floor=0, zeros=self._zeros.ctypes.data,
+                channels=channels, vectors=vectors, out_channels=out_channels,
                 height=x_shape[2], width=x_shape[3], above=above, left=left, out_height=out_shape[2],
-                out_width=out_shape[3], ranges=ranges.ctypes.data, tiles=tiles.ctypes.data,
-                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, chunk=chunk,
-                u_sliver=u_sliver, u_point=u_point, v_point=v_point, m_point=m_point, mr=mr,
-                products=pixel_products(mr, nr, form.operand),
+                out_width=out_shape[3], ranges=ranges.ctypes.data, last=len(ranges) - 1,
+                fetches=scratch_bytes <= FETCH, tiles=tiles.ctypes.data, scratch=self._scratch.ctypes.data,
+                scratch_bytes=scratch_bytes, chunk=chunk, u_sliver=u_sliver, u_point=u_point, v_point=v_point,
+                m_point=m_point, mr=mr, products=point_products(mr, nr, form.operand), images=x_shape[0],
+                tile_count=len(tiles), sums=0,
             )
         )  # fmt: skip
         window_bytes = 0 if form.pairs else self._window * (-(-channels * mr // LANES) + 1) * PIXEL
@@ -328,6 +281,8 @@ class ForwardPlan:
         # rows of bfloat16 begin at a cache line, as these stores want it, only if all tiles are whole
         nontemporal = form.y_size == SIZE or out_shape[3] % outputs == 0
         self._forward_task = _forward_task(outputs, form, nontemporal, pooled)
+        self._measured_task = None if pooled else _forward_task(outputs, form, nontemporal, measured=True)
+        self._sums_bytes = images * len(tiles) * KINDS * out_channels * SIZE
         self._weights = Table(
             Weights(
                 weight=0, end=0, u=self._u.ctypes.data, scratch=self._windows.ctypes.data,
@@ -341,26 +296,38 @@ class ForwardPlan:
 
         With ``argmax``, where the plan is a pooled one, ``out`` gets max(0, largest of each window).
         """
-        filter_step, start = weight.shape[1] * self._window, address(weight)
-        self._weights.set(
-            weight=start, end=start + weight.nbytes, out_step=self._window if turned else filter_step,
-            channel_step=filter_step if turned else self._window, turned=turned,
-        )  # fmt: skip
-        launch(self._weights_task, self._slivers, self._weights.array)
+        self._transform_weights(weight, turned)
         self._table.set(
             x=x.address, y=out.address, bias=address(self._zeros if bias is None else bias),
             argmax=0 if argmax is None else argmax.address, floor=bits(floor),
         )  # fmt: skip
         launch(self._forward_task, self._tasks, self._table.array)
 
+    def run_measured(self, x, weight, bias, out):
+        """As ``run``; return the TileSums of ``out``, there until another run takes some."""
+        self._transform_weights(weight, False)
+        sums, tiles = workspace("sums of tiles", self._sums_bytes), self._records[1]
+        ends = {"x": x.address, "y": out.address, "sums": sums.ctypes.data}
+        self._table.set(bias=address(self._zeros if bias is None else bias), **ends)
+        launch(self._measured_task, self._tasks, self._table.array)
+        return TileSums(sums.ctypes.data, tiles.ctypes.data, len(tiles))
+
+    def _transform_weights(self, weight, turned):
+        filter_step, start = weight.shape[1] * self._window, address(weight)
+        self._weights.set(
+            weight=start, end=start + weight.nbytes, out_step=self._window if turned else filter_step,
+            channel_step=filter_step if turned else self._window, turned=turned,
+        )  # fmt: skip
+        launch(self._weights_task, self._slivers, self._weights.array)
+
 
 def tiles_at_once(channels, nr):
     """Tiles whose transforms are multiplied together: more reuse of weights, fewer stay in the L2 cache.
 
     A multiple of ``nr``, which the register block takes at once: where that is three, four take as long as
-    six.
+    six, and where it is one (AVX2), two of few channels leave the L2 cache room for the next tiles' pixels.
     """
-    return -(-(4 if channels <= 96 else 2) // nr) * nr
+    return -(-(4 if channels <= 96 and nr > 1 else 2) // nr) * nr
 
 
 @plans
@@ -374,6 +341,13 @@ def forward(x, weight, bias, out, padding, floor=-np.inf, pairs=False):
     form = Form(x.itemsize, out.itemsize, pairs)
     plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0], weight.shape[2], False, form)
     plan.run(x, weight, bias, out, floor)
+
+
+def forward_measured(x, weight, bias, out, padding, pairs=False):
+    """As ``forward`` without a floor; return the TileSums of what was computed, before it is rounded."""
+    form = Form(x.itemsize, out.itemsize, pairs)
+    plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0], weight.shape[2], False, form)
+    return plan.run_measured(x, weight, bias, out)
 
 
 def forward_pooled(x, weight, bias, out, argmax, out_size, padding):

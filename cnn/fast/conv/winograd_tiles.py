@@ -183,22 +183,43 @@ def tile_pair(outputs, size=SIZE, point_size=SIZE):
     return image_to_tile(input_to_points, 6, choices, size, point_size)
 
 
-def _write_pixels(v, form, values):
-    """Write the code of the transform back; ``values``: the arguments of the intrinsic, records unpacked.
+class AtLeast:
+    """What pixels become before they are stored: their bias is added, and none is below a floor."""
+
+    steps = ()  # further addresses that go from channel to channel, as ``Vectors.loop`` takes them
+
+    def __init__(self, v, floor):
+        self._v, self._lowest = v, v.splat(floor)
+
+    def begin(self, half, bias, *addresses):
+        """Write what comes before the pixels of a channel; ``half``: address of the half transformed tile."""
+
+    def pixels(self, part, values, shift):
+        """Return what is stored of a row; ``values``: without the bias, ``shift``; ``part``: of the lanes."""
+        return [self._v.max(self._v.add(y, shift), self._lowest) for y in values]
+
+    def end(self, *addresses):
+        """Write what follows the pixels of a channel."""
+
+
+def write_pixels(v, form, values, make):
+    """Write the code of the transform back; ``values``: arguments of the intrinsic, records unpacked.
 
     ``form``: (outputs, bytes of a bias, bytes of a number of the image, whether stores are non-temporal).
+    ``make(beyond)`` returns what pixels become, such as AtLeast; ``beyond``: which columns do not count.
     """
     builder, (outputs, bias_bytes, size, nontemporal) = v.builder, form
-    (tile, channel, point), bias, floor, (image, plane, row_bytes, rows, columns), channels, across = values
+    (tile, channel, point), bias, (image, plane, row_bytes, rows, columns), channels, across = values
     parts, pixel = [part * v.bytes for part in range(LANES // v.lanes)], LANES * size
-    lowest = v.splat(floor)
     half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 6 * outputs * len(parts)))
     half = builder.ptrtoint(half, INT64)
     # A pixel outside goes where the last one inside follows: stored from right to left, it is overwritten.
     beyond = [builder.icmp_signed(">=", ir.Constant(INT64, j), columns) for j in range(outputs)]
     edge = v.times(v.at(columns, -1), pixel)
     place = [builder.select(beyond[j], edge, ir.Constant(INT64, j * pixel)) for j in range(outputs)]
-    with v.loop(channels, (tile, channel), (image, plane), (bias, bias_bytes)) as (here, to, b):
+    store = make(beyond)
+    with v.loop(channels, (tile, channel), (image, plane), (bias, bias_bytes), *store.steps) as now:
+        here, to, b, *own = now
         with v.loop(across, (here, point), (half, PIXEL)) as (one, other):
             for part in parts:
                 column = [v.load(v.at(one, v.times(point, 6 * i), part)) for i in range(6)]
@@ -208,16 +229,18 @@ def _write_pixels(v, form, values):
             shifts = [v.load(v.at(b, part)) for part in parts]
         else:
             shifts = [v.broadcast(b)] * len(parts)
+        store.begin(half, b, *own)
         with v.loop(rows, (half, 6 * PIXEL), (to, row_bytes)) as (one, other):
-            for part, shift in zip(parts, shifts, strict=True):
+            for number, (part, shift) in enumerate(zip(parts, shifts, strict=True)):
                 row = [v.load(v.at(one, j * PIXEL + part)) for j in range(6)]
-                result = [v.max(v.add(y, shift), lowest) for y in points_to_output(v, row, outputs)]
+                result = store.pixels(number, points_to_output(v, row, outputs), shift)
                 put = v.store_nontemporal if nontemporal else v.store
                 if size == bf16.SIZE:
                     _write_narrow(v, result, other, place, builder.not_(beyond[-1]), put)
                     continue
                 for j in reversed(range(outputs)):
                     put(result[j], v.at(other, place[j], part))
+        store.end(*own)
 
 
 def _write_narrow(v, row, to, place, whole, put):
@@ -253,8 +276,9 @@ def tile_to_image(outputs, bias_bytes, nontemporal=False, size=SIZE):
         def generate(context, builder, signature, arguments):
             source, bias, floor, patch, channels, columns = arguments
             source, patch = (cgutils.unpack_tuple(builder, record) for record in (source, patch))
-            values = source, bias, floor, patch, channels, columns
-            _write_pixels(vectors(builder, size, ordered=True), form, values)  # winograd_pool adds the same
+            v = vectors(builder, size, ordered=True)  # winograd_pool adds the same
+            values = source, bias, patch, channels, columns
+            write_pixels(v, form, values, lambda beyond: AtLeast(v, floor))
             return context.get_dummy_value()
 
         i = types.int64

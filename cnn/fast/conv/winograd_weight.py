@@ -18,14 +18,11 @@ from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import panel_rows
 from cnn.fast.conv.microkernels import ONCE, Loop
 from cnn.fast.conv.routines import PanelProducts, Transposition, panel_products, transpose_pixels
-from cnn.fast.conv.winograd import (
-    FLOAT32,
+from cnn.fast.conv.winograd import FLOAT32, Form, odd_lines, outputs_of
+from cnn.fast.conv.winograd_ranges import (
     TILE_RANGE_RECORD,
     TILE_RECORD,
-    Form,
     TileRange,
-    odd_lines,
-    outputs_of,
     tile_of,
     tile_range_of,
     tile_tables,

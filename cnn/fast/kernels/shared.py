@@ -120,6 +120,7 @@ class BlockSums:
 
     ``own`` is the address of those of the blocks of x, ``all`` of those of the ``images`` images that
     statistics are taken of: those of x or, of a share with common statistics, the whole batch's.
+    ``values`` is the array of all, (blocks, channels, count).
     """
 
     def __init__(self, x, count):
@@ -130,13 +131,13 @@ class BlockSums:
         if self._share is not None:
             self.images, first = share.images, share.first // LANES
             blocks = -(-share.images // LANES)
-        self._sums = scratch((blocks, channels, count), np.float64)
-        self.all, self.own = address(self._sums), address(self._sums[first:])
+        self.values = scratch((blocks, channels, count), np.float64)
+        self.all, self.own = address(self.values), address(self.values[first:])
 
     def gather(self):
         """Get the numbers of the blocks of all processes."""
         if self._share is not None and not self._share.alone:
-            owner().call(functools.partial(self._share.gather_blocks, self._sums))
+            owner().call(functools.partial(self._share.gather_blocks, self.values))
 
     def adds(self, target):
         """``target``, where this process is the one that adds sums over all images to it, else None."""
