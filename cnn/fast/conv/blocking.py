@@ -78,7 +78,7 @@ def panel_rows(itemsize, left, padded=True):
     """
     count = vector_registers()[1]
     most = max(1, min(16, count * 3 // 4 * width(itemsize) // LANES))
-    choices = [mr for mr in (16, 12, 8, 6) if mr <= most] or [most]
+    choices = [mr for mr in (16, 12, 8, 6, 4) if mr <= most] or [most]
     return min(choices, key=lambda mr: (-left % mr if padded else left % mr, -mr))
 
 

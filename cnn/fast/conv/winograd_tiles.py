@@ -116,8 +116,9 @@ def _write_points(v, form, rows, source, target, loops):
     start, put = v.times(first, pixel), v.times(first, PIXEL)
     with v.loop(channels, (image, plane), (out, channel)) as (here, to):
         starts = [builder.select(i, v.at(here, at), zeros) for i, at in zip(inside, row_at, strict=True)]
-        prefetch_next(v, starts, columns, start, plane, pixel)
         with v.loop(columns, (start, pixel), (v.at(half, put), PIXEL)) as (column, place):
+            for start_ in starts:  # no hardware foresees the next channel's pixels
+                v.prefetch(v.at(start_, column, plane))
             for part in parts:
                 result = transform(v, [read(v.at(start_, column, part)) for start_ in starts])
                 for number, kept in enumerate(rows):

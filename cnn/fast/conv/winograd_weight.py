@@ -16,9 +16,9 @@ import numpy as np
 
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import panel_rows
-from cnn.fast.conv.microkernels import ONCE, Loop
-from cnn.fast.conv.routines import PanelProducts, Transposition, panel_products, transpose_pixels
+from cnn.fast.conv.routines import transpose_pixels
 from cnn.fast.conv.winograd import FLOAT32, Form, odd_lines, outputs_of
+from cnn.fast.conv.winograd_products import AHEAD_RECORD, ROWS, PointProducts, point_products
 from cnn.fast.conv.winograd_ranges import (
     TILE_RANGE_RECORD,
     TILE_RECORD,
@@ -38,14 +38,16 @@ from cnn.fast.conv.winograd_tiles import (
 )
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
 from cnn.fast.machine.owner import aligned_zeros
-from cnn.fast.machine.simd import width
-from cnn.fast.machine.tables import Table, call_with, pointer, reader
+from cnn.fast.machine.simd import vector_registers, width
+from cnn.fast.machine.tables import Table, call_with, integers, pointer, reader
 
 CHUNK = 128  # channels of the left operand in one task: those of the right are transformed for each
 FEW_TILES = 2  # of sixteen images, up to which large sums cost more than the products
 SUM_BYTES = 8 << 20  # of sums, unless fewer than two parts were left
 TILE_BYTES = 192 << 10  # of transformed tiles, which leave room in an L2 cache of 512 KiB
-WHOLE_BYTES = 80 << 10  # of a transformed tile, up to which all rows of points are transformed at once
+#: Of a transformed tile, up to which all rows of points are transformed at once, by how many vector registers
+#: there are: with more of them products take less time, and want more tiles at once.
+WHOLE_BYTES = {16: 160 << 10, 32: 80 << 10}
 TOGETHER = 2 << 20  # of sums that a task may add to in turn
 
 
@@ -113,6 +115,7 @@ class Sums(NamedTuple):
     ranges: int  # address of TileRange records
     range_count: int
     tiles: int  # address of Tile records
+    zeros: int  # address of zeros
     sums: int  # address: [part][chunk][point][row][column]
     scratch: int  # address
     scratch_bytes: int  # of one thread
@@ -125,12 +128,15 @@ class Sums(NamedTuple):
     slots: int  # points of transformed tiles at once
     left_point: int  # from one point of the transformed tiles to the next
     right_point: int
-    pixel: int  # of transformed tiles
+    panel_bytes: int
+    each: int  # rows of pixels of the next tiles that are asked for with a sliver
+    size: int  # of their numbers
+    image_pixel: int
     channel: int  # from one channel of the transformed tiles to the next
     sums_row: int
     sums_point: int
     mr: int
-    products: int  # address of ``panel_products``
+    products: int  # address of ``point_products``
     transpose: int  # address of ``transpose_pixels``
 
 
@@ -152,13 +158,11 @@ def _row_of(pair, i):
 
 
 @helper
-def _clear(p, sums, first, last):
-    """sums = 0 for some pairs."""
-    for pair in range(first, last):
-        for i in range(_rows(pair)):
-            cells = pointer(sums + 6 * _row_of(pair, i) * p.sums_point, 4)
-            for j in range(6 * p.sums_point // 4):
-                cells[j] = 0
+def _clear(p, sums):
+    """sums = 0 for one point."""
+    cells = pointer(sums, 4)
+    for j in range(p.sums_point // 4):
+        cells[j] = 0
 
 
 @helper
@@ -179,25 +183,57 @@ def _transform_pair(p, tiles, pair, k, left):
 
 
 @helper
-def _add_pair(p, tiles, pair, rows, left, sums):
-    """sums[point][k, c] += sum over tiles and lanes of left[point][k] * right[point][c] for a pair."""
+def _foresee(p, tiles, k, records):
+    """Write the Ahead records of a range of tiles; return how many there are.
+
+    Of x those pixels of a tile that are not in the tiles above and before it.
+    """
+    number, cells = 0, integers(records)
+    for side in range(2):
+        x, array = (p.right, p.right_array) if side else (p.left, p.left_array)
+        row = x.width * p.image_pixel
+        first, last = (0, x.channels) if side else (k, min(k + p.chunk, x.channels))
+        overlap = 0 if x.clipped else 2
+        for t in range(tiles.count):
+            block, place = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
+            tile = tile_of(p.tiles + (tiles.kind + place) * TILE_RECORD)
+            top = max(0, tile.top - x.above + overlap) if tile.top else 0
+            left = max(0, tile.left - x.left + overlap) if tile.left else 0
+            at = array + block * x.channels * x.height * row + top * row + left * p.image_pixel
+            for c in range(first, last):
+                cells[2 * number] = at + c * x.height * row
+                cells[2 * number + 1] = row
+                number += 1
+    return number
+
+
+@helper
+def _add_pair(p, tiles, pair, rows, left, sums, fresh, point, ahead):
+    """sums[point][k, c] += sum over tiles and lanes of left[point][k] * right[point][c] for a pair.
+
+    ``point``: how many of this range were multiplied before; ``ahead``: rows of pixels of the next range.
+    """
     right = left + p.slots * p.left_point
     panel = right + p.slots * p.right_point
+    records = panel + p.panel_bytes
+    slivers = (rows + p.mr - 1) // p.mr
+    due = (p.right.channels + LANES - 1) // LANES * slivers * p.each
     for i in range(_rows(pair)):
         row = _row_of(pair, i)
-        for j in range(tiles.across if row < tiles.down else 0):
-            xi = 6 * i + j
-            out = sums + (6 * row + j) * p.sums_point
-            for c in range(0, p.right.channels, 16):
-                source = right + xi * p.right_point + c * p.channel
-                call_with(p.transpose, Transposition(source, panel, tiles.count, p.channel, p.pixel))
-                call_with(
-                    p.products,
-                    PanelProducts(
-                        panel, left + xi * p.left_point, out + c * SIZE, p.channel, p.sums_row,
-                        (rows + p.mr - 1) // p.mr, ONCE, Loop(tiles.count, LANES * p.pixel, p.pixel),
-                    ),
-                )  # fmt: skip
+        for j in range(6):
+            xi, total = 6 * i + j, sums + (6 * row + j) * p.sums_point
+            if row >= tiles.down or j >= tiles.across:
+                if fresh:
+                    _clear(p, total)
+                continue
+            call_with(
+                p.products,
+                PointProducts(
+                    left + xi * p.left_point, right + xi * p.right_point, panel,
+                    total, fresh * p.zeros, p.channel, p.sums_row, slivers, p.right.channels,
+                    tiles.count, records, (point + xi) * due, ahead, p.each, p.size, p.transpose,
+                ),
+            )  # fmt: skip
 
 
 @cache
@@ -214,12 +250,19 @@ def _sum_task():
         first, last = 3 * split // p.splits, 3 * (split + 1) // p.splits
         if p.whole:
             first, last = ALL_ROWS, ALL_ROWS + 1
-        _clear(p, total, first, last)
-        for q in range(p.range_count * part // p.parts, p.range_count * (part + 1) // p.parts):
+        begin, end = p.range_count * part // p.parts, p.range_count * (part + 1) // p.parts
+        for q in range(begin, end):
             tiles = tile_range_of(p.ranges + q * TILE_RANGE_RECORD)
+            ahead = 0
+            if q + 1 < end:
+                following = tile_range_of(p.ranges + (q + 1) * TILE_RANGE_RECORD)
+                records = left + p.slots * (p.left_point + p.right_point) + p.panel_bytes
+                ahead = ROWS * _foresee(p, following, k, records)
             for pair in range(first, last):
                 _transform_pair(p, tiles, pair, k, left)
-                _add_pair(p, tiles, pair, min(p.chunk, p.left.channels - k), left, total)
+                point = 12 * (pair - first)
+                rows = min(p.chunk, p.left.channels - k)
+                _add_pair(p, tiles, pair, rows, left, total, q == begin, point, ahead)
 
     return sums
 
@@ -298,7 +341,7 @@ class WeightPlan:
         chunk = -(-one.channels // chunks // mr) * mr
         chunks = -(-one.channels // chunk)
         # All rows at once where they are near and there are tasks enough without sharing out the pairs.
-        fits = 36 * (chunk + columns) * pixel <= WHOLE_BYTES
+        fits = 36 * (chunk + columns) * pixel <= WHOLE_BYTES[vector_registers()[1]]
         for whole in (fits, False):
             slots = 36 if whole else 12
             fitting = TILE_BYTES // (slots * (chunk + columns) * pixel)
@@ -319,17 +362,21 @@ class WeightPlan:
         self._tasks, threads = self.splits * chunks * parts, scratch_threads()
         self._sums = workspace("sums", parts * chunks * 36 * sums_point)
         left_point, right_point = (odd_lines(-(-rows * most * pixel // PIXEL)) for rows in (chunk, columns))
-        scratch_bytes = slots * (left_point + right_point) + most * LANES * pixel
+        panel_bytes, records = most * LANES * pixel, AHEAD_RECORD * most * (chunk + out_channels + channels)
+        slivers = (12 if self.splits == 3 else 36) * (columns // LANES) * (chunk // mr)
+        each = -(-ROWS * most * (chunk + other.channels) // slivers)
+        scratch_bytes = slots * (left_point + right_point) + panel_bytes + records
         self._scratch = workspace("scratch", threads * scratch_bytes)
         self._table = Table(
             Sums(
                 left_array=0, right_array=0, left=one, right=other, ranges=ranges.ctypes.data,
-                range_count=len(ranges), tiles=tiles.ctypes.data, sums=self._sums.ctypes.data,
+                range_count=len(ranges), tiles=tiles.ctypes.data, zeros=zeros, sums=self._sums.ctypes.data,
                 scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, first=0, chunks=chunks,
                 chunk=chunk, parts=parts, splits=self.splits, whole=whole, slots=slots, left_point=left_point,
                 right_point=right_point,
-                pixel=pixel, channel=most * pixel, sums_row=sums_row, sums_point=sums_point, mr=mr,
-                products=panel_products(mr, operand), transpose=transpose_pixels(operand),
+                panel_bytes=panel_bytes, each=each, size=form.x_size, image_pixel=LANES * form.x_size,
+                channel=most * pixel, sums_row=sums_row, sums_point=sums_point, mr=mr,
+                products=point_products(mr, operand), transpose=transpose_pixels(operand),
             )
         )  # fmt: skip
         self._windows, self._rows = aligned_zeros((threads * window * sums_row,), np.uint8), one.channels
