@@ -229,6 +229,7 @@ DIRECT = {
     "first layer": (5, 3, 20, 7, 15, 14, 2, 3, 1),
     "odd channels, even taps": (16, 7, 9, 2, 9, 9, 1, 0, 1),
     "fewer than eight outputs": (16, 6, 5, 5, 9, 9, 1, 0, 1),
+    "one pixel, pieces": (17, 70, 26, 1, 43, 41, 1, 0, 2),
     "slivers that overlap": (16, 24, 18, 1, 7, 7, 1, 0, 1),
     "groups": (16, 32, 32, 3, 9, 9, 2, 1, 2),
     "dilation": (3, 9, 150, 5, 11, 11, 3, 2, 1),

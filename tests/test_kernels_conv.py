@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from cnn import backend
 from cnn.fast import kernels
 from cnn.fast.blocked import as_blocked
-from cnn.fast.conv import blocking, taps
+from cnn.fast.conv import ahead, blocking, taps
+from cnn.fast.conv import depthwise as conv_depthwise
+from cnn.fast.conv.geometry import Window
 from cnn.fast.kernels import conv, pool
 from cnn.fast.machine import simd
 
@@ -33,6 +36,9 @@ GEOMETRIES = {
     "wide, few in": (17, 8, 40, (12, 33), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
     "wide one by one": (33, 40, 24, (7, 9), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "wide one by one, stride": (18, 24, 40, (7, 5), (1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1), 1),
+    # several pieces to a task: channels of one are copied between the products of the other
+    "one by one, pieces": (40, 134, 26, (21, 19), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 2),
+    "one by one, pieces, stride": (40, 67, 13, (41, 37), (1, 1), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
     "wide, more padding than image": (4, 18, 20, (2, 3), (3, 3), (1, 1), ((4, 4), (3, 5)), (1, 1), 1),
     "long strips": (260, 3, 5, (41, 9), (3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "5x5": (18, 17, 20, (9, 12), (5, 5), (1, 1), ((2, 2), (2, 1)), (1, 1), 1),
@@ -88,6 +94,33 @@ def test_convolution_and_its_gradients_agree_with_torch(name, dtype):
     assert_agrees(GEOMETRIES[name], dtype)
 
 
+def test_pieces_of_a_task_do_not_depend_on_the_number_of_threads():
+    geometry = GEOMETRIES["one by one, pieces"]
+    x, weight, bias, _ = arrays(geometry, np.float32)
+    found, before = [], backend.get_threads()
+    try:
+        for threads in (1, before):
+            backend.set_threads(threads)
+            found.append(np.asarray(kernels.conv2d_forward(x, weight, bias, *geometry[5:])))
+    finally:
+        backend.set_threads(before)
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("planes", "size", "calls", "blocks"), [(16, 10240, 6, 32), (3, 100, 7, 5), (5, 0, 2, 1)]
+)
+def test_what_is_asked_for_ahead_is_shared_out_among_register_blocks(planes, size, calls, blocks):
+    units = []  # as ``ask`` takes those of a block
+    whole = ahead.ahead_of_planes.py_func(0, planes, 1 << 16, size)
+    for call in range(calls):
+        part = ahead.share.py_func(whole, call, calls, blocks)
+        for block in range(blocks):
+            first = part.first + block * part.each
+            units += range(first, min(first + part.each, part.last))
+    assert units == list(range(planes * -(-size // ahead.UNIT)))
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_geometries_agree_with_torch(seed):
     rng = np.random.default_rng(seed)
@@ -128,12 +161,11 @@ def test_pooling_in_the_same_task_equals_pooling_afterwards(name, dtype):
     for shift in (bias, None):
         done = conv.conv2d_relu_pool_forward(x, weight, shift, *geometry[5:])
         sums = conv.conv2d_forward(x, weight, shift, *geometry[5:])
-        if min(sums.shape[2:]) < 2 or (
-            weight.shape[2:] == (3, 3)
-            and conv.suits_winograd(
-                np.dtype(dtype), weight.shape, sums.shape[2:], geometry[5], *geometry[7:]
-            )
-        ):
+        winograd = weight.shape[2:] == (3, 3) and conv.suits_winograd(
+            np.dtype(dtype), weight.shape, sums.shape[2:], geometry[5], *geometry[7:]
+        )
+        depthwise = conv_depthwise.suits(weight.shape, Window(*geometry[5:]))
+        if min(sums.shape[2:]) < 2 or winograd or depthwise:
             assert done is None
             continue
         y, argmax, shape = done
@@ -150,7 +182,7 @@ def test_unpooling_in_the_same_task_equals_unpooling_before(name, dtype):
     x, weight, bias, _ = arrays(geometry, dtype)
     done = conv.conv2d_relu_pool_forward(x, weight, bias, *geometry[5:])
     if done is None:
-        pytest.skip("Winograd's form is faster here; nothing is pooled")
+        pytest.skip("another form is faster here; nothing is pooled")
     y, argmax, shape = done
     dy = np.random.default_rng(3).standard_normal(y.shape).astype(dtype)
     together, alone = np.ones_like(weight), np.ones_like(weight)

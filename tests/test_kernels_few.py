@@ -9,6 +9,7 @@ from cnn import reference
 from cnn.fast import kernels
 from cnn.fast.conv import few as few_conv
 from cnn.fast.conv import few_pool, few_winograd, few_winograd_pairs
+from cnn.fast.conv.geometry import RELU, UNBOUNDED
 from cnn.fast.kernels import activation, few, few_joins
 from cnn.fast.lanes import channel_vector
 from cnn.fast.machine.fingerprint import PIECE, Fingerprint
@@ -62,11 +63,14 @@ def normal(*shape, dtype=np.float32, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
+BOUNDS = UNBOUNDED, RELU
+
+
 def direct(x, weight, bias, stride, padding, dilation, relu=False):
     bias = few.channel_vector(bias)
     k = len(weight)
     packed = few_conv.pack(weight)
-    return few_conv.convolve(few.enter(x), packed, bias, k, stride, padding, dilation, relu)
+    return few_conv.convolve(few.enter(x), packed, bias, k, stride, padding, dilation, BOUNDS[relu])
 
 
 def winograd(x, weight, bias, padding, relu=False):
@@ -181,7 +185,7 @@ def test_linear_agrees_with_numpy(shape, dtype):
     bias = normal(k, dtype=dtype, seed=2)
     packed, shift = few_conv.pack(weight.reshape(k, c, 1, 1)), few.channel_vector(bias)
     for relu in (False, True):
-        y, expected = few_conv.linear(few.enter(x), packed, shift, k, relu), x @ weight.T + bias
+        y, expected = few_conv.linear(few.enter(x), packed, shift, k, BOUNDS[relu]), x @ weight.T + bias
         close(plain(y), np.maximum(expected, 0) if relu else expected, 1e-5 if dtype == np.float32 else 1e-12)
 
 
@@ -343,7 +347,7 @@ def test_depthwise_filters_agree_with_the_reference(channels, kernel, stride, pa
     weight = normal(channels, 1, *kernel, dtype=np.float64)
     packed = few_joins.pack_depthwise(weight)
     expected = reference.conv2d_forward(x, weight, bias, stride, padding, dilation, channels)
-    for relu in (False, True):
-        call = packed, channel_vector(bias), stride, padding, dilation, relu
+    for bounds in (*BOUNDS, (-0.5, 2.0)):
+        call = packed, channel_vector(bias), stride, padding, dilation, bounds
         found = few_joins.depthwise(few.enter(x), *call)
-        close(plain(found), np.maximum(expected, 0) if relu else expected, 1e-12)
+        close(plain(found), np.clip(expected, *bounds), 1e-12)

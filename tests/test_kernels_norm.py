@@ -40,6 +40,16 @@ def test_statistics_leave_tail_lanes_out_and_do_not_cancel(shape, offset, dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_first_row_far_from_all_others_costs_few_digits(dtype):
+    x = np.random.default_rng(0).standard_normal((19, 3, 20, 7)).astype(dtype)
+    x[:, :, 0] += 1e4  # planes are centred on its mean
+    mean, rstd = norm.batch_norm_train(x, *np.zeros((2, 3), dtype), 1.0, 1e-5)
+    exact, t = x.astype(np.float64), _tolerance(dtype)
+    np.testing.assert_allclose(mean, exact.mean(axis=(0, 2, 3)), rtol=t)
+    np.testing.assert_allclose(rstd, 1 / np.sqrt(exact.var(axis=(0, 2, 3)) + 1e-5), rtol=t)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

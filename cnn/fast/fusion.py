@@ -5,9 +5,21 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv import few as few_conv
 from cnn.fast.conv import few_pool, few_winograd, few_winograd_pairs
-from cnn.fast.kernels import activation, conv, elementwise, few, few_joins, linear, norm, pool, residual
+from cnn.fast.conv.geometry import RELU, UNBOUNDED
+from cnn.fast.kernels import (
+    activation,
+    conv,
+    elementwise,
+    few,
+    few_joins,
+    hardtanh,
+    linear,
+    norm,
+    pool,
+    residual,
+)
 from cnn.fast.lanes import Lanes, channel_vector
-from cnn.fast.step import Single, Step, Sum, array, walk_back
+from cnn.fast.step import Single, Step, Sum, array, fact, walk_back
 from cnn.geometry import output_shape
 
 
@@ -171,10 +183,9 @@ class SumReLU(Step):
     """Residual, ReLU: a normalisation at the end of the body adds the shortcut in its own pass.
 
     On the way back the sum of what body and shortcut return is left to who reads it: to the block in front,
-    which adds in the pass that goes back through its own ReLU.
+    which adds in the pass that goes back through its own ReLU. ``kernels.residual`` lists all passes over
+    memory of a block.
     """
-
-    roles = ("sum", "relu")
 
     def __init__(self, layers, context, parts=()):
         super().__init__(layers, context, parts)
@@ -259,13 +270,14 @@ def scale_and_shift(layer):
 
 
 class Weighted(Step):
-    """Convolution or Linear, with the normalisation and the ReLU behind it, in predictions."""
+    """Convolution or Linear, the normalisation behind it and what bounds its result, in predictions."""
 
     def __init__(self, layers, context, parts=()):
         roles = [layer.role for layer in layers]
         super().__init__(layers, context, parts)
         self._layer, self._dense = layers[0], roles[0] == "linear"
-        self._relu = roles[-1] == "activation"
+        bounds = fact(layers[-1], "bounds")
+        self._bounds = bounds(layers[-1]) if bounds else UNBOUNDED
         self._folded = context.folding.entry(FoldedWeights, *layers[: 2 if "normalisation" in roles else 1])
 
     def forward(self, x, training):
@@ -273,9 +285,11 @@ class Weighted(Step):
         if type(x) is Lanes and self._fits_few(x):
             return self._few(x)
         if self._dense:
-            return linear.linear_forward(x, folded.weight, folded.bias, relu=self._relu)
+            low, high = self._bounds
+            y = linear.linear_forward(x, folded.weight, folded.bias, relu=low == 0)
+            return y if self._bounds in (UNBOUNDED, RELU) else hardtanh.hardtanh_forward(y, low, high)
         geometry = self._layer._geometry()
-        return conv.conv2d_forward(x, folded.weight, folded.bias, *geometry, relu=self._relu)
+        return conv.conv2d_forward(x, folded.weight, folded.bias, *geometry, bounds=self._bounds)
 
     def _pooled_few(self, x):
         """``_few`` and the maxima of 2x2 windows in one pass, of one group."""
@@ -303,24 +317,25 @@ class Weighted(Step):
         return quick and few_winograd.tiles_of(len(x.data), out_size) >= few_winograd.FEWEST
 
     def _few(self, x):
-        folded, relu = self._folded, self._relu
+        folded, bounds = self._folded, self._bounds
         bias, k = folded.packed(channel_vector, folded.bias), len(folded.weight)
         if self._dense:
             packed = folded.packed(few_conv.pack, folded.weight[:, :, None, None])
-            return few_conv.linear(x, packed, bias, k, relu)
+            return few_conv.linear(x, packed, bias, k, bounds)
         stride, padding, dilation, groups = self._layer._geometry()
         shape = folded.weight.shape
         if groups > 1:
             packed = folded.packed(few_joins.pack_depthwise, folded.weight)
-            return few_joins.depthwise(x, packed, bias, stride, padding, dilation, relu)
+            return few_joins.depthwise(x, packed, bias, stride, padding, dilation, bounds)
         if self._winograd(x):
             out_size = output_shape(*x.plane, shape[2:], stride, padding, dilation)
             pairs = conv.winograd_of_pairs(x.dtype, shape, out_size, stride, dilation, groups)
             form = few_winograd_pairs if pairs else few_winograd
             packed = folded.packed(form.pack, folded.weight)
-            return form.convolve(x, packed, bias, k, out_size, padding, relu)
+            y = form.convolve(x, packed, bias, k, out_size, padding, bounds[0] == 0)
+            return y if bounds in (UNBOUNDED, RELU) else few.hardtanh_forward(y, *bounds)
         packed = folded.packed(few_conv.pack, folded.weight)
-        return few_conv.convolve(x, packed, bias, k, stride, padding, dilation, relu)
+        return few_conv.convolve(x, packed, bias, k, stride, padding, dilation, bounds)
 
 
 class WeightedPool(Weighted):

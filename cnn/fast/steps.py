@@ -85,7 +85,7 @@ def _prediction_step(roles, layers):
         return _NOTHING, 1
     if roles[0] in ("convolution", "linear"):
         count = 2 if roles[1:2] == ["normalisation"] else 1
-        count += roles[count : count + 1] == ["relu"]
+        count += any(fact(layer, "bounds") for layer in layers[count : count + 1])
         pooled = roles[0] == "convolution" and roles[count - 1 : count + 1] == ["relu", "max_pool"]
         if pooled and fusion.WeightedPool.fits(layers[: count + 1]):
             return fusion.WeightedPool, count + 1

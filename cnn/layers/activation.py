@@ -30,6 +30,10 @@ class ReLU(Layer):
         """Return the function of one number, and its parameter."""
         return "relu", 0.0
 
+    def bounds(self):
+        """Return what values are kept between."""
+        return 0.0, math.inf
+
     def forward(self, x, training=False):
         x = self._receive(x)
         return self._keep(operations().relu_forward(x), x)

@@ -26,6 +26,10 @@ class ReLU6(Layer):
         """Return the function of one number, and its parameter."""
         return "relu6", 0.0
 
+    def bounds(self):
+        """Return what values are kept between."""
+        return 0.0, 6.0
+
     def forward(self, x, training=False):
         x = self._receive(x)
         return self._keep(operations().relu6_forward(x), x)
@@ -61,6 +65,10 @@ class Hardtanh(Layer):
         if not min_val < max_val:
             raise ConfigError(f"Hardtanh: expected min_val below max_val, found {min_val!r} and {max_val!r}")
         self.min_val, self.max_val = float(min_val), float(max_val)
+
+    def bounds(self):
+        """Return what values are kept between."""
+        return self.min_val, self.max_val
 
     def forward(self, x, training=False):
         x = self._receive(x)

@@ -59,6 +59,7 @@ class Layer(metaclass=Guarded):
     #: What it may be fused as: "convolution", "linear", "normalisation", "activation" (then ``pointwise()``
     #: gives the name of its function in ``operations()`` and the function's parameter), "max_pool",
     #: "training_only" for what does nothing in evaluation; of containers "list", "sum" or "branches".
+    #: A layer that keeps values between two numbers, and does nothing else, gives these by ``bounds()``.
     role = ""
 
     input_shape = None

@@ -20,7 +20,7 @@ from cnn.fast.conv.routines import RowProducts, row_products
 from cnn.fast.lanes import Lanes, in_blocks
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import CHUNK, helper, launch, scratch, task
-from cnn.fast.machine.tables import Table, bits, call_with, pointer, reader
+from cnn.fast.machine.tables import Table, bits, call_with, from_bits, pointer, reader
 from cnn.geometry import output_shape
 
 
@@ -130,7 +130,8 @@ class Convolution(NamedTuple):
     mr: int  # pixels at once
     nr: int  # blocks of channels at once
     products: int  # address of ``row_products``
-    relu: int  # y = max(0, y), where a NaN stays
+    floor: int  # bits of the lower bound of the result
+    ceiling: int  # bits of the upper bound
 
 
 convolution_of = reader(Convolution)
@@ -138,13 +139,13 @@ convolution_of = reader(Convolution)
 
 @helper
 def _add_bias(p, y, block, itemsize):
-    """y = y + bias, or max(0, y + bias), for a row of a block of channels; 0 in lanes without a channel."""
+    """y + bias, kept between the bounds, for a row of a block of channels; 0 in lanes without a channel."""
     shift, used = v.load(pointer(p.bias, itemsize), block * 16), v.first_lanes(p.channels - block * 16)
-    step = p.out_pixel // itemsize
+    step, floor, ceiling = p.out_pixel // itemsize, from_bits(p.floor), from_bits(p.ceiling)
     for i in range(0, p.width * step, step):
         value = v.load(y, i) + shift
-        if p.relu:
-            value = v.select(v.greater(0.0, value), 0.0, value)
+        value = v.select(v.greater(floor, value), floor, value)  # a NaN is not below: it stays
+        value = v.select(v.greater(value, ceiling), ceiling, value)
         v.store(y, i, v.select(used, value, 0.0))  # 0 * infinity would be read as a channel
 
 
@@ -184,7 +185,7 @@ def _convolve_task(itemsize):
     return convolve
 
 
-def _launch(source, target, out_pixel, packed, bias, loops, shape, relu):
+def _launch(source, target, out_pixel, packed, bias, loops, shape, bounds):
     """``shape``: (images, channels, height, width) of the output."""
     images, channels, height, width = shape
     (mr, nr), itemsize = few_images_block(width, len(packed), packed.itemsize), packed.itemsize
@@ -193,32 +194,33 @@ def _launch(source, target, out_pixel, packed, bias, loops, shape, relu):
         source=source, target=target, out_pixel=out_pixel, weight=packed.ctypes.data,
         weight_block=packed[0].nbytes, bias=bias.ctypes.data, zeros=zeros.ctypes.data, no_floor=bits(-np.inf),
         loops=loops, channels=channels, height=height, width=width, mr=mr, nr=nr,
-        products=row_products(mr, nr, itemsize, neighbours=False), relu=relu,
+        products=row_products(mr, nr, itemsize, neighbours=False),
+        floor=bits(bounds[0]), ceiling=bits(bounds[1]),
     )  # fmt: skip
     launch(_convolve_task(itemsize), images * -(-len(packed) // nr) * height, Table(record).array)
 
 
-def linear(x, packed, bias, features, relu):
-    """y[n,k] = sum over c of weight[k,c] * x[n,c] + bias[k]; max(0, y) with ``relu``."""
+def linear(x, packed, bias, features, bounds):
+    """y[n,k] = sum over c of weight[k,c] * x[n,c] + bias[k], kept between the ``bounds``."""
     n, c = x.shape
     y = Lanes((n, features), x.dtype)
     itemsize, pixel = x.dtype.itemsize, LANES * x.dtype.itemsize
     loops = Loops(ONCE, ONCE, Loop(c, pixel, itemsize))
     source = Source(x.address, image=0, row=0, pixel=x.blocks * pixel)
     target = Target(y.address, image=0, block=pixel, row=0)
-    _launch(source, target, y.blocks * pixel, packed, bias, loops, (1, features, 1, n), relu)
+    _launch(source, target, y.blocks * pixel, packed, bias, loops, (1, features, 1, n), bounds)
     return y
 
 
-def convolve(x, packed, bias, out_channels, stride, padding, dilation, relu):
-    """Convolution of one group with the weight in ``pack``'s order; max(0, y) with ``relu``."""
+def convolve(x, packed, bias, out_channels, stride, padding, dilation, bounds):
+    """Convolution of one group with the weight in ``pack``'s order, kept between the ``bounds``."""
     kernel, pixel = packed.shape[1:3], LANES * x.dtype.itemsize
     height, width = output_shape(*x.plane, kernel, stride, padding, dilation)
     y = Lanes((len(x), out_channels, height, width), x.dtype)
     source, loops, _held = reading(x, kernel, stride, padding, dilation)
     plane = height * width * pixel
     target = Target(y.address, y.blocks * plane, plane, width * pixel)
-    _launch(source, target, pixel, packed, bias, loops, (len(x), out_channels, height, width), relu)
+    _launch(source, target, pixel, packed, bias, loops, (len(x), out_channels, height, width), bounds)
     return y
 
 

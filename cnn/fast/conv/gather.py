@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
+from cnn.fast.conv.ahead import NOTHING, ahead_of_planes, share
 from cnn.fast.conv.blocking import even_slivers, pair_block, pixels_at_once
 from cnn.fast.conv.geometry import Planes
 from cnn.fast.conv.microkernels import (
@@ -30,7 +31,14 @@ from cnn.fast.conv.microkernels import (
 from cnn.fast.conv.pack import NOWHERE, Pack, Packed
 from cnn.fast.conv.pairs import pair_planes
 from cnn.fast.conv.pool_2x2 import Maxima, max_2x2
-from cnn.fast.conv.routines import PAIR_ROWS, Copy, RowProducts, copy_planes, row_products
+from cnn.fast.conv.routines import (
+    PAIR_ROWS,
+    Copy,
+    RowProducts,
+    RowProductsAhead,
+    copy_planes,
+    row_products,
+)
 from cnn.fast.conv.taps import Axis
 from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import address, helper, launch, scratch_threads, task
@@ -88,6 +96,7 @@ class Gather(NamedTuple):
     argmax: int  # address of their cells
     floor: int  # bits of the lower bound of the result
     itemsize: int
+    tasks: int
     groups: int
     in_channels: int  # of a group
     vectors: int  # channels that are multiplied, or pairs of them
@@ -102,11 +111,14 @@ class Gather(NamedTuple):
     bands: int  # address of Band records
     runs: int  # address of Run records
     run_count: int
+    longest: int  # number of the run that has the most pixels
+    asks: int  # whether for the next strip
     mr: int  # output channels of a full sliver
     full: int  # slivers of mr output channels; those behind them have one less
     last: int  # output channel that no sliver begins behind
     slivers: int
     weight_sliver: int
+    nr: int  # pixels of a register block
     products: int  # address of ``row_products`` for mr channels
     smaller: int  # address of that for one less
     down: Loop  # over rows of taps; the count is that of the band
@@ -143,8 +155,21 @@ def _copied(p, strip, source, thread):
 
 
 @helper
-def _band(p, band, ends, routine, out_plane):
-    """out[k, i, j] = max(floor, bias[k] + sum over taps inside and c of w[k, c, u, v] * x[c, ...])"""
+def _next_strip(p, index):
+    """Ahead of what the task behind this one copies, most likely in the same thread."""
+    after = index + 1
+    strip = strip_of(p.strips + after % p.strip_count * STRIP_RECORD)
+    source = p.x + after // p.strip_count * p.in_channels * p.source.plane + strip.low * p.source.row
+    size = strip.rows * p.source.row if p.asks and after < p.tasks else 0
+    return ahead_of_planes(source, p.in_channels, p.source.plane, size)
+
+
+@helper
+def _band(p, band, ends, routine, out_plane, ahead):
+    """out[k, i, j] = max(floor, bias[k] + sum over taps inside and c of w[k, c, u, v] * x[c, ...])
+
+    The products of the longest run ask for the part of ``ahead``, so that it is spread over many of them.
+    """
     down = Loop(band.taps, p.down.vectors, p.down.scalars)
     for number in range(p.run_count):
         run = run_of(p.runs + number * RUN_RECORD)
@@ -154,19 +179,19 @@ def _band(p, band, ends, routine, out_plane):
         ends_ = Ends(
             ends.vectors + band.source + run.source, ends.scalars + band.weight + run.weight, ends.bias, to
         )
-        call_with(
-            routine,
-            RowProducts(
-                ends=ends_, loops=loops, scalars_k=p.itemsize, floor=p.floor, out_k=out_plane,
-                pixels=run.pixels, vectors_pixel=run.source_pixel, out_pixel=run.out_pixel,
-                rows=band.rows, vectors_row=band.source_row, out_row=p.out_row,
-            ),
+        products = RowProducts(
+            ends=ends_, loops=loops, scalars_k=p.itemsize, floor=p.floor, out_k=out_plane,
+            pixels=run.pixels, vectors_pixel=run.source_pixel, out_pixel=run.out_pixel,
+            rows=band.rows, vectors_row=band.source_row, out_row=p.out_row,
         )  # fmt: skip
+        call_with(routine, RowProductsAhead(products, ahead if number == p.longest else NOTHING))
 
 
 @helper
-def _strip(p, strip, x, out, group, out_plane):
+def _strip(p, strip, x, out, group, out_plane, ahead):
     """All output channels of a strip, a sliver after the other."""
+    bands = strip.last_band - strip.first_band
+    across = (run_of(p.runs + p.longest * RUN_RECORD).pixels + p.nr - 1) // p.nr
     for j in range(p.slivers):
         k = min(j * p.mr - max(0, j - p.full), p.last)
         routine = p.products if j < p.full else p.smaller
@@ -178,7 +203,8 @@ def _strip(p, strip, x, out, group, out_plane):
                 # The hardware does not foresee the addresses of a window with strides.
                 for c in range(p.in_channels):
                     prefetch(x + c * p.channels.vectors + band.ahead, band.ahead_lines)
-            _band(p, band, Ends(x, weight, bias, out + k * out_plane), routine, out_plane)
+            part = share(ahead, j * bands + number - strip.first_band, p.slivers * bands, band.rows * across)
+            _band(p, band, Ends(x, weight, bias, out + k * out_plane), routine, out_plane, part)
 
 
 @helper
@@ -207,14 +233,15 @@ def _gather_task():
         if p.scratch_bytes:
             x = _copied(p, strip, x, thread)
         planes *= p.out_channels
+        ahead = _next_strip(p, index)
         if p.maxima:
             # The strip stays with this thread; only the largest of each window leaves.
             sums = p.sums + thread * p.sums_bytes
             out_plane = (strip.last - strip.first) * p.out_row
-            _strip(p, strip, x, sums - strip.first * p.out_row, group, out_plane)
+            _strip(p, strip, x, sums - strip.first * p.out_row, group, out_plane, ahead)
             _maxima(p, strip, planes, sums, out_plane)
         else:
-            _strip(p, strip, x, p.out + planes * p.out_plane, group, p.out_plane)
+            _strip(p, strip, x, p.out + planes * p.out_plane, group, p.out_plane, ahead)
             memory_fence()
 
     return gather
@@ -352,22 +379,30 @@ class GatherPlan:
         g, pixel = self._problem, LANES * self._problem.itemsize
         strips, bands, runs = (array.ctypes.data for array in self._tables)
         row_tap, tap = g.kernel[1] * self._weight_tap, self._weight_tap
-        how = STORE if pooled else STORE_NONTEMPORAL if g.written_size == g.itemsize else STORE_NARROW
+        # A load waits for a non-temporal store before it whose address has the same last twelve bits. Where
+        # there is much to multiply for each result, that costs more than fetching what is overwritten.
+        turns = g.vectors * g.kernel[0] * g.kernel[1] / (g.rows.phases * g.columns.phases)
+        how = STORE if pooled or scratch_bytes == 0 or turns >= 64 else STORE_NONTEMPORAL
+        how = STORE_NARROW if g.written_size < g.itemsize and not pooled else how
         operand = bf16.SIZE if g.pairs else g.itemsize
+        # Of more planes most would drive each other out of the cache before they are copied.
+        longest = max(range(len(self._runs)), key=lambda run: self._runs[run][2])
+        asks = int(scratch_bytes > 0 and self._packed.slivers > 1 and g.in_channels <= 32)
         products = [
-            row_products(mr, self._nr, operand, how=how) if mr else 0
+            row_products(mr, self._nr, operand, how=how, ahead=True) if mr else 0
             for mr in (self._mr, self._mr - 1 if self._full < self._packed.slivers else 0)
         ]
         return Gather(
             x=0, weight=self._packed.address, bias=0, out=0, argmax=0, floor=0, itemsize=g.itemsize,
-            groups=g.groups, in_channels=g.in_channels, vectors=g.vectors, out_channels=g.out_channels,
-            source=g.source, copied_plane=copied_plane, scratch=self._scratch.ctypes.data,
-            scratch_bytes=scratch_bytes,
+            tasks=self._tasks, groups=g.groups, in_channels=g.in_channels, vectors=g.vectors,
+            out_channels=g.out_channels, source=g.source, copied_plane=copied_plane,
+            scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
             copy=pair_planes(g.read_size) if g.pairs else copy_planes(g.itemsize, g.read_size),
             strips=strips, strip_count=len(self._strips),
-            bands=bands, runs=runs, run_count=len(self._runs), mr=self._mr, full=self._full, last=self._last,
+            bands=bands, runs=runs, run_count=len(self._runs),
+            longest=longest, asks=asks, mr=self._mr, full=self._full, last=self._last,
             slivers=self._packed.slivers, weight_sliver=self._packed.sliver_bytes,
-            products=products[0], smaller=products[1],
+            nr=self._nr, products=products[0], smaller=products[1],
             down=Loop(0, g.rows.index_step * self._source_row, g.rows.tap_step * row_tap),
             across=Loop(0, g.columns.index_step * pixel, g.columns.tap_step * tap),
             channels=Loop(g.vectors, copied_plane, self._weight_channel),

@@ -1,10 +1,14 @@
 """What the plan of a convolution depends on: shapes and the window, but not the numbers."""
 
+import math
 from typing import NamedTuple
 
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.taps import reach
 from cnn.fast.machine import bf16
+
+UNBOUNDED = -math.inf, math.inf  # what results are kept between
+RELU = 0.0, math.inf
 
 
 class Window(NamedTuple):

@@ -150,18 +150,24 @@ def widen_lanes(typing_context, source, target, count, source_step, target_step)
     return types.void(*[types.int64] * 5), generate
 
 
-@intrinsic
-def prefetch(typing_context, address, count):
-    """Ask for ``count`` cache lines that will be read soon, without waiting for them."""
+def _prefetch(level):
+    @intrinsic
+    def prefetch(typing_context, address, count):
+        """Ask for ``count`` cache lines that will be read soon, without waiting for them."""
 
-    def generate(context, builder, signature, arguments):
-        address, count = arguments
-        v = Vectors(builder, types.float32)
-        with v.loop(count, (address, 64)) as (line,):
-            v.prefetch(line)
-        return context.get_dummy_value()
+        def generate(context, builder, signature, arguments):
+            address, count = arguments
+            v = Vectors(builder, types.float32)
+            with v.loop(count, (address, 64)) as (line,):
+                v.prefetch(line, level)
+            return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), generate
+        return types.void(types.int64, types.int64), generate
+
+    return prefetch
+
+
+prefetch, prefetch_l2 = _prefetch(1), _prefetch(2)  # into the L1 cache, or no further than the L2 cache
 
 
 def _unpacked(builder, record, kind):

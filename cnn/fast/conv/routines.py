@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
+from cnn.fast.conv.ahead import NOTHING, Ahead, ask
 from cnn.fast.conv.microkernels import (
     ADD,
     ONCE,
@@ -30,7 +31,7 @@ from cnn.fast.conv.microkernels import (
 )
 from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import task
-from cnn.fast.machine.tables import from_bits, reader
+from cnn.fast.machine.tables import from_bits, reader, size_of
 
 PAIR_ROWS = 8  # output channels whose weights, in pairs of bfloat16, lie side by side
 
@@ -55,12 +56,20 @@ class RowProducts(NamedTuple):
     out_row: int
 
 
-row_products_of = reader(RowProducts)
+class RowProductsAhead(NamedTuple):
+    """RowProducts, and what is asked for meanwhile."""
+
+    products: RowProducts
+    ahead: Ahead
+
+
+row_products_of, ahead_of = reader(RowProducts), reader(Ahead)
+_ROWS = 8 * size_of(RowProducts)
 
 
 @cache
-def row_products(mr, nr, itemsize, neighbours=True, how=STORE):
-    """The routine for RowProducts: ``nr`` pixels at a time.
+def row_products(mr, nr, itemsize, neighbours=True, how=STORE, ahead=False):
+    """The routine for RowProducts, with ``ahead`` for RowProductsAhead: ``nr`` pixels at a time.
 
     ``neighbours``: the mr scalars lie side by side. The last register block of a row is moved back to end
     with it: a few pixels are computed twice, to the same bits. With ``itemsize`` 2 a channel is a pair of
@@ -74,9 +83,13 @@ def row_products(mr, nr, itemsize, neighbours=True, how=STORE):
         floor, scalars_k = number(from_bits(p.floor)), size if neighbours else p.scalars_k
         steps = Steps(scalars_k, p.vectors_pixel, p.out_k, p.out_pixel)
         at_once = nr if nr > 1 and p.pixels >= nr else 1
+        after, block = ahead_of(record + _ROWS) if ahead else NOTHING, 0
         for row in range(p.rows):
             done = 0
             while done < p.pixels:
+                if after.each:
+                    ask(after, block)
+                    block += 1
                 done = min(done, p.pixels - at_once)
                 vectors = p.ends.vectors + row * p.vectors_row + done * p.vectors_pixel
                 out = p.ends.out + row * p.out_row + done * p.out_pixel
@@ -105,12 +118,20 @@ class PixelProducts(NamedTuple):
     out_k: int
 
 
+class PixelProductsAhead(NamedTuple):
+    """PixelProducts, and what is asked for meanwhile."""
+
+    products: PixelProducts
+    ahead: Ahead
+
+
 pixel_products_of = reader(PixelProducts)
+_PIXELS = 8 * size_of(PixelProducts)
 
 
 @cache
-def pixel_products(mr, nr, itemsize, how=STORE):
-    """The routine for PixelProducts.
+def pixel_products(mr, nr, itemsize, how=STORE, ahead=False):
+    """The routine for PixelProducts, with ``ahead`` for PixelProductsAhead.
 
         out[k, j] = max(floor, bias[k] + sum over c of scalars[k / mr, c, k % mr] * vectors[j, c])
 
@@ -126,11 +147,15 @@ def pixel_products(mr, nr, itemsize, how=STORE):
         floor, wide = number(from_bits(p.floor)), p.pixels >= nr
         steps = Steps(size, p.vectors_pixel, p.out_k, p.out_pixel)
         loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, row))
+        after, block = ahead_of(record + _PIXELS) if ahead else NOTHING, 0
         j = 0
         while j < p.pixels:
             if wide:
                 j = min(j, p.pixels - nr)
             for sliver in range(p.slivers):
+                if after.each:
+                    ask(after, block)
+                    block += 1
                 k = min(sliver * mr, p.last)
                 vectors, scalars = (
                     p.ends.vectors + j * p.vectors_pixel,

@@ -4,11 +4,13 @@ import numpy as np
 
 from cnn.backend import get_winograd
 from cnn.fast.blocked import activations, as_blocked, as_stored, converted, empty
+from cnn.fast.conv import depthwise as conv_depthwise
 from cnn.fast.conv import direct as conv_direct
 from cnn.fast.conv import weight as conv_weight
 from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
-from cnn.fast.conv.geometry import Geometry, Window
+from cnn.fast.conv.geometry import RELU, UNBOUNDED, Geometry, Window
+from cnn.fast.kernels import hardtanh
 from cnn.fast.kernels.shared import micro_batches
 from cnn.fast.kernels.tile_sums import moments_of
 from cnn.fast.machine.bf16 import BFLOAT16
@@ -98,19 +100,31 @@ def _out_size(size, kernel, stride, padding, dilation):
     return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=False, measured=False):
+def conv2d_forward(
+    x, weight, bias, stride, padding, dilation, groups, relu=False, bounds=None, measured=False
+):
     """Return y[n,k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[n,c,i*sh-top+u*dh,j*sw-left+v*dw].
 
-    ``relu``: max(0, y) instead, where a NaN stays. ``measured``: a normalisation will want the moments of y;
-    the form whose store takes them gives y with these, of the sums before they are rounded as y is stored.
+    ``relu``: max(0, y) instead, where a NaN stays. ``bounds``: y is kept between two numbers. ``measured``: a
+    normalisation will want the moments of y; the form whose store takes them gives y with these, of the sums
+    before they are rounded as y is stored.
     """
-    floor = 0 if relu else -np.inf
+    bounds = bounds or (RELU if relu else UNBOUNDED)
+    floor, ceiling = bounds
     dtype, weight = _common(x, weight), _plain(weight, _common(x, weight))
     bias = None if bias is None else _plain(bias, dtype)
     n, _, h, w = x.shape
     k, _, kh, kw = weight.shape
     oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
+    window = Window(stride, padding, dilation, groups)
+    if conv_depthwise.suits(weight.shape, window):
+        y = activations((n, k, oh, ow), dtype)
+        conv_depthwise.forward(_bring(x, dtype), weight, bias, y, window, bounds)
+        return y
+    if ceiling < np.inf:
+        y = conv2d_forward(x, weight, bias, *window[:3], groups, bounds=(floor, np.inf))
+        return hardtanh.hardtanh_forward(y, *bounds)
     winograd, pairs = _form(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True)
     if winograd:
         y = activations((n, k, oh, ow), dtype) if pairs else empty((n, k, oh, ow), dtype)
@@ -122,7 +136,7 @@ def conv2d_forward(x, weight, bias, stride, padding, dilation, groups, relu=Fals
         y = _stored(y)
         y.moments = moments
         return y
-    y, window = activations((n, k, oh, ow), dtype), Window(stride, padding, dilation, groups)
+    y = activations((n, k, oh, ow), dtype)
     conv_direct.forward(_bring(x, dtype), weight, bias, y, window, floor, pairs)
     return y
 
@@ -132,7 +146,7 @@ def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups)
 
     As ``conv2d_forward`` and ``max_pool2d_forward`` with relu=True, bit for bit; ``shape`` is that of the
     convolution, whose result is never stored. None where Winograd's form with tiles of 4x4 outputs, or of
-    bfloat16, is faster than that is worth.
+    bfloat16, or that of depthwise convolutions is faster than that is worth.
     """
     dtype = _common(x, weight)
     k, _, kh, kw = weight.shape
@@ -140,7 +154,9 @@ def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups)
     oh = _out_size(h, kh, stride[0], padding[0], dilation[0])
     ow = _out_size(w, kw, stride[1], padding[1], dilation[1])
     winograd, pairs = _form(dtype, weight.shape, (oh, ow), stride, dilation, groups, forward=True)
-    if min(oh, ow) < 2 or (winograd and (pairs or kh == 3)):
+    window = Window(stride, padding, dilation, groups)
+    other = (winograd and (pairs or kh == 3)) or conv_depthwise.suits(weight.shape, window)
+    if min(oh, ow) < 2 or other:
         return None
     x, weight = as_stored(x) if pairs else as_blocked(x, dtype), _plain(weight, dtype)
     bias = None if bias is None else _plain(bias, dtype)
@@ -148,7 +164,6 @@ def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups)
     if winograd:
         conv_winograd.forward_pooled(x, weight, bias, y, argmax, (oh, ow), padding)
     else:
-        window = Window(stride, padding, dilation, groups)
         conv_direct.forward_pooled(x, weight, bias, y, argmax, (oh, ow), window, pairs)
     return _stored(y), argmax, (n, k, oh, ow)
 
@@ -156,14 +171,18 @@ def conv2d_relu_pool_forward(x, weight, bias, stride, padding, dilation, groups)
 def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, groups):
     """Return dx, the gradient of the loss by x."""
     dtype, weight = _common(dy, weight), _plain(weight, _common(dy, weight))
-    shape = tuple(input_shape)
+    shape, window = tuple(input_shape), Window(stride, padding, dilation, groups)
+    if conv_depthwise.suits(weight.shape, window):
+        dx = activations(shape, dtype)
+        conv_depthwise.backward_input(_bring(dy, dtype), weight, dx, window)
+        return dx
     geometry = dtype, weight.shape, shape[2:], stride, dilation, groups
     winograd, pairs = _form(*geometry, transposed=True)
     if winograd and not pairs:
         dx = empty(shape, dtype)
         conv_winograd.backward_input(as_blocked(dy, dtype), weight, dx, padding)
         return _stored(dx)
-    dx, window = activations(shape, dtype), Window(stride, padding, dilation, groups)
+    dx = activations(shape, dtype)
     if winograd:
         conv_winograd.backward_input(as_stored(dy), weight, dx, padding, pairs)
         return dx
@@ -178,15 +197,18 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
     )
     geometry = dtype, dweight.shape, dy.shape[2:], stride, dilation, groups
-    winograd = suits_winograd(*geometry)
+    window = Window(stride, padding, dilation, groups)
+    depthwise, winograd = conv_depthwise.suits(dweight.shape, window), suits_winograd(*geometry)
     pairs = suits_pairs(*geometry) if winograd else conv_weight.suits_pairs(dweight.shape, groups)
     pairs = pairs and _in_bf16(dtype)
-    dy, x = (_narrow(dy), _narrow(x)) if pairs else (as_blocked(dy, dtype), as_blocked(x, dtype))
+    bring = _bring if depthwise else as_blocked
+    dy, x = (_narrow(dy), _narrow(x)) if pairs else (bring(dy, dtype), bring(x, dtype))
     for part, sums in micro_batches(total):
         if winograd:
             conv_winograd_weight.backward_weight(part(dy), part(x), sums, padding, pairs)
+        elif depthwise:
+            conv_depthwise.backward_weight(part(dy), part(x), sums, window)
         else:
-            window = Window(stride, padding, dilation, groups)
             conv_weight.backward_weight(part(dy), part(x), sums, window, pairs)
     if total is not dweight:
         dweight += total
@@ -197,6 +219,8 @@ def pools_within(dtype, weight_shape, out_size, stride, padding, dilation, group
     if min(out_size) < 2 or suits_winograd(dtype, weight_shape, out_size, stride, dilation, groups):
         return False
     window = Window(stride, padding, dilation, groups)
+    if conv_depthwise.suits(weight_shape, window):
+        return False
     return conv_weight.pools_within(Geometry((), weight_shape, out_size, window, dtype.itemsize))
 
 

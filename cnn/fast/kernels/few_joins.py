@@ -4,6 +4,8 @@ from functools import cache
 from typing import NamedTuple
 
 from cnn.fast.blocked import LANES
+from cnn.fast.conv import depthwise as conv_depthwise
+from cnn.fast.conv.geometry import Window as ConvolutionWindow
 from cnn.fast.kernels.few import add  # noqa: F401  a join, too
 from cnn.fast.kernels.multiply import Product, factor, product_task
 from cnn.fast.kernels.multiply import multiply as many
@@ -11,7 +13,7 @@ from cnn.fast.kernels.pool import Window, end_cell, first_cell, window
 from cnn.fast.lanes import Lanes, in_blocks
 from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import launch, scratch, table, task
-from cnn.fast.machine.tables import Table, pointer, reader
+from cnn.fast.machine.tables import Table, bits, from_bits, pointer, reader
 from cnn.geometry import output_shape
 
 
@@ -93,7 +95,8 @@ class Depthwise(NamedTuple):
     weight: int  # address: [C/16][kh][kw][16]
     bias: int  # address
     blocks: int  # of sixteen channels
-    relu: int  # y = max(0, y), where a NaN stays
+    floor: int  # bits of the lower bound of the result
+    ceiling: int  # bits of the upper bound
     window: Window
 
 
@@ -109,6 +112,7 @@ def _depthwise_task(itemsize):
         weight, bias = pointer(p.weight, itemsize), pointer(p.bias, itemsize)
         block = index // w.oh % p.blocks
         source, top = index // w.oh * w.height * w.width * 16, index % w.oh * w.sh - w.top
+        floor, ceiling = from_bits(p.floor), from_bits(p.ceiling)
         shift, begin = v.load(bias, block * 16), block * w.kh * w.kw * 16
         for q in range(w.ow):
             left = q * w.sw - w.left
@@ -119,8 +123,8 @@ def _depthwise_task(itemsize):
                 taps = begin + u * w.kw * 16
                 for t in range(first, end):
                     total = v.fma(v.load(x, row + t * w.dw * 16), v.load(weight, taps + t * 16), total)
-            if p.relu:
-                total = v.select(v.greater(0.0, total), 0.0, total)
+            total = v.select(v.greater(floor, total), floor, total)  # a NaN is not below: it stays
+            total = v.select(v.greater(total, ceiling), ceiling, total)
             v.store(y, (index * w.ow + q) * 16, total)
 
     return depthwise
@@ -136,14 +140,18 @@ def pack_depthwise(weight):
     return packed
 
 
-def depthwise(x, packed, bias, stride, padding, dilation, relu):
-    """y[n,c,i,j] = bias[c] + sum over u, v of weight[c,u,v] * x[n,c,...]; max(0, y) with ``relu``."""
+def depthwise(x, packed, bias, stride, padding, dilation, bounds):
+    """y[n,c,i,j] = bias[c] + sum over u, v of weight[c,u,v] * x[n,c,...], kept between the ``bounds``."""
     n, c = x.shape[:2]
     kernel = packed.shape[1:3]
     out = output_shape(*x.plane, kernel, stride, padding, dilation)
     y = Lanes((n, c, *out), x.dtype)
+    geometry = ConvolutionWindow(stride, padding, dilation, c)
+    if conv_depthwise.suits((c, 1, *kernel), geometry):
+        conv_depthwise.forward_few(x, packed, bias, y, geometry, bounds)
+        return y
     shape = window(x.plane, out, kernel, stride, padding, dilation)
     ends = x.address, y.address, packed.ctypes.data, bias.ctypes.data
-    values = Table(Depthwise(*ends, x.blocks, relu, shape))
+    values = Table(Depthwise(*ends, x.blocks, *map(bits, bounds), shape))
     launch(_depthwise_task(x.dtype.itemsize), n * x.blocks * out[0], values.array)
     return y
