@@ -71,19 +71,6 @@ class Patch(NamedTuple):
     columns: int  # pixels inside of the image, at least 1
 
 
-def prefetch_next(v, starts, columns, first, plane, pixel):
-    """Write the prefetch of rows of ``columns`` pixels of the next channel, ``plane`` bytes further on.
-
-    Within a page of 4 KiB the hardware does that itself.
-    """
-    builder = v.builder
-    far = builder.icmp_signed(">=", plane, ir.Constant(INT64, 4096))
-    lines = columns if pixel == PIXEL else v.at(builder.lshr(columns, ir.Constant(INT64, 1)), 1)
-    with v.loop(builder.select(far, lines, ir.Constant(INT64, 0)), (first, PIXEL)) as (column,):
-        for start in starts:
-            v.prefetch(v.at(start, column, plane))
-
-
 def window(v, source, count, pixel):
     """Write what all channels share: (place of each row, which are inside, first column, columns inside)."""
     builder = v.builder

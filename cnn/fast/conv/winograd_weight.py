@@ -18,7 +18,7 @@ from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import panel_rows
 from cnn.fast.conv.routines import transpose_pixels
 from cnn.fast.conv.winograd import FLOAT32, Form, odd_lines, outputs_of
-from cnn.fast.conv.winograd_products import AHEAD_RECORD, ROWS, PointProducts, point_products
+from cnn.fast.conv.winograd_back import Add, add_task
 from cnn.fast.conv.winograd_ranges import (
     TILE_RANGE_RECORD,
     TILE_RECORD,
@@ -33,12 +33,12 @@ from cnn.fast.conv.winograd_tiles import (
     SIZE,
     Points,
     TileSource,
-    gradient_of_weights,
     tile_pair,
 )
+from cnn.fast.conv.winograd_weight_products import CORNER_NUMBERS, ROWS, PointProducts, point_products
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
 from cnn.fast.machine.owner import aligned_zeros
-from cnn.fast.machine.simd import vector_registers, width
+from cnn.fast.machine.simd import vector_registers
 from cnn.fast.machine.tables import Table, call_with, integers, pointer, reader
 
 CHUNK = 128  # channels of the left operand in one task: those of the right are transformed for each
@@ -59,6 +59,7 @@ class Operand(NamedTuple):
     width: int  # pixels
     above: int  # padding
     left: int  # padding
+    pixel: int  # bytes
     clipped: int  # the tile is that of the output, so pixels behind its end are not part of it
     zeros: int  # address of zeros
     transform: int  # address of the routine for TransformPair
@@ -115,7 +116,6 @@ class Sums(NamedTuple):
     ranges: int  # address of TileRange records
     range_count: int
     tiles: int  # address of Tile records
-    zeros: int  # address of zeros
     sums: int  # address: [part][chunk][point][row][column]
     scratch: int  # address
     scratch_bytes: int  # of one thread
@@ -128,10 +128,9 @@ class Sums(NamedTuple):
     slots: int  # points of transformed tiles at once
     left_point: int  # from one point of the transformed tiles to the next
     right_point: int
-    panel_bytes: int
+    panel_bytes: int  # of sixteen channels
     each: int  # rows of pixels of the next tiles that are asked for with a sliver
-    size: int  # of their numbers
-    image_pixel: int
+    lines: int  # of such a row
     channel: int  # from one channel of the transformed tiles to the next
     sums_row: int
     sums_point: int
@@ -183,15 +182,15 @@ def _transform_pair(p, tiles, pair, k, left):
 
 
 @helper
-def _foresee(p, tiles, k, records):
-    """Write the Ahead records of a range of tiles; return how many there are.
+def _foresee(p, tiles, k, corners):
+    """Write a Corner for each tile and channel that comes next; return how many.
 
-    Of x those pixels of a tile that are not in the tiles above and before it.
+    Of x it is that of the pixels which the tiles above and before have not.
     """
-    number, cells = 0, integers(records)
+    number, cells = 0, integers(corners)
     for side in range(2):
         x, array = (p.right, p.right_array) if side else (p.left, p.left_array)
-        row = x.width * p.image_pixel
+        row = x.width * x.pixel
         first, last = (0, x.channels) if side else (k, min(k + p.chunk, x.channels))
         overlap = 0 if x.clipped else 2
         for t in range(tiles.count):
@@ -199,10 +198,10 @@ def _foresee(p, tiles, k, records):
             tile = tile_of(p.tiles + (tiles.kind + place) * TILE_RECORD)
             top = max(0, tile.top - x.above + overlap) if tile.top else 0
             left = max(0, tile.left - x.left + overlap) if tile.left else 0
-            at = array + block * x.channels * x.height * row + top * row + left * p.image_pixel
+            at = array + block * x.channels * x.height * row + top * row + left * x.pixel
             for c in range(first, last):
-                cells[2 * number] = at + c * x.height * row
-                cells[2 * number + 1] = row
+                cells[CORNER_NUMBERS * number] = at + c * x.height * row
+                cells[CORNER_NUMBERS * number + 1] = row
                 number += 1
     return number
 
@@ -215,7 +214,6 @@ def _add_pair(p, tiles, pair, rows, left, sums, fresh, point, ahead):
     """
     right = left + p.slots * p.left_point
     panel = right + p.slots * p.right_point
-    records = panel + p.panel_bytes
     slivers = (rows + p.mr - 1) // p.mr
     due = (p.right.channels + LANES - 1) // LANES * slivers * p.each
     for i in range(_rows(pair)):
@@ -229,9 +227,9 @@ def _add_pair(p, tiles, pair, rows, left, sums, fresh, point, ahead):
             call_with(
                 p.products,
                 PointProducts(
-                    left + xi * p.left_point, right + xi * p.right_point, panel,
-                    total, fresh * p.zeros, p.channel, p.sums_row, slivers, p.right.channels,
-                    tiles.count, records, (point + xi) * due, ahead, p.each, p.size, p.transpose,
+                    left + xi * p.left_point, right + xi * p.right_point, panel, total, fresh * p.left.zeros,
+                    p.channel, p.sums_row, slivers, p.right.channels, tiles.count, panel + p.panel_bytes,
+                    (point + xi) * due, ahead, p.each, p.lines, p.transpose,
                 ),
             )  # fmt: skip
 
@@ -256,8 +254,8 @@ def _sum_task():
             ahead = 0
             if q + 1 < end:
                 following = tile_range_of(p.ranges + (q + 1) * TILE_RANGE_RECORD)
-                records = left + p.slots * (p.left_point + p.right_point) + p.panel_bytes
-                ahead = ROWS * _foresee(p, following, k, records)
+                corners = left + p.slots * (p.left_point + p.right_point) + p.panel_bytes
+                ahead = ROWS * _foresee(p, following, k, corners)
             for pair in range(first, last):
                 _transform_pair(p, tiles, pair, k, left)
                 point = 12 * (pair - first)
@@ -265,47 +263,6 @@ def _sum_task():
                 _add_pair(p, tiles, pair, rows, left, total, q == begin, point, ahead)
 
     return sums
-
-
-class Add(NamedTuple):
-    """dweight += G^T (sum over parts) G; steps of the sums in bytes, of the weight in numbers."""
-
-    sums: int  # address
-    dweight: int  # address
-    scratch: int  # address: a row of sums for each tap, for each thread
-    window: int  # taps
-    channels: int  # of the right operand
-    chunk: int  # channels of the left operand
-    chunks: int
-    parts: int
-    sums_row: int
-    sums_point: int
-    left_step: int
-    right_step: int
-
-
-add_of = reader(Add)
-
-
-@cache
-def _add_task(taps):
-    lanes, transform = width(SIZE), gradient_of_weights(taps)
-
-    @task
-    def add(index, thread, params):
-        """One channel of the left operand."""
-        p = add_of(params)
-        rows = p.scratch + thread * p.window * p.sums_row
-        source = p.sums + index // p.chunk * 36 * p.sums_point + index % p.chunk * p.sums_row
-        part = p.chunks * 36 * p.sums_point
-        vectors = p.sums_row // (4 * lanes)
-        transform(source, p.sums_point, p.parts, part, rows, p.sums_row, vectors)
-        weight, total = pointer(p.dweight + index * p.left_step * 4, 4), pointer(rows, 4)
-        for c in range(p.channels):
-            for t in range(p.window):
-                weight[c * p.right_step + t] += total[t * p.sums_row // 4 + c]
-
-    return add
 
 
 def dy_is_left(out_channels, channels):
@@ -323,15 +280,15 @@ class WeightPlan:
 
     def __init__(self, x_shape, out_shape, above, left, taps, form=FLOAT32):
         window, outputs, pixel = taps * taps, outputs_of(taps), LANES * form.operand
-        self._add_task = _add_task(taps)
+        self._add_task = add_task(taps)
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
         self._zeros = aligned_zeros((6 * PIXEL,), np.uint8)
         zeros = self._zeros.ctypes.data
         self._dy_left, operand = dy_is_left(out_channels, channels), form.operand
         transforms = _transform(outputs, form.y_size, operand), _transform(0, form.x_size, operand)
         one, other = self._order(
-            Operand(out_channels, *out_shape[2:], 0, 0, True, zeros, transforms[0]),
-            Operand(channels, *x_shape[2:], above, left, False, zeros, transforms[1]),
+            Operand(out_channels, *out_shape[2:], 0, 0, LANES * form.y_size, True, zeros, transforms[0]),
+            Operand(channels, *x_shape[2:], above, left, LANES * form.x_size, False, zeros, transforms[1]),
         )
         mr = panel_rows(SIZE, one.channels)
         columns = -(-other.channels // LANES) * LANES
@@ -362,19 +319,20 @@ class WeightPlan:
         self._tasks, threads = self.splits * chunks * parts, scratch_threads()
         self._sums = workspace("sums", parts * chunks * 36 * sums_point)
         left_point, right_point = (odd_lines(-(-rows * most * pixel // PIXEL)) for rows in (chunk, columns))
-        panel_bytes, records = most * LANES * pixel, AHEAD_RECORD * most * (chunk + out_channels + channels)
+        # Pixels of the next tiles are asked for evenly while these are multiplied.
+        panel_bytes, corners = most * LANES * pixel, most * (chunk + other.channels)
         slivers = (12 if self.splits == 3 else 36) * (columns // LANES) * (chunk // mr)
-        each = -(-ROWS * most * (chunk + other.channels) // slivers)
-        scratch_bytes = slots * (left_point + right_point) + panel_bytes + records
+        each, lines = -(-ROWS * corners // slivers), ROWS * LANES * form.x_size // PIXEL
+        scratch_bytes = slots * (left_point + right_point) + panel_bytes
+        scratch_bytes += -(-corners * CORNER_NUMBERS * 8 // PIXEL) * PIXEL
         self._scratch = workspace("scratch", threads * scratch_bytes)
         self._table = Table(
             Sums(
                 left_array=0, right_array=0, left=one, right=other, ranges=ranges.ctypes.data,
-                range_count=len(ranges), tiles=tiles.ctypes.data, zeros=zeros, sums=self._sums.ctypes.data,
+                range_count=len(ranges), tiles=tiles.ctypes.data, sums=self._sums.ctypes.data,
                 scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, first=0, chunks=chunks,
                 chunk=chunk, parts=parts, splits=self.splits, whole=whole, slots=slots, left_point=left_point,
-                right_point=right_point,
-                panel_bytes=panel_bytes, each=each, size=form.x_size, image_pixel=LANES * form.x_size,
+                right_point=right_point, panel_bytes=panel_bytes, each=each, lines=lines,
                 channel=most * pixel, sums_row=sums_row, sums_point=sums_point, mr=mr,
                 products=point_products(mr, operand), transpose=transpose_pixels(operand),
             )

@@ -8,43 +8,24 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.microkernels import ADD, ONCE, STORE, Ends, Loop, Loops, Steps, outer_product
+from cnn.fast.conv.microkernels import ADD, ONCE, STORE, Ends, Loop, Loops, Steps, outer_product, prefetch_l2
 from cnn.fast.conv.routines import Transposition
 from cnn.fast.machine.jit import helper, task
-from cnn.fast.machine.simd import Vectors
 from cnn.fast.machine.tables import call_with, reader, size_of
 
-ROWS = 4  # of a tile that no tile before has read
+ROWS = 4  # and columns of a tile that the tiles before have not, if it has four outputs
 
 
-class Ahead(NamedTuple):
+class Corner(NamedTuple):
     """Pixels that will be read soon: ROWS rows of ROWS pixels of one channel."""
 
-    pixels: int  # address
+    pixels: int  # address of the first
     row: int  # bytes
 
 
-ahead_of = reader(Ahead)
-AHEAD_RECORD = 8 * size_of(Ahead)
-
-
-@intrinsic
-def prefetch_row(typing_context, address, size):
-    """Ask for ROWS pixels whose numbers have ``size`` bytes."""
-
-    def generate(context, builder, signature, arguments):
-        address, size = arguments
-        v = Vectors(builder, types.float32)
-        with v.loop(builder.mul(size, ir.Constant(size.type, ROWS * LANES // 64)), (address, 64)) as (line,):
-            v.prefetch(line)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
+corner_of, CORNER_NUMBERS = reader(Corner), size_of(Corner)
 
 
 class PointProducts(NamedTuple):
@@ -60,11 +41,11 @@ class PointProducts(NamedTuple):
     slivers: int  # of mr rows
     columns: int
     tiles: int
-    ahead: int  # address of Ahead records
-    first: int  # row of pixels of them to ask for
-    last: int
-    each: int  # how many to ask for while a sliver is multiplied
-    size: int  # of a number there
+    corners: int  # address of Corner records
+    first: int  # row of pixels, counted over all corners, to ask for
+    last: int  # one past all rows
+    each: int  # rows to ask for with a sliver
+    lines: int  # of a row
     transpose: int  # address of ``transpose_pixels``
 
 
@@ -75,8 +56,8 @@ point_products_of = reader(PointProducts)
 def _ask(p, first):
     """Ask for the rows of pixels from number ``first`` on that are due."""
     for number in range(first, min(first + p.each, p.last)):
-        ahead = ahead_of(p.ahead + number // ROWS * AHEAD_RECORD)
-        prefetch_row(ahead.pixels + number % ROWS * ahead.row, p.size)
+        corner = corner_of(p.corners + number // ROWS * CORNER_NUMBERS * 8)
+        prefetch_l2(corner.pixels + number % ROWS * corner.row, p.lines)
 
 
 @cache
