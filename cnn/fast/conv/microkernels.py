@@ -18,7 +18,7 @@ from cnn.fast.blocked import LANES
 from cnn.fast.machine import bf16
 from cnn.fast.machine.simd import INT64, Vectors, literals
 
-STORE, ADD, STORE_NONTEMPORAL, STORE_NARROW = range(4)  # what ``outer_product`` does with its sums
+STORE, ADD, STORE_NONTEMPORAL, STORE_NARROW, SUMS = range(5)  # what ``outer_product`` does with its sums
 
 
 class Loop(NamedTuple):
@@ -187,8 +187,9 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
 
     for k < mr and j < nr. ``ends``, ``loops`` and ``steps`` are Ends, Loops and Steps. ``how``: STORE the
     result; STORE_NONTEMPORAL (to multiples of the bytes of a register), for results that are not read soon;
-    STORE_NARROW, rounded to bfloat16; or ADD the sums, without bias and floor, to ``out``. ``itemsize``:
-    bytes of a number, 2 for pairs of bfloat16 (``bf16.Pairs``), whose sums, biases and results are float32.
+    STORE_NARROW, rounded to bfloat16; store the SUMS, without bias and floor; or ADD these to ``out``.
+    ``itemsize``: bytes of a number, 2 for pairs of bfloat16 (``bf16.Pairs``), whose sums, biases and results
+    are float32.
     Each turn has mr broadcasts, nr loads and mr * nr multiply-adds.
     """
     sizes = literals(how, mr, nr, itemsize)
@@ -207,7 +208,7 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
         parts = LANES // v.lanes
         sums = [v.variables(nr_ * parts) for _ in range(mr_)]
         for k in range(mr_):
-            start = v.const(0) if how_ == ADD else v.broadcast(v.at(bias, k * v.itemsize))
+            start = v.const(0) if how_ in (ADD, SUMS) else v.broadcast(v.at(bias, k * v.itemsize))
             for register in sums[k]:
                 builder.store(start, register)
         with v.loops(loops, vectors, scalars) as (x, w):
@@ -226,7 +227,10 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
                 place = v.at(row, v.times(out_j, i // parts), (i % parts) * v.bytes)
                 total = builder.load(register)
                 # One addition for each call: a gradient of two passes is to be exactly the sum of both.
-                total = v.add(v.load(place), v.fence(total)) if how_ == ADD else v.max(total, lowest)
+                if how_ == ADD:
+                    total = v.add(v.load(place), v.fence(total))
+                elif how_ != SUMS:
+                    total = v.max(total, lowest)
                 if how_ == STORE_NARROW:
                     v.store_narrow(total, place)
                 else:

@@ -30,7 +30,7 @@ from cnn.fast.conv.microkernels import (
     widen_lanes,
 )
 from cnn.fast.machine import bf16
-from cnn.fast.machine.jit import task
+from cnn.fast.machine.jit import helper, task
 from cnn.fast.machine.tables import from_bits, reader, size_of
 
 PAIR_ROWS = 8  # output channels whose weights, in pairs of bfloat16, lie side by side
@@ -130,8 +130,8 @@ _PIXELS = 8 * size_of(PixelProducts)
 
 
 @cache
-def pixel_products(mr, nr, itemsize, how=STORE, ahead=False):
-    """The routine for PixelProducts, with ``ahead`` for PixelProductsAhead.
+def products_of_pixels(mr, nr, itemsize, how, ahead=False):
+    """The helper for PixelProducts and, with ``ahead``, the Ahead that is asked for meanwhile.
 
         out[k, j] = max(floor, bias[k] + sum over c of scalars[k / mr, c, k % mr] * vectors[j, c])
 
@@ -141,19 +141,17 @@ def pixel_products(mr, nr, itemsize, how=STORE, ahead=False):
     number, size = _number(itemsize), max(4, itemsize)
     row = size * (PAIR_ROWS if itemsize == bf16.SIZE else mr)
 
-    @task
-    def products(record):
-        p = pixel_products_of(record)
+    @helper
+    def products(p, after):
         floor, wide = number(from_bits(p.floor)), p.pixels >= nr
         steps = Steps(size, p.vectors_pixel, p.out_k, p.out_pixel)
         loops = Loops(ONCE, ONCE, Loop(p.channels, LANES * size, row))
-        after, block = ahead_of(record + _PIXELS) if ahead else NOTHING, 0
-        j = 0
+        j, block = 0, 0
         while j < p.pixels:
             if wide:
                 j = min(j, p.pixels - nr)
             for sliver in range(p.slivers):
-                if after.each:
+                if ahead and after.each:
                     ask(after, block)
                     block += 1
                 k = min(sliver * mr, p.last)
@@ -168,6 +166,18 @@ def pixel_products(mr, nr, itemsize, how=STORE, ahead=False):
                 elif nr > 1:
                     outer_product(ends, loops, steps, floor, how, mr, 1, itemsize)
             j += nr if wide else 1
+
+    return products
+
+
+@cache
+def pixel_products(mr, nr, itemsize, how, ahead=False):
+    """The routine for PixelProducts, with ``ahead`` for PixelProductsAhead; see ``products_of_pixels``."""
+    multiply = products_of_pixels(mr, nr, itemsize, how, ahead)
+
+    @task
+    def products(record):
+        multiply(pixel_products_of(record), ahead_of(record + _PIXELS) if ahead else NOTHING)
 
     return products
 

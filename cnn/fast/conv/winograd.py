@@ -25,16 +25,15 @@ import numpy as np
 
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import pair_block, tile_block
-from cnn.fast.conv.microkernels import Ends, memory_fence
-from cnn.fast.conv.routines import PixelProducts, pixel_products
+from cnn.fast.conv.microkernels import memory_fence
 from cnn.fast.conv.winograd_pairs import input_tile_pairs
 from cnn.fast.conv.winograd_pool import MaximaOfTile, tile_maxima
+from cnn.fast.conv.winograd_products import PointProducts, point_products
 from cnn.fast.conv.winograd_ranges import (
     TILE_RANGE_RECORD,
     TILE_RECORD,
     TileRange,
-    ahead_of,
-    fetch,
+    next_rows_of,
     tile_of,
     tile_range_of,
     tile_tables,
@@ -85,7 +84,6 @@ class Forward(NamedTuple):
     y: int  # address; with pooling, of the maxima
     argmax: int  # address of their cells
     floor: int  # bits of the lower bound of the result
-    no_floor: int  # bits of minus infinity
     zeros: int  # address of zeros
     channels: int
     vectors: int  # of a transformed pixel: channels, or pairs of them
@@ -108,7 +106,7 @@ class Forward(NamedTuple):
     v_point: int
     m_point: int
     mr: int
-    products: int  # address of ``pixel_products``
+    products: int  # address of ``point_products``
     images: int
     tile_count: int  # of an image
     sums: int  # address of the numbers of each tile, where they are taken
@@ -143,25 +141,17 @@ def _transform_inputs(form):
 
 
 @helper
-def _multiply(p, tiles, v, m, k, ahead):
-    """M[point][tile][k] = sum over c of U[point][k][c] * V[point][tile][c] for a chunk of k.
-
-    Memory rests meanwhile: that is the time for the next tiles' pixels to come into the L2 cache.
-    """
-    count = (min(p.chunk, p.out_channels - k) + p.mr - 1) // p.mr
-    for i in range(tiles.down):
-        for j in range(tiles.across):
-            xi = 6 * i + j
-            fetch(ahead, i * tiles.across + j, tiles.down * tiles.across)
-            u = p.u + xi * p.u_point + k // p.mr * p.u_sliver
-            call_with(
-                p.products,
-                PixelProducts(
-                    ends=Ends(v + xi * p.v_point, u, p.zeros, m + xi * p.m_point), floor=p.no_floor,
-                    pixels=tiles.count, vectors_pixel=p.vectors * PIXEL, out_pixel=p.chunk * PIXEL,
-                    channels=p.vectors, slivers=count, last=p.chunk, scalars_sliver=p.u_sliver, out_k=PIXEL,
-                ),
-            )  # fmt: skip
+def _multiply(p, tiles, v, m, k, next_rows):
+    """The products for a chunk of k."""
+    call_with(
+        p.products,
+        PointProducts(
+            v, p.u + k // p.mr * p.u_sliver, m, p.v_point, p.u_point, p.m_point, v_tile=p.vectors * PIXEL,
+            m_tile=p.chunk * PIXEL, u_sliver=p.u_sliver, down=tiles.down, across=tiles.across,
+            tiles=tiles.count, vectors=p.vectors, next_rows=next_rows,
+            slivers=(min(p.chunk, p.out_channels - k) + p.mr - 1) // p.mr,
+        ),
+    )  # fmt: skip
 
 
 @cache
@@ -218,7 +208,7 @@ def _forward_task(outputs, form, nontemporal, pooled=False, measured=False):
     transform_back = _transform_maxima
     if not pooled:
         transform_back = _transform_outputs(outputs, form, nontemporal, measured)
-    rows_of = ahead_of(outputs, LANES * form.x_size)
+    rows_of = next_rows_of(outputs, LANES * form.x_size)
 
     @task
     def forward(index, thread, params):
@@ -226,10 +216,10 @@ def _forward_task(outputs, form, nontemporal, pooled=False, measured=False):
         tiles = tile_range_of(p.ranges + index * TILE_RANGE_RECORD)
         v = p.scratch + thread * p.scratch_bytes
         m = v + 36 * p.v_point
-        ahead = rows_of(p, tile_range_of(p.ranges + min(index + 1, p.last) * TILE_RANGE_RECORD))
+        next_rows = rows_of(p, tile_range_of(p.ranges + min(index + 1, p.last) * TILE_RANGE_RECORD))
         transform_inputs(p, tiles, v)
         for k in range(0, p.out_channels, p.chunk):
-            _multiply(p, tiles, v, m, k, ahead)
+            _multiply(p, tiles, v, m, k, next_rows)
             transform_back(p, tiles, m, k)
         memory_fence()
 
@@ -274,13 +264,13 @@ class ForwardPlan:
         self._zeros = aligned_zeros((max((out_channels + mr) * SIZE, 6 * PIXEL),), np.uint8)
         self._table = Table(
             Forward(
-                x=0, u=self._u.ctypes.data, bias=0, y=0, argmax=0, floor=0, no_floor=bits(-np.inf),
-                zeros=self._zeros.ctypes.data, channels=channels, vectors=vectors, out_channels=out_channels,
+                x=0, u=self._u.ctypes.data, bias=0, y=0, argmax=0, floor=0, zeros=self._zeros.ctypes.data,
+                channels=channels, vectors=vectors, out_channels=out_channels,
                 height=x_shape[2], width=x_shape[3], above=above, left=left, out_height=out_shape[2],
                 out_width=out_shape[3], ranges=ranges.ctypes.data, last=len(ranges) - 1,
                 fetches=scratch_bytes <= FETCH, tiles=tiles.ctypes.data, scratch=self._scratch.ctypes.data,
                 scratch_bytes=scratch_bytes, chunk=chunk, u_sliver=u_sliver, u_point=u_point, v_point=v_point,
-                m_point=m_point, mr=mr, products=pixel_products(mr, nr, form.operand), images=x_shape[0],
+                m_point=m_point, mr=mr, products=point_products(mr, nr, form.operand), images=x_shape[0],
                 tile_count=len(tiles), sums=0,
             )
         )  # fmt: skip

@@ -4,7 +4,7 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from cnn.fast.conv.microkernels import prefetch
+from cnn.fast.conv.microkernels import prefetch_l2
 from cnn.fast.machine.jit import helper
 from cnn.fast.machine.tables import reader, records, size_of
 
@@ -72,7 +72,7 @@ def tile_tables(images, out_size, most, unit=1, outputs=4):
     return records([row for _, row in sorted(ranges)]), records(tiles)
 
 
-class Ahead(NamedTuple):
+class NextRows(NamedTuple):
     """Rows of pixels that the next range of tiles begins with; bytes unless said otherwise."""
 
     first: int  # address of the first row of the first channel
@@ -84,8 +84,8 @@ class Ahead(NamedTuple):
 
 
 @cache
-def ahead_of(outputs, pixel):
-    """The helper for the Ahead of a range of tiles: of those in the row of its first, which mostly are all.
+def next_rows_of(outputs, pixel):
+    """The helper for the NextRows of a range of tiles: of those in the row of its first, mostly of all.
 
     ``outputs``: of a tile, down and across; ``pixel``: bytes.
     """
@@ -98,7 +98,7 @@ def ahead_of(outputs, pixel):
         rows = min(p.height, tile.top - p.above + 6) - top
         columns = min(p.width, tile.left - p.left + outputs * (tiles.count - 1) + 6) - left
         row = p.width * pixel
-        return Ahead(
+        return NextRows(
             p.x + block * p.channels * p.height * row + top * row + left * pixel, p.height * row, row, rows,
             p.fetches * p.channels * rows, (columns * pixel + 63) // 64,
         )  # fmt: skip
@@ -107,8 +107,8 @@ def ahead_of(outputs, pixel):
 
 
 @helper
-def fetch(ahead, turn, turns):
-    """Ask for the rows of Ahead that fall to one of so many turns."""
-    for row in range(ahead.count * turn // turns, ahead.count * (turn + 1) // turns):
-        place = row // ahead.rows * ahead.plane + row % ahead.rows * ahead.row
-        prefetch(ahead.first + place, ahead.lines)
+def fetch(next_rows, turn, turns):
+    """Ask for the NextRows that fall to one of so many turns."""
+    for row in range(next_rows.count * turn // turns, next_rows.count * (turn + 1) // turns):
+        place = row // next_rows.rows * next_rows.plane + row % next_rows.rows * next_rows.row
+        prefetch_l2(next_rows.first + place, next_rows.lines)
