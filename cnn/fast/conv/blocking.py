@@ -78,7 +78,9 @@ def panel_rows(itemsize, left, padded=True):
     """
     count = vector_registers()[1]
     most = max(1, min(16, count * 3 // 4 * width(itemsize) // LANES))
-    choices = [mr for mr in (16, 12, 8, 6, 4) if mr <= most] or [most]
+    # Four rows are eight sums where a pixel fills two registers: just enough to keep the multipliers busy.
+    few = (4,) if LANES // width(itemsize) > 1 and left <= 200 else ()
+    choices = [mr for mr in (16, 12, 8, 6, *few) if mr <= most] or [most]
     return min(choices, key=lambda mr: (-left % mr if padded else left % mr, -mr))
 
 

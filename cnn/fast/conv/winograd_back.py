@@ -31,11 +31,11 @@ add_of = reader(Add)
 
 @cache
 def add_task(taps):
+    """The task of Add for kernels of ``taps`` by ``taps``: one channel of the left operand."""
     lanes, transform = width(SIZE), gradient_of_weights(taps)
 
     @task
     def add(index, thread, params):
-        """One channel of the left operand."""
         p = add_of(params)
         rows = p.scratch + thread * p.window * p.sums_row
         source = p.sums + index // p.chunk * 36 * p.sums_point + index % p.chunk * p.sums_row

@@ -6,7 +6,8 @@ A task transforms a pair of rows of the 6x6 points for some tiles of all channel
 is small enough for the cache; then it multiplies, and goes on to the next pair of the same tiles. Where the
 sums of all pairs are too large to be added to in turn, each pair is a task of its own. Of dy and x one is the
 left operand, read number by number, the other the right one, transposed so that sixteen channels lie side by
-side.
+side. The products ask for the pixels of the tiles that come next: with 16 channels, waiting for them took a
+quarter of the time.
 """
 
 from functools import cache
