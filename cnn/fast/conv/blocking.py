@@ -70,17 +70,21 @@ def dot_block(out_channels, in_channels, sums):
     return min((block for block in choices if block[0] <= out_channels and block[1] <= in_channels), key=cost)
 
 
+def panel_choices(itemsize):
+    """What ``mr`` of ``panel_products`` may be: that many sums leave room for operands."""
+    most = max(1, min(16, vector_registers()[1] * 3 // 4 * width(itemsize) // LANES))
+    return [mr for mr in (16, 12, 8, 6) if mr <= most] or [most]
+
+
 def panel_rows(itemsize, left, padded=True):
     """``mr`` of ``panel_products`` for ``left`` rows.
 
     As many as leave room for operands, or fewer where that pads ``left`` less; if what does not fill a sliver
     is not padded but done otherwise, where that leaves less.
     """
-    count = vector_registers()[1]
-    most = max(1, min(16, count * 3 // 4 * width(itemsize) // LANES))
-    # Four rows are eight sums where a pixel fills two registers: just enough to keep the multipliers busy.
-    few = (4,) if LANES // width(itemsize) > 1 and left <= 200 else ()
-    choices = [mr for mr in (16, 12, 8, 6, *few) if mr <= most] or [most]
+    choices = panel_choices(itemsize)
+    if padded and left <= 200 and choices[-1] > 4 and width(itemsize) < LANES:
+        choices.append(4)  # eight sums where a pixel fills two registers keep the multipliers busy
     return min(choices, key=lambda mr: (-left % mr if padded else left % mr, -mr))
 
 

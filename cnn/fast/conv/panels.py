@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.fast.blocked import LANES
-from cnn.fast.conv.blocking import panel_rows
+from cnn.fast.conv.blocking import even_slivers, panel_choices, panel_rows
 from cnn.fast.conv.microkernels import Loop
 from cnn.fast.conv.routines import (
     Copy,
@@ -85,14 +85,17 @@ class Sums(NamedTuple):
     scratch_panels: int  # from the copy of the left operand to the panels of the right one
     copied_plane: int  # of the copy of the left operand
     panel: int  # from one panel to the next
-    slivers: int  # of mr rows of the left operand
+    full: int  # slivers of mr rows of the left operand
+    others: int  # slivers of one row less, behind them
+    mr: int
     sums: int  # address: [part][group][tap][row][column]
     sums_bytes: int  # of a part of a group
     sums_tap: int
     sums_row: int
     copy: int  # address of ``copy_planes``
     transpose: int  # address of ``transpose_pixels``
-    products: int  # address of ``panel_products``
+    products: int  # address of ``panel_products`` for mr rows
+    smaller: int  # address of that for one less
 
 
 sums_of, strip_of, tap_of = reader(Sums), reader(Strip), reader(Tap)
@@ -134,13 +137,17 @@ def _add_strip(p, taps, left, panels, sums):
             tap = tap_of(taps + t * TAP_RECORD)
             if tap.a.count:
                 panel, out = panels + number * p.panel + tap.right, sums + number * 16 * max(4, p.itemsize)
+                rows, out = left + tap.left, out + t * p.sums_tap
                 call_with(
                     p.products,
-                    PanelProducts(
-                        panel, left + tap.left, out + t * p.sums_tap, p.copied_plane, p.sums_row,
-                        p.slivers, tap.a, tap.b,
-                    ),
-                )  # fmt: skip
+                    PanelProducts(panel, rows, out, p.copied_plane, p.sums_row, p.full, tap.a, tap.b),
+                )
+                if p.others:
+                    rows, out = rows + p.full * p.mr * p.copied_plane, out + p.full * p.mr * p.sums_row
+                    call_with(
+                        p.smaller,
+                        PanelProducts(panel, rows, out, p.copied_plane, p.sums_row, p.others, tap.a, tap.b),
+                    )
 
 
 @cache
@@ -269,16 +276,17 @@ class PanelPlan:
         strips, taps = _tables(g, self._order, *pixels)
         self._records = records(strips), records(taps)
         left, right = self._order(*channels)
-        mr = panel_rows(itemsize, left)
-        panels, slivers, tap_count = -(-right // LANES), -(-left // mr), g.kernel[0] * g.kernel[1]
+        (mr, _), full = even_slivers(left, [(rows, 1) for rows in panel_choices(itemsize)])
+        others = -(-left // mr) - full
+        panels, tap_count = -(-right // LANES), g.kernel[0] * g.kernel[1]
         # An odd number of cache lines: planes of a round size would compete for the same few cache sets.
         copied_plane = (max(strip.left.rows * strip.left.pixels for strip in strips) | 1) * pixel
         panel = max(strip.right.rows * strip.right.pixels for strip in strips) * LANES * pixel
-        copied_bytes = slivers * mr * copied_plane
+        copied_bytes = left * copied_plane
         scratch_bytes = copied_bytes + panels * panel + 64
         self._scratch = aligned_zeros((scratch_threads() * scratch_bytes,), np.uint8)
         sums_row = panels * LANES * itemsize
-        sums_tap = slivers * mr * sums_row
+        sums_tap = left * sums_row
         sums_bytes, units = tap_count * sums_tap, g.blocks * len(strips)
         parts = min(units, max(1, -(-8 // g.groups)), max(2, SUM_BYTES // (sums_bytes * g.groups)))
         self._tasks, self._rows, self._itemsize = parts * g.groups, g.groups * left, itemsize
@@ -295,9 +303,11 @@ class PanelPlan:
                 strips=self._records[0].ctypes.data, strip_count=len(strips),
                 taps=self._records[1].ctypes.data, tap_count=tap_count, scratch=self._scratch.ctypes.data,
                 scratch_bytes=scratch_bytes, scratch_panels=copied_bytes, copied_plane=copied_plane,
-                panel=panel, slivers=slivers, sums=self._sums.ctypes.data, sums_bytes=sums_bytes,
+                panel=panel, full=full, others=others, mr=mr, sums=self._sums.ctypes.data,
+                sums_bytes=sums_bytes,
                 sums_tap=sums_tap, sums_row=sums_row, copy=copy_planes(operand),
                 transpose=transpose_pixels(operand), products=panel_products(mr, operand),
+                smaller=panel_products(mr - 1, operand) if others else 0,
             )
         )  # fmt: skip
         left_step, right_step = self._order(g.in_channels * tap_count, tap_count)

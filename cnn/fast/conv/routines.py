@@ -214,7 +214,11 @@ def panel_products(mr, itemsize):
     @task
     def products(record):
         p = panel_products_of(record)
-        loops = Loops(p.a, p.b, lanes)
+        a, b, c = (ONCE, p.a, lanes) if p.b.count == 1 else (p.a, p.b, lanes)
+        if b.vectors == c.count * c.vectors and b.scalars == c.count * c.scalars:
+            # Pixels that lie side by side are one loop: its end is guessed wrong once, not for each pixel.
+            a, b, c = ONCE, a, Loop(b.count * c.count, c.vectors, c.scalars)
+        loops = Loops(a, b, c)
         steps, left, out = Steps(p.left_k, 0, p.out_k, 0), p.left, p.out
         for _ in range(p.slivers):
             ends = Ends(p.panel, left, 0, out)
