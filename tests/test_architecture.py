@@ -122,6 +122,7 @@ FAST_FLOORS = {
     "kept": 4,
     "step": 5,
     "fusion": 6,
+    "normalisation": 6,
     "steps": 7,
     "folding": 7,
     "engine": 8,

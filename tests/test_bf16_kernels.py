@@ -109,6 +109,23 @@ def test_winograd_agrees_with_the_twin_that_rounds_at_the_same_points(name, stor
     assert _distance(dweight, wanted_dweight) < 4e-4
 
 
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_what_is_normalised_while_it_is_read_is_not_rounded_before_the_transform(name, stored):
+    geometry = GEOMETRIES[name]
+    (x, weight, _, dy), p = _problem(*geometry), geometry[5]
+    border, taps = ((p, p), (p, p)), weight.shape[2]
+    bring = as_blocked if stored == "float32" else _narrow
+    rng = np.random.default_rng(1)
+    numbers = [rng.uniform(0.5, 1.5, x.shape[1]).astype(np.float32) for _ in range(4)]
+    y, dweight = empty(dy.shape, np.float32), np.zeros_like(weight)
+    winograd.forward(bring(x), weight, None, y, border, pairs=True, normalisation=numbers)
+    winograd_weight.backward_weight(bring(dy), bring(x), dweight, border, True, numbers)
+    a, tiles = np.maximum(reference.batch_norm_forward(x, *numbers), 0), _tiles(dy.shape[2:], taps)
+    assert _distance(y, twin.winograd_forward(a, weight, *tiles, p, p)) < 4e-4
+    assert _distance(dweight, twin.winograd_backward_weight(dy, a, taps, *tiles, p, p)) < 4e-4
+
+
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_winograd_is_near_the_convolution(name):
     geometry = GEOMETRIES[name]

@@ -11,7 +11,7 @@ from cnn.fast.conv import weight as conv_weight
 from cnn.fast.conv import winograd as conv_winograd
 from cnn.fast.conv import winograd_weight as conv_winograd_weight
 from cnn.fast.conv.geometry import Window
-from cnn.fast.kernels import conv, pool
+from cnn.fast.kernels import activation, conv, norm, pool
 from cnn.fast.machine import simd
 
 # images, channels in, channels out, h, w, padding, taps
@@ -88,6 +88,33 @@ def test_the_largest_of_a_tile_equals_pooling_afterwards(name):
     assert np.isnan(np.asarray(y)).any()
     np.testing.assert_array_equal(np.asarray(y), np.asarray(expected))
     np.testing.assert_array_equal(argmax.buffer, winners.buffer)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_an_input_normalised_while_it_is_read_gives_the_bits_of_one_that_was_stored(name):
+    n, c, k, h, w, padding, taps = GEOMETRIES[name]
+    rng = np.random.default_rng(0)
+    x, border = rng.standard_normal((n, c, h, w), dtype=np.float32), ((padding, padding), (padding, padding))
+    x[0, 0, 2, 3] = np.nan
+    x, weight = as_blocked(x), rng.standard_normal((k, c, taps, taps), dtype=np.float32)
+    numbers = [rng.standard_normal(c, dtype=np.float32) for _ in range(4)]
+    numbers[2][-1] = 0  # then the padding must not become infinity * 0
+    y_shape = n, k, h + 2 * padding - taps + 1, w + 2 * padding - taps + 1
+    dy = as_blocked(rng.standard_normal(y_shape, dtype=np.float32))
+    results = []
+    for read, normalisation in (
+        (norm.batch_norm_forward(x, *numbers, activation.RELU), ()),
+        (x, numbers),
+    ):
+        y, dweight = empty(y_shape, np.float32), np.zeros_like(weight)
+        conv_winograd.forward(read, weight, None, y, border, normalisation=normalisation)
+        conv_winograd_weight.backward_weight(dy, read, dweight, border, normalisation=normalisation)
+        results.append((np.asarray(y), dweight))
+    assert np.isnan(results[0][0]).any()
+    assert np.isnan(results[0][1][:, 0]).any()
+    assert np.isfinite(results[0][1][:, 1:]).all()
+    for stored, read in zip(*results, strict=True):
+        np.testing.assert_array_equal(read, stored)
 
 
 @pytest.mark.parametrize("outputs", [4, 2])

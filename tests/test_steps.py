@@ -33,6 +33,11 @@ NETWORKS = {
     ],
     "norm others": lambda: [BatchNorm2d(), SiLU(), Conv2d(3, 3), BatchNorm2d(), LeakyReLU(0.1)],
     "norm of features": lambda: [Flatten(), Linear(6), BatchNorm1d(), ReLU(), Dropout(0.3), Linear(4)],
+    "norm relu conv": lambda: [
+        Conv2d(16, 3), BatchNorm2d(), ReLU(), Conv2d(17, 3, padding=1), BatchNorm2d(affine=False), ReLU(),
+        Conv2d(18, 5, padding=(0, 2), bias=False), BatchNorm2d(), ReLU(), Conv2d(4, 3, stride=2, groups=2),
+        BatchNorm2d(), ReLU(), Conv2d(5, 1), ReLU(),
+    ],
     "residual": lambda: [
         Conv2d(6, 3, padding=1), BatchNorm2d(), ReLU(),
         Residual([Conv2d(6, 3, padding=1), BatchNorm2d(), ReLU(), Conv2d(6, 3, padding=1), BatchNorm2d()]),
@@ -129,3 +134,27 @@ def test_switching_the_backend_keeps_the_numbers():
             outputs.append(np.asarray(network.forward(x)))
     np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-10)
     np.testing.assert_array_equal(outputs[0], outputs[2])
+
+
+def test_an_activation_that_the_convolution_behind_it_computes_again_is_not_kept():
+    def kept(**last):
+        layers = [Conv2d(32, 1, bias=False), BatchNorm2d(), ReLU(), Conv2d(16, **last), BatchNorm2d()]
+        network = cnn.Network(layers)
+        network.build((3, 32, 32))
+        return network._engine().memory((16, 3, 32, 32))[0]
+
+    assert kept(kernel_size=1) - kept(kernel_size=3, padding=1) >= 32 * 32 * 32 * 16 * 4
+
+
+def test_parameters_that_are_not_trained_get_no_gradient_from_a_fused_step():
+    layers = NETWORKS["norm relu conv"]()
+    network = cnn.Network(layers)
+    network.build((3, 11, 12), rng=np.random.default_rng(0))
+    for layer in (layers[0], layers[1], layers[3]):
+        for parameter in layer.parameters():
+            parameter.trainable = False
+    y = network.forward(np.random.default_rng(1).standard_normal((5, 3, 11, 12)), training=True)
+    network.backward(np.ones_like(y), input_gradient=False)
+    for layer in layers:
+        for parameter in layer.parameters():
+            assert parameter.grad.any() == parameter.trainable

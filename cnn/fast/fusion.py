@@ -19,7 +19,7 @@ from cnn.fast.kernels import (
     residual,
 )
 from cnn.fast.lanes import Lanes, channel_vector
-from cnn.fast.step import Single, Step, Sum, array, fact, walk_back
+from cnn.fast.step import Normalised, Single, Step, Sum, array, fact, walk_back
 from cnn.geometry import output_shape
 
 
@@ -42,17 +42,27 @@ class Convolution(Step):
         self._conv = layers[0]
 
     def forward(self, x, training):
-        layer, x = self._conv, self._conv._receive(array(x))
         measured = self.normalisation is not None and self.normalisation.in_training(training)
-        y = conv.conv2d_forward(x, layer.weight.data, _bias(layer), *layer._geometry(), measured=measured)
-        self.kept = (x,)
+        y, *read = self._convolve(x, measured=measured)
+        self.kept = (tuple(read),)
         return y
+
+    def _convolve(self, x, **options):
+        """Return (y, what was read, the normalisation that was applied on the way)."""
+        layer, normalisation = self._conv, ()
+        reads = type(x) is Normalised and x.with_relu
+        if reads and conv.normalises(x, layer.weight.data, *layer._geometry()):
+            x, normalisation = x.x, tuple(x.numbers)
+        x, options["normalisation"] = layer._receive(array(x)), normalisation
+        y = conv.conv2d_forward(x, layer.weight.data, _bias(layer), *layer._geometry(), **options)
+        return y, x, normalisation
 
     def backward(self, dy, input_gradient, over):
         dy = array(dy)
-        x, layer, g = self.kept[0], self._conv, self._sums_gradient(dy)
+        (x, normalisation), layer, g = self.kept[0], self._conv, self._sums_gradient(dy)
         if layer.weight.trainable:
-            conv.conv2d_backward_weight(g, x, layer.weight.grad, *layer._geometry())
+            gradient, geometry = layer.weight.grad, layer._geometry()
+            conv.conv2d_backward_weight(g, x, gradient, *geometry, normalisation=normalisation)
         if _trains_bias(layer):
             self._add_bias_gradient(dy, g)
         if input_gradient:
@@ -73,9 +83,8 @@ class ConvReLU(Convolution):
     roles = ("convolution", "relu")
 
     def forward(self, x, training):
-        layer, x = self._conv, self._conv._receive(array(x))
-        y = conv.conv2d_forward(x, layer.weight.data, _bias(layer), *layer._geometry(), relu=True)
-        self.kept = x, y
+        y, *read = self._convolve(x, relu=True)
+        self.kept = tuple(read), y
         return y
 
     def _sums_gradient(self, dy):
@@ -110,11 +119,11 @@ class ConvReLUPool(ConvReLU):
             sums = conv.conv2d_forward(*arguments)
             done = *pool.max_pool2d_forward(sums, *self._window, relu=True), sums.shape
         y, argmax, shape = done
-        self.kept = x, argmax, shape
+        self.kept = (x, ()), argmax, shape
         return y
 
     def backward(self, dy, input_gradient, over):
-        layer, (x, argmax, shape) = self._conv, self.kept
+        layer, ((x, _), argmax, shape) = self._conv, self.kept
         if not input_gradient and layer.weight.trainable and pool.is_2x2(*self._window):
             arguments = array(dy), argmax, x, layer.weight.grad, shape, *layer._geometry()
             if conv.conv2d_relu_pool_backward_weight(*arguments):
@@ -153,30 +162,6 @@ class LinearReLU(Step):
         if _trains_bias(layer):
             elementwise.channel_sum(g, layer.bias.grad)
         return linear.linear_backward_input(g, layer.weight.data) if input_gradient else None
-
-
-class NormActivation(Step):
-    """Normalisation, activation: the activation's input is computed again on the way back."""
-
-    roles = ("normalisation", "activation")
-
-    def __init__(self, layers, context, parts=()):
-        super().__init__(layers, context, parts)
-        self._norm = layers[0]
-        self._kind = activation.kind_of(*layers[1].pointwise())
-
-    def forward(self, x, training):
-        layer, x = self._norm, self._norm._receive(array(x))
-        training = layer.in_training(training)
-        mean, rstd = layer.statistics(x, training)
-        self.kept = x, mean, rstd, training
-        return norm.batch_norm_forward(x, mean, rstd, *layer.affine_arrays(), *self._kind)
-
-    def backward(self, dy, input_gradient, over):
-        layer, (x, mean, rstd, training) = self._norm, self.kept
-        weight, bias = layer.affine_arrays()
-        forward = x, mean, rstd, weight, *layer.affine_gradients(), training, bias, *self._kind
-        return norm.batch_norm_backward(array(dy), *forward, over=over)
 
 
 class SumReLU(Step):

@@ -13,7 +13,7 @@ import numpy as np
 from cnn.backend import operations
 from cnn.errors import ShapeError
 from cnn.fast import blocked
-from cnn.fast.kernels import few, layout
+from cnn.fast.kernels import activation, few, layout, norm
 from cnn.fast.lanes import Lanes
 from cnn.fast.machine.jit import scratch
 from cnn.fast.machine.owner import lowering, precision
@@ -334,9 +334,40 @@ class Sum:
         return self._array
 
 
+class Normalised:
+    """A normalisation and the activation behind it that nobody has computed yet: who reads may do so.
+
+    Parameters
+    ----------
+    x : BlockedArray
+    numbers : (mean, rstd, weight, bias) of each channel, as ``norm.channel_parameters`` returns them
+    kind : (number, parameter) of the activation
+    """
+
+    def __init__(self, x, numbers, kind):
+        self.shape, self.dtype, self.x, self.numbers, self._array = x.shape, x.dtype, x, numbers, None
+        self._kind = kind
+
+    @property
+    def with_relu(self):
+        """Whether the activation is ReLU."""
+        return self._kind[0] == activation.RELU
+
+    def array(self):
+        """Lower the pass that computes it; return the BlockedArray."""
+        if self._array is None:
+            self._array = norm.batch_norm_forward(self.x, *self.numbers, *self._kind)
+        return self._array
+
+
 def array(x):
     """Return ``x`` in the program's memory."""
-    return x.array() if type(x) in (Plain, Sum) else x
+    return x.array() if type(x) is Plain else computed(x)
+
+
+def computed(x):
+    """Return ``x``, computed where nobody has done so yet."""
+    return x.array() if type(x) in (Sum, Normalised) else x
 
 
 def enter(shape, dtype, table=None, as_few=False):

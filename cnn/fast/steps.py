@@ -9,6 +9,8 @@ between its layers is never stored.
     linear, ReLU                 likewise
     convolution, ReLU, max pool  max(0, largest of the window); only the winners are kept
     normalisation, activation    its input is kept, the activation's input computed again
+    ... and convolution          Winograd's form computes it while it reads: then it is stored nowhere
+    ... ReLU and max pool        only the winners of 2x2 windows are stored
     residual, ReLU               body + shortcut and ReLU, with a normalisation that ends the body
 
 In predictions nothing is kept, so that a normalisation moves into the weights in front of it, maxima of 2x2
@@ -16,7 +18,7 @@ windows are taken as soon as a convolution and ReLU are there, and dropout is le
 fused as stands in its class (``pure``, ``role``; see ``cnn.layers.layer``).
 """
 
-from cnn.fast import fusion
+from cnn.fast import fusion, normalisation
 from cnn.fast.step import Branches, Graph, InFloat32, Outside, Single, fact
 
 _CONTAINERS = ("sum", "branches", "graph")
@@ -71,7 +73,9 @@ def _training_step(roles, layers):
     if roles[0] in _BRANCHING:
         return _BRANCHING[roles[0]], 1
     if roles[0] == "normalisation" and _pure(layers[0]) and roles[1:2] in (["relu"], ["activation"]):
-        return fusion.NormActivation, 2
+        if roles[1:3] == ["relu", "max_pool"] and normalisation.NormReLUPool.fits(layers):
+            return normalisation.NormReLUPool, 3
+        return normalisation.NormActivation, 2
     for kind in (fusion.ConvReLUPool, fusion.ConvReLU, fusion.LinearReLU, fusion.Convolution):
         count = len(kind.roles)
         if tuple(roles[:count]) == kind.roles and getattr(kind, "fits", bool)(layers):

@@ -15,21 +15,19 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import few_images_block
 from cnn.fast.conv.microkernels import ADD, ONCE, STORE, Ends, Loop, Loops, Steps, outer_product, prefetch
+from cnn.fast.conv.normalised import AS_IT_IS
 from cnn.fast.conv.winograd import odd_lines
-from cnn.fast.conv.winograd_matrices import input_to_points
 from cnn.fast.conv.winograd_tiles import (
     PIXEL,
     SIZE,
     Patch,
     Points,
     TileSource,
-    image_to_tile,
     input_tile,
     tile_to_image,
     transform_weights,
 )
 from cnn.fast.lanes import Lanes, in_blocks
-from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import helper, launch, scratch, scratch_threads, task, workspace
 from cnn.fast.machine.simd import width
 from cnn.fast.machine.tables import Table, bits, from_bits, reader
@@ -74,12 +72,9 @@ class Inputs(NamedTuple):
 inputs_of = reader(Inputs)
 
 
-_narrow_tile = image_to_tile(input_to_points, 6, (range(6),), SIZE, bf16.SIZE)
-
-
 @cache
 def _input_task(point_size):
-    to_tile, point = input_tile if point_size == SIZE else _narrow_tile, LANES * point_size
+    to_tile, point = input_tile(point_size), LANES * point_size
 
     @task
     def transform(index, thread, params):
@@ -92,7 +87,7 @@ def _input_task(point_size):
                 p.height, p.width, p.zeros,
             )  # fmt: skip
             target = Points(p.v + (index * p.across + i) * p.blocks * point, point, p.v_point)
-            to_tile(0, source, target, p.blocks, 6)
+            to_tile(0, source, AS_IT_IS, target, p.blocks, 6)
 
     return transform
 

@@ -26,6 +26,7 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import pair_block, tile_block
 from cnn.fast.conv.microkernels import memory_fence
+from cnn.fast.conv.normalised import AS_IT_IS, Normalisation, addresses_of
 from cnn.fast.conv.winograd_pairs import input_tile_pairs
 from cnn.fast.conv.winograd_pool import MaximaOfTile, tile_maxima
 from cnn.fast.conv.winograd_products import PointProducts, point_products
@@ -66,6 +67,7 @@ class Form(NamedTuple):
     x_size: int = SIZE  # bytes of a number of what is read: 4 for float32, 2 for bfloat16
     y_size: int = SIZE  # the same of what is written
     pairs: bool = False  # products of pairs of bfloat16, not of float32
+    normalised: bool = False  # what is read of x is max(0, its normalisation)
 
     @property
     def operand(self):
@@ -74,6 +76,7 @@ class Form(NamedTuple):
 
 
 FLOAT32 = Form()
+
 
 class Forward(NamedTuple):
     """Forward or d-input of one geometry; bytes unless said otherwise."""
@@ -85,6 +88,7 @@ class Forward(NamedTuple):
     argmax: int  # address of their cells
     floor: int  # bits of the lower bound of the result
     zeros: int  # address of zeros
+    normalisation: Normalisation
     channels: int
     vectors: int  # of a transformed pixel: channels, or pairs of them
     out_channels: int
@@ -119,7 +123,8 @@ forward_of = reader(Forward)
 def _transform_inputs(form):
     """The helper for V = B^T x B of all channels of a range of tiles."""
     pixel, pairs = LANES * form.x_size, form.pairs
-    pairs_tile = input_tile_pairs(form.x_size) if pairs else None
+    pairs_tile = input_tile_pairs(form.x_size, form.normalised) if pairs else None
+    tile_of_floats = None if pairs else input_tile(SIZE, form.normalised)
 
     @helper
     def transform(p, tiles, v):
@@ -133,9 +138,9 @@ def _transform_inputs(form):
             )  # fmt: skip
             target = Points(v + t * p.vectors * PIXEL, PIXEL, p.v_point)
             if pairs:
-                pairs_tile(source, target, p.vectors, tiles.down)
+                pairs_tile(source, p.normalisation, target, p.vectors, tiles.down)
             else:
-                input_tile(0, source, target, p.vectors, tiles.down)
+                tile_of_floats(0, source, p.normalisation, target, p.vectors, tiles.down)
 
     return transform
 
@@ -265,7 +270,7 @@ class ForwardPlan:
         self._table = Table(
             Forward(
                 x=0, u=self._u.ctypes.data, bias=0, y=0, argmax=0, floor=0, zeros=self._zeros.ctypes.data,
-                channels=channels, vectors=vectors, out_channels=out_channels,
+                normalisation=AS_IT_IS, channels=channels, vectors=vectors, out_channels=out_channels,
                 height=x_shape[2], width=x_shape[3], above=above, left=left, out_height=out_shape[2],
                 out_width=out_shape[3], ranges=ranges.ctypes.data, last=len(ranges) - 1,
                 fetches=scratch_bytes <= FETCH, tiles=tiles.ctypes.data, scratch=self._scratch.ctypes.data,
@@ -291,26 +296,27 @@ class ForwardPlan:
             )
         )  # fmt: skip
 
-    def run(self, x, weight, bias, out, floor=-np.inf, turned=False, argmax=None):
+    def run(self, x, weight, bias, out, floor=-np.inf, turned=False, argmax=None, normalisation=()):
         """Transform the weights, then all tiles. ``turned``: by 180 degrees, and out and in exchanged.
 
         With ``argmax``, where the plan is a pooled one, ``out`` gets max(0, largest of each window).
         """
         self._transform_weights(weight, turned)
-        self._table.set(
-            x=x.address, y=out.address, bias=address(self._zeros if bias is None else bias),
-            argmax=0 if argmax is None else argmax.address, floor=bits(floor),
-        )  # fmt: skip
-        launch(self._forward_task, self._tasks, self._table.array)
+        self._table.set(argmax=0 if argmax is None else argmax.address, floor=bits(floor))
+        self._launch(self._forward_task, x, bias, out, normalisation)
 
-    def run_measured(self, x, weight, bias, out):
+    def run_measured(self, x, weight, bias, out, normalisation=()):
         """As ``run``; return the TileSums of ``out``, there until another run takes some."""
         self._transform_weights(weight, False)
         sums, tiles = workspace("sums of tiles", self._sums_bytes), self._records[1]
-        ends = {"x": x.address, "y": out.address, "sums": sums.ctypes.data}
-        self._table.set(bias=address(self._zeros if bias is None else bias), **ends)
-        launch(self._measured_task, self._tasks, self._table.array)
+        self._table.set(sums=sums.ctypes.data)
+        self._launch(self._measured_task, x, bias, out, normalisation)
         return TileSums(sums.ctypes.data, tiles.ctypes.data, len(tiles))
+
+    def _launch(self, function, x, bias, out, normalisation):
+        ends = {"x": x.address, "y": out.address, "normalisation": addresses_of(normalisation)}
+        self._table.set(bias=address(self._zeros if bias is None else bias), **ends)
+        launch(function, self._tasks, self._table.array)
 
     def _transform_weights(self, weight, turned):
         filter_step, start = weight.shape[1] * self._window, address(weight)
@@ -336,18 +342,21 @@ def forward_plan(x_shape, out_shape, above, left, taps, pooled=False, form=FLOAT
     return ForwardPlan(x_shape, out_shape, above, left, taps, pooled, form)
 
 
-def forward(x, weight, bias, out, padding, floor=-np.inf, pairs=False):
-    """out = max(floor, weight * x + bias), a 3x3 or 5x5 weight, stride 1; ``pairs``: products in bfloat16."""
-    form = Form(x.itemsize, out.itemsize, pairs)
+def forward(x, weight, bias, out, padding, floor=-np.inf, pairs=False, normalisation=()):
+    """out = max(floor, weight * x + bias), a 3x3 or 5x5 weight, stride 1; ``pairs``: products in bfloat16.
+
+    ``normalisation``: (mean, rstd, weight, bias), contiguous float32, of what x is read as, if any.
+    """
+    form = Form(x.itemsize, out.itemsize, pairs, bool(normalisation))
     plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0], weight.shape[2], False, form)
-    plan.run(x, weight, bias, out, floor)
+    plan.run(x, weight, bias, out, floor, normalisation=normalisation)
 
 
-def forward_measured(x, weight, bias, out, padding, pairs=False):
+def forward_measured(x, weight, bias, out, padding, pairs=False, normalisation=()):
     """As ``forward`` without a floor; return the TileSums of what was computed, before it is rounded."""
-    form = Form(x.itemsize, out.itemsize, pairs)
+    form = Form(x.itemsize, out.itemsize, pairs, bool(normalisation))
     plan = forward_plan(x.shape, out.shape, padding[0][0], padding[1][0], weight.shape[2], False, form)
-    return plan.run_measured(x, weight, bias, out)
+    return plan.run_measured(x, weight, bias, out, normalisation)
 
 
 def forward_pooled(x, weight, bias, out, argmax, out_size, padding):

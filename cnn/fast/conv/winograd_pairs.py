@@ -11,6 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from cnn.fast.conv.normalised import Reader
 from cnn.fast.conv.pairs import taps_of
 from cnn.fast.conv.winograd_matrices import both_ways, input_to_points, weight_to_points
 from cnn.fast.conv.winograd_tiles import PIXEL, window
@@ -21,24 +22,27 @@ LANES = PIXEL // 4
 
 
 @cache
-def input_tile_pairs(size):
+def input_tile_pairs(size, normalised=False):
     """The intrinsic that transforms tiles of channels by two: B^T x B, rounded, as pairs of channels.
 
-    As ``winograd_tiles.input_tile`` with ``pairs`` of channels; ``size``: bytes of a number of the image.
+    As ``winograd_tiles.input_tile`` with ``pairs`` of channels; ``size``: bytes of a number of the image;
+    ``normalised``: while it is read.
     """
     pixel = LANES * size
 
-    def write(v, source, target, pairs, keep):
+    def write(v, source, normalisation, target, pairs, keep):
         builder, (image, plane, *_, zeros), (out, step, point) = v.builder, source, target
-        read = v.load_wide if size == bf16.SIZE else v.load
         row_at, inside, first, columns = window(v, source, 6, pixel)
+        read = Reader(v, size, inside, normalisation if normalised else None)
         # Half transformed: [row][column][even or odd channel].
         half = builder.ptrtoint(cgutils.alloca_once(builder, ir.ArrayType(v.type, 72)), INT64)
         with builder.if_then(builder.icmp_signed("<", columns, ir.Constant(INT64, 6)), likely=False):
             for place in range(0, 72 * PIXEL, PIXEL):  # columns outside stay zero
                 v.store(v.const(0), v.at(half, place))
         start, put = v.times(first, pixel), v.times(first, 2 * PIXEL)
-        with v.loop(pairs, (image, v.times(plane, 2)), (out, step)) as (here, to):
+        of_image, of_points = (image, v.times(plane, 2)), (out, step)
+        with v.loop(pairs, of_image, of_points, *read.steps(2)) as (here, to, *numbers):
+            of_channel = [read.numbers(numbers, channel) for channel in range(2)]
             starts = [
                 builder.select(i, v.at(begin, at), zeros)
                 for begin in (here, v.at(here, plane))
@@ -49,7 +53,8 @@ def input_tile_pairs(size):
                     v.prefetch(v.at(line, column, v.times(plane, 2)))
                 for channel in range(2):
                     lines = starts[6 * channel : 6 * channel + 6]
-                    result = input_to_points(v, [read(v.at(line, column)) for line in lines])
+                    pixels = read.rows([v.at(line, column) for line in lines], of_channel[channel])
+                    result = input_to_points(v, pixels)
                     for row, value in enumerate(result):
                         v.store(value, v.at(place, row * 12 * PIXEL + channel * PIXEL))
             with v.loop(keep, (half, 12 * PIXEL), (to, v.times(point, 6))) as (one, other):
@@ -61,16 +66,18 @@ def input_tile_pairs(size):
                     v.store(v.paired(even[j], odd[j]), v.at(other, v.times(point, j)))
 
     @intrinsic
-    def to_tile(typing_context, source, target, pairs, keep):
-        """Transform a tile of ``pairs`` pairs of channels: TileSource to Points; ``keep`` rows of points."""
+    def to_tile(typing_context, source, normalisation, target, pairs, keep):
+        """Transform a tile of ``pairs`` pairs of channels: TileSource, Normalisation to Points.
+
+        ``keep``: how many rows of points.
+        """
 
         def generate(context, builder, signature, arguments):
-            source, target, pairs, keep = arguments
-            source, target = (cgutils.unpack_tuple(builder, record) for record in (source, target))
-            write(bf16.Narrow(builder), source, target, pairs, keep)
+            *places, pairs, keep = arguments
+            write(bf16.Narrow(builder), *(cgutils.unpack_tuple(builder, p) for p in places), pairs, keep)
             return context.get_dummy_value()
 
-        return types.void(source, target, types.int64, types.int64), generate
+        return types.void(source, normalisation, target, types.int64, types.int64), generate
 
     return to_tile
 

@@ -15,6 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnn.fast.blocked import LANES
+from cnn.fast.conv.normalised import Reader
 from cnn.fast.conv.winograd_matrices import (
     both_ways,
     gradient_to_points,
@@ -96,30 +97,32 @@ def window(v, source, count, pixel):
     return row_at, inside, first, _clamp(builder, builder.sub(last, first), count)
 
 
-def _write_points(v, form, rows, source, target, loops):
+def _write_points(v, form, rows, source, normalisation, target, loops):
     """Write the code of a transform of count x count numbers: the ``rows`` of points of each channel.
 
-    ``form`` is (transform, count, bytes of a number of the image, of the points); ``source`` and ``target``
-    are the values of a TileSource and of Points, ``loops`` is (channels, keep).
+    ``form`` is (transform, count, bytes of a number of the image, of the points); ``source``,
+    ``normalisation`` (or None) and ``target`` are the values of a TileSource, a Normalisation and of Points,
+    ``loops`` is (channels, keep).
     """
     builder, (channels, keep), (transform, count, size, point_size) = v.builder, loops, form
     (image, plane, *_, zeros), (out, channel, point) = source, target
     parts, pixel = [part * v.bytes for part in range(LANES // v.lanes)], LANES * size
-    read = v.load_wide if size == bf16.SIZE else v.load
     write = v.store_narrow if point_size == bf16.SIZE else v.store
     row_at, inside, first, columns = window(v, source, count, pixel)
+    read = Reader(v, size, inside, normalisation)
     # Half transformed: only what a tile needs, so that neither loop below runs out of registers.
     half = cgutils.alloca_once(builder, ir.ArrayType(v.type, 6 * len(rows) * len(parts)))
     half = builder.ptrtoint(half, INT64)
     for place in range(0, 6 * len(rows) * PIXEL, v.bytes):
         v.store(v.const(0), v.at(half, place))
     start, put = v.times(first, pixel), v.times(first, PIXEL)
-    with v.loop(channels, (image, plane), (out, channel)) as (here, to):
+    with v.loop(channels, (image, plane), (out, channel), *read.steps()) as (here, to, *at):
+        numbers = read.numbers(at)
         starts = [builder.select(i, v.at(here, at), zeros) for i, at in zip(inside, row_at, strict=True)]
         prefetch_next(v, starts, columns, start, plane, pixel)
         with v.loop(columns, (start, pixel), (v.at(half, put), PIXEL)) as (column, place):
             for part in parts:
-                result = transform(v, [read(v.at(start_, column, part)) for start_ in starts])
+                result = transform(v, read.rows([v.at(s, column, part) for s in starts], numbers))
                 for number, kept in enumerate(rows):
                     v.store(result[kept], v.at(place, part + number * count * PIXEL))
         with v.loop(keep, (half, count * PIXEL), (to, v.times(point, 6))) as (one, other):
@@ -129,31 +132,33 @@ def _write_points(v, form, rows, source, target, loops):
                     write(value, v.at(other, v.times(point, j), part))
 
 
-def image_to_tile(transform, count, choices, size=SIZE, point_size=SIZE):
+def image_to_tile(transform, count, choices, size=SIZE, point_size=SIZE, normalised=False):
     """The intrinsic that transforms a tile of every channel and keeps some of the six rows of points.
 
     ``count``: rows and columns of the tile before. ``choices``: which rows of points may be kept. ``size``
-    and ``point_size``: bytes of a number of the image and of the points.
+    and ``point_size``: bytes of a number of the image and of the points. ``normalised``: while it is read.
     """
     form = transform, count, size, point_size
 
     @intrinsic
-    def to_tile(typing_context, choice, source, target, channels, keep):
-        """Transform a tile of ``channels`` channels: TileSource to Points.
+    def to_tile(typing_context, choice, source, normalisation, target, channels, keep):
+        """Transform a tile of ``channels`` channels: TileSource, Normalisation to Points.
 
         ``choice``: the place in ``choices`` of the rows of points to keep, of which the first ``keep`` count.
         """
 
         def generate(context, builder, signature, arguments):
-            choice, source, target, channels, keep = arguments
-            source, target = (cgutils.unpack_tuple(builder, record) for record in (source, target))
+            choice, *places, channels, keep = arguments
+            source, numbers, target = (cgutils.unpack_tuple(builder, record) for record in places)
             for number, rows in enumerate(choices):
                 with builder.if_then(builder.icmp_unsigned("==", choice, ir.Constant(INT64, number))):
                     v = vectors(builder, size, point_size)
-                    _write_points(v, form, rows, source, target, (channels, keep))
+                    places = source, numbers if normalised else None, target
+                    _write_points(v, form, rows, *places, (channels, keep))
             return context.get_dummy_value()
 
-        return types.void(types.int64, source, target, types.int64, types.int64), generate
+        i = types.int64
+        return types.void(i, source, normalisation, target, i, i), generate
 
     return to_tile
 
@@ -168,11 +173,15 @@ def vectors(builder, *sizes, ordered=False):
 PAIRS = (0, 5), (1, 2), (3, 4)  # rows of points that are computed from the same sums
 ALL_ROWS = len(PAIRS)  # the choice of all six
 
-input_tile = image_to_tile(input_to_points, 6, (range(6),))
+
+@cache
+def input_tile(point_size=SIZE, normalised=False):
+    """The intrinsic that transforms a tile of float32 x and keeps all rows, as choice 0."""
+    return image_to_tile(input_to_points, 6, (range(6),), SIZE, point_size, normalised)
 
 
 @cache
-def tile_pair(outputs, size=SIZE, point_size=SIZE):
+def tile_pair(outputs, size=SIZE, point_size=SIZE, normalised=False):
     """The intrinsic that transforms a tile of dy, of so many outputs, or of x (0), and keeps one of PAIRS.
 
     Or, as ALL_ROWS, all.
@@ -180,7 +189,7 @@ def tile_pair(outputs, size=SIZE, point_size=SIZE):
     choices = *PAIRS, range(6)
     if outputs:
         return image_to_tile(gradient_to_points, outputs, choices, size, point_size)
-    return image_to_tile(input_to_points, 6, choices, size, point_size)
+    return image_to_tile(input_to_points, 6, choices, size, point_size, normalised)
 
 
 class AtLeast:

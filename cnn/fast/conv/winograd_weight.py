@@ -17,6 +17,7 @@ import numpy as np
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import panel_rows
 from cnn.fast.conv.microkernels import ONCE, Loop
+from cnn.fast.conv.normalised import AS_IT_IS, Normalisation, addresses_of
 from cnn.fast.conv.routines import PanelProducts, Transposition, panel_products, transpose_pixels
 from cnn.fast.conv.winograd import FLOAT32, Form, odd_lines, outputs_of
 from cnn.fast.conv.winograd_ranges import (
@@ -67,6 +68,7 @@ class TransformPair(NamedTuple):
 
     array: int  # address of the operand
     operand: Operand
+    normalisation: Normalisation  # of x, from its first channel on
     pair: int  # place in ``winograd_tiles.PAIRS``, or ALL_ROWS
     keep: int  # how many of these rows of points the tiles have
     tiles: int  # address of the Tile records of an image
@@ -80,14 +82,17 @@ transform_pair_of = reader(TransformPair)
 
 
 @cache
-def _transform(outputs, size, point_size):
+def _transform(outputs, size, point_size, normalised=False):
     """The routine for TransformPair: A dy A^T of tiles of so many outputs, or B^T x B for 0."""
-    to_points, pixel, point_pixel = tile_pair(outputs, size, point_size), LANES * size, LANES * point_size
+    to_points = tile_pair(outputs, size, point_size, normalised)
+    pixel, point_pixel = LANES * size, LANES * point_size
 
     @task
     def transform(record):
         p = transform_pair_of(record)
-        x, tiles = p.operand, p.range
+        x, tiles, first = p.operand, p.range, p.first * SIZE
+        n = p.normalisation
+        n = Normalisation(n.mean + first, n.rstd + first, n.weight + first, n.bias + first)
         plane = x.height * x.width * pixel
         for t in range(tiles.count):
             block, number = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
@@ -98,7 +103,7 @@ def _transform(outputs, size, point_size):
             image = p.array + (block * x.channels + p.first) * plane
             source = TileSource(image, plane, x.width * pixel, top, left, bottom, right, x.zeros)
             target = Points(p.out.tile + t * point_pixel, p.out.channel, p.out.point)
-            to_points(p.pair, source, target, p.channels, p.keep)
+            to_points(p.pair, source, n, target, p.channels, p.keep)
 
     return transform
 
@@ -110,6 +115,7 @@ class Sums(NamedTuple):
     right_array: int  # address
     left: Operand
     right: Operand
+    normalisation: Normalisation  # of x
     ranges: int  # address of TileRange records
     range_count: int
     tiles: int  # address of Tile records
@@ -169,12 +175,12 @@ def _transform_pair(p, tiles, pair, k, left):
     target = Points(left, p.channel, p.left_point)
     call_with(
         p.left.transform,
-        TransformPair(p.left_array, p.left, pair, keep, p.tiles, tiles, k, count, target),
+        TransformPair(p.left_array, p.left, p.normalisation, pair, keep, p.tiles, tiles, k, count, target),
     )  # fmt: skip
     target, count = Points(left + p.slots * p.left_point, p.channel, p.right_point), p.right.channels
     call_with(
         p.right.transform,
-        TransformPair(p.right_array, p.right, pair, keep, p.tiles, tiles, 0, count, target),
+        TransformPair(p.right_array, p.right, p.normalisation, pair, keep, p.tiles, tiles, 0, count, target),
     )  # fmt: skip
 
 
@@ -285,10 +291,11 @@ class WeightPlan:
         self._zeros = aligned_zeros((6 * PIXEL,), np.uint8)
         zeros = self._zeros.ctypes.data
         self._dy_left, operand = dy_is_left(out_channels, channels), form.operand
-        transforms = _transform(outputs, form.y_size, operand), _transform(0, form.x_size, operand)
+        of_dy = _transform(outputs, form.y_size, operand)
+        of_x = _transform(0, form.x_size, operand, form.normalised)
         one, other = self._order(
-            Operand(out_channels, *out_shape[2:], 0, 0, True, zeros, transforms[0]),
-            Operand(channels, *x_shape[2:], above, left, False, zeros, transforms[1]),
+            Operand(out_channels, *out_shape[2:], 0, 0, True, zeros, of_dy),
+            Operand(channels, *x_shape[2:], above, left, False, zeros, of_x),
         )
         mr = panel_rows(SIZE, one.channels)
         columns = -(-other.channels // LANES) * LANES
@@ -323,12 +330,12 @@ class WeightPlan:
         self._scratch = workspace("scratch", threads * scratch_bytes)
         self._table = Table(
             Sums(
-                left_array=0, right_array=0, left=one, right=other, ranges=ranges.ctypes.data,
-                range_count=len(ranges), tiles=tiles.ctypes.data, sums=self._sums.ctypes.data,
-                scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes, first=0, chunks=chunks,
-                chunk=chunk, parts=parts, splits=self.splits, whole=whole, slots=slots, left_point=left_point,
-                right_point=right_point,
-                pixel=pixel, channel=most * pixel, sums_row=sums_row, sums_point=sums_point, mr=mr,
+                left_array=0, right_array=0, left=one, right=other, normalisation=AS_IT_IS,
+                ranges=ranges.ctypes.data, range_count=len(ranges), tiles=tiles.ctypes.data,
+                sums=self._sums.ctypes.data, scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
+                first=0, chunks=chunks, chunk=chunk, parts=parts, splits=self.splits, whole=whole,
+                slots=slots, left_point=left_point, right_point=right_point, pixel=pixel,
+                channel=most * pixel, sums_row=sums_row, sums_point=sums_point, mr=mr,
                 products=panel_products(mr, operand), transpose=transpose_pixels(operand),
             )
         )  # fmt: skip
@@ -346,13 +353,14 @@ class WeightPlan:
         """(left, right) of what belongs to dy and to x."""
         return (dy, x) if self._dy_left else (x, dy)
 
-    def run(self, dy, x, dweight):
+    def run(self, dy, x, dweight, normalisation=()):
         """Sum the parts, then transform back and add to ``dweight`` in a fixed order.
 
         Large sums of few tiles are made and transformed back some channels at a time, while they are near.
         """
         left, right = self._order(dy.address, x.address)
         start = address(dweight)
+        self._table.set(normalisation=addresses_of(normalisation))
         for first in self._rounds:
             self._table.set(left_array=left, right_array=right, first=first)
             launch(_sum_task(), self._tasks, self._table.array)
@@ -366,7 +374,11 @@ def weight_plan(x_shape, out_shape, above, left, taps, form=FLOAT32):
     return WeightPlan(x_shape, out_shape, above, left, taps, form)
 
 
-def backward_weight(dy, x, dweight, padding, pairs=False):
-    """dweight += the sum over images and tiles; ``pairs``: products in bfloat16."""
-    ends, form = (padding[0][0], padding[1][0]), Form(x.itemsize, dy.itemsize, pairs)
-    weight_plan(x.shape, dy.shape, *ends, dweight.shape[2], form).run(dy, x, dweight)
+def backward_weight(dy, x, dweight, padding, pairs=False, normalisation=()):
+    """dweight += the sum over images and tiles; ``pairs``: products in bfloat16.
+
+    ``normalisation``: as in ``winograd.forward``.
+    """
+    ends, form = (padding[0][0], padding[1][0]), Form(x.itemsize, dy.itemsize, pairs, bool(normalisation))
+    plan = weight_plan(x.shape, dy.shape, *ends, dweight.shape[2], form)
+    plan.run(dy, x, dweight, normalisation)

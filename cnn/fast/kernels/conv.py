@@ -100,14 +100,32 @@ def _out_size(size, kernel, stride, padding, dilation):
     return (size + sum(padding) - dilation * (kernel - 1) - 1) // stride + 1
 
 
+def normalises(x, weight, stride, padding, dilation, groups):
+    """Whether forward and d-weight can normalise x while they read it: both in Winograd's form."""
+    sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    out_size = tuple(_out_size(*axis) for axis in sizes)
+    return suits_winograd(_common(x, weight), weight.shape, out_size, stride, dilation, groups)
+
+
 def conv2d_forward(
-    x, weight, bias, stride, padding, dilation, groups, relu=False, bounds=None, measured=False
+    x,
+    weight,
+    bias,
+    stride,
+    padding,
+    dilation,
+    groups,
+    relu=False,
+    bounds=None,
+    measured=False,
+    normalisation=(),
 ):
     """Return y[n,k,i,j] = bias[k] + sum over c,u,v of weight[k,c,u,v] * x[n,c,i*sh-top+u*dh,j*sw-left+v*dw].
 
     ``relu``: max(0, y) instead, where a NaN stays. ``bounds``: y is kept between two numbers. ``measured``: a
     normalisation will want the moments of y; the form whose store takes them gives y with these, of the sums
-    before they are rounded as y is stored.
+    before they are rounded as y is stored. ``normalisation``: (mean, rstd, weight, bias) of each channel,
+    where max(0, (x - mean) * rstd * weight + bias) takes the place of x; only where ``normalises``.
     """
     bounds = bounds or (RELU if relu else UNBOUNDED)
     floor, ceiling = bounds
@@ -130,9 +148,9 @@ def conv2d_forward(
         y = activations((n, k, oh, ow), dtype) if pairs else empty((n, k, oh, ow), dtype)
         arguments = as_stored(x) if pairs else as_blocked(x, dtype), weight, bias, y, padding
         if not measured:
-            conv_winograd.forward(*arguments, floor, pairs)
+            conv_winograd.forward(*arguments, floor, pairs, normalisation)
             return _stored(y)
-        moments = moments_of(y, conv_winograd.forward_measured(*arguments, pairs))
+        moments = moments_of(y, conv_winograd.forward_measured(*arguments, pairs, normalisation))
         y = _stored(y)
         y.moments = moments
         return y
@@ -190,8 +208,8 @@ def conv2d_backward_input(dy, weight, input_shape, stride, padding, dilation, gr
     return dx
 
 
-def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
-    """Add the gradient of the loss by the weight into ``dweight``."""
+def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups, normalisation=()):
+    """Add the gradient of the loss by the weight into ``dweight``; ``normalisation``: as in forward."""
     dtype = _common(dy, x)
     total = (
         dweight if dweight.dtype == dtype and dweight.flags.c_contiguous else np.zeros(dweight.shape, dtype)
@@ -205,7 +223,7 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups):
     dy, x = (_narrow(dy), _narrow(x)) if pairs else (bring(dy, dtype), bring(x, dtype))
     for part, sums in micro_batches(total):
         if winograd:
-            conv_winograd_weight.backward_weight(part(dy), part(x), sums, padding, pairs)
+            conv_winograd_weight.backward_weight(part(dy), part(x), sums, padding, pairs, normalisation)
         elif depthwise:
             conv_depthwise.backward_weight(part(dy), part(x), sums, window)
         else:

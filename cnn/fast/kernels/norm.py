@@ -61,7 +61,8 @@ class Backward(NamedTuple):
     """A piece is one plane of sixteen images; then, of those that combine planes, one channel."""
 
     x: int  # address
-    dy: int  # address
+    dy: int  # address, or of the gradient of what 2x2 windows are pooled to
+    argmax: int  # address of the cells of windows that won, where there are windows
     dx: int  # address
     mean: int  # address
     rstd: int  # address
@@ -307,8 +308,8 @@ def batch_norm_eval(running_mean, running_var, eps):
     return mean, rstd
 
 
-def _channel_parameters(x, mean, rstd, weight, bias):
-    """These arrays as tasks read them; weight None is 1 and bias None is 0."""
+def channel_parameters(x, mean, rstd, weight, bias):
+    """These four arrays as tasks read them; weight None is 1 and bias None is 0."""
     channels, dtype = x.shape[1], x.dtype
     weight = filled((channels,), dtype, 1) if weight is None else weight
     bias = filled((channels,), dtype, 0) if bias is None else bias
@@ -323,7 +324,7 @@ def batch_norm_forward(x, mean, rstd, weight, bias, kind=IDENTITY, parameter=0.0
     x = blocked.as_stored(x)
     y = blocked.empty_like(x)
     blocks, channels, height, width, _ = x.buffer.shape
-    arrays = _channel_parameters(x, mean, rstd, weight, bias)
+    arrays = channel_parameters(x, mean, rstd, weight, bias)
     if other is not None:
         other = blocked.as_stored(other, x)
     ends = x.address, y.address, 0 if other is None else other.address
@@ -346,6 +347,7 @@ def batch_norm_backward(
     parameter=0.0,
     over=False,
     planes=None,
+    windows=(),
 ):
     """Return dx and add to dweight and dbias (either may be None).
 
@@ -357,32 +359,36 @@ def batch_norm_backward(
 
     ``bias``, ``kind`` and ``parameter`` are those of the forward pass when it had the activation on top. With
     ``over`` dx takes the place of dy, which must be blocked. ``planes``: the BlockSums of g and g * c,
-    where they are known (``residual.residual_backward``).
+    where they are known (``residual.residual_backward``). ``windows``: the argmax of windows that dy is the
+    gradient of, and the tasks that read both in the place of g (``norm_pool``).
     """
     x = blocked.as_stored(x)
     dy = blocked.as_stored(dy, x)
     dx = dy if over else blocked.empty_like(x)
     blocks, channels, height, width, _ = x.buffer.shape
-    size, known = x.itemsize, planes is not None
+    size, known, argmax = x.itemsize, planes is not None, 0
+    of_sums, of_gradient = _sums_task(kind, size), _gradient_task(kind if kind in _CHEAP else IDENTITY, size)
+    if windows:
+        winners, of_sums, of_gradient = windows
+        argmax = winners.address
     planes = planes if known else BlockSums(x, 2)
     dweight, dbias = planes.adds(dweight), planes.adds(dbias)
-    arrays = _channel_parameters(x, mean, rstd, weight, bias)
+    arrays = channel_parameters(x, mean, rstd, weight, bias)
     slope, constant = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
     sizes = x.shape[0], channels, height, width
     with sums_for(dweight, x.dtype) as of_weight, sums_for(dbias, x.dtype) as of_bias:
         sums = (0 if total is None else address(total) for total in (of_weight, of_bias))
-        ends = x.address, dy.address, dx.address, *map(address, arrays), *sums
+        ends = x.address, dy.address, argmax, dx.address, *map(address, arrays), *sums
         coefficients = planes.own, address(slope), address(constant)
         values = Table(Backward(*ends, *coefficients, *sizes, training, bits(parameter)))
         # where g is kept, it goes to where dx will stand, and is read from there
         if not known:
-            launch(_sums_task(kind, size), blocks * channels, values.array)
+            launch(of_sums, blocks * channels, values.array)
         planes.gather()
         values.set(planes=planes.all, images=planes.images)
         launch(_combine_gradients_task(x.dtype.itemsize), channels, values.array)
     values.set(images=x.shape[0])
     if kind not in _CHEAP:
         values.set(dy=dx.address)
-        kind = IDENTITY
-    launch(_gradient_task(kind, size), blocks * channels, values.array)
+    launch(of_gradient, blocks * channels, values.array)
     return dx

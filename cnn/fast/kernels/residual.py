@@ -6,23 +6,22 @@ and sums what the normalisation needs:
 
     g = (a + b) where y > 0, else 0        of each channel: sum of g, sum of g * (x - mean)
 
-Passes over memory of a training step of a block u -> convolution -> p -> normalisation, ReLU -> q ->
-convolution -> x -> n, + u, ReLU -> y, in arrays of its size (ResNet-20's first blocks, 128 images: 8.4 MB in
-float32, half of that in bfloat16); dp is the gradient by p:
+Passes over memory of a training step of a block u -> convolution -> p -> normalisation, ReLU, convolution ->
+x -> n, + u, ReLU -> y, in arrays of its size (ResNet-20's first blocks, 128 images: 8.4 MB in float32, half
+of that in bfloat16); dp is the gradient by p, q what ReLU gives, which is not stored:
 
     convolution, and statistics of what it stores    read u, write p              2     17 MB
-    normalisation, ReLU                              read p, write q              2     17 MB
-    convolution, and statistics of what it stores    read q, write x              2     17 MB
+    convolution of q, computed while p is read       read p, write x              2     17 MB
     normalisation, sum, ReLU                         read x, u; write y           3     25 MB
     this pass                                        read a, b, y, x; write g     5     42 MB
     normalisation                                    read g, x; write dx          3     25 MB
-    convolution, by its weight                       read dx, q                   2     17 MB
+    convolution, by its weight; q as before          read dx, p                   2     17 MB
     convolution, by its input                        read dx, write dq            2     17 MB
     ReLU and sums of the normalisation               read dq, p                   2     17 MB
     ReLU, normalisation                              read dq, p; write dp         3     25 MB
     convolution, by its weight                       read dp, u                   2     17 MB
     convolution, by its input                        read dp, write a             2     17 MB
-                                                                                 30    252 MB
+                                                                                 28    235 MB
 
 The sums of the fourth pass from the end could be taken where the convolution stores dq. On AVX2 that lost: to
 read p tile by tile cost 1.3, 0.7 and 0.4 ms (16, 32, 64 channels of ResNet-20) where the pass takes 0.9, 0.5

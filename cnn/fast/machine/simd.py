@@ -192,6 +192,18 @@ class Vectors:
         """The larger one; a NaN in ``a`` stays."""
         return self.builder.select(self.builder.fcmp_ordered("<", a, floor), floor, a)
 
+    def mask(self, condition):
+        """All bits of a vector, or none: what ``masked`` takes."""
+        kind = ir.VectorType(INT32, self.bytes // 4)
+        lane = self.builder.sext(condition, INT32)
+        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), lane, ir.Constant(INT32, 0))
+        return self.shuffle(one, one, [0] * kind.count)
+
+    def masked(self, value, mask):
+        """``value``, or 0."""
+        kind = mask.type
+        return self.builder.bitcast(self.builder.and_(self.builder.bitcast(value, kind), mask), self.type)
+
     def shuffle(self, a, b, lanes):
         """Lanes picked from ``a`` followed by ``b``."""
         mask = ir.Constant(ir.VectorType(INT32, len(lanes)), list(lanes))
