@@ -241,7 +241,8 @@ def test_rows_of_weight_gradients_are_padded_least(size):
     for left, rows in found.items():
         for other in set(found.values()):
             assert -(-left // rows) * rows <= -(-left // other) * other
-            whole = blocking.panel_rows(size, left, padded=False)
+        whole = blocking.panel_rows(size, left, padded=False)
+        for other in blocking.panel_choices(size):
             assert left // whole * whole >= left // other * other
 
 

@@ -13,6 +13,7 @@ from cnn.fast.conv import winograd_weight as conv_winograd_weight
 from cnn.fast.conv.geometry import Window
 from cnn.fast.kernels import activation, conv, norm, pool
 from cnn.fast.machine import simd
+from cnn.fast.machine.owner import owner
 
 # images, channels in, channels out, h, w, padding, taps
 GEOMETRIES = {
@@ -58,6 +59,24 @@ def test_winograd_agrees_with_the_direct_form(name):
     for fast, slow in both_forms(GEOMETRIES[name]):
         fast, slow = np.asarray(fast), np.asarray(slow)
         assert np.abs(fast - slow).max() <= 5e-6 * np.abs(slow).max()
+
+
+@pytest.mark.parametrize("name", ["odd everything", "many tiles", "large sums of few tiles"])
+def test_weight_gradient_reads_nothing_that_earlier_launches_left(name):
+    n, c, k, h, w, padding, taps = GEOMETRIES[name]
+    rng = np.random.default_rng(0)
+    x = as_blocked(rng.standard_normal((n, c, h, w), dtype=np.float32))
+    size = h + 2 * padding - taps + 1, w + 2 * padding - taps + 1
+    dy = as_blocked(rng.standard_normal((n, k, *size), dtype=np.float32))
+    found = []
+    for byte in (0, 255):  # as float32 0 and NaN
+        dweight = np.zeros((k, c, taps, taps), np.float32)
+        if found:
+            for area in owner().areas.values():
+                area[...] = byte
+        conv_winograd_weight.backward_weight(dy, x, dweight, ((padding, padding), (padding, padding)))
+        found.append(dweight)
+    np.testing.assert_array_equal(*found)
 
 
 def test_pairs_share_a_task_unless_their_sums_are_large_or_tasks_few():

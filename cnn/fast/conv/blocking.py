@@ -82,7 +82,10 @@ def panel_rows(itemsize, left, padded=True):
     As many as leave room for operands, or fewer where that pads ``left`` less; if what does not fill a sliver
     is not padded but done otherwise, where that leaves less.
     """
-    return min(panel_choices(itemsize), key=lambda mr: (-left % mr if padded else left % mr, -mr))
+    choices = panel_choices(itemsize)
+    if padded and left <= 200 and choices[-1] > 4 and width(itemsize) < LANES:
+        choices.append(4)  # eight sums where a pixel fills two registers keep the multipliers busy
+    return min(choices, key=lambda mr: (-left % mr if padded else left % mr, -mr))
 
 
 def few_images_block(pixels, channel_blocks, itemsize):

@@ -255,39 +255,56 @@ def dot_product(typing_context, ends, loops, steps, mr, nr, itemsize):
 
         out[k, c] += sum over a, b and lanes of left[a, b, k] * right[a, b, c]
 
-    for k < mr and c < nr. ``ends``, ``loops`` and ``steps`` are DotEnds, DotLoops and DotSteps.
+    for k < mr and c < nr. ``ends``, ``loops`` and ``steps`` are DotEnds, DotLoops and DotSteps. ``itemsize``:
+    bytes of a number, 2 for bfloat16, of which two neighbouring pixels are multiplied at once (turns of b are
+    neighbours then) and whose sums are float32.
     """
     sizes = literals(mr, nr, itemsize)
     if sizes is None:
         return None
     mr_, nr_, size = sizes
-    dtype = types.float32 if size == 4 else types.float64
+    dtype = types.float64 if size == 8 else types.float32
 
     def generate(context, builder, signature, arguments):
         records = zip(arguments[:3], signature.args[:3], strict=True)
         (left, right, out), loops, steps = (_unpacked(builder, *record) for record in records)
         left_k, right_c, out_k = steps
-        v = Vectors(builder, dtype)
+        v = bf16.Pairs(builder) if size == bf16.SIZE else Vectors(builder, dtype)
         parts = LANES // v.lanes
         # Few products leave the multipliers waiting for the sum before: then each part has its own sums.
         sets = 1 if mr_ * nr_ >= 8 else min(parts, 2)
         sums = [[v.variables(nr_) for _ in range(mr_)] for _ in range(sets)]
         for register in (register for rows in sums for row in rows for register in row):
             builder.store(v.const(0), register)
-        with v.loops(loops, left, right) as (g, x):
+
+        def multiply(g, x, load):
             for part in range(parts):
                 offset = part * v.bytes
-                rows = [lambda k=k, o=offset: v.load(v.at(g, v.times(left_k, k), o)) for k in range(mr_)]
-                columns = [lambda c=c, o=offset: v.load(v.at(x, v.times(right_c, c), o)) for c in range(nr_)]
+                rows = [lambda k=k, o=offset: load(v.at(g, v.times(left_k, k), o)) for k in range(mr_)]
+                columns = [lambda c=c, o=offset: load(v.at(x, v.times(right_c, c), o)) for c in range(nr_)]
                 _multiply_all(v, rows, columns, sums[part % sets])
+
+        if size == bf16.SIZE:
+            outer, (count, *_) = loops
+            two, one = builder.lshr(count, ir.Constant(INT64, 1)), builder.trunc(count, ir.IntType(1))
+            with v.loops([outer], left, right) as (g, x):
+                with v.loop(two, (g, v.bytes), (x, v.bytes)) as (pixels, others):
+                    multiply(pixels, others, v.load)
+                with builder.if_then(one):
+                    behind = v.times(two, v.bytes)
+                    multiply(v.at(g, behind), v.at(x, behind), v.load_half)
+        else:
+            with v.loops(loops, left, right) as (g, x):
+                multiply(g, x, v.load)
         for k in range(mr_):
             for start in range(0, nr_, v.lanes):  # so many sums fit one vector
                 columns = range(start, min(start + v.lanes, nr_))
                 totals = _sums_over_lanes(v, [[rows[k][c] for rows in sums] for c in columns])
-                place = v.at(out, v.times(out_k, k), start * size)
+                place = v.at(out, v.times(out_k, k), start * v.itemsize)
                 cells = builder.inttoptr(place, totals.type.as_pointer())
                 # One addition for each call: a gradient of two passes is to be exactly the sum of both.
-                builder.store(v.add(builder.load(cells, align=size), v.fence(totals)), cells, align=size)
+                total = v.add(builder.load(cells, align=v.itemsize), v.fence(totals))
+                builder.store(total, cells, align=v.itemsize)
         return context.get_dummy_value()
 
     return types.void(ends, loops, steps, mr, nr, itemsize), generate

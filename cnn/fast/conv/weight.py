@@ -1,6 +1,6 @@
 """The weight gradient of a direct convolution: picks the form for a geometry."""
 
-from cnn.fast.conv import dots, panels
+from cnn.fast.conv import direct, dots, panels
 from cnn.fast.conv.geometry import Geometry, weight_problem
 from cnn.fast.machine.jit import plans
 
@@ -20,9 +20,14 @@ def weight_plan(geometry, pooled=False):
     return dots.DotPlan(problem, pooled)
 
 
-def suits_pairs(weight_shape, groups):
-    """Whether pairs of bfloat16 may be multiplied."""
-    return panels.suits(weight_shape[0] // groups, weight_shape[1], 4)
+def suits_pairs(weight_shape, stride, groups):
+    """Whether pairs of bfloat16 may be multiplied: of two images, or of two pixels that are neighbours in x.
+
+    The latter where x is rounded to be multiplied in pairs by the forward pass as well.
+    """
+    if panels.suits(weight_shape[0] // groups, weight_shape[1], 4):
+        return True
+    return groups == 1 and stride[1] == 1 and direct.suits_pairs(weight_shape, groups)
 
 
 def backward_weight(dy, x, dweight, window, pairs=False):

@@ -72,19 +72,6 @@ class Patch(NamedTuple):
     columns: int  # pixels inside of the image, at least 1
 
 
-def prefetch_next(v, starts, columns, first, plane, pixel):
-    """Write the prefetch of rows of ``columns`` pixels of the next channel, ``plane`` bytes further on.
-
-    Within a page of 4 KiB the hardware does that itself.
-    """
-    builder = v.builder
-    far = builder.icmp_signed(">=", plane, ir.Constant(INT64, 4096))
-    lines = columns if pixel == PIXEL else v.at(builder.lshr(columns, ir.Constant(INT64, 1)), 1)
-    with v.loop(builder.select(far, lines, ir.Constant(INT64, 0)), (first, PIXEL)) as (column,):
-        for start in starts:
-            v.prefetch(v.at(start, column, plane))
-
-
 def window(v, source, count, pixel):
     """Write what all channels share: (place of each row, which are inside, first column, columns inside)."""
     builder = v.builder
@@ -119,8 +106,9 @@ def _write_points(v, form, rows, source, normalisation, target, loops):
     with v.loop(channels, (image, plane), (out, channel), *read.steps()) as (here, to, *at):
         numbers = read.numbers(at)
         starts = [builder.select(i, v.at(here, at), zeros) for i, at in zip(inside, row_at, strict=True)]
-        prefetch_next(v, starts, columns, start, plane, pixel)
         with v.loop(columns, (start, pixel), (v.at(half, put), PIXEL)) as (column, place):
+            for start_ in starts:  # no hardware foresees the next channel's pixels
+                v.prefetch(v.at(start_, column, plane))
             for part in parts:
                 result = transform(v, read.rows([v.at(s, column, part) for s in starts], numbers))
                 for number, kept in enumerate(rows):

@@ -6,7 +6,8 @@ A task transforms a pair of rows of the 6x6 points for some tiles of all channel
 is small enough for the cache; then it multiplies, and goes on to the next pair of the same tiles. Where the
 sums of all pairs are too large to be added to in turn, each pair is a task of its own. Of dy and x one is the
 left operand, read number by number, the other the right one, transposed so that sixteen channels lie side by
-side.
+side. The products ask for the pixels of the tiles that come next: with 16 channels, waiting for them took a
+quarter of the time.
 """
 
 from functools import cache
@@ -16,10 +17,10 @@ import numpy as np
 
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.blocking import panel_rows
-from cnn.fast.conv.microkernels import ONCE, Loop
 from cnn.fast.conv.normalised import AS_IT_IS, Normalisation, addresses_of
-from cnn.fast.conv.routines import PanelProducts, Transposition, panel_products, transpose_pixels
+from cnn.fast.conv.routines import transpose_pixels
 from cnn.fast.conv.winograd import FLOAT32, Form, odd_lines, outputs_of
+from cnn.fast.conv.winograd_back import Add, add_task
 from cnn.fast.conv.winograd_ranges import (
     TILE_RANGE_RECORD,
     TILE_RECORD,
@@ -34,19 +35,21 @@ from cnn.fast.conv.winograd_tiles import (
     SIZE,
     Points,
     TileSource,
-    gradient_of_weights,
     tile_pair,
 )
+from cnn.fast.conv.winograd_weight_products import CORNER_NUMBERS, ROWS, PointProducts, point_products
 from cnn.fast.machine.jit import address, helper, launch, plans, scratch_threads, task, workspace
 from cnn.fast.machine.owner import aligned_zeros
-from cnn.fast.machine.simd import width
-from cnn.fast.machine.tables import Table, call_with, pointer, reader
+from cnn.fast.machine.simd import vector_registers
+from cnn.fast.machine.tables import Table, call_with, integers, pointer, reader
 
 CHUNK = 128  # channels of the left operand in one task: those of the right are transformed for each
 FEW_TILES = 2  # of sixteen images, up to which large sums cost more than the products
 SUM_BYTES = 8 << 20  # of sums, unless fewer than two parts were left
 TILE_BYTES = 192 << 10  # of transformed tiles, which leave room in an L2 cache of 512 KiB
-WHOLE_BYTES = 80 << 10  # of a transformed tile, up to which all rows of points are transformed at once
+#: Of a transformed tile, up to which all rows of points are transformed at once, by how many vector registers
+#: there are: with more of them products take less time, and want more tiles at once.
+WHOLE_BYTES = {16: 160 << 10, 32: 80 << 10}
 TOGETHER = 2 << 20  # of sums that a task may add to in turn
 
 
@@ -58,6 +61,7 @@ class Operand(NamedTuple):
     width: int  # pixels
     above: int  # padding
     left: int  # padding
+    pixel: int  # bytes
     clipped: int  # the tile is that of the output, so pixels behind its end are not part of it
     zeros: int  # address of zeros
     transform: int  # address of the routine for TransformPair
@@ -131,12 +135,14 @@ class Sums(NamedTuple):
     slots: int  # points of transformed tiles at once
     left_point: int  # from one point of the transformed tiles to the next
     right_point: int
-    pixel: int  # of transformed tiles
+    panel_bytes: int  # of sixteen channels
+    each: int  # rows of pixels of the next tiles that are asked for with a sliver
+    lines: int  # of such a row
     channel: int  # from one channel of the transformed tiles to the next
     sums_row: int
     sums_point: int
     mr: int
-    products: int  # address of ``panel_products``
+    products: int  # address of ``point_products``
     transpose: int  # address of ``transpose_pixels``
 
 
@@ -158,13 +164,11 @@ def _row_of(pair, i):
 
 
 @helper
-def _clear(p, sums, first, last):
-    """sums = 0 for some pairs."""
-    for pair in range(first, last):
-        for i in range(_rows(pair)):
-            cells = pointer(sums + 6 * _row_of(pair, i) * p.sums_point, 4)
-            for j in range(6 * p.sums_point // 4):
-                cells[j] = 0
+def _clear(p, sums):
+    """sums = 0 for one point."""
+    cells = pointer(sums, 4)
+    for j in range(p.sums_point // 4):
+        cells[j] = 0
 
 
 @helper
@@ -185,25 +189,56 @@ def _transform_pair(p, tiles, pair, k, left):
 
 
 @helper
-def _add_pair(p, tiles, pair, rows, left, sums):
-    """sums[point][k, c] += sum over tiles and lanes of left[point][k] * right[point][c] for a pair."""
+def _foresee(p, tiles, k, corners):
+    """Write a Corner for each tile and channel that comes next; return how many.
+
+    Of x it is that of the pixels which the tiles above and before have not.
+    """
+    number, cells = 0, integers(corners)
+    for side in range(2):
+        x, array = (p.right, p.right_array) if side else (p.left, p.left_array)
+        row = x.width * x.pixel
+        first, last = (0, x.channels) if side else (k, min(k + p.chunk, x.channels))
+        overlap = 0 if x.clipped else 2
+        for t in range(tiles.count):
+            block, place = (tiles.first + t) // tiles.per_image, (tiles.first + t) % tiles.per_image
+            tile = tile_of(p.tiles + (tiles.kind + place) * TILE_RECORD)
+            top = max(0, tile.top - x.above + overlap) if tile.top else 0
+            left = max(0, tile.left - x.left + overlap) if tile.left else 0
+            at = array + block * x.channels * x.height * row + top * row + left * x.pixel
+            for c in range(first, last):
+                cells[CORNER_NUMBERS * number] = at + c * x.height * row
+                cells[CORNER_NUMBERS * number + 1] = row
+                number += 1
+    return number
+
+
+@helper
+def _add_pair(p, tiles, pair, rows, left, sums, fresh, point, ahead):
+    """sums[point][k, c] += sum over tiles and lanes of left[point][k] * right[point][c] for a pair.
+
+    ``point``: how many of this range were multiplied before; ``ahead``: rows of pixels of the next range.
+    """
     right = left + p.slots * p.left_point
     panel = right + p.slots * p.right_point
+    slivers = (rows + p.mr - 1) // p.mr
+    due = (p.right.channels + LANES - 1) // LANES * slivers * p.each
     for i in range(_rows(pair)):
         row = _row_of(pair, i)
-        for j in range(tiles.across if row < tiles.down else 0):
-            xi = 6 * i + j
-            out = sums + (6 * row + j) * p.sums_point
-            for c in range(0, p.right.channels, 16):
-                source = right + xi * p.right_point + c * p.channel
-                call_with(p.transpose, Transposition(source, panel, tiles.count, p.channel, p.pixel))
-                call_with(
-                    p.products,
-                    PanelProducts(
-                        panel, left + xi * p.left_point, out + c * SIZE, p.channel, p.sums_row,
-                        (rows + p.mr - 1) // p.mr, ONCE, Loop(tiles.count, LANES * p.pixel, p.pixel),
-                    ),
-                )  # fmt: skip
+        for j in range(6):
+            xi, total = 6 * i + j, sums + (6 * row + j) * p.sums_point
+            if row >= tiles.down or j >= tiles.across:
+                if fresh:
+                    _clear(p, total)
+                continue
+            call_with(
+                p.products,
+                PointProducts(
+                    left + xi * p.left_point, right + xi * p.right_point, panel, total, fresh * p.left.zeros,
+                    p.channel, p.sums_row, slivers, p.right.channels, tiles.count, panel + p.panel_bytes,
+                    (point + xi) * due, ahead, p.each, p.lines, p.transpose,
+                ),
+            )  # fmt: skip
 
 
 @cache
@@ -220,55 +255,21 @@ def _sum_task():
         first, last = 3 * split // p.splits, 3 * (split + 1) // p.splits
         if p.whole:
             first, last = ALL_ROWS, ALL_ROWS + 1
-        _clear(p, total, first, last)
-        for q in range(p.range_count * part // p.parts, p.range_count * (part + 1) // p.parts):
+        begin, end = p.range_count * part // p.parts, p.range_count * (part + 1) // p.parts
+        for q in range(begin, end):
             tiles = tile_range_of(p.ranges + q * TILE_RANGE_RECORD)
+            ahead = 0
+            if q + 1 < end:
+                following = tile_range_of(p.ranges + (q + 1) * TILE_RANGE_RECORD)
+                corners = left + p.slots * (p.left_point + p.right_point) + p.panel_bytes
+                ahead = ROWS * _foresee(p, following, k, corners)
             for pair in range(first, last):
                 _transform_pair(p, tiles, pair, k, left)
-                _add_pair(p, tiles, pair, min(p.chunk, p.left.channels - k), left, total)
+                point = 12 * (pair - first)
+                rows = min(p.chunk, p.left.channels - k)
+                _add_pair(p, tiles, pair, rows, left, total, q == begin, point, ahead)
 
     return sums
-
-
-class Add(NamedTuple):
-    """dweight += G^T (sum over parts) G; steps of the sums in bytes, of the weight in numbers."""
-
-    sums: int  # address
-    dweight: int  # address
-    scratch: int  # address: a row of sums for each tap, for each thread
-    window: int  # taps
-    channels: int  # of the right operand
-    chunk: int  # channels of the left operand
-    chunks: int
-    parts: int
-    sums_row: int
-    sums_point: int
-    left_step: int
-    right_step: int
-
-
-add_of = reader(Add)
-
-
-@cache
-def _add_task(taps):
-    lanes, transform = width(SIZE), gradient_of_weights(taps)
-
-    @task
-    def add(index, thread, params):
-        """One channel of the left operand."""
-        p = add_of(params)
-        rows = p.scratch + thread * p.window * p.sums_row
-        source = p.sums + index // p.chunk * 36 * p.sums_point + index % p.chunk * p.sums_row
-        part = p.chunks * 36 * p.sums_point
-        vectors = p.sums_row // (4 * lanes)
-        transform(source, p.sums_point, p.parts, part, rows, p.sums_row, vectors)
-        weight, total = pointer(p.dweight + index * p.left_step * 4, 4), pointer(rows, 4)
-        for c in range(p.channels):
-            for t in range(p.window):
-                weight[c * p.right_step + t] += total[t * p.sums_row // 4 + c]
-
-    return add
 
 
 def dy_is_left(out_channels, channels):
@@ -286,7 +287,7 @@ class WeightPlan:
 
     def __init__(self, x_shape, out_shape, above, left, taps, form=FLOAT32):
         window, outputs, pixel = taps * taps, outputs_of(taps), LANES * form.operand
-        self._add_task = _add_task(taps)
+        self._add_task = add_task(taps)
         images, channels, out_channels = -(-x_shape[0] // LANES), x_shape[1], out_shape[1]
         self._zeros = aligned_zeros((6 * PIXEL,), np.uint8)
         zeros = self._zeros.ctypes.data
@@ -294,8 +295,8 @@ class WeightPlan:
         of_dy = _transform(outputs, form.y_size, operand)
         of_x = _transform(0, form.x_size, operand, form.normalised)
         one, other = self._order(
-            Operand(out_channels, *out_shape[2:], 0, 0, True, zeros, of_dy),
-            Operand(channels, *x_shape[2:], above, left, False, zeros, of_x),
+            Operand(out_channels, *out_shape[2:], 0, 0, LANES * form.y_size, True, zeros, of_dy),
+            Operand(channels, *x_shape[2:], above, left, LANES * form.x_size, False, zeros, of_x),
         )
         mr = panel_rows(SIZE, one.channels)
         columns = -(-other.channels // LANES) * LANES
@@ -305,7 +306,7 @@ class WeightPlan:
         chunk = -(-one.channels // chunks // mr) * mr
         chunks = -(-one.channels // chunk)
         # All rows at once where they are near and there are tasks enough without sharing out the pairs.
-        fits = 36 * (chunk + columns) * pixel <= WHOLE_BYTES
+        fits = 36 * (chunk + columns) * pixel <= WHOLE_BYTES[vector_registers()[1]]
         for whole in (fits, False):
             slots = 36 if whole else 12
             fitting = TILE_BYTES // (slots * (chunk + columns) * pixel)
@@ -326,7 +327,12 @@ class WeightPlan:
         self._tasks, threads = self.splits * chunks * parts, scratch_threads()
         self._sums = workspace("sums", parts * chunks * 36 * sums_point)
         left_point, right_point = (odd_lines(-(-rows * most * pixel // PIXEL)) for rows in (chunk, columns))
-        scratch_bytes = slots * (left_point + right_point) + most * LANES * pixel
+        # Pixels of the next tiles are asked for evenly while these are multiplied.
+        panel_bytes, corners = most * LANES * pixel, most * (chunk + other.channels)
+        slivers = (12 if self.splits == 3 else 36) * (columns // LANES) * (chunk // mr)
+        each, lines = -(-ROWS * corners // slivers), ROWS * LANES * form.x_size // PIXEL
+        scratch_bytes = slots * (left_point + right_point) + panel_bytes
+        scratch_bytes += -(-corners * CORNER_NUMBERS * 8 // PIXEL) * PIXEL
         self._scratch = workspace("scratch", threads * scratch_bytes)
         self._table = Table(
             Sums(
@@ -334,9 +340,9 @@ class WeightPlan:
                 ranges=ranges.ctypes.data, range_count=len(ranges), tiles=tiles.ctypes.data,
                 sums=self._sums.ctypes.data, scratch=self._scratch.ctypes.data, scratch_bytes=scratch_bytes,
                 first=0, chunks=chunks, chunk=chunk, parts=parts, splits=self.splits, whole=whole,
-                slots=slots, left_point=left_point, right_point=right_point, pixel=pixel,
-                channel=most * pixel, sums_row=sums_row, sums_point=sums_point, mr=mr,
-                products=panel_products(mr, operand), transpose=transpose_pixels(operand),
+                slots=slots, left_point=left_point, right_point=right_point, panel_bytes=panel_bytes,
+                each=each, lines=lines, channel=most * pixel, sums_row=sums_row, sums_point=sums_point,
+                mr=mr, products=point_products(mr, operand), transpose=transpose_pixels(operand),
             )
         )  # fmt: skip
         self._windows, self._rows = aligned_zeros((threads * window * sums_row,), np.uint8), one.channels

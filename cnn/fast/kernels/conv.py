@@ -216,7 +216,7 @@ def conv2d_backward_weight(dy, x, dweight, stride, padding, dilation, groups, no
     geometry = dtype, dweight.shape, dy.shape[2:], stride, dilation, groups
     window = Window(stride, padding, dilation, groups)
     depthwise, winograd = conv_depthwise.suits(dweight.shape, window), suits_winograd(*geometry)
-    pairs = suits_pairs(*geometry) if winograd else conv_weight.suits_pairs(dweight.shape, groups)
+    pairs = suits_pairs(*geometry) if winograd else conv_weight.suits_pairs(dweight.shape, stride, groups)
     pairs = pairs and _in_bf16(dtype)
     bring = _bring if depthwise else as_blocked
     dy, x = (_narrow(dy), _narrow(x)) if pairs else (bring(dy, dtype), bring(x, dtype))

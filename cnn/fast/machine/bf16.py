@@ -138,6 +138,12 @@ class Narrow(Vectors):
 class Pairs(Narrow):
     """Sixteen float32 sums and their operands, 32 bfloat16 in pairs; what is broadcast is one pair."""
 
+    def load_half(self, address):
+        """Sixteen neighbouring bfloat16, and sixteen zeros behind them."""
+        numbers = self.builder.load(self.builder.inttoptr(address, _I16.as_pointer()), align=SIZE)
+        both = self.shuffle(numbers, ir.Constant(_I16, [0] * 16), range(32))
+        return self.builder.bitcast(both, _F32)
+
     def fma(self, a, b, c):
         """c + a * b, the two products of each pair added."""
         return dot_pairs(self.builder, a, b, c)
