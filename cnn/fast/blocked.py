@@ -14,6 +14,7 @@ Promises that every kernel keeps:
 """
 
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,6 +36,48 @@ class NotLowerable(Exception):
     """
 
 
+@dataclass(frozen=True)
+class Strips:
+    """How few images fill the lanes: cut into strips of ``rows`` rows; see ``cnn.fast.kernels.strips``.
+
+    Parameters
+    ----------
+    images, height : int
+        Of the array (N, C, H, W) that is cut.
+    rows : int
+        Of a strip; the last one may have fewer.
+    """
+
+    images: int
+    height: int
+    rows: int
+
+    @property
+    def count(self):
+        """Strips of an image."""
+        return -(-self.height // self.rows)
+
+    @property
+    def whole(self):
+        """Rows that every strip has."""
+        return self.height - (self.count - 1) * self.rows
+
+    @property
+    def or_none(self):
+        """None for images in one piece."""
+        return self if self.count > 1 else None
+
+    @property
+    def halved(self):
+        """Of the maxima of 2x2 windows, or None where windows reach into the next strip."""
+        half = Strips(self.images, self.height // 2, self.rows // 2)
+        return half if self.rows % 2 == 0 and half.count == self.count else None
+
+    def shape(self, channels, width):
+        """Of the array as it lies in memory."""
+        return self.images * self.count, channels, self.rows, width
+
+
 class BlockedArray:
     """An array of images (N, C, H, W) or features (N, F), kept as ``buffer`` [B][C][H][W][16].
 
@@ -52,16 +95,17 @@ class BlockedArray:
     address : of the first byte, where the caller knows it (kernels take addresses)
 
     ``moments``, if not None, are the BlockSums that the kernel which wrote it has taken on the way: mean and
-    sum of squares about it of each block and channel.
+    sum of squares about it of each block and channel. ``strips``, if not None, are the Strips of images that
+    ``shape`` counts as images.
     """
 
-    __slots__ = ("__weakref__", "_home", "_owner", "address", "buffer", "moments", "shape")
+    __slots__ = ("__weakref__", "_home", "_owner", "address", "buffer", "moments", "shape", "strips")
 
     def __init__(self, buffer, shape, owner=None, address=None, _home=None):
         self.buffer = buffer
         self.shape = shape
         self.address = buffer.ctypes.data if address is None else address
-        self.moments = None
+        self.moments = self.strips = None
         self._owner = owner
         self._home = _home
 
@@ -127,8 +171,10 @@ def empty(shape, dtype):
 
 
 def empty_like(x, shape=None):
-    """A BlockedArray to be written, of x's number format and of its shape unless another is given."""
-    return empty(x.shape if shape is None else shape, x.buffer.dtype)
+    """A BlockedArray to be written, of x's number format and, unless another is given, its shape and strips."""
+    y = empty(x.shape if shape is None else shape, x.buffer.dtype)
+    y.strips = x.strips if shape is None else None
+    return y
 
 
 def activations(shape, dtype):
@@ -188,6 +234,7 @@ def as_stored(x, like=None):
 def converted(x, dtype):
     """A BlockedArray of float32 as BFLOAT16, or the other way."""
     result = empty(x.shape, dtype)
+    result.strips = x.strips
     _convert(x, result)
     return result
 

@@ -29,7 +29,7 @@ from cnn.fast.lanes import NotForFew
 from cnn.fast.machine.bf16 import has_bf16
 from cnn.fast.machine.jit import Launches, address
 from cnn.fast.machine.owner import Arena, Lowering, lower_into
-from cnn.fast.step import Context, Plain, array, computed, enter, fact, leave, walk_back
+from cnn.fast.step import Context, Plain, array, enter, fact, leave, walk_back
 from cnn.fast.steps import plan as plan_steps
 from cnn.layers.watch import Watch
 from cnn.pixels import Pixels
@@ -248,7 +248,7 @@ class Program:
                 y = step.forward(y, training)
                 if predict:
                     step.forget()
-            y = computed(y)
+            y = array(y)
             self._out_shape = y.shape
             leave(y, np.zeros(y.shape, self._dtype))
             self._forward.ends_with(y)
@@ -315,7 +315,7 @@ class Program:
             dx = walk_back(self._steps, dy, input_gradient, consume=not input_gradient, over=True)
             del dy
             if input_gradient:
-                dx = computed(dx)
+                dx = array(dx)
                 leave(dx, np.zeros(self._shape, self._dtype))
             part.ends_with(dx)
             del dx

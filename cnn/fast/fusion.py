@@ -17,9 +17,10 @@ from cnn.fast.kernels import (
     norm,
     pool,
     residual,
+    strips,
 )
 from cnn.fast.lanes import Lanes, channel_vector
-from cnn.fast.step import Normalised, Single, Step, Sum, array, fact, walk_back
+from cnn.fast.step import Normalised, Single, Step, Sum, array, computed, fact, walk_back
 from cnn.geometry import output_shape
 
 
@@ -48,26 +49,58 @@ class Convolution(Step):
         return y
 
     def _convolve(self, x, **options):
-        """Return (y, what was read, the normalisation that was applied on the way)."""
+        """Return (y, what was read, the normalisation that was applied on the way, Sliding or None)."""
         layer, normalisation = self._conv, ()
+        sliding = strips.sliding(x, layer.kernel_size, *layer._geometry()[:3])
+        if sliding is not None:
+            return self._convolve_strips(x, sliding, **options)
+        if x.strips is not None:
+            x = array(x)
         reads = type(x) is Normalised and x.with_relu
         if reads and conv.normalises(x, layer.weight.data, *layer._geometry()):
             x, normalisation = x.x, tuple(x.numbers)
         x, options["normalisation"] = layer._receive(array(x)), normalisation
         y = conv.conv2d_forward(x, layer.weight.data, _bias(layer), *layer._geometry(), **options)
-        return y, x, normalisation
+        return y, x, normalisation, None
+
+    def _convolve_strips(self, x, sliding, measured=False, **options):
+        """``_convolve`` where the result is in strips: what these read is copied together first."""
+        layer = self._conv
+        normalisation = (x.numbers, *x.kind) if type(x) is Normalised else None
+        x = sliding.windows.read(layer._receive(x.x if normalisation else computed(x)), 0.0, normalisation)
+        measured = measured and sliding.target.whole == sliding.target.rows  # or rows too many would count
+        y = conv.conv2d_forward(
+            x, layer.weight.data, _bias(layer), *self._geometry((0, 0)), measured=measured, **options
+        )
+        y.strips = sliding.target
+        return y, x, (), sliding
+
+    def _geometry(self, padding):
+        """The layer's geometry with other padding above and below."""
+        stride, (_, sides), dilation, groups = self._conv._geometry()
+        return stride, (padding, sides), dilation, groups
 
     def backward(self, dy, input_gradient, over):
-        dy = array(dy)
-        (x, normalisation), layer, g = self.kept[0], self._conv, self._sums_gradient(dy)
+        (x, normalisation, sliding), layer = self.kept[0], self._conv
+        laid, geometry = None, layer._geometry()
+        if sliding is not None:
+            laid, geometry = sliding.target, self._geometry((0, 0))
+        dy = array(dy, laid)
+        g = self._sums_gradient(dy)
         if layer.weight.trainable:
-            gradient, geometry = layer.weight.grad, layer._geometry()
+            gradient = layer.weight.grad
             conv.conv2d_backward_weight(g, x, gradient, *geometry, normalisation=normalisation)
         if _trains_bias(layer):
             self._add_bias_gradient(dy, g)
-        if input_gradient:
-            return conv.conv2d_backward_input(g, layer.weight.data, x.shape, *layer._geometry())
-        return None
+        if not input_gradient:
+            return None
+        if sliding is None:
+            return conv.conv2d_backward_input(g, layer.weight.data, x.shape, *geometry)
+        g, rows, padding = sliding.gradient(g)
+        shape = x.shape[0], x.shape[1], rows, x.shape[3]
+        return sliding.give_back(
+            conv.conv2d_backward_input(g, layer.weight.data, shape, *self._geometry(padding))
+        )
 
     def _sums_gradient(self, dy):
         """Take dy back to the output of the convolution."""
@@ -119,11 +152,11 @@ class ConvReLUPool(ConvReLU):
             sums = conv.conv2d_forward(*arguments)
             done = *pool.max_pool2d_forward(sums, *self._window, relu=True), sums.shape
         y, argmax, shape = done
-        self.kept = (x, ()), argmax, shape
+        self.kept = (x, (), None), argmax, shape
         return y
 
     def backward(self, dy, input_gradient, over):
-        layer, ((x, _), argmax, shape) = self._conv, self.kept
+        layer, ((x, *_), argmax, shape) = self._conv, self.kept
         if not input_gradient and layer.weight.trainable and pool.is_2x2(*self._window):
             arguments = array(dy), argmax, x, layer.weight.grad, shape, *layer._geometry()
             if conv.conv2d_relu_pool_backward_weight(*arguments):
@@ -182,12 +215,13 @@ class SumReLU(Step):
         self.parts = [self._body, self._shortcut]
 
     def forward(self, x, training):
-        other = x = self._sum._receive(array(x))
+        other = x = self._sum._receive(computed(x))
         for step in self._shortcut:
             other = step.forward(other, training)
         for step in self._body:
             x = step.forward(x, training)
-        x, other = array(x), array(other)
+        x = computed(x)
+        other = array(other, x.strips)
         if self._norm is None:
             y = elementwise.add(x, other, relu=True)
             self.kept = y, None
@@ -201,7 +235,7 @@ class SumReLU(Step):
 
     def backward(self, dy, input_gradient, over):
         y, saved = self.kept
-        parts = dy.take() if type(dy) is Sum else [array(dy)]
+        parts = dy.take() if type(dy) is Sum and dy.strips == y.strips else [array(dy, y.strips)]
         g, planes = residual.residual_backward(parts, y, *(saved or ())[:2])
         del parts
         dx = g
@@ -213,7 +247,10 @@ class SumReLU(Step):
             self.kept = y = saved = None
         dx = walk_back(self._body, dx, input_gradient, self.consume, over=dx is not g)
         other = walk_back(self._shortcut, g, input_gradient, self.consume)
-        return Sum(array(dx), array(other)) if input_gradient else None
+        if not input_gradient:
+            return None
+        dx = computed(dx)
+        return Sum(dx, array(other, dx.strips))
 
 
 # -- predictions: nothing is kept, and weights are folded --------------------------------------------------

@@ -39,4 +39,5 @@ class _SameMemory:
             owner = None if value._owner is None else self(value._owner)
             home = self._home if owner is None else None
             self._made[id(value)] = BlockedArray(value.buffer, value.shape, owner, value.address, home)
+            self._made[id(value)].strips = value.strips
         return self._made[id(value)]

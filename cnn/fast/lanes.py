@@ -23,6 +23,8 @@ def in_blocks(channels):
 class Lanes:
     """Images (N, C, H, W) or features (N, F; H = W = 1), kept as ``data`` [N][C/16][H][W][16]."""
 
+    strips = None  # images are whole
+
     def __init__(self, shape, dtype):
         n, c, *plane = shape
         self.shape, self.plane = tuple(shape), tuple(plane or (1, 1))

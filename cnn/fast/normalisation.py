@@ -1,7 +1,7 @@
 """A normalisation computed together with what stands behind it; ``cnn.fast.steps`` says when."""
 
 from cnn.fast.kernels import activation, norm, norm_pool, pool
-from cnn.fast.step import Normalised, Step, array
+from cnn.fast.step import Normalised, Step, array, computed, in_strips
 
 
 class NormActivation(Step):
@@ -20,7 +20,7 @@ class NormActivation(Step):
 
     def _normalise(self, x, training):
         """Take the statistics; return the array and ``norm.channel_parameters``."""
-        layer, x = self._norm, self._norm._receive(array(x))
+        layer, x = self._norm, self._norm._receive(computed(x))
         training = layer.in_training(training)
         mean, rstd = layer.statistics(x, training)
         self.kept = x, mean, rstd, training
@@ -30,7 +30,7 @@ class NormActivation(Step):
         layer, (x, mean, rstd, training) = self._norm, self.kept
         weight, bias = layer.affine_arrays()
         forward = x, mean, rstd, weight, *layer.affine_gradients(), training, bias, *self._kind
-        return norm.batch_norm_backward(array(dy), *forward, over=over)
+        return norm.batch_norm_backward(array(dy, x.strips), *forward, over=over)
 
 
 class NormReLUPool(NormActivation):
@@ -44,12 +44,16 @@ class NormReLUPool(NormActivation):
         return not pooling.ceil_mode and pool.is_2x2(*window)
 
     def forward(self, x, training):
+        x, laid = computed(x), None
+        if x.strips is not None:
+            laid = x.strips.halved
+            x = array(x, laid and x.strips)
         x, numbers = self._normalise(x, training)
         y, argmax = norm_pool.norm_relu_pool_forward(x, *numbers)
-        self.kept = *self.kept, argmax
-        return y
+        self.kept = *self.kept, argmax, laid
+        return in_strips(y, laid)
 
     def backward(self, dy, input_gradient, over):
-        layer, (x, mean, rstd, training, argmax) = self._norm, self.kept
+        layer, (x, mean, rstd, training, argmax, laid) = self._norm, self.kept
         forward = x, mean, rstd, layer.affine_arrays()[0], *layer.affine_gradients(), training
-        return norm_pool.norm_relu_pool_backward(array(dy), argmax, *forward)
+        return norm_pool.norm_relu_pool_backward(array(dy, laid), argmax, *forward)

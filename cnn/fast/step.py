@@ -13,7 +13,7 @@ import numpy as np
 from cnn.backend import operations
 from cnn.errors import ShapeError
 from cnn.fast import blocked
-from cnn.fast.kernels import activation, few, layout, norm
+from cnn.fast.kernels import activation, few, layout, norm, strips
 from cnn.fast.lanes import Lanes
 from cnn.fast.machine.jit import scratch
 from cnn.fast.machine.owner import lowering, precision
@@ -73,17 +73,20 @@ class Single(Step):
     def __init__(self, layers, context, parts=()):
         super().__init__(layers, context)
         (self._layer,) = layers
+        self._any_rows = fact(self._layer, "role") in ("activation", "normalisation")  # no matter which is where
 
     def forward(self, x, training):
-        y = self._layer.forward(array(x), training)
-        self.kept, self._layer._cache = self._layer._cache, None
-        return y
+        x = computed(x) if self._any_rows else array(x)
+        y = self._layer.forward(x, training)
+        self.kept, self._layer._cache = (self._layer._cache, x.strips), None
+        return in_strips(y, x.strips)
 
     def backward(self, dy, input_gradient, over):
         layer = self._layer
-        layer._cache = self.kept
+        layer._cache, laid = self.kept
+        dy = array(dy, laid)
         try:
-            return layer.backward(array(dy)) if input_gradient else layer.backward_parameters(array(dy))
+            return in_strips(layer.backward(dy), laid) if input_gradient else layer.backward_parameters(dy)
         finally:
             layer._cache = None
 
@@ -167,20 +170,21 @@ class Branches(Step):
             y = x
             for step in part:
                 y = step.forward(y, training)
-            ends.append(array(y))
-        return self._layer.join(operations(), ends)
+            ends.append(computed(y))
+        ends, self.kept = alike(ends)
+        return in_strips(self._layer.join(operations(), ends), self.kept)
 
     def backward(self, dy, input_gradient, over):
-        pieces = self._layer.fork(operations(), array(dy))
+        pieces = [in_strips(dx, self.kept) for dx in self._layer.fork(operations(), array(dy, self.kept))]
         own = len({id(piece) for piece in pieces}) == len(pieces)
         gradients = []
         for part in reversed(self.parts):
             gradients.append(walk_back(part, pieces.pop(), input_gradient, self.consume, own))
         if not input_gradient:
             return None
-        total = array(gradients.pop())
+        total = computed(gradients.pop())
         while gradients:
-            total = operations().add(total, array(gradients.pop()))
+            total = added(total, gradients.pop())
         return total
 
 
@@ -201,12 +205,12 @@ class Graph(Step):
             read = layer.inputs[k]
             y = values[read[0]]
             if layer.joins[k]:
-                ends = [array(values[i]) for i in read]
-                y = layer.join(operations(), k, ends)
-                factors.append(() if self._predicts else layer.factors(k, ends))
+                ends, laid = alike([computed(values[i]) for i in read])
+                y = in_strips(layer.join(operations(), k, ends), laid)
+                factors.append((laid, () if self._predicts else layer.factors(k, ends)))
                 del ends
             else:
-                factors.append(())
+                factors.append((None, ()))
             for i in read:
                 if self._last[i] == k:
                     values[i] = None  # its memory serves what follows
@@ -228,14 +232,18 @@ class Graph(Step):
             dv = walk_back(self.parts[k], arrived.pop(), wanted, self.consume)
             if not wanted:
                 continue
-            pieces = layer.fork(operations(), k, array(dv), factors.pop(k)) if layer.joins[k] else [dv]
-            del dv
+            laid, of_join = factors.pop(k)
+            pieces = [dv]
+            if layer.joins[k]:
+                pieces = layer.fork(operations(), k, array(dv, laid), of_join)
+                pieces = [in_strips(piece, laid) for piece in pieces]
+            del dv, of_join
             for i in reversed(read):
                 piece = pieces.pop()
                 if not i and not input_gradient:
                     continue
                 both = arrived[i] is not None
-                arrived[i] = operations().add(array(arrived[i]), array(piece)) if both else piece
+                arrived[i] = added(computed(arrived[i]), piece) if both else piece
         return arrived[0]
 
 
@@ -264,6 +272,8 @@ def walk_back(part, dy, input_gradient, consume, over=False):
 
 class Plain:
     """An array that a layer from outside returned: it is there when the program runs."""
+
+    strips = None  # images are whole
 
     def __init__(self, shape, dtype):
         self.shape, self.dtype, self._array, self._blocked = tuple(shape), np.dtype(dtype), None, None
@@ -320,7 +330,8 @@ class Sum:
     """The sum of two BlockedArrays that nobody has computed yet: who reads it may do so in its own pass."""
 
     def __init__(self, a, b):
-        self.shape, self.dtype, self._parts, self._array = a.shape, a.dtype, (a, b), None
+        self.shape, self.dtype, self.strips = a.shape, a.dtype, a.strips
+        self._parts, self._array = (a, b), None
 
     def take(self):
         """Return the two arrays, which are not needed any more, or the sum where it is there."""
@@ -345,29 +356,49 @@ class Normalised:
     """
 
     def __init__(self, x, numbers, kind):
-        self.shape, self.dtype, self.x, self.numbers, self._array = x.shape, x.dtype, x, numbers, None
-        self._kind = kind
+        self.shape, self.dtype, self.strips = x.shape, x.dtype, x.strips
+        self.x, self.numbers, self.kind, self._array = x, numbers, kind, None
 
     @property
     def with_relu(self):
         """Whether the activation is ReLU."""
-        return self._kind[0] == activation.RELU
+        return self.kind[0] == activation.RELU
 
     def array(self):
         """Lower the pass that computes it; return the BlockedArray."""
         if self._array is None:
-            self._array = norm.batch_norm_forward(self.x, *self.numbers, *self._kind)
+            self._array = norm.batch_norm_forward(self.x, *self.numbers, *self.kind)
         return self._array
 
 
-def array(x):
-    """Return ``x`` in the program's memory."""
-    return x.array() if type(x) is Plain else computed(x)
+def array(x, laid=None):
+    """Return ``x`` in the program's memory, in whole images or the Strips ``laid``."""
+    x = computed(x)
+    return x if x.strips == laid else strips.laid_out(x, laid)
 
 
 def computed(x):
-    """Return ``x``, computed where nobody has done so yet."""
-    return x.array() if type(x) in (Sum, Normalised) else x
+    """Return ``x`` in the program's memory, in whole images or in strips as it is."""
+    return x.array() if type(x) in (Plain, Sum, Normalised) else x
+
+
+def in_strips(x, laid):
+    """Return ``x``, which an operation that does not know of strips made of arrays in the Strips ``laid``."""
+    if laid is not None:
+        x.strips = laid
+    return x
+
+
+def alike(ends):
+    """Return (arrays, Strips): the arrays in the strips that all of them are in, else in whole images."""
+    every = {end.strips for end in ends}
+    laid = every.pop() if len(every) == 1 else None
+    return [array(end, laid) for end in ends], laid
+
+
+def added(a, b):
+    """Return a + b, in strips as ``a`` is."""
+    return in_strips(operations().add(a, array(b, a.strips)), a.strips)
 
 
 def enter(shape, dtype, table=None, as_few=False):

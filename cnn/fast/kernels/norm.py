@@ -3,7 +3,8 @@
 Statistics: each plane (sixteen images of a channel) is centred on the mean of its first row and summed row by
 row in its own dtype; the squares are corrected to those about the plane's mean. Of h rows they are at most
 h + 1 times as large, so they do not cancel. Planes are combined in float64 with the parallel formula of Chan,
-Golub and LeVeque (1979). Lanes past the batch are left out. A convolution may have taken the statistics of
+Golub and LeVeque (1979). Lanes past the batch are left out, and rows that a last strip has too many
+(``strips``): behind the first ``whole`` rows of a plane there are ``fewer`` lanes less. A convolution may have taken the statistics of
 planes already, when it stored them (``tile_sums``).
 
     mean = sum n_p mean_p / sum n_p
@@ -21,7 +22,7 @@ from cnn.fast.kernels.activation import IDENTITY, LEAKY_RELU, RELU, activate, pu
 from cnn.fast.kernels.arguments import filled, parameter, sums_for
 from cnn.fast.kernels.shared import BlockSums
 from cnn.fast.machine import vector as v
-from cnn.fast.machine.jit import address, launch, scratch, table, task
+from cnn.fast.machine.jit import address, jit, launch, scratch, table, task
 from cnn.fast.machine.tables import Table, bits, from_bits, pointer, reader
 
 
@@ -34,6 +35,8 @@ class Statistics(NamedTuple):
     channels: int
     height: int
     width: int
+    whole: int  # rows of all lanes
+    fewer: int  # lanes of the other rows
     mean: int  # address
     rstd: int  # address
     running_mean: int  # address
@@ -77,11 +80,24 @@ class Backward(NamedTuple):
     channels: int
     height: int
     width: int
+    whole: int  # rows of all lanes
+    fewer: int  # lanes of the other rows
     training: int  # whether mean and rstd depend on x
     parameter: int  # bits of a float64, of the activation
 
 
 statistics_of, forward_of, backward_of = reader(Statistics), reader(Forward), reader(Backward)
+
+
+@jit
+def values_of(p, lanes):
+    """How many numbers ``lanes`` images have in a plane."""
+    return (lanes * p.height - p.fewer * (p.height - p.whole)) * p.width
+
+
+def rows_of(x):
+    """(rows of a plane that all images have, how many images do not have the others)."""
+    return (x.shape[2], 0) if x.strips is None else (x.strips.whole, x.strips.images)
 
 
 def parameter_size(itemsize):
@@ -100,7 +116,7 @@ def _statistics_task(itemsize):
         row = v.zeros(x)
         for q in range(p.width):  # reading all of it once more to begin with took half as long again
             row = row + v.load(x, first + q * 16)
-        values = lanes * p.height * p.width
+        values = values_of(p, lanes)
         mean = v.total(v.select(valid, row, 0.0)) / (lanes * p.width)
         rest, squares = v.zeros(x), v.zeros(x)
         for r in range(p.height):
@@ -109,6 +125,9 @@ def _statistics_task(itemsize):
                 centred = v.load(x, first + (r * p.width + q) * 16) - mean
                 row = row + centred
                 row_squares = v.fma(centred, centred, row_squares)
+            if r >= p.whole:
+                there = v.first_lanes(lanes - p.fewer)
+                row, row_squares = v.select(there, row, 0.0), v.select(there, row_squares, 0.0)
             rest = rest + row
             squares = squares + row_squares
         correction = v.total(v.select(valid, rest, 0.0)) / values
@@ -127,7 +146,7 @@ def _combine_task(itemsize):
     def combine(c, thread, params):
         p = statistics_of(params)
         planes, momentum = pointer(p.planes, 8), from_bits(p.momentum)
-        blocks, pixels = (p.images + 15) // 16, p.height * p.width
+        blocks, count = (p.images + 15) // 16, values_of(p, p.images)
         mean, squares = 0.0, 0.0
         for block in range(blocks):
             lanes = min(16, p.images - block * 16)
@@ -135,8 +154,7 @@ def _combine_task(itemsize):
         for block in range(blocks):
             lanes = min(16, p.images - block * 16)
             i = 2 * (block * p.channels + c)
-            squares += planes[i + 1] + (planes[i] - mean) ** 2 * (lanes * pixels)
-        count = p.images * pixels
+            squares += planes[i + 1] + (planes[i] - mean) ** 2 * values_of(p, lanes)
         running_mean, running_var = pointer(p.running_mean, itemsize), pointer(p.running_var, itemsize)
         running_mean[c] = real((1 - momentum) * running_mean[c] + momentum * mean)
         running_var[c] = real((1 - momentum) * running_var[c] + momentum * (squares / (count - 1)))
@@ -235,7 +253,7 @@ def _combine_gradients_task(itemsize):
         rstd = pointer(p.rstd, itemsize)[c]
         share = 0.0
         if p.training:
-            share = float(rstd * pointer(p.weight, itemsize)[c]) / (p.images * p.height * p.width)
+            share = float(rstd * pointer(p.weight, itemsize)[c]) / values_of(p, p.images)
         pointer(p.slope, itemsize)[c] = real(-share * of_product * (float(rstd) * float(rstd)))
         pointer(p.constant, itemsize)[c] = real(-share * of_g)
         if p.dweight != 0:
@@ -255,16 +273,18 @@ def _gradient_task(kind, itemsize):
     def gradient(index, thread, params):
         p = backward_of(params)
         x, dy, dx = pointer(p.x, itemsize), pointer(p.dy, itemsize), pointer(p.dx, itemsize)
-        c, pixels, parameter = index % p.channels, p.height * p.width, from_bits(p.parameter)
+        c, parameter = index % p.channels, from_bits(p.parameter)
         mean, shift = pointer(p.mean, real)[c], pointer(p.bias, real)[c]
         scale = pointer(p.rstd, real)[c] * pointer(p.weight, real)[c]
         slope, constant = pointer(p.slope, real)[c], pointer(p.constant, real)[c]
-        valid = v.first_lanes(p.images - index // p.channels * 16)
-        for i in range(index * pixels * 16, (index + 1) * pixels * 16, 16):
-            centred = v.load(x, i) - mean
-            g = pull_back(kind, v.load(dy, i), v.fma(centred, scale, shift), parameter)
-            value = v.fma(g, scale, v.fma(centred, slope, constant))
-            v.store(dx, i, v.select(valid, value, 0.0))
+        lanes, start = p.images - index // p.channels * 16, index * p.height
+        for first, end, less in ((0, p.whole, 0), (p.whole, p.height, p.fewer)):
+            valid = v.first_lanes(lanes - less)
+            for i in range((start + first) * p.width * 16, (start + end) * p.width * 16, 16):
+                centred = v.load(x, i) - mean
+                g = pull_back(kind, v.load(dy, i), v.fma(centred, scale, shift), parameter)
+                value = v.fma(g, scale, v.fma(centred, slope, constant))
+                v.store(dx, i, v.select(valid, value, 0.0))
 
     return gradient
 
@@ -286,7 +306,7 @@ def batch_norm_train(x, running_mean, running_var, momentum, eps):
     blocks, channels, height, width, _ = x.buffer.shape
     planes, known = x.moments or BlockSums(x, 2), x.moments is not None
     mean, rstd = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
-    sizes = x.shape[0], channels, height, width
+    sizes = x.shape[0], channels, height, width, *rows_of(x)
     results = map(address, (mean, rstd, running_mean, running_var))
     values = Table(Statistics(x.address, planes.own, *sizes, *results, bits(momentum), bits(eps)))
     if not known:
@@ -303,7 +323,7 @@ def batch_norm_eval(running_mean, running_var, eps):
     mean, rstd = scratch((channels,), dtype), scratch((channels,), dtype)
     running = (parameter(values, dtype) for values in (running_mean, running_var))
     results = map(address, (mean, rstd, *running))
-    values = table(Statistics(0, 0, 0, channels, 0, 0, *results, 0, bits(eps)))
+    values = table(Statistics(0, 0, 0, channels, 0, 0, 0, 0, *results, 0, bits(eps)))
     launch(_running_task(dtype.itemsize), 1, values)
     return mean, rstd
 
@@ -375,7 +395,7 @@ def batch_norm_backward(
     dweight, dbias = planes.adds(dweight), planes.adds(dbias)
     arrays = channel_parameters(x, mean, rstd, weight, bias)
     slope, constant = scratch((channels,), x.dtype), scratch((channels,), x.dtype)
-    sizes = x.shape[0], channels, height, width
+    sizes = x.shape[0], channels, height, width, *rows_of(x)
     with sums_for(dweight, x.dtype) as of_weight, sums_for(dbias, x.dtype) as of_bias:
         sums = (0 if total is None else address(total) for total in (of_weight, of_bias))
         ends = x.address, dy.address, argmax, dx.address, *map(address, arrays), *sums

@@ -133,9 +133,10 @@ def _gradient_task(itemsize):
         dx, c = pointer(p.dx, itemsize), index % p.channels
         mean, scale = pointer(p.mean, real)[c], pointer(p.rstd, real)[c] * pointer(p.weight, real)[c]
         slope, constant = pointer(p.slope, real)[c], pointer(p.constant, real)[c]
-        valid = v.first_lanes(p.images - index // p.channels * 16)
+        lanes = p.images - index // p.channels * 16
         oh, ow = p.height // 2, p.width // 2
         for a in range(p.height):
+            valid = v.first_lanes(lanes - (p.fewer if a >= p.whole else 0))
             for b in range(p.width):
                 i = ((index * p.height + a) * p.width + b) * 16
                 value = v.fma(v.load(x, i) - mean, slope, v.zeros(x) + constant)

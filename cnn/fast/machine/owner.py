@@ -43,16 +43,20 @@ def _huge_pages(size):
 
 
 def aligned_zeros(shape, dtype):
-    """A zeroed C-contiguous array that starts at a cache line (64 bytes), a large one at a huge page."""
+    """A zeroed C-contiguous array that starts at a cache line (64 bytes), a large one at a huge page.
+
+    A cache line before it and one behind may be read: kernels load whole vectors, to use some lanes of them.
+    """
     count = 1
     for extent in shape:
         count *= extent
     size = count * np.dtype(dtype).itemsize
     alignment = HUGE_PAGE if size >= HUGE_PAGE else ALIGNMENT
-    raw = _huge_pages(size + alignment) if size >= HUGE_PAGE else None
+    room = size + alignment + 2 * ALIGNMENT
+    raw = _huge_pages(room) if size >= HUGE_PAGE else None
     if raw is None:
-        raw = np.zeros(size + alignment, np.uint8)
-    start = -raw.ctypes.data % alignment
+        raw = np.zeros(room, np.uint8)
+    start = ALIGNMENT + -(raw.ctypes.data + ALIGNMENT) % alignment
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
