@@ -123,6 +123,7 @@ FAST_FLOORS = {
     "step": 5,
     "fusion": 6,
     "normalisation": 6,
+    "pooling": 6,
     "steps": 7,
     "folding": 7,
     "engine": 8,

@@ -73,6 +73,10 @@ class Strips:
         half = Strips(self.images, self.height // 2, self.rows // 2)
         return half if self.rows % 2 == 0 and half.count == self.count else None
 
+    def times(self, factor):
+        """Of images with so many times the rows."""
+        return Strips(self.images, factor * self.height, factor * self.rows)
+
     def shape(self, channels, width):
         """Of the array as it lies in memory."""
         return self.images * self.count, channels, self.rows, width
@@ -171,7 +175,7 @@ def empty(shape, dtype):
 
 
 def empty_like(x, shape=None):
-    """A BlockedArray to be written, of x's number format and, unless another is given, its shape and strips."""
+    """A BlockedArray to be written, of x's number format and, unless one is given, its shape and strips."""
     y = empty(x.shape if shape is None else shape, x.buffer.dtype)
     y.strips = x.strips if shape is None else None
     return y

@@ -9,6 +9,7 @@ from cnn.fast.conv.geometry import RELU, UNBOUNDED
 from cnn.fast.kernels import (
     activation,
     conv,
+    conv_strips,
     elementwise,
     few,
     few_joins,
@@ -17,10 +18,9 @@ from cnn.fast.kernels import (
     norm,
     pool,
     residual,
-    strips,
 )
 from cnn.fast.lanes import Lanes, channel_vector
-from cnn.fast.step import Normalised, Single, Step, Sum, array, computed, fact, walk_back
+from cnn.fast.step import Normalised, Single, Step, Sum, array, computed, fact, in_strips, walk_back
 from cnn.geometry import output_shape
 
 
@@ -51,9 +51,13 @@ class Convolution(Step):
     def _convolve(self, x, **options):
         """Return (y, what was read, the normalisation that was applied on the way, Sliding or None)."""
         layer, normalisation = self._conv, ()
-        sliding = strips.sliding(x, layer.kernel_size, *layer._geometry()[:3])
-        if sliding is not None:
-            return self._convolve_strips(x, sliding, **options)
+        slide = self._sliding(x)
+        if slide is not None:
+            normalisation = (x.numbers, *x.kind) if type(x) is Normalised else None
+            x = layer._receive(x.x if normalisation else computed(x))
+            x = slide.windows.read(x, normalisation=normalisation)
+            arguments = layer.weight.data, _bias(layer), layer._geometry()
+            return conv_strips.forward(slide, x, *arguments, **options), x, (), slide
         if x.strips is not None:
             x = array(x)
         reads = type(x) is Normalised and x.with_relu
@@ -63,44 +67,30 @@ class Convolution(Step):
         y = conv.conv2d_forward(x, layer.weight.data, _bias(layer), *layer._geometry(), **options)
         return y, x, normalisation, None
 
-    def _convolve_strips(self, x, sliding, measured=False, **options):
-        """``_convolve`` where the result is in strips: what these read is copied together first."""
-        layer = self._conv
-        normalisation = (x.numbers, *x.kind) if type(x) is Normalised else None
-        x = sliding.windows.read(layer._receive(x.x if normalisation else computed(x)), 0.0, normalisation)
-        measured = measured and sliding.target.whole == sliding.target.rows  # or rows too many would count
-        y = conv.conv2d_forward(
-            x, layer.weight.data, _bias(layer), *self._geometry((0, 0)), measured=measured, **options
-        )
-        y.strips = sliding.target
-        return y, x, (), sliding
-
-    def _geometry(self, padding):
-        """The layer's geometry with other padding above and below."""
-        stride, (_, sides), dilation, groups = self._conv._geometry()
-        return stride, (padding, sides), dilation, groups
+    def _sliding(self, x):
+        """Return the Sliding over the strips of images, or None: over whole images."""
+        return conv_strips.sliding(x, self._conv.kernel_size, *self._conv._geometry())
 
     def backward(self, dy, input_gradient, over):
-        (x, normalisation, sliding), layer = self.kept[0], self._conv
-        laid, geometry = None, layer._geometry()
-        if sliding is not None:
-            laid, geometry = sliding.target, self._geometry((0, 0))
-        dy = array(dy, laid)
+        (x, normalisation, slide), layer = self.kept[0], self._conv
+        geometry = layer._geometry()
+        dy = array(dy, self._strips(slide))
         g = self._sums_gradient(dy)
         if layer.weight.trainable:
+            inside = geometry if slide is None else conv_strips.inside(geometry)
             gradient = layer.weight.grad
-            conv.conv2d_backward_weight(g, x, gradient, *geometry, normalisation=normalisation)
+            conv.conv2d_backward_weight(g, x, gradient, *inside, normalisation=normalisation)
         if _trains_bias(layer):
             self._add_bias_gradient(dy, g)
         if not input_gradient:
             return None
-        if sliding is None:
-            return conv.conv2d_backward_input(g, layer.weight.data, x.shape, *geometry)
-        g, rows, padding = sliding.gradient(g)
-        shape = x.shape[0], x.shape[1], rows, x.shape[3]
-        return sliding.give_back(
-            conv.conv2d_backward_input(g, layer.weight.data, shape, *self._geometry(padding))
-        )
+        if slide is not None:
+            return conv_strips.backward_input(slide, g, layer.weight.data, x.shape, geometry)
+        return conv.conv2d_backward_input(g, layer.weight.data, x.shape, *geometry)
+
+    def _strips(self, slide):
+        """Return the Strips of the result."""
+        return slide and slide.target
 
     def _sums_gradient(self, dy):
         """Take dy back to the output of the convolution."""
@@ -145,25 +135,37 @@ class ConvReLUPool(ConvReLU):
         return getattr(pooling, "dilation", (1, 1)) == (1, 1) and not getattr(pooling, "ceil_mode", False)
 
     def forward(self, x, training):
-        layer, x = self._conv, self._conv._receive(array(x))
-        arguments = x, layer.weight.data, _bias(layer), *layer._geometry()
+        layer, slide = self._conv, self._sliding(x)
+        x, geometry = layer._receive(array(x) if slide is None else computed(x)), layer._geometry()
+        if slide is not None:
+            x, geometry = slide.windows.read(x), conv_strips.inside(geometry)
+        arguments = x, layer.weight.data, _bias(layer), *geometry
         done = conv.conv2d_relu_pool_forward(*arguments) if pool.is_2x2(*self._window) else None
         if done is None:
             sums = conv.conv2d_forward(*arguments)
             done = *pool.max_pool2d_forward(sums, *self._window, relu=True), sums.shape
         y, argmax, shape = done
-        self.kept = (x, (), None), argmax, shape
-        return y
+        self.kept = (x, (), slide), argmax, shape
+        return in_strips(y, self._strips(slide))
+
+    def _sliding(self, x):
+        if not pool.is_2x2(*self._window):
+            return None
+        return conv_strips.sliding(x, self._conv.kernel_size, *self._conv._geometry(), halves=True)
+
+    def _strips(self, slide):
+        return slide and slide.target.halved
 
     def backward(self, dy, input_gradient, over):
-        layer, ((x, *_), argmax, shape) = self._conv, self.kept
+        layer, ((x, _, slide), argmax, shape) = self._conv, self.kept
+        dy = array(dy, self._strips(slide))
         if not input_gradient and layer.weight.trainable and pool.is_2x2(*self._window):
-            arguments = array(dy), argmax, x, layer.weight.grad, shape, *layer._geometry()
-            if conv.conv2d_relu_pool_backward_weight(*arguments):
+            geometry = layer._geometry() if slide is None else conv_strips.inside(layer._geometry())
+            if conv.conv2d_relu_pool_backward_weight(dy, argmax, x, layer.weight.grad, shape, *geometry):
                 if _trains_bias(layer):
-                    self._add_bias_gradient(array(dy), None)
+                    self._add_bias_gradient(dy, None)
                 return None
-        return super().backward(array(dy), input_gradient, over)
+        return super().backward(dy, input_gradient, over)
 
     def _sums_gradient(self, dy):
         return pool.max_pool2d_backward(dy, *self.kept[1:], *self._window)

@@ -73,7 +73,8 @@ class Single(Step):
     def __init__(self, layers, context, parts=()):
         super().__init__(layers, context)
         (self._layer,) = layers
-        self._any_rows = fact(self._layer, "role") in ("activation", "normalisation")  # no matter which is where
+        # whether it does not matter which row of an image is where
+        self._any_rows = fact(self._layer, "role") in ("activation", "normalisation")
 
     def forward(self, x, training):
         x = computed(x) if self._any_rows else array(x)

@@ -18,11 +18,12 @@ windows are taken as soon as a convolution and ReLU are there, and dropout is le
 fused as stands in its class (``pure``, ``role``; see ``cnn.layers.layer``).
 """
 
-from cnn.fast import fusion, normalisation
+from cnn.fast import fusion, normalisation, pooling
 from cnn.fast.step import Branches, Graph, InFloat32, Outside, Single, fact
 
 _CONTAINERS = ("sum", "branches", "graph")
 _BRANCHING = {"sum": Branches, "branches": Branches, "graph": Graph}
+_POOLS = {"max_pool": pooling.MaxPool, "average_pool": pooling.AveragePool}
 _NOTHING = "no step"
 
 
@@ -80,7 +81,7 @@ def _training_step(roles, layers):
         count = len(kind.roles)
         if tuple(roles[:count]) == kind.roles and getattr(kind, "fits", bool)(layers):
             return kind, count
-    return None, 1
+    return _POOLS.get(roles[0]), 1
 
 
 def _prediction_step(roles, layers):

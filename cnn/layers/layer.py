@@ -58,7 +58,8 @@ class Layer(metaclass=Guarded):
     pure = False
     #: What it may be fused as: "convolution", "linear", "normalisation", "activation" (then ``pointwise()``
     #: gives the name of its function in ``operations()`` and the function's parameter), "max_pool",
-    #: "training_only" for what does nothing in evaluation; of containers "list", "sum" or "branches".
+    #: "average_pool", "training_only" for what does nothing in evaluation; of containers "list", "sum" or
+    #: "branches".
     #: A layer that keeps values between two numbers, and does nothing else, gives these by ``bounds()``.
     role = ""
 

@@ -133,7 +133,7 @@ class AvgPool2d(_Pool2d):
     LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998.
     """
 
-    pure = True
+    pure, role = True, "average_pool"
 
     def __init__(
         self,

@@ -4,8 +4,8 @@ Statistics: each plane (sixteen images of a channel) is centred on the mean of i
 row in its own dtype; the squares are corrected to those about the plane's mean. Of h rows they are at most
 h + 1 times as large, so they do not cancel. Planes are combined in float64 with the parallel formula of Chan,
 Golub and LeVeque (1979). Lanes past the batch are left out, and rows that a last strip has too many
-(``strips``): behind the first ``whole`` rows of a plane there are ``fewer`` lanes less. A convolution may have taken the statistics of
-planes already, when it stored them (``tile_sums``).
+(``strips``): behind the first ``whole`` rows of a plane there are ``fewer`` lanes less. A convolution may
+have taken the statistics of planes already, when it stored them (``tile_sums``).
 
     mean = sum n_p mean_p / sum n_p
     var * sum n_p = sum M2_p + sum n_p (mean_p - mean)^2

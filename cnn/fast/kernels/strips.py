@@ -26,7 +26,6 @@ from cnn.fast.machine import vector as v
 from cnn.fast.machine.jit import address, launch, plans, table, task
 from cnn.fast.machine.owner import owner
 from cnn.fast.machine.tables import bits, from_bits, integers, pointer, reader, records, size_of
-from cnn.geometry import output_shape
 
 ROWS = 4  # of a strip at least: a tile of Winograd's form
 PIXELS = 49  # of a plane at least
@@ -314,11 +313,3 @@ class Sliding:
         if self._between == self.source:
             clear(dx)
         return laid_out(dx, self.source.or_none)
-
-
-def sliding(x, kernel, stride, padding, dilation):
-    """The Sliding for windows over ``x``, or None: over whole images."""
-    source = strips_of(x)
-    plane = output_shape(source.height, x.shape[3], kernel, stride, padding, dilation)
-    target = strips_for(x.dtype, source.images, plane)
-    return target and Sliding(source, target, kernel[0], stride[0], padding[0][0], dilation[0])
