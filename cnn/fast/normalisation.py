@@ -1,6 +1,6 @@
 """A normalisation computed together with what stands behind it; ``cnn.fast.steps`` says when."""
 
-from cnn.fast.kernels import activation, norm, norm_pool, pool
+from cnn.fast.kernels import activation, norm, norm_pool, pool, strips
 from cnn.fast.step import Normalised, Step, array, computed, in_strips
 
 
@@ -44,16 +44,13 @@ class NormReLUPool(NormActivation):
         return not pooling.ceil_mode and pool.is_2x2(*window)
 
     def forward(self, x, training):
-        x, laid = computed(x), None
-        if x.strips is not None:
-            laid = x.strips.halved
-            x = array(x, laid and x.strips)
-        x, numbers = self._normalise(x, training)
+        laid, halved = strips.halves(computed(x))
+        x, numbers = self._normalise(array(x, laid), training)
         y, argmax = norm_pool.norm_relu_pool_forward(x, *numbers)
-        self.kept = *self.kept, argmax, laid
-        return in_strips(y, laid)
+        self.kept = *self.kept, argmax, halved
+        return in_strips(y, halved)
 
     def backward(self, dy, input_gradient, over):
-        layer, (x, mean, rstd, training, argmax, laid) = self._norm, self.kept
+        layer, (x, mean, rstd, training, argmax, halved) = self._norm, self.kept
         forward = x, mean, rstd, layer.affine_arrays()[0], *layer.affine_gradients(), training
-        return norm_pool.norm_relu_pool_backward(array(dy, laid), argmax, *forward)
+        return norm_pool.norm_relu_pool_backward(array(dy, halved), argmax, *forward)

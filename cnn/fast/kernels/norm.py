@@ -97,7 +97,7 @@ def values_of(p, lanes):
 
 def rows_of(x):
     """(rows of a plane that all images have, how many images do not have the others)."""
-    return (x.shape[2], 0) if x.strips is None else (x.strips.whole, x.strips.images)
+    return (x.buffer.shape[2], 0) if x.strips is None else (x.strips.whole, x.strips.images)
 
 
 def parameter_size(itemsize):

@@ -27,8 +27,7 @@ from cnn.fast.machine.jit import address, launch, plans, table, task
 from cnn.fast.machine.owner import owner
 from cnn.fast.machine.tables import bits, from_bits, integers, pointer, reader, records, size_of
 
-ROWS = 4  # of a strip at least: a tile of Winograd's form
-PIXELS = 49  # of a plane at least
+PIXELS = 16  # of a plane at least
 OUTSIDE = -1  # the row of a Term that no image has
 
 
@@ -251,8 +250,19 @@ def strips_for(dtype, images, plane):
     height, width = plane
     if owner().share is not None or dtype != np.float32 or height * width < PIXELS or 2 * images > LANES:
         return None
-    rows = max(ROWS, -(-height // (LANES // images)))
-    return Strips(images, height, rows).or_none
+    return Strips(images, height, -(-height // (LANES // images))).or_none
+
+
+def halves(x):
+    """Return (Strips to take 2x2 windows of ``x`` in, Strips of what they give), each None: whole images."""
+    if x.strips is None:
+        return None, None
+    half, height = x.strips.halved, x.strips.height
+    if half is not None:
+        return x.strips, half
+    if height % 2 == 0:
+        half = strips_for(x.dtype, x.strips.images, (height // 2, x.shape[3] // 2))
+    return half and half.times(2), half
 
 
 @dataclass(frozen=True)
