@@ -11,6 +11,7 @@ micro-kernel     the innermost loops, whose sums are a register block of mr numb
 sliver, panel    mr rows of the operand of numbers, side by side; sixteen columns of that of vectors, alike
 tap              one place (u, v) of a window
 strip, band, run consecutive rows of one task; rows, and pixels of a row, whose windows meet the same taps
+Strips           few images cut into strips of rows, each of them a lane (``kernels.strips``)
 tile, point      4x4 or 2x2 outputs that Winograd's form computes together; one of the 6x6 products they take
 step             bytes from one thing to the next (a stride is that of Conv2d, a group one of its channels)
 """

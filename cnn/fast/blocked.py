@@ -5,10 +5,13 @@ A kernel written for one image then runs for sixteen at full vector width, whate
 the width of the image or the size of the window; nothing is ever shuffled. There is no border of zeros:
 windows are clipped where they are planned, once a geometry, so padding costs neither memory nor arithmetic.
 
+Eight images and fewer would leave half of the lanes idle. So training cuts their planes into strips of rows,
+which are lanes like images (``Strips``, ``cnn.fast.kernels.strips``), up to where whole images are needed.
+
 Promises that every kernel keeps:
 
-* tail lanes (images past N in the last block) are finite in activations and exactly zero in gradients,
-  so sums over lanes of ``gradient * activation`` need no mask;
+* tail lanes (images past N in the last block), and rows that a last strip has too many, are finite in
+  activations and exactly zero in gradients, so sums over lanes of ``gradient * activation`` need no mask;
 * a buffer belongs to one BlockedArray and goes back to its owner (``cnn.fast.machine.owner``) when that
   array dies: a training step that repeats the shapes of the step before allocates nothing.
 """
