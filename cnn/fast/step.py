@@ -119,7 +119,7 @@ class Outside(Step):
 
     def forward(self, x, training):
         layer, source = self._layer, plain(x)
-        y = Plain((x.shape[0], *layer.output_shape), x.dtype)
+        y = Plain((source.shape[0], *layer.output_shape), x.dtype)
 
         def call():
             with self._lock:
@@ -133,7 +133,7 @@ class Outside(Step):
 
     def backward(self, dy, input_gradient, over):
         layer, source = self._layer, plain(dy)
-        dx = Plain((dy.shape[0], *layer.input_shape), dy.dtype)
+        dx = Plain((source.shape[0], *layer.input_shape), dy.dtype)
 
         def call():
             with self._lock:
@@ -314,7 +314,7 @@ class _Copied:
     """A BlockedArray or Lanes as plain arrays for Python, each a copy of its own."""
 
     def __init__(self, x):
-        self._buffer = scratch(x.shape, x.dtype)
+        self.shape, self._buffer = x.shape, scratch(x.shape, x.dtype)
         leave(x, self._buffer)
 
     def take(self):
