@@ -11,6 +11,10 @@ class _Pool(Single):
 
     _outside = 0.0  # what stands for rows that no image has
 
+    def __init__(self, layers, context, parts=()):
+        super().__init__(layers, context, parts)
+        self._dilation = getattr(self._layer, "dilation", (1, 1))
+
     def forward(self, x, training):
         slide = self._sliding(x)
         if slide is None:
@@ -35,7 +39,7 @@ class _Pool(Single):
         layer = self._layer
         if x.strips is None or not self._fits():
             return None
-        slide = conv_strips.sliding(x, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        slide = conv_strips.sliding(x, layer.kernel_size, layer.stride, layer.padding, self._dilation)
         return slide if slide and slide.target.whole == slide.target.rows else None
 
     def _window(self):
@@ -49,13 +53,13 @@ class MaxPool(_Pool):
     _outside = -math.inf
 
     def _fits(self):
-        return not self._layer.ceil_mode
+        return not getattr(self._layer, "ceil_mode", False)
 
     def _pool(self, x):
-        return pool.max_pool2d_forward(x, *self._window(), self._layer.dilation)
+        return pool.max_pool2d_forward(x, *self._window(), self._dilation)
 
     def _spread(self, dy, shape, argmax):
-        return pool.max_pool2d_backward(dy, argmax, shape, *self._window(), self._layer.dilation)
+        return pool.max_pool2d_backward(dy, argmax, shape, *self._window(), self._dilation)
 
 
 class AveragePool(_Pool):

@@ -81,7 +81,7 @@ def _training_step(roles, layers):
         count = len(kind.roles)
         if tuple(roles[:count]) == kind.roles and getattr(kind, "fits", bool)(layers):
             return kind, count
-    return _POOLS.get(roles[0]), 1
+    return _POOLS.get(roles[0]) if _pure(layers[0]) else None, 1
 
 
 def _prediction_step(roles, layers):
