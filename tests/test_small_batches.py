@@ -239,6 +239,34 @@ def test_a_convolution_gives_the_same_bits_in_strips(geometry, images, number):
 
 
 @pytest.mark.parametrize("images", IMAGES)
+@pytest.mark.parametrize("height", [24, 22])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda: MaxPool2d(3, 2, 1),
+        lambda: MaxPool2d(3, 1, 1, dilation=2),
+        lambda: MaxPool2d(2),
+        lambda: AvgPool2d(3, 1, 1),
+        lambda: AvgPool2d(2),
+        lambda: AvgPool2d(3, 1, 1, count_include_pad=False),
+    ],
+)
+def test_a_pool_gives_the_same_bits_in_strips(pool, height, images):
+    layers, rng = [Conv2d(16, 1), pool(), Conv2d(8, 1)], np.random.default_rng(images)
+    out = _built(layers, (8, height, 9))
+    x = _blocked(rng.standard_normal((images, 8, height, 9)), "float32")
+    dy = _blocked(rng.standard_normal((images, *out)), "float32")
+    (y, dx, gradients, _), (found, found_dx, found_gradients, laid) = _whole_and_in_strips(
+        layers, x, dy, "float32"
+    )
+    assert laid.strips is not None
+    assert error_of(found, y) == 0
+    assert error_of(found_dx, dx) < 1e-6  # windows that overlap add up in another order
+    for ours, expected in zip(found_gradients, gradients, strict=True):
+        assert error_of(ours, expected) < 1e-5
+
+
+@pytest.mark.parametrize("images", IMAGES)
 @pytest.mark.parametrize(
     "layers",
     [
