@@ -21,7 +21,14 @@ from cnn.fast.conv.geometry import Planes
 from cnn.fast.conv.microkernels import STORE, STORE_NARROW, STORE_NONTEMPORAL, Ends, memory_fence
 from cnn.fast.conv.pack import NOWHERE, Pack, Packed
 from cnn.fast.conv.pairs import pair_planes
-from cnn.fast.conv.routines import Copy, PixelProducts, PixelProductsAhead, copy_planes, pixel_products
+from cnn.fast.conv.routines import (
+    PAIR_ROWS,
+    Copy,
+    PixelProducts,
+    PixelProductsAhead,
+    copy_planes,
+    pixel_products,
+)
 from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import address, helper, launch, scratch_threads, task
 from cnn.fast.machine.owner import aligned_zeros
@@ -192,11 +199,11 @@ class PointwisePlan:
         pairs, outer = geometry.pairs, blocks(itemsize)[0]
         mr, nr = pair_block(out_channels) if pairs else register_block(out_channels, outer)
         operand, vectors = (bf16.SIZE, -(-in_channels // 2)) if pairs else (itemsize, in_channels)
-        count = -(-out_channels // mr)
+        count, rows = -(-out_channels // mr), PAIR_ROWS if pairs else mr
         pack = Pack(
             weight=0, end=0, packed=0, source=NOWHERE, mr=mr, full=count, last=out_channels - mr,
-            out_channels=out_channels, channels=in_channels, taps=1, packed_channel=mr,
-            packed_tap=vectors * mr,
+            out_channels=out_channels, channels=in_channels, taps=1, packed_channel=rows,
+            packed_tap=vectors * rows,
         )  # fmt: skip
         self._packed = Packed(groups, itemsize, pack, pairs)
         # An odd number of cache lines: pixels of a round size would compete for the same cache sets.
