@@ -219,6 +219,13 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
             start = v.const(0) if how_ in (ADD, SUMS) else v.broadcast(v.at(bias, k * v.itemsize))
             for register in sums[k]:
                 builder.store(start, register)
+        if how_ == STORE_NARROW_ROW:
+            # A line must be there before it is written to. Asked for by its store it would hold up those
+            # behind it; asked for here it comes while there is something to multiply.
+            end = nr_ * LANES * bf16.SIZE
+            for k in range(mr_):
+                for place in (*range(0, end, 64), end - 1):
+                    v.prefetch(v.at(out, v.times(out_k, k), place), write=True)
         with v.loops(loops, vectors, scalars) as (x, w):
             # The smaller operand waits in registers while the other passes: sums, operands and one register
             # to load into must not exceed what there is, or every turn spills to memory.
