@@ -130,25 +130,23 @@ class Cnn:
     def convolution(self, case, batch, direction, variant):
         from cnn import backend
         from cnn.fast import blocked
+        from cnn.fast.machine import owner
+        from cnn.fast.machine.bf16 import BFLOAT16
 
         *_, padding, stride, groups = case
         x, weight, bias, dy = operands(case, batch)
         x, dy, ops = blocked.as_blocked(x), blocked.as_blocked(dy), backend.operations()
-        if precision(variant):
-            from cnn.fast.machine.bf16 import BFLOAT16
-            from cnn.fast.machine.owner import local
-
-            local.eager.precision = "bf16"
+        dweight, stored = np.empty_like(weight), precision(variant).get("precision", "float32")
+        if stored == "bf16":
             x, dy = (blocked.converted(array, BFLOAT16) for array in (x, dy))
         geometry = (stride, stride), ((padding, padding), (padding, padding)), (1, 1), groups
-        if direction == "forward":
-            run = lambda: ops.conv2d_forward(x, weight, bias, *geometry)  # noqa: E731
-        elif direction == "d-input":
-            run = lambda: ops.conv2d_backward_input(dy, weight, x.shape, *geometry)  # noqa: E731
-        else:
-            dweight = np.empty_like(weight)
 
-            def run():
+        def run():
+            with owner.precision(stored):  # for this run only: the other one takes turns in this process
+                if direction == "forward":
+                    return ops.conv2d_forward(x, weight, bias, *geometry)
+                if direction == "d-input":
+                    return ops.conv2d_backward_input(dy, weight, x.shape, *geometry)
                 dweight[...] = 0
                 ops.conv2d_backward_weight(dy, x, dweight, *geometry)
                 return dweight

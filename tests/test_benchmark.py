@@ -4,12 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import benchmark
 import benchmark_turns as turns
+import benchmark_worker
+
+from cnn import reference
 
 ROUNDS = {
     "cnn float32": [2.0, 4.0, 2.0],
@@ -53,3 +57,21 @@ def test_different_numbers_are_not_compared():
     marks = {"logits": [10.0, 2.0]}
     assert turns.disagreement(marks, {"logits": [10.0, 2.1]}) == pytest.approx(0.01)
     assert turns.disagreement(marks, {"logits": [10.1, 5.0]}, norms_only=True) < 0.011
+
+
+@pytest.mark.parametrize("direction", ["forward", "d-input", "d-weight"])
+def test_float32_is_measured_in_float32_beside_a_run_in_bf16(direction):
+    case = 16, 16, 3, 8, 1, 1, 1
+    runs = {p: benchmark_worker.Cnn(1).convolution(case, 16, direction, p)[0] for p in ("float32", "bf16")}
+    before, narrow, after = (np.array(runs[p](), np.float32) for p in ("float32", "bf16", "float32"))
+    assert np.array_equal(before, after)
+    assert not np.array_equal(before, narrow)
+    x, weight, bias, dy = benchmark_worker.operands(case, 16)
+    geometry, exact = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1), np.zeros_like(weight)
+    if direction == "forward":
+        exact = reference.conv2d_forward(x, weight, bias, *geometry)
+    elif direction == "d-input":
+        exact = reference.conv2d_backward_input(dy, weight, x.shape, *geometry)
+    else:
+        reference.conv2d_backward_weight(dy, x, exact, *geometry)
+    assert np.abs(after - exact).max() < 1e-5 * np.abs(exact).max()
