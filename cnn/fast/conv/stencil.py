@@ -216,7 +216,7 @@ def _unpacked(builder, value, kind):
 def stencil(form):
     """The intrinsic that computes outputs of a plane: ``run(ends, plane, first, last)``, cells down.
 
-    y[o] = min(ceiling, max(floor, bias + sum over taps of weight[tap] * x[source of o and tap]))
+        y[o] = min(ceiling, max(floor, bias + sum over taps of weight[tap] * x[source of o and tap]))
     """
 
     def write(w, ends, first, last):
@@ -254,10 +254,8 @@ def stencil(form):
                         for (i, u), (j, t) in product(above, beside):
                             sums[i, j] = v.fma(value, weights[u * form.kernel[1] + t][part], sums[i, j])
                     for i, (row, out) in enumerate(outs):
-                        with (
-                            nullcontext()
-                            if i == 0
-                            else builder.if_then(builder.icmp_signed("<", row, plane.out_height))
+                        with nullcontext() if i == 0 else builder.if_then(
+                            builder.icmp_signed("<", row, plane.out_height)
                         ):
                             for j in range(outputs):
                                 at = (j * LANES + part * v.lanes) * form.written
