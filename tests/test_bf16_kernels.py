@@ -250,6 +250,8 @@ DIRECT = {
     "odd channels, even taps": (16, 7, 9, 2, 9, 9, 1, 0, 1),
     "fewer than eight outputs": (16, 6, 5, 5, 9, 9, 1, 0, 1),
     "one pixel, pieces": (17, 70, 26, 1, 43, 41, 1, 0, 2),
+    "one pixel, fewer than eight outputs": (17, 6, 5, 1, 7, 7, 1, 0, 1),
+    "slivers of four": (5, 12, 20, 1, 6, 9, 1, 0, 1),
     "slivers that overlap": (16, 24, 18, 1, 7, 7, 1, 0, 1),
     "groups": (16, 32, 32, 3, 9, 9, 2, 1, 2),
     "dilation": (3, 9, 150, 5, 11, 11, 3, 2, 1),

@@ -33,6 +33,15 @@ def pair_block(count):
     return mr, max(1, min(6, vector_registers()[1] * 3 // 4 * width(4) // LANES // mr))
 
 
+def pixel_pair_block(count):
+    """As ``pair_block`` for neighbouring pixels, each of which is 32 bytes of the result.
+
+    Six by four channels write three whole cache lines of each, three by eight some of them by halves.
+    """
+    sums = vector_registers()[1] * 3 // 4 * width(4) // LANES
+    return (4, 6) if count % 4 == 0 and sums >= 24 else pair_block(count)
+
+
 def even_slivers(count, choices):
     """Share ``count`` output channels out evenly over as few slivers as ``register_block`` takes.
 

@@ -18,7 +18,8 @@ from cnn.fast.blocked import LANES
 from cnn.fast.machine import bf16
 from cnn.fast.machine.simd import INT64, Vectors, literals
 
-STORE, ADD, STORE_NONTEMPORAL, STORE_NARROW, SUMS = range(5)  # what ``outer_product`` does with its sums
+# what ``outer_product`` does with its sums
+STORE, ADD, STORE_NONTEMPORAL, STORE_NARROW, STORE_NARROW_ROW, SUMS = range(6)
 
 
 class Loop(NamedTuple):
@@ -194,9 +195,10 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
     for k < mr and j < nr. ``ends``, ``loops`` and ``steps`` are Ends, Loops and Steps. ``floor``: a number,
     or with (floor, ceiling) out is at most the ceiling. ``how``: STORE the result; STORE_NONTEMPORAL (to
     multiples of the bytes of a register), for results that are not read soon; STORE_NARROW, rounded to
-    bfloat16; store the SUMS, without bias and bounds; or ADD these to ``out``. ``itemsize``: bytes of a
-    number, 2 for pairs of bfloat16 (``bf16.Pairs``), whose sums, biases and results are float32. Each turn
-    has mr broadcasts, nr loads and mr * nr multiply-adds.
+    bfloat16, or if columns are neighbours STORE_NARROW_ROW, two at a time; store the SUMS, without bias and
+    bounds; or ADD these to ``out``. ``itemsize``: bytes of a number, 2 for pairs of bfloat16
+    (``bf16.Pairs``), whose sums, biases and results are float32. Each turn has mr broadcasts, nr loads and
+    mr * nr multiply-adds.
     """
     sizes = literals(how, mr, nr, itemsize)
     if sizes is None:
@@ -209,7 +211,7 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
         (vectors, scalars, bias, out), loops, steps = (_unpacked(builder, *record) for record in records)
         scalars_k, vectors_j, out_k, out_j = steps
         v = bf16.Pairs(builder) if size == bf16.SIZE else Vectors(builder, dtype)
-        if how_ == STORE_NARROW and size != bf16.SIZE:
+        if how_ in (STORE_NARROW, STORE_NARROW_ROW) and size != bf16.SIZE:
             v = bf16.Narrow(builder)
         parts = LANES // v.lanes
         sums = [v.variables(nr_ * parts) for _ in range(mr_)]
@@ -217,6 +219,13 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
             start = v.const(0) if how_ in (ADD, SUMS) else v.broadcast(v.at(bias, k * v.itemsize))
             for register in sums[k]:
                 builder.store(start, register)
+        if how_ == STORE_NARROW_ROW:
+            # A line must be there before it is written to. Asked for by its store it would hold up those
+            # behind it; asked for here it comes while there is something to multiply.
+            end = nr_ * LANES * bf16.SIZE
+            for k in range(mr_):
+                for place in (*range(0, end, 64), end - 1):
+                    v.prefetch(v.at(out, v.times(out_k, k), place), write=True)
         with v.loops(loops, vectors, scalars) as (x, w):
             # The smaller operand waits in registers while the other passes: sums, operands and one register
             # to load into must not exceed what there is, or every turn spills to memory.
@@ -238,7 +247,11 @@ def outer_product(typing_context, ends, loops, steps, floor, how, mr, nr, itemsi
                 elif how_ != SUMS:
                     total = v.max(total, limits[0])
                     total = v.min(total, limits[1]) if limits[1:] else total
-                if how_ == STORE_NARROW:
+                if how_ == STORE_NARROW_ROW and i + 1 < nr_ and i % 2 == 0:
+                    left = total
+                elif how_ == STORE_NARROW_ROW and i % 2:
+                    v.store(v.side_by_side(left, total), v.at(place, -LANES * bf16.SIZE))
+                elif how_ in (STORE_NARROW, STORE_NARROW_ROW):
                     v.store_narrow(total, place)
                 else:
                     put = v.store_nontemporal if how_ == STORE_NONTEMPORAL else v.store

@@ -16,21 +16,28 @@ import numpy as np
 
 from cnn.fast.blocked import LANES
 from cnn.fast.conv.ahead import NOTHING, ahead_of_planes, share
-from cnn.fast.conv.blocking import pair_block, register_block
+from cnn.fast.conv.blocking import pixel_pair_block, register_block
 from cnn.fast.conv.geometry import Planes
-from cnn.fast.conv.microkernels import STORE, STORE_NARROW, STORE_NONTEMPORAL, Ends, memory_fence
+from cnn.fast.conv.microkernels import STORE, STORE_NARROW_ROW, STORE_NONTEMPORAL, Ends, memory_fence
 from cnn.fast.conv.pack import NOWHERE, Pack, Packed
 from cnn.fast.conv.pairs import pair_planes
-from cnn.fast.conv.routines import Copy, PixelProducts, PixelProductsAhead, copy_planes, pixel_products
+from cnn.fast.conv.routines import (
+    PAIR_ROWS,
+    Copy,
+    PixelProducts,
+    PixelProductsAhead,
+    copy_planes,
+    pixel_products,
+)
 from cnn.fast.machine import bf16
 from cnn.fast.machine.jit import address, helper, launch, scratch_threads, task
 from cnn.fast.machine.owner import aligned_zeros
 from cnn.fast.machine.simd import blocks, vector_registers
 from cnn.fast.machine.tables import Table, bits, call_with, reader, records, size_of
 
-# Of input that a piece keeps in the L2 cache: half of the 512 KiB that go with AVX2, or 1 MiB with AVX-512
-# (shorter vectors: a small part of it).
-PIECE_BYTES = vector_registers()[0] << 13
+# Of input that a piece keeps in the L2 cache: little, so that there are many, of which only the first of a
+# task is copied while nothing is multiplied.
+PIECE_BYTES = vector_registers()[0] << 10
 # By their last twelve bits, results lie so many bytes before the pixels that they are summed from: a load
 # waits for a non-temporal store before it that has these bits in common, and that is not to be a recent one.
 STEP = 256
@@ -74,6 +81,7 @@ class Pointwise(NamedTuple):
     slivers: int
     last: int  # output channel that the last sliver begins with
     weight_sliver: int
+    weight_group: int
     out_pixel: int
     copy: int  # address of ``copy_planes``
     products: int  # address of ``pixel_products``
@@ -122,7 +130,7 @@ def _multiply(p, piece, copied, group, out, first, last, ahead):
     first = max(0, min(first, last - p.nr))  # a whole register block: some pixels twice, to the same bits
     at = piece.top * p.source.width + piece.left + first
     ends = Ends(
-        copied + first * p.copied_pixel, p.weight + group * p.slivers * p.weight_sliver,
+        copied + first * p.copied_pixel, p.weight + group * p.weight_group,
         p.bias + group * p.out_channels * p.itemsize, out + at * p.out_pixel,
     )  # fmt: skip
     products = PixelProducts(
@@ -188,22 +196,22 @@ class PointwisePlan:
         read_size, written_size = geometry.sizes
         plane_bytes = out_size[0] * out_size[1] * LANES * written_size
         large = geometry.blocks * groups * out_channels * plane_bytes >= FOUND_BYTES
-        how = STORE_NARROW if written_size < itemsize else STORE_NONTEMPORAL if large else STORE
+        how = STORE_NARROW_ROW if written_size < itemsize else STORE_NONTEMPORAL if large else STORE
         pairs, outer = geometry.pairs, blocks(itemsize)[0]
-        mr, nr = pair_block(out_channels) if pairs else register_block(out_channels, outer)
+        mr, nr = pixel_pair_block(out_channels) if pairs else register_block(out_channels, outer)
         operand, vectors = (bf16.SIZE, -(-in_channels // 2)) if pairs else (itemsize, in_channels)
-        count = -(-out_channels // mr)
+        count, rows = -(-out_channels // mr), PAIR_ROWS if pairs else mr
         pack = Pack(
-            weight=0, end=0, packed=0, source=NOWHERE, mr=mr, full=count, last=out_channels - mr,
-            out_channels=out_channels, channels=in_channels, taps=1, packed_channel=mr,
-            packed_tap=vectors * mr,
+            weight=0, end=0, packed=0, source=NOWHERE, mr=rows, full=-(-out_channels // rows),
+            last=out_channels - mr, out_channels=out_channels, channels=in_channels, taps=1,
+            packed_channel=rows, packed_tap=vectors * rows,
         )  # fmt: skip
         self._packed = Packed(groups, itemsize, pack, pairs)
         # An odd number of cache lines: pixels of a round size would compete for the same cache sets.
         copied_pixel = (vectors | 1) * pixel
         if source.row == source.width * source.pixel:
             source = source._replace(height=1, width=source.height * source.width)
-        pieces = _cut(source, nr, max(4, PIECE_BYTES // copied_pixel))
+        pieces = _cut(source, nr, max(12, PIECE_BYTES // copied_pixel))
         self._pieces = records(pieces)
         scratch_bytes = max(piece.rows * piece.columns for piece in pieces) * copied_pixel + 4096
         self._scratch = aligned_zeros((scratch_threads() * 2 * scratch_bytes,), np.uint8)
@@ -220,6 +228,7 @@ class PointwisePlan:
                 piece_count=len(pieces), parts=parts, scratch=self._scratch.ctypes.data,
                 scratch_bytes=scratch_bytes, copied_pixel=copied_pixel, nr=nr, slivers=count,
                 last=out_channels - mr, weight_sliver=self._packed.sliver_bytes,
+                weight_group=self._packed.slivers * self._packed.sliver_bytes,
                 out_pixel=LANES * written_size,
                 copy=pair_planes(read_size) if pairs else copy_planes(itemsize, read_size),
                 products=pixel_products(mr, nr, operand, how, ahead=True, ceiling=geometry.ceiling),

@@ -123,7 +123,7 @@ class PixelProducts(NamedTuple):
     channels: int  # of a pixel
     slivers: int  # of mr output channels
     last: int  # output channel that the last sliver begins with
-    scalars_sliver: int  # from one sliver of weights to the next
+    scalars_sliver: int  # from one sliver of weights to the next, in pairs from eight rows to the next
     out_k: int
 
 
@@ -148,7 +148,8 @@ def products_of_pixels(mr, nr, itemsize, how, ahead=False, ceiling=math.inf):
     cache, the weights in the L2 cache. With ``itemsize`` 2 a channel is a pair of channels in bfloat16.
     """
     bounds, size = _bounds(_number(itemsize), ceiling), max(4, itemsize)
-    row = size * (PAIR_ROWS if itemsize == bf16.SIZE else mr)
+    pairs = itemsize == bf16.SIZE
+    row, together = (size * PAIR_ROWS, max(1, PAIR_ROWS // mr)) if pairs else (size * mr, 1)
 
     @helper
     def products(p, after):
@@ -164,10 +165,9 @@ def products_of_pixels(mr, nr, itemsize, how, ahead=False, ceiling=math.inf):
                     ask(after, block)
                     block += 1
                 k = min(sliver * mr, p.last)
-                vectors, scalars = (
-                    p.ends.vectors + j * p.vectors_pixel,
-                    p.ends.scalars + sliver * p.scalars_sliver,
-                )
+                vectors = p.ends.vectors + j * p.vectors_pixel
+                scalars = p.ends.scalars + sliver // together * p.scalars_sliver
+                scalars += sliver % together * mr * size
                 out = p.ends.out + j * p.out_pixel + k * p.out_k
                 ends = Ends(vectors, scalars, p.ends.bias + k * size, out)
                 if wide:

@@ -160,13 +160,13 @@ def _multiply(p, tiles, v, m, k, next_rows):
 
 
 @cache
-def _transform_outputs(outputs, form, nontemporal, measured):
+def _transform_outputs(outputs, form, measured):
     """The helper for y = max(floor, bias + A^T M A) for a chunk of k.
 
     ``measured``: without a floor, and how the pixels of each tile spread is taken as well.
     """
-    to_image = tile_to_image(outputs, SIZE, nontemporal, form.y_size)
-    to_image_measured = measured_tile_to_image(outputs, nontemporal, form.y_size)
+    to_image = tile_to_image(outputs, SIZE, True, form.y_size)
+    to_image_measured = measured_tile_to_image(outputs, form.y_size)
     pixel = LANES * form.y_size
 
     @helper
@@ -208,11 +208,11 @@ def _transform_maxima(p, tiles, m, k):
 
 
 @cache
-def _forward_task(outputs, form, nontemporal, pooled=False, measured=False):
+def _forward_task(outputs, form, pooled=False, measured=False):
     transform_inputs = _transform_inputs(form)
     transform_back = _transform_maxima
     if not pooled:
-        transform_back = _transform_outputs(outputs, form, nontemporal, measured)
+        transform_back = _transform_outputs(outputs, form, measured)
     rows_of = next_rows_of(outputs, LANES * form.x_size)
 
     @task
@@ -283,10 +283,8 @@ class ForwardPlan:
         self._windows = aligned_zeros((threads * window_bytes,), np.uint8)
         self._slivers = count
         self._weights_task = pair_weights_task(taps) if form.pairs else weights_task(taps)
-        # rows of bfloat16 begin at a cache line, as these stores want it, only if all tiles are whole
-        nontemporal = form.y_size == SIZE or out_shape[3] % outputs == 0
-        self._forward_task = _forward_task(outputs, form, nontemporal, pooled)
-        self._measured_task = None if pooled else _forward_task(outputs, form, nontemporal, measured=True)
+        self._forward_task = _forward_task(outputs, form, pooled)
+        self._measured_task = None if pooled else _forward_task(outputs, form, measured=True)
         self._sums_bytes = images * len(tiles) * KINDS * out_channels * SIZE
         self._weights = Table(
             Weights(

@@ -4,7 +4,7 @@ Forward and d-input sum over channels, so that two neighbouring channels make a 
 over images, two neighbouring images do (``microkernels.transpose_image_pairs``).
 """
 
-from functools import cache
+from functools import cache, reduce
 
 from llvmlite import ir
 from numba import types
@@ -31,7 +31,7 @@ def input_tile_pairs(size, normalised=False):
     pixel = LANES * size
 
     def write(v, source, normalisation, target, pairs, keep):
-        builder, (image, plane, *_, zeros), (out, step, point) = v.builder, source, target
+        builder, (image, plane, row_bytes, *_, zeros), (out, step, point) = v.builder, source, target
         row_at, inside, first, columns = window(v, source, 6, pixel)
         read = Reader(v, size, inside, normalisation if normalised else None)
         # Half transformed: [row][column][even or odd channel].
@@ -41,22 +41,38 @@ def input_tile_pairs(size, normalised=False):
                 v.store(v.const(0), v.at(half, place))
         start, put = v.times(first, pixel), v.times(first, 2 * PIXEL)
         of_image, of_points = (image, v.times(plane, 2)), (out, step)
-        with v.loop(pairs, of_image, of_points, *read.steps(2)) as (here, to, *numbers):
-            of_channel = [read.numbers(numbers, channel) for channel in range(2)]
-            starts = [
-                builder.select(i, v.at(begin, at), zeros)
-                for begin in (here, v.at(here, plane))
-                for i, at in zip(inside, row_at, strict=True)
-            ]
+        whole = reduce(builder.and_, inside)
+
+        def half_transform(rows_of, of_channel):
+            """Write the loop over columns; ``rows_of(channel)``: addresses of the six rows."""
+            rows = [rows_of(channel) for channel in range(2)]
             with v.loop(columns, (start, pixel), (v.at(half, put), 2 * PIXEL)) as (column, place):
-                for line in starts:  # no hardware foresees the next pair's pixels
-                    v.prefetch(v.at(line, column, v.times(plane, 2)))
                 for channel in range(2):
-                    lines = starts[6 * channel : 6 * channel + 6]
-                    pixels = read.rows([v.at(line, column) for line in lines], of_channel[channel])
-                    result = input_to_points(v, pixels)
+                    lines = [v.at(line, column) for line in rows[channel]]
+                    for line in lines:  # no hardware foresees the next pair's pixels
+                        v.prefetch(v.at(line, v.times(plane, 2)))
+                    result = input_to_points(v, read.rows(lines, of_channel[channel]))
                     for row, value in enumerate(result):
                         v.store(value, v.at(place, row * 12 * PIXEL + channel * PIXEL))
+
+        with v.loop(pairs, of_image, of_points, *read.steps(2)) as (here, to, *numbers):
+            of_channel = [read.numbers(numbers, channel) for channel in range(2)]
+            begins = here, v.at(here, plane)
+            with builder.if_else(whole, likely=True) as (then, otherwise):
+                with then:  # rows are equally far apart: one address and few multiples stay in registers
+                    firsts = [v.at(begin, row_at[0]) for begin in begins]
+                    half_transform(
+                        lambda channel: [v.at(firsts[channel], v.times(row_bytes, i)) for i in range(6)],
+                        of_channel,
+                    )
+                with otherwise:
+                    places = list(zip(inside, row_at, strict=True))
+                    half_transform(
+                        lambda channel: [
+                            builder.select(i, v.at(begins[channel], at), zeros) for i, at in places
+                        ],
+                        of_channel,
+                    )
             with v.loop(keep, (half, 12 * PIXEL), (to, v.times(point, 6))) as (one, other):
                 even, odd = (
                     input_to_points(v, [v.load(v.at(one, (2 * j + channel) * PIXEL)) for j in range(6)])

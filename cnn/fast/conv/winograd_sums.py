@@ -99,9 +99,9 @@ def _total(v, values):
 
 
 @cache
-def measured_tile_to_image(outputs, nontemporal, size):
+def measured_tile_to_image(outputs, size):
     """The intrinsic that transforms tiles back as ``winograd_tiles.tile_to_image`` and takes the sums."""
-    form = outputs, SIZE, size, nontemporal
+    form = outputs, SIZE, size, True
 
     @intrinsic
     def to_image(typing_context, source, bias, patch, channels, columns, spread):

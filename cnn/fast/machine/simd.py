@@ -144,11 +144,14 @@ class Vectors:
         store = self.builder.store(value, pointer, align=self.bytes)
         store.set_metadata("nontemporal", self.builder.module.add_metadata([ir.Constant(INT32, 1)]))
 
-    def prefetch(self, address, level=1):
-        """Ask for a cache line that will be read soon, into the cache of a level, without waiting for it."""
+    def prefetch(self, address, level=1, write=False):
+        """Ask for a cache line that will be read soon, into the cache of a level, without waiting for it.
+
+        ``write``: one that will be written.
+        """
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[INT32] * 3])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0i8")
-        hints = [ir.Constant(INT32, hint) for hint in (0, 4 - level, 1)]  # to read, near, data
+        hints = [ir.Constant(INT32, hint) for hint in (int(write), 4 - level, 1)]  # to write, near, data
         self.builder.call(function, [self.builder.inttoptr(address, ir.IntType(8).as_pointer()), *hints])
 
     def scalar(self, address):
