@@ -13,7 +13,7 @@ import benchmark
 import benchmark_turns as turns
 import benchmark_worker
 
-from cnn import reference
+from cnn import backend, reference
 
 ROUNDS = {
     "cnn float32": [2.0, 4.0, 2.0],
@@ -61,8 +61,8 @@ def test_different_numbers_are_not_compared():
 
 @pytest.mark.parametrize("direction", ["forward", "d-input", "d-weight"])
 def test_float32_is_measured_in_float32_beside_a_run_in_bf16(direction):
-    case = 16, 16, 3, 8, 1, 1, 1
-    runs = {p: benchmark_worker.Cnn(1).convolution(case, 16, direction, p)[0] for p in ("float32", "bf16")}
+    case, ours = (16, 16, 3, 8, 1, 1, 1), benchmark_worker.Cnn(backend.get_threads())
+    runs = {p: ours.convolution(case, 16, direction, p)[0] for p in ("float32", "bf16")}
     before, narrow, after = (np.array(runs[p](), np.float32) for p in ("float32", "bf16", "float32"))
     assert np.array_equal(before, after)
     assert not np.array_equal(before, narrow)

@@ -222,8 +222,8 @@ def test_what_a_kernel_closes_over_tells_it_apart_the_same_in_every_process():
         from cnn.fast.conv.winograd_tiles import tile_to_image
 
         values = [tile_to_image(2, 4), tile_to_image(4, 4), tile_to_image(4, 64)]
-        values += [_transform_outputs(2, FLOAT32, True, False), _transform_outputs(4, FLOAT32, True, False)]
-        values += [_transform_outputs(4, FLOAT32, False, False), _transform_outputs(4, FLOAT32, True, True)]
+        values += [_transform_outputs(2, FLOAT32, False), _transform_outputs(4, FLOAT32, False)]
+        values += [_transform_outputs(4, FLOAT32, True)]
         return [repr(cache._meaning(value)) for value in values]
 
     mine = closed_over()
